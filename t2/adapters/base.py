@@ -1,0 +1,47 @@
+"""The adapter protocol: what may be trained on top of a frozen model, and the faces it shows.
+
+An adapter is injected once and then worn in one of several ways: learning (gradients reach its parameters),
+`merged()` (dense weights, for generating with one expert), `disabled()` (the base model, which is also the
+reference policy: no second model is ever loaded).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Trainable numbers inside a frozen model."""
+
+    def inject(self, model: nn.Module, source: str) -> None:
+        """Wrap the adapted modules of `model` in place; `source` names the model in caches and experts."""
+        ...
+
+    def trainable(self) -> list[nn.Parameter]:
+        """The parameters an optimizer may change."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What an expert file holds: module name -> fp32 tensor, detached, on the CPU."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Wear the given state; raises ValueError where names or shapes do not fit."""
+        ...
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Within the block the model is the base model."""
+        ...
+
+    def merged(self) -> AbstractContextManager[None]:
+        """Within the block every adapted matrix is one dense weight; no gradients."""
+        ...
+
+    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield (parameter name in the base model, adapted dense weight), one matrix at a time."""
+        ...

@@ -1,0 +1,98 @@
+"""Singular value decompositions of a model's matrices, computed once and kept.
+
+W = U diag(s) Vh (paper §3.1) is computed in fp32, matrix by matrix, and stored as one safetensors file per matrix
+under a key made of its content: a run that was cut off goes on where it stopped, a changed weight is decomposed
+anew, and several processes may share a cache, because a file appears under its name only when it is complete.
+
+Not done here: truncated or randomized decompositions. SVF needs all R singular values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from t2.files import save_tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """W (m, n) = U diag(s) Vh, with R = min(m, n)."""
+
+    U: Tensor  # (m, R)
+    s: Tensor  # (R,)
+    Vh: Tensor  # (R, n)
+
+
+def decompose(weight: Tensor) -> Decomposition:
+    """The thin SVD of a matrix (m, n), in fp32 (float64 stays float64), on the matrix's device.
+
+    Raises:
+        ValueError: the matrix holds NaN or infinity.
+        torch.linalg.LinAlgError: the decomposition did not converge, not even in float64.
+    """
+    assert weight.ndim == 2, f"expected a matrix, got shape {tuple(weight.shape)}"
+    exact = weight.detach() if weight.dtype == torch.float64 else weight.detach().float()
+    if not torch.isfinite(exact).all():
+        raise ValueError(f"A weight of shape {tuple(weight.shape)} holds NaN or infinity: it has no SVD.")
+    try:
+        U, s, Vh = torch.linalg.svd(exact, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        log.warning("SVD of a %s matrix did not converge in fp32; repeated in float64.", tuple(weight.shape))
+        U, s, Vh = (part.to(exact.dtype) for part in torch.linalg.svd(exact.double(), full_matrices=False))
+    return Decomposition(U.contiguous(), s, Vh.contiguous())
+
+
+def decompose_all(
+    weights: Mapping[str, Tensor], *, folder: Path | None, progress: bool = True
+) -> Iterator[tuple[str, Decomposition]]:
+    """Yield the decomposition of every named matrix, from `folder` where it is there, else computed and kept.
+
+    `folder=None` keeps nothing. float64 matrices are never cached (they exist in tests only).
+    """
+    bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=None if progress else True, leave=False)
+    computed = 0
+    for name, weight in bar:
+        if folder is None or weight.dtype == torch.float64:
+            yield name, decompose(weight)
+            continue
+        path = folder / f"{name}.{content_key(weight)}.safetensors"
+        found = _read(path, weight.device)
+        if found is None:
+            found = decompose(weight)
+            _write(path, found)
+            computed += 1
+        bar.set_postfix(computed=computed, refresh=False)
+        yield name, found
+
+
+def content_key(weight: Tensor) -> str:
+    """16 hex digits that name a matrix by its shape and fp32 content, whatever dtype it is held in."""
+    digest = hashlib.sha256(str(tuple(weight.shape)).encode())
+    digest.update(weight.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path, device: torch.device) -> Decomposition | None:
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            return Decomposition(*(file.get_tensor(key) for key in ("U", "s", "Vh")))
+    except SafetensorError as error:  # e.g. a disk that lost the end of the file
+        log.warning("%s is damaged (%s) and is computed again.", path, error)
+        return None
+
+
+def _write(path: Path, parts: Decomposition) -> None:
+    save_tensors(path, {"U": parts.U, "s": parts.s, "Vh": parts.Vh})

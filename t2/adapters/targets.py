@@ -1,0 +1,115 @@
+"""Which matrices of a model an adapter wraps: by name set or pattern, and by layer.
+
+Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings and the head are never adapted. The
+paper's experiments use `mlp`, q + v ("attention" in its Table 4) and both; `all` is every linear of a block.
+Not covered: mixture-of-experts weights that are held as 3-D parameters (they are no Linear modules).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Sequence
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+NAME_SETS = {
+    "all": re.compile(r".*"),
+    "mlp": re.compile(r"(^|.*[._])(mlp|feed_forward|ffn)[._].*"),
+    "attention": re.compile(r"(^|.*[._])(attn|attention)[._].*"),
+}
+
+
+def find_targets(
+    model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
+) -> dict[str, nn.Linear | Conv1D]:
+    """The chosen matrices by their names in `model`, in the model's order.
+
+    A pattern is a name set (`all`, `mlp`, `attention`), the last part of a module's name (`q_proj`), or a regular
+    expression that must match the name within its block completely (`mlp\\.(up|down)_proj`).
+
+    Raises:
+        ValueError: a pattern that matches nothing, a layer out of range, or a model that is adapted already.
+    """
+    prefix, blocks = decoder_blocks(model)
+    chosen = chosen_layers(len(blocks), layers)
+    patterns = [modules] if isinstance(modules, str) else list(modules)
+    if not patterns:
+        raise ValueError(
+            "adapter.modules is an empty list; name at least one of all, mlp, attention or a module."
+        )
+    inside: dict[str, nn.Linear | Conv1D] = {}
+    for index in chosen:
+        for name, module in blocks[index].named_modules():
+            if name.endswith(".base") or type(module).__name__ == "SVFLinear":
+                raise ValueError(
+                    f"The model wears an adapter already (at {prefix}.{index}.{name}); load it afresh."
+                )
+            if isinstance(module, nn.Linear | Conv1D):
+                inside[f"{prefix}.{index}.{name}"] = module
+    matched: set[str] = set()
+    for pattern in patterns:
+        hits = {name for name in inside if _matches(pattern, _within_block(name, prefix))}
+        if not hits:
+            raise ValueError(
+                _nothing_matched(pattern, sorted({_within_block(name, prefix) for name in inside}))
+            )
+        matched |= hits
+    return {name: module for name, module in inside.items() if name in matched}
+
+
+def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """The list of decoder blocks and its name in `model`: the longest ModuleList that is in no other one.
+
+    Raises:
+        ValueError: the model has no list of blocks.
+    """
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outer = [
+        (name, module)
+        for name, module in lists
+        if not any(name.startswith(f"{other}.") for other, _ in lists)
+    ]
+    if not outer:
+        raise ValueError(f"{type(model).__name__} has no list of decoder blocks (an nn.ModuleList) to adapt.")
+    return max(outer, key=lambda pair: len(pair[1]))
+
+
+def chosen_layers(count: int, layers: Sequence[int] | float | None) -> list[int]:
+    """Block indices: all of them, those listed (negative ones count from the end), or an evenly spaced fraction.
+
+    The paper adapts "half of the layers" of its 70B and vision models without saying which half: `layers=0.5`.
+    """
+    if layers is None:
+        return list(range(count))
+    if isinstance(layers, int | float):
+        if not 0.0 < layers <= 1.0:
+            raise ValueError(f"adapter.layers={layers}: a single number is a fraction above 0 and at most 1.")
+        kept = math.ceil(layers * count)
+        return [(2 * index + 1) * count // (2 * kept) for index in range(kept)]
+    wrong = [index for index in layers if not -count <= index < count]
+    if wrong or not layers:
+        raise ValueError(f"adapter.layers={list(layers)}: this model has layers 0 to {count - 1}.")
+    return sorted({index % count for index in layers})
+
+
+def _within_block(name: str, prefix: str) -> str:
+    return name[len(prefix) + 1 :].partition(".")[2]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern in NAME_SETS:
+        return NAME_SETS[pattern].fullmatch(name) is not None
+    return name.rpartition(".")[2] == pattern or re.fullmatch(pattern, name) is not None
+
+
+def _nothing_matched(pattern: str, names: list[str]) -> str:
+    words = [*NAME_SETS, *names, *{name.rpartition(".")[2] for name in names}]
+    near = difflib.get_close_matches(pattern, words, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"adapter.modules={pattern!r} matches no matrix. Allowed: {', '.join(NAME_SETS)}, or a name or regular "
+        f"expression among {', '.join(names)}.{hint}"
+    )

@@ -1,0 +1,68 @@
+"""The prompts of each training step.
+
+The batch of step t is a function of (seed, t) alone: permutations of the train split, one after the other, cut into
+pieces. A run that resumes at step t therefore sees what the uninterrupted one saw, and no loader state is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from t2.tasks.base import Task
+from t2.types import Example
+
+
+@dataclass(frozen=True)
+class PromptSchedule:
+    """Which examples each step trains on; no example comes twice before all came once."""
+
+    examples: Sequence[Example]
+    prompts_per_step: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a step without prompts, or one larger than the split."""
+        if not 1 <= self.prompts_per_step <= len(self.examples):
+            raise ValueError(
+                f"prompts_per_step is {self.prompts_per_step}; allowed: 1 to the {len(self.examples)} examples of "
+                "the train split."
+            )
+
+    def at(self, step: int) -> list[Example]:
+        """The examples of one step (B,)."""
+        size = len(self.examples)
+        places = range(step * self.prompts_per_step, (step + 1) * self.prompts_per_step)
+        orders = {epoch: self._order(epoch) for epoch in {place // size for place in places}}
+        return [self.examples[orders[place // size][place % size]] for place in places]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return torch.randperm(len(self.examples), generator=generator).tolist()
+
+
+class _Steps(IterableDataset[list[Example]]):
+    def __init__(self, schedule: PromptSchedule, first: int, last: int):
+        self.schedule, self.first, self.last = schedule, first, last
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        return (self.schedule.at(step) for step in range(self.first, self.last))
+
+
+class PromptData(L.LightningDataModule):
+    """Feeds `prompts_per_step` examples of the task's train split to each of `steps` steps."""
+
+    def __init__(self, task: Task, *, prompts_per_step: int, steps: int, seed: int):
+        """Read the train split now, so that an empty one is an error before any model is loaded."""
+        super().__init__()
+        self.schedule = PromptSchedule(task.split("train"), prompts_per_step, seed)
+        self.steps = steps
+
+    def train_dataloader(self) -> DataLoader[list[Example]]:
+        """Batches from the trainer's present step on."""
+        first = self.trainer.global_step if self.trainer is not None else 0
+        return DataLoader(_Steps(self.schedule, first, self.steps), batch_size=None)

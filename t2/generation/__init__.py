@@ -1,0 +1,1 @@
+"""Who answers: back ends that turn examples into completions."""

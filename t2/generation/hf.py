@@ -1,0 +1,198 @@
+"""Generation with a transformers model, under the adapter's merged weights.
+
+A decode loop of our own instead of `model.generate`, for four things a policy gradient needs and that one has not:
+the prompt's prefill is done once for its G samples; finished rows leave the batch; the log-prob of every sampled token
+is kept without keeping (T, N, V) scores; and a sample depends on its seed and place alone, not on how prompts were
+batched (one uniform number per token, drawn beforehand, inverts the cumulative distribution).
+
+Not done here: beam search, speculative decoding, paged caches (see vLLM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import DynamicCache
+
+from t2.adapters.base import Adapter
+from t2.models import LanguageModel
+from t2.types import Completion, Example, Sampling
+
+Worn = Literal["merged", "as_is", "base"]
+COMPACT_SHARE = 0.25  # finished rows are dropped when they are this share: each drop copies the whole cache
+
+
+@dataclass
+class _Row:
+    """One completion in the making."""
+
+    place: int  # b * G + g
+    prompt: tuple[int, ...]
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+class HFGenerator:
+    """Answers with `lm`; `worn` says what of the adapter: merged weights, whatever it shows now, or none of it."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        adapter: Adapter | None = None,
+        *,
+        worn: Worn = "merged",
+        batch_rows: int = 64,
+        progress: bool = False,
+    ):
+        """`batch_rows` bounds the rows (prompts * samples) that are decoded at once."""
+        if batch_rows < 1:
+            raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
+        if worn not in ("merged", "as_is", "base"):
+            raise ValueError(f"worn is {worn!r}; allowed: merged, as_is, base.")
+        self.lm, self.adapter, self.worn = lm, adapter, worn
+        self.batch_rows, self.progress = batch_rows, progress
+
+    @torch.no_grad()
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        """B examples -> B lists of G completions, in the order of the examples.
+
+        Raises:
+            ValueError: a prompt and its new tokens do not fit the model's context.
+        """
+        prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
+        samples, steps = sampling.samples, sampling.max_new_tokens
+        noise = torch.Generator().manual_seed(sampling.seed)
+        uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
+        done: dict[int, Completion] = {}
+        bar = tqdm(
+            total=len(uniforms),
+            desc="generate",
+            unit="answer",
+            leave=False,
+            disable=None if self.progress else True,
+        )
+        with self._face(), bar:
+            for batch in self._batches(prompts, samples):
+                rows = [_Row(b * samples + g, prompts[b]) for b in batch for g in range(samples)]
+                self._decode(rows, samples, sampling, uniforms)
+                done |= {row.place: self._finish(row, sampling) for row in rows}
+                bar.update(len(rows))
+        return [[done[b * samples + g] for g in range(samples)] for b in range(len(prompts))]
+
+    def _face(self) -> AbstractContextManager[None]:
+        if self.adapter is None or self.worn == "as_is":
+            return nullcontext()
+        return self.adapter.merged() if self.worn == "merged" else self.adapter.disabled()
+
+    def _batches(self, prompts: Sequence[tuple[int, ...]], samples: int) -> Iterator[list[int]]:
+        """Indices of prompts, longest first: little padding, and memory runs out at once or never."""
+        order = sorted(range(len(prompts)), key=lambda b: -len(prompts[b]))
+        size = max(1, self.batch_rows // samples)
+        yield from (order[start : start + size] for start in range(0, len(order), size))
+
+    def _decode(self, rows: list[_Row], samples: int, sampling: Sampling, uniforms: Tensor) -> None:
+        """Fill the rows of one batch; rows of one prompt are neighbors."""
+        model, device = self.lm.model, self.lm.device
+        cache, logits, mask = self._prefill([row.prompt for row in rows[::samples]], samples)
+        draws = uniforms.to(device)
+        live = rows
+        for step in range(sampling.max_new_tokens):
+            places = torch.tensor([row.place for row in live], device=device)
+            tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
+            self._record(live, tokens.tolist(), log_probs.tolist(), sampling)
+            keep = [index for index, row in enumerate(live) if not row.stopped]
+            if not keep or step + 1 == sampling.max_new_tokens:
+                return
+            if len(keep) <= (1 - COMPACT_SHARE) * len(live):
+                index = torch.tensor(keep, device=device)
+                cache.batch_select_indices(index)
+                tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+            logits = model(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(dim=1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+
+    def _prefill(
+        self, prompts: Sequence[tuple[int, ...]], samples: int
+    ) -> tuple[DynamicCache, Tensor, Tensor]:
+        """Run the prompts once, left-padded; cache, logits (N, V) and mask (N, S) are then repeated G times."""
+        width = max(map(len, prompts))
+        padded = [[self.lm.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
+        ids = torch.tensor(padded, device=self.lm.device)  # (B, S)
+        lengths = torch.tensor([len(ids) for ids in prompts], device=self.lm.device)
+        places = torch.arange(width, device=self.lm.device)
+        mask = (places >= width - lengths[:, None]).long()  # (B, S)
+        cache = DynamicCache(config=self.lm.model.config)
+        logits = self.lm.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        if samples > 1:
+            cache.batch_repeat_interleave(samples)
+            logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
+        return cache, logits, mask
+
+    def _record(
+        self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling
+    ) -> None:
+        for row, token, log_prob in zip(rows, tokens, log_probs, strict=True):
+            if row.stopped:
+                continue
+            row.tokens.append(token)
+            row.log_probs.append(log_prob)
+            row.stopped = token in self.lm.end_ids or (
+                bool(sampling.stop) and any(word in self.lm.decode(row.tokens) for word in sampling.stop)
+            )
+
+    def _finish(self, row: _Row, sampling: Sampling) -> Completion:
+        text = self.lm.decode(row.tokens)
+        cuts = [text.index(word) for word in sampling.stop if word in text]
+        return Completion(
+            prompt_ids=row.prompt,
+            token_ids=tuple(row.tokens),
+            log_probs=tuple(row.log_probs),
+            text=text[: min(cuts)] if cuts else text,
+            finish="stop" if row.stopped else "length",
+        )
+
+
+def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Next tokens (n,) and their log-probs (n,) from logits (n, V) and one uniform number in [0, 1) per row (n,).
+
+    Log-probs are of the full distribution at `sampling.scoring_temperature`, also where top_p cuts it.
+    """
+    log_probs = torch.log_softmax(logits.float() / sampling.scoring_temperature, dim=-1)  # (n, V)
+    if sampling.temperature == 0.0:
+        tokens = log_probs.argmax(dim=-1)
+    else:
+        tokens = _invert(log_probs.double().exp(), uniforms, sampling.top_p)
+    return tokens, log_probs.gather(1, tokens[:, None]).squeeze(1)
+
+
+def _invert(probabilities: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+    """The token at which the cumulative distribution passes the uniform number, most likely tokens first."""
+    ordered, index = (probabilities, None) if top_p == 1.0 else probabilities.sort(dim=-1, descending=True)
+    cumulative = ordered.cumsum(dim=-1)  # (n, V)
+    mass = cumulative[:, -1:]
+    if index is not None:  # keep the smallest set of tokens whose mass reaches top_p
+        before = (cumulative < top_p * mass).sum(dim=-1, keepdim=True)
+        mass = cumulative.gather(1, before)
+    target = uniforms[:, None] * mass
+    place = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.shape[1] - 1)
+    return (place if index is None else index.gather(1, place)).squeeze(1)

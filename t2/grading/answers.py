@@ -1,0 +1,108 @@
+r"""Reading an answer out of a model's text: numbers, \boxed{}, option letters, words, lines.
+
+Pure functions that never raise, touch no random state and take time linear in the text, whatever a model
+wrote. They only extract. What counts as right is the task's business, symbolic mathematics that of
+`t2.grading.math`. Numbers are exact decimals, so "72.0" equals "72"; exponents and fractions are not read
+as one number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+# A minus is a sign only where nothing stands before it that could be subtracted from: "5-3" holds 5 and 3.
+_NUMBER = (
+    r"(?P<sign>(?<![\w)\]}])[-−])?(?:\\?[$€£](?P<inner>[-−])?)?"
+    r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)"
+)
+_ANY_NUMBER = re.compile(_NUMBER)
+_HASHED_NUMBER = re.compile(r"####[ \t]*" + _NUMBER)
+_LATEX_COMMA = re.compile(r"\{,\}|,\\!")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_STATED = r"(?i:\banswer(?:\s{1,3}is)?(?:\s{0,3}:)?(?:\s{1,3}(?:option|choice))?)[\s:*_\"(\[]{1,10}"
+_BARE = re.compile(r"[^\s${}\\]+")
+
+
+def _decimal(match: re.Match[str]) -> Decimal:
+    digits = match["digits"].replace(",", "")
+    return Decimal(f"-{digits}" if match["sign"] or match["inner"] else digits)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = None
+    for match in pattern.finditer(text):
+        found = match
+    return found
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number of a text, with its sign; "1,080" is one number, "1, 80" and "10-20" are two."""
+    match = _last(_ANY_NUMBER, _LATEX_COMMA.sub(",", text))
+    return _decimal(match) if match else None
+
+
+def final_number(text: str) -> Decimal | None:
+    r"""The number a text marks as its answer: in the last \boxed{}, after the last ####, or the last."""
+    box = boxed(text)
+    marked = last_number(box) if box is not None else None
+    if marked is not None:
+        return marked
+    hashed = _last(_HASHED_NUMBER, _LATEX_COMMA.sub(",", text))
+    return _decimal(hashed) if hashed else last_number(text)
+
+
+def boxed(text: str) -> str | None:
+    r"""The content of the last \boxed{...} or \fbox{...}, or `\boxed 5`; None if missing or unclosed."""
+    box = _last(_BOX, text)
+    if box is None:
+        return None
+    start = box.end()
+    if not text.startswith("{", start):
+        bare = _BARE.match(text, start)
+        return bare[0].rstrip(".,;:") if bare else None
+    depth = 0
+    for brace in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)  # an escaped brace counts as text
+        if depth == 0:
+            return text[start + 1 : brace.start()]
+    return None
+
+
+def choice_letter(text: str, letters: str) -> str | None:
+    r"""The option a text chooses, one of the capital `letters`.
+
+    Read from the last \boxed{B}, else from the last "answer is (B)", else the last letter. A letter has
+    to stand alone; the article "A" and the pronoun "I" before a word are no options.
+    """
+    articles = "".join(letter for letter in letters if letter in "AI")
+    others = "".join(re.escape(letter) for letter in letters if letter not in "AI")
+    forms = [rf"[{articles}](?!\s+(?!is\b)[a-z])"] if articles else []
+    forms += [f"[{others}]"] if others else []
+    if not forms:
+        return None
+    alone = rf"(?<![\w'’°-])(?P<letter>{'|'.join(forms)})(?![\w'’]|-\w)"
+    stated = rf"{_STATED}{alone}"
+    for pattern, part in ((alone, boxed(text) or ""), (stated, text), (alone, text)):
+        found = _last(re.compile(pattern), part)
+        if found:
+            return found["letter"]
+    return None
+
+
+def matching_word(text: str, words: Sequence[str]) -> str | None:
+    """The entry of `words` a text names first: a whole word, in any case; "mother-in-law" is not "mother"."""
+    known = sorted({word for word in words if word}, key=lambda word: (-len(word), word))
+    if not known:
+        return None
+    alternatives = "|".join(f"({re.escape(word)})" for word in known)
+    found = re.search(rf"(?<!\w)(?<!\w-)(?:{alternatives})(?!\w|-\w)", text, re.IGNORECASE)
+    return known[found.lastindex - 1] if found and found.lastindex else None
+
+
+def first_line(text: str) -> str:
+    """The first line that is not blank, without quotes, asterisks and full stops around it; else ""."""
+    lines = (line.strip().strip("\"'`*.“”‘’ ") for line in text.splitlines())
+    return next((line for line in lines if line), "")

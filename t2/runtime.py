@@ -1,0 +1,129 @@
+"""What the three scripts share: seconds by phase, versions, memory, and the results file.
+
+`results.json` is the contract with scripts and dashboards (see the README). Nothing here knows what was trained.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from t2.files import atomic_path
+
+PACKAGES = (
+    "t2",
+    "torch",
+    "transformers",
+    "lightning",
+    "hydra-core",
+    "safetensors",
+    "datasets",
+    "reasoning-gym",
+)
+
+
+class Phases:
+    """Seconds spent by phase: of the whole run and of the present step."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self.total_seconds: defaultdict[str, float] = defaultdict(float)
+        self.step_seconds: defaultdict[str, float] = defaultdict(float)
+
+    def start_step(self) -> None:
+        """Begin a new step's account."""
+        self.step_seconds.clear()
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Charge seconds that were measured elsewhere."""
+        for phase, spent in seconds.items():
+            self.total_seconds[phase] += spent
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Charge the block's seconds to `phase`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.total_seconds[phase] += spent
+            self.step_seconds[phase] += spent
+
+
+def quiet_libraries() -> None:
+    """Leave out what libraries say at every start and nobody needs twice."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are lists of text
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")  # Lightning 2.6 on torch 2.13
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages a result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that is not installed
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of a checkout, with `+changes` where files differ from it; None outside of one."""
+    try:
+        commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None  # git is missing, or this is an installed copy
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def peak_memory_bytes() -> int:
+    """The largest memory this process has held: of the GPU where one was used, else resident memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def write_results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Write `results.json`, with versions, commit and peak memory added and NaN as null; returns what was written."""
+    full = {
+        **results,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "versions": versions(),
+        "git_commit": git_commit(Path(__file__).parent),
+    }
+    finite: dict[str, Any] = _finite(full)
+    with atomic_path(folder / "results.json") as partial:
+        partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
+    return finite
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
+        return None
+    return value

@@ -1,0 +1,35 @@
+"""The task protocol: where questions come from and what counts as right.
+
+A task is *one* scorer: `score` is the metric of an evaluation, the reward of a training step (before the
+objective's map) and the fitness of a search, so the three cannot drift apart. A task knows nothing of models:
+chat templates belong to `t2.models`, reward maps to `t2.objectives`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, Protocol, get_args, runtime_checkable
+
+from t2.types import Example
+
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A named set of questions with a scorer."""
+
+    name: str
+
+    def split(self, split: Split) -> Sequence[Example]:
+        """The examples of a split, never empty; no question stands in two splits.
+
+        Raises:
+            ValueError: the split is empty or unknown, or its rows lack a column.
+        """
+        ...
+
+    def score(self, example: Example, text: str) -> float:
+        """How right `text` is as an answer to `example`, in [0, 1]. Never raises on any text."""
+        ...

@@ -1,0 +1,306 @@
+"""One training step of an expert: rollout -> score -> advantages -> loss -> step (paper §3.1, Eq. 1).
+
+Manual optimization, because one step is one rollout and then as many micro-batches as fit: the Trainer's own
+accumulation and clipping stay unset. Everything random is a function of (seed, step), so a run that was killed and
+resumed ends with the same z, number for number. Checkpoints hold the adapter's parameters, the optimizer, its schedule
+and the loop, never the frozen weights.
+
+Not here: where prompts come from (`t2.data`), validation and early stopping (`t2.callbacks`), the model's forward for
+training (`t2.logprobs`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from t2.adapters.base import Adapter
+from t2.experts import Expert, ExpertMetadata
+from t2.generation.base import Generator
+from t2.logprobs import micro_batches, token_log_probs
+from t2.models import LanguageModel
+from t2.objectives import Objective, check_scores
+from t2.runtime import Phases
+from t2.tasks.base import Task
+from t2.types import Completion, Example, Rollout, Sampling
+
+log = logging.getLogger(__name__)
+FLAT_STEPS_BEFORE_WARNING = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay to zero; gradient norm clipped (paper, Table 6: 2e-3 and 1e-3)."""
+
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    clip_norm: float = 1e-3
+
+    def scale(self, step: int, total_steps: int) -> float:
+        """What lr is multiplied by in the given step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        share = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The answers of the latest step, for tables and logs."""
+
+    step: int
+    examples: Sequence[Example]
+    completions: Sequence[Sequence[Completion]]  # B x G
+    scores: Tensor  # (B, G)
+
+
+class TrainableAdapter(Adapter, Protocol):
+    """An adapter that is also a module, so that checkpoints hold its parameters."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The raw parameters."""
+        ...
+
+
+class ExpertTraining(L.LightningModule):
+    """Trains an adapter on a task's own reward.
+
+    Args:
+        lm, adapter: the frozen model and the adapter injected into it.
+        generator: answers with the adapter's present state.
+        metadata: what the expert's file will say of its origin.
+        sampling: how training answers are sampled; its seed is replaced by one per step.
+        total_steps: length of the learning-rate schedule.
+        micro_batch_tokens: bound on prompt + completion tokens of one forward and backward.
+        kl_every: log the KL to the base every so many steps even where its coefficient is 0 (0: never).
+        seed: the source of every random choice, together with the step.
+    """
+
+    def __init__(
+        self,
+        *,
+        lm: LanguageModel,
+        adapter: TrainableAdapter,
+        task: Task,
+        objective: Objective,
+        generator: Generator,
+        metadata: ExpertMetadata,
+        sampling: Sampling,
+        optimizer: OptimizerSettings,
+        total_steps: int,
+        micro_batch_tokens: int = 4096,
+        kl_every: int = 10,
+        seed: int = 0,
+    ):
+        """Keep the parts; nothing is computed."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.adapter = adapter
+        self.lm, self.task, self.objective, self.generator = lm, task, objective, generator
+        self.metadata, self.sampling, self.settings, self.total_steps = (
+            metadata,
+            sampling,
+            optimizer,
+            total_steps,
+        )
+        self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
+        self.phases = Phases()
+        self.last_step: StepRecord | None = None
+        self.flat_steps = 0  # steps in a row whose advantages were all zero
+
+    def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Expert:
+        """The adapter's present state as an expert."""
+        return Expert(
+            self.adapter.state(),
+            replace(self.metadata, step=step, val_before=val_before, val_after=val_after),
+        )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the adapter's parameters, with the schedule stepped once per training step."""
+        s = self.settings
+        adamw = torch.optim.AdamW(
+            self.adapter.trainable(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: s.scale(step, self.total_steps))
+        return {"optimizer": adamw, "lr_scheduler": schedule}
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Examples are text; they stay where they are."""
+        return batch
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Stop before this step where a callback (early stopping) asked for it."""
+        return -1 if self.trainer.should_stop else None
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> None:
+        """One rollout of `batch` and one optimizer step on it."""
+        step = self.global_step
+        self.phases.start_step()
+        rollout = self._rollout(batch, step)
+        with self.phases("update"):
+            metrics = self._update(rollout, with_kl=self._wants_kl(step))
+        self._warn_if_flat(rollout)
+        seconds = self.phases.step_seconds
+        metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
+        metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(seconds["rollout"], 1e-9)
+        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
+
+    def _rollout(self, batch: list[Example], step: int) -> Rollout:
+        """Answer and score the batch; logs what the answers were like."""
+        sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
+        with self.phases("rollout"):
+            completions = self.generator.generate(batch, sampling)
+        with self.phases("score"):
+            scores = check_scores(
+                [
+                    self.task.score(e, c.text)
+                    for e, group in zip(batch, completions, strict=True)
+                    for c in group
+                ],
+                f"task {self.task.name!r}",
+            ).view(len(batch), -1)
+        truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
+        rewards = self.objective.rewards(scores, truncated)
+        advantages = self.objective.advantages(rewards, truncated)
+        flat = tuple(c for group in completions for c in group)
+        lengths = torch.tensor([float(len(c.token_ids)) for c in flat])
+        self.last_step = StepRecord(step, batch, completions, scores)
+        self.log_dict(
+            {
+                "train/score": scores.mean(),
+                "train/reward": rewards.mean(),
+                "train/reward_std": rewards.std(correction=0),
+                "train/informative_prompts": (advantages != 0).any(dim=1).float().mean(),
+                "rollout/length": lengths.mean(),
+                "rollout/length_max": lengths.max(),
+                "rollout/truncated": truncated.float().mean(),
+            },
+            batch_size=len(batch),
+        )
+        return Rollout(
+            completions=flat,
+            example_index=tuple(b for b, group in enumerate(completions) for _ in group),
+            rewards=rewards.flatten(),
+            advantages=advantages.flatten(),
+            temperature=sampling.scoring_temperature,
+            total_samples=len(flat),
+            total_tokens=int(lengths.sum()),
+            max_new_tokens=sampling.max_new_tokens,
+        )
+
+    def _wants_kl(self, step: int) -> bool:
+        return self.objective.kl_coefficient > 0 or (self.kl_every > 0 and step % self.kl_every == 0)
+
+    def _update(self, rollout: Rollout, *, with_kl: bool) -> dict[str, float]:
+        """Accumulate the gradient over micro-batches, clip it, step; returns numbers to log."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), (
+            "one optimizer is configured"
+        )
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
+        optimizer.zero_grad()
+        sums: dict[str, float] = {"policy": 0.0, "kl": 0.0, "entropy": 0.0, "drift": 0.0}
+        used_tokens = 0
+        used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
+        for rows in micro_batches([rollout.completions[n] for n in used], self.micro_batch_tokens):
+            part = rollout.select([used[row] for row in rows])
+            token = token_log_probs(
+                self.lm,
+                part.completions,
+                temperature=rollout.temperature,
+                kl=self.objective.kl_direction if with_kl else None,
+                adapter=self.adapter,
+            )
+            loss = self.objective.loss(token, part)
+            if loss.total.requires_grad:
+                self.manual_backward(loss.total)
+            tokens = int(token.mask.sum())
+            used_tokens += tokens
+            for name, value in loss.parts.items():
+                sums[name] += value
+            sums["entropy"] += float(token.entropy.sum())
+            sums["drift"] = max(sums["drift"], _drift(token.log_probs, part.completions))
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.trainable(), self.settings.clip_norm))
+        optimizer.step()
+        schedule.step()
+        metrics = {
+            "train/policy_loss": sums["policy"],
+            "train/grad_norm": grad_norm,
+            "train/lr": optimizer.param_groups[0]["lr"],
+            **_scale_statistics(self.adapter.state()),
+        }
+        if used_tokens:
+            metrics["train/entropy"] = sums["entropy"] / used_tokens
+            metrics["train/log_prob_drift"] = sums["drift"]  # largest |training - sampling| of a log-prob
+        if with_kl:
+            metrics["train/kl"] = sums["kl"]
+        return metrics
+
+    def _warn_if_flat(self, rollout: Rollout) -> None:
+        self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1
+        if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
+            log.warning(
+                "For %d steps all answers to a prompt have had the same reward (mean %.2f): nothing is learned. The task "
+                "may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
+                "choose another task.",
+                self.flat_steps,
+                float(rollout.rewards.mean()),
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed run has to agree with, and the counters it goes on from."""
+        checkpoint["t2"] = {
+            "base_model": self.lm.source,
+            "trainable": {name: list(value.shape) for name, value in self.adapter.state_dict().items()},
+            "flat_steps": self.flat_steps,
+            "seconds": dict(self.phases.total_seconds),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raise ValueError where the checkpoint is of another model or adapter."""
+        saved = checkpoint.get("t2")
+        if saved is None:
+            raise ValueError(
+                "This checkpoint was not written by t2; resume=RUN takes the folder of a training run."
+            )
+        if saved["base_model"] != self.lm.source:
+            raise ValueError(
+                f"The checkpoint was trained on {saved['base_model']!r} and the model loaded is {self.lm.source!r}."
+            )
+        shapes = {name: list(value.shape) for name, value in self.adapter.state_dict().items()}
+        if saved["trainable"] != shapes:
+            raise ValueError(
+                f"The checkpoint holds {len(saved['trainable'])} vectors and the adapter has {len(shapes)}, or their "
+                "shapes differ: resume with the adapter settings the run was started with."
+            )
+        self.flat_steps = saved["flat_steps"]
+        self.phases.total_seconds.update(saved["seconds"])
+        torch.set_rng_state(saved["torch_rng"])
+
+
+def _drift(log_probs: Tensor, completions: Sequence[Completion]) -> float:
+    """Largest |log-prob in training - log-prob at sampling|; log_probs is (N, T)."""
+    sampled = log_probs.new_zeros(log_probs.shape)
+    for row, completion in enumerate(completions):
+        sampled[row, : len(completion.log_probs)] = torch.tensor(completion.log_probs)
+    return float((log_probs.detach() - sampled).abs().max())  # both are 0 where padded
+
+
+def _scale_statistics(state: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far the multipliers have moved from 1."""
+    change = torch.cat([z.flatten() for z in state.values()]) - 1.0
+    return {
+        "scales/std": float(change.std()),
+        "scales/mean": float(change.mean()),
+        "scales/max_change": float(change.abs().max()),
+    }

@@ -1,0 +1,185 @@
+"""The data that travels between the stages of t2, and the letters that name its shapes.
+
+Shape letters, used in every `# (N, T)` comment of the project:
+
+    B  examples (prompts) in a batch          R  singular values of one matrix, min(m, n)
+    G  completions sampled per example        M  adapted matrices
+    N  completions in a batch, N = B * G      K  experts
+    T  completion tokens, padded              V  vocabulary entries
+
+All records are frozen: a stage hands on a new record and never edits an old one. Nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from torch import Tensor
+
+FinishReason = Literal["stop", "length"]
+KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question. `answer` is the reference (None where there is none), `system` a system message.
+
+    `prefill` is put at the start of the model's own turn and belongs to the prompt, not to the completion.
+    """
+
+    prompt: str
+    answer: str | None = None
+    system: str | None = None
+    prefill: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to answer: `temperature=0` is greedy, `samples` is G, `stop` are strings that end an answer."""
+
+    max_new_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    samples: int = 1
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that no sampler could follow."""
+        checks = {
+            "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
+            "temperature": (self.temperature >= 0.0, "0 (greedy) or above"),
+            "top_p": (0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
+            "samples": (self.samples >= 1, "at least 1"),
+        }
+        for name, (fine, allowed) in checks.items():
+            if not fine:
+                raise ValueError(f"sampling.{name} is {getattr(self, name)}; allowed: {allowed}.")
+        object.__setattr__(self, "stop", tuple(self.stop))  # a YAML list arrives as one
+
+    @property
+    def scoring_temperature(self) -> float:
+        """The temperature under which log-probs are taken: that of the sampler, 1 for greedy decoding."""
+        return self.temperature if self.temperature > 0.0 else 1.0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer as it was sampled. Token ids are kept, so nothing is ever tokenized a second time.
+
+    `token_ids` includes the stop token when there was one. `log_probs` are those of the sampling
+    policy at `Sampling.scoring_temperature` over the full vocabulary, one per token.
+    `text` leaves out special tokens and whatever follows a stop string.
+    """
+
+    prompt_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    text: str
+    finish: FinishReason
+
+    def __post_init__(self) -> None:
+        """Check the invariants every consumer relies on."""
+        assert len(self.token_ids) == len(self.log_probs), (
+            f"{len(self.token_ids)} tokens with {len(self.log_probs)} log-probs"
+        )
+        assert self.token_ids, "a completion has at least one token"
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one training step learns from: N completions of B examples, G each, ordered by example.
+
+    `rewards` are the objective's rewards (after its map), `advantages` the weights of the policy
+    gradient. `total_*` describe the whole rollout and stay the same in every `select`ed part, so that
+    losses of micro-batches add up to the loss of the whole.
+    """
+
+    completions: tuple[Completion, ...]  # N
+    example_index: tuple[int, ...]  # N, which example a completion answers
+    rewards: Tensor  # (N,)
+    advantages: Tensor  # (N,)
+    temperature: float
+    total_samples: int
+    total_tokens: int
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        """Check that all parts speak of the same N completions."""
+        n = len(self.completions)
+        assert len(self.example_index) == n, f"{len(self.example_index)} indices for {n} completions"
+        assert self.rewards.shape == (n,), f"rewards {tuple(self.rewards.shape)}, expected ({n},)"
+        assert self.advantages.shape == (n,), f"advantages {tuple(self.advantages.shape)}, expected ({n},)"
+
+    def select(self, rows: Sequence[int]) -> Rollout:
+        """The part of this rollout made of the given completions; totals stay those of the whole."""
+        index = list(rows)
+        return replace(
+            self,
+            completions=tuple(self.completions[i] for i in index),
+            example_index=tuple(self.example_index[i] for i in index),
+            rewards=self.rewards[index],
+            advantages=self.advantages[index],
+        )
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """What the training forward knows about each completion token; padding is where `mask` is False.
+
+    `log_probs` carries the gradient. `entropy` is detached. `kl` is the divergence between policy and
+    base at each position over the full vocabulary (None when it was not asked for).
+    """
+
+    log_probs: Tensor  # (N, T)
+    mask: Tensor  # (N, T) bool
+    entropy: Tensor  # (N, T)
+    kl: Tensor | None  # (N, T)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to call `backward` on, and the named numbers it was made of (floats, for the log)."""
+
+    total: Tensor  # ()
+    parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """How one system did on one task: a score in [0, 1] per example, in the order of the examples."""
+
+    task: str
+    system: str
+    examples: tuple[Example, ...]
+    completions: tuple[Completion, ...]
+    scores: tuple[float, ...]
+    majority: float | None  # accuracy of always giving the most frequent reference answer
+    seconds: Mapping[str, float]
+
+    @property
+    def mean(self) -> float:
+        """Mean score."""
+        return sum(self.scores) / len(self.scores)
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of the mean, from the sample variance (nan for a single example)."""
+        n = len(self.scores)
+        if n < 2:
+            return float("nan")
+        mean = self.mean
+        return math.sqrt(sum((score - mean) ** 2 for score in self.scores) / (n - 1) / n)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Two systems on the same examples: mean difference, its 95 % interval, a two-sided p-value."""
+
+    difference: float
+    ci95: tuple[float, float]
+    p_value: float

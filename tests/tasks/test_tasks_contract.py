@@ -1,0 +1,96 @@
+"""What every task promises, checked for each file of conf/task.
+
+A new task joins by its YAML. One that reads rows (`data_files`) brings a few of them in tests/tasks/rows/NAME/, one
+JSONL file per split, and an overrides.yaml there if its default sizes need more rows than that.
+"""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from t2.tasks.base import SPLITS, Task
+
+CONF = Path(__file__).parents[2] / "conf"
+ROWS = Path(__file__).parent / "rows"
+NAMES = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+
+
+def build(name):
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=[f"+task={name}"]).task
+    if "data_files" in config:
+        files = {path.stem: str(path) for path in (ROWS / name).glob("*.jsonl")}
+        assert files, f"conf/task/{name}.yaml reads rows; put a few into {ROWS / name}/SPLIT.jsonl"
+        config.data_files = files
+        overrides = ROWS / name / "overrides.yaml"
+        config = OmegaConf.merge(config, OmegaConf.load(overrides)) if overrides.exists() else config
+    return instantiate(config)
+
+
+@cache
+def shared(name):
+    return build(name)
+
+
+def test_is_a_task_named_after_its_file(name):
+    assert isinstance(shared(name), Task)
+    assert shared(name).name == name
+
+
+def test_states_an_answer_budget(name):
+    assert shared(name).max_new_tokens >= 1
+
+
+def test_no_split_is_empty(name):
+    assert all(len(shared(name).split(split)) > 0 for split in SPLITS)
+
+
+def test_no_prompt_stands_in_two_splits(name):
+    train, val, test = ({one.prompt for one in shared(name).split(split)} for split in SPLITS)
+    assert not train & val
+    assert not train & test
+    assert not val & test
+
+
+def test_an_unknown_split_is_refused_with_a_hint(name):
+    with pytest.raises(ValueError, match="Did you mean 'test'"):
+        shared(name).split("tests")
+
+
+def test_another_instance_has_the_same_examples(name):
+    other = build(name)
+    assert all(list(other.split(split)) == list(shared(name).split(split)) for split in reversed(SPLITS))
+
+
+def test_every_reference_answer_scores_one(name):
+    task = shared(name)
+    for split in SPLITS:
+        assert all(task.score(one, one.answer) == 1.0 for one in task.split(split))
+
+
+@pytest.mark.parametrize("text", ["", "qqq zzz", "\n", "12345678987654321"])
+def test_a_wrong_answer_scores_zero(name, text):
+    task = shared(name)
+    assert all(task.score(one, text) == 0.0 for one in task.split("test"))
+
+
+def test_the_answer_of_another_question_scores_zero(name):
+    task = shared(name)
+    first, *others = task.split("test")
+    different = next(one for one in others if one.answer.casefold() != first.answer.casefold())
+    assert task.score(first, different.answer) == 0.0
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(max_size=200))
+def test_any_text_scores_between_zero_and_one(name, text):
+    task = shared(name)
+    assert 0.0 <= task.score(task.split("test")[0], text) <= 1.0

@@ -1,0 +1,126 @@
+"""Train an expert by policy gradient: python train.py [group=choice] [key=value], -m to sweep, resume=RUN to go on.
+
+Composes the configuration, builds the parts and runs them; everything else is in `t2`. The run folder is printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import wandb
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import t2
+from t2.analysis import plot_learning_curve, results_table, seconds_table
+from t2.callbacks import LAST_CHECKPOINT, Validation
+from t2.data import PromptData
+from t2.evaluation import summarize
+from t2.experts import EXPERT_FILE, ExpertMetadata, fingerprint_of
+from t2.runtime import git_commit, quiet_libraries, write_results
+from t2.scripts import launch
+from t2.training import ExpertTraining
+
+log = logging.getLogger(__name__)
+CONF = Path(__file__).resolve().parent / "conf"
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
+    start = time.perf_counter()
+    quiet_libraries()
+    L.seed_everything(cfg.seed, verbose=False)
+    run = Path(cfg.paths.run)
+    module, data, callbacks = build(cfg)
+    with open_dict(cfg):
+        cfg.paths.run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:10]
+    failed = True
+    try:
+        loggers = list(instantiate(cfg.logger).values())
+        for logger in loggers:
+            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+        trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks)
+        checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        failed = False
+    finally:
+        wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
+    plot_learning_curve([run], run / "learning_curve.png")
+    return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
+
+
+def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
+    """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
+    task, objective, sampling, optimizer = (
+        instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
+    )
+    data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
+    callbacks = list(instantiate(cfg.callbacks).values())
+    adapter = instantiate(cfg.adapter)
+    lm = instantiate(cfg.base_model)
+    start = time.perf_counter()
+    adapter.inject(lm.model, lm.source)
+    svd_seconds = time.perf_counter() - start
+    metadata = ExpertMetadata(
+        base_model=lm.source,
+        fingerprint=fingerprint_of(adapter.singular_values),
+        parametrization=adapter.parametrization,
+        task=task.name,
+        domain=cfg.domain,
+        description=cfg.description,
+        objective=type(objective).__name__,
+        step=0,
+        t2_version=t2.__version__,
+        git_commit=git_commit(CONF),
+    )
+    module = ExpertTraining(
+        lm=lm,
+        adapter=adapter,
+        task=task,
+        objective=objective,
+        generator=instantiate(cfg.generation)(lm=lm, adapter=adapter),
+        metadata=metadata,
+        sampling=sampling,
+        optimizer=optimizer,
+        total_steps=cfg.steps,
+        micro_batch_tokens=cfg.micro_batch_tokens,
+        kl_every=cfg.kl_every,
+        seed=cfg.seed,
+    )
+    module.phases.total_seconds["svd"] = svd_seconds
+    return module, data, callbacks
+
+
+def report(
+    cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float
+) -> dict[str, Any]:
+    """Write `results.json` from the validations of a finished run, and say where things lie."""
+    run = Path(cfg.paths.run)
+    (validation,) = (callback for callback in callbacks if isinstance(callback, Validation))
+    scores = {"base": validation.reports[0], "expert": validation.reports[validation.best_step]}
+    results = {
+        "command": "train",
+        "base_model": module.lm.source,
+        "adapter": type(module.adapter).__name__,
+        "task": module.task.name,
+        "strategy": "fixed",
+        "split": "val",
+        "trainable_parameters": sum(p.numel() for p in module.adapter.trainable()),
+        **summarize(module.task.name, scores, majority=validation.majority),
+        "seconds": {**module.phases.total_seconds, "total": seconds},
+        "seed": cfg.seed,
+    }
+    results = write_results(run, results)
+    log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results))
+    log.info("Seconds: %s", seconds_table(results["seconds"]))
+    log.info("Expert: %s\nNext: python evaluate.py task=%s expert=%s", run / EXPERT_FILE, cfg.task.name, run)
+    return results
+
+
+if __name__ == "__main__":
+    launch(train, conf=CONF, name="train")
