@@ -17,6 +17,7 @@ from t2.experts import Expert, wear
 from t2.runtime import Phases, quiet_libraries, write_results
 from t2.scripts import launch
 from t2.tasks.base import Task
+from t2.types import Report
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -39,7 +40,7 @@ def evaluate_systems(cfg: DictConfig) -> dict[str, Any]:
         wear(adapter, expert, source=lm.source, transfer=cfg.transfer)
         generators["expert"] = instantiate(cfg.generation)(lm=lm, adapter=adapter)
     scores: dict[str, Any] = {"scores": {}, "paired": {}}
-    reports = []
+    reports: list[Report] = []
     for task in tasks:
         sampling = instantiate(
             cfg.sampling, max_new_tokens=cfg.sampling.max_new_tokens or task.max_new_tokens, seed=cfg.seed

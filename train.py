@@ -96,9 +96,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     return module, data, callbacks
 
 
-def report(
-    cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float
-) -> dict[str, Any]:
+def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> dict[str, Any]:
     """Write `results.json` from the validations of a finished run, and say where things lie."""
     run = Path(cfg.paths.run)
     (validation,) = (callback for callback in callbacks if isinstance(callback, Validation))

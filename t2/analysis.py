@@ -61,21 +61,32 @@ def _column(rows: Mapping[int, Mapping[str, str]], name: str) -> tuple[list[int]
 
 def results_table(results: Mapping[str, Any]) -> str:
     """The scores of a results.json as a text table: a line per task and system."""
-    header = f"{'task':<22} {'system':<10} {'score':>16} {'vs base':>9} {'95% interval':>20} {'p':>8} {'n':>5} {'majority':>9}"
-    lines = [header, "-" * len(header)]
+    columns = ("task", "system", "score", "vs base", "95% interval", "p", "n", "majority")
+    rows = [columns]
     for task, systems in results["scores"].items():
         for system, score in systems.items():
-            pair = results.get("paired", {}).get(task, {}).get(system)
-            stderr = "" if score["stderr"] is None else f" ± {100 * score['stderr']:.1f}"
-            shown = f"{100 * score['mean']:.1f} %{stderr}"
-            versus = f"{100 * pair['difference']:+.1f}" if pair else ""
-            interval = f"[{100 * pair['ci95'][0]:+.1f}, {100 * pair['ci95'][1]:+.1f}]" if pair else ""
-            p_value = f"{pair['p_value']:.1e}" if pair else ""
-            majority = "" if score["majority"] is None else f"{100 * score['majority']:.1f} %"
-            lines.append(
-                f"{task:<22} {system:<10} {shown:>16} {versus:>9} {interval:>20} {p_value:>8} {score['n']:>5} {majority:>9}"
+            pair = results["paired"][task].get(system)
+            low, high = pair["ci95"] if pair else (0.0, 0.0)
+            rows.append(
+                (
+                    task,
+                    system,
+                    _percent(score["mean"])
+                    + (f" ± {100 * score['stderr']:.1f}" if score["stderr"] is not None else ""),
+                    f"{100 * pair['difference']:+.1f}" if pair else "",
+                    f"[{100 * low:+.1f}, {100 * high:+.1f}]" if pair else "",
+                    f"{pair['p_value']:.2g}" if pair else "",
+                    str(score["n"]),
+                    _percent(score["majority"]),
+                )
             )
-    return "\n".join(lines)
+    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def seconds_table(seconds: Mapping[str, float]) -> str:
@@ -87,15 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the results of the given run folders and draw their learning curves side by side."""
     parser = argparse.ArgumentParser(prog="python -m t2.analysis", description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders that train.py or evaluate.py wrote")
-    parser.add_argument(
-        "--figure", type=Path, default=Path("learning_curves.png"), help="where the curves are drawn"
-    )
+    parser.add_argument("--figure", type=Path, default=Path("learning_curves.png"), help="where the curves are drawn")
     options = parser.parse_args(arguments)
     for run in options.runs:
         if not (run / "results.json").exists():
-            parser.error(
-                f"{run} holds no results.json; give folders that train.py or evaluate.py finished in"
-            )
+            parser.error(f"{run} holds no results.json; give folders that train.py or evaluate.py finished in")
         results = json.loads((run / "results.json").read_text())
         print(f"\n{run}\n{results_table(results)}\n{seconds_table(results['seconds'])}")
     trained = [run for run in options.runs if (run / "metrics.csv").exists()]

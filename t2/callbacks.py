@@ -30,9 +30,7 @@ SAMPLES_FILE = "samples.jsonl"
 
 
 def _training(module: L.LightningModule) -> ExpertTraining:
-    assert isinstance(module, ExpertTraining), (
-        f"these callbacks serve ExpertTraining, got {type(module).__name__}"
-    )
+    assert isinstance(module, ExpertTraining), f"these callbacks serve ExpertTraining, got {type(module).__name__}"
     return module
 
 
@@ -44,12 +42,10 @@ class Validation(L.Callback):
     early stopping on validation).
     """
 
-    def __init__(self, *, every: int = 5, patience: int | None = None, limit: int | None = None):
+    def __init__(self, *, every: int = 5, patience: int | None = None, limit: int | None = None) -> None:
         """`limit` takes the first so many examples of the split."""
         if every < 1 or (patience is not None and patience < 1) or (limit is not None and limit < 1):
-            raise ValueError(
-                f"validation: every={every}, patience={patience}, limit={limit}; all are at least 1."
-            )
+            raise ValueError(f"validation: every={every}, patience={patience}, limit={limit}; all are at least 1.")
         self.every, self.patience, self.limit = every, patience, limit
         self.reports: dict[int, tuple[float, ...]] = {}  # step -> a score per example
         self.best_step = 0
@@ -96,7 +92,11 @@ class Validation(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Scores by step, so that a resumed run decides alike."""
-        return {"reports": {step: list(scores) for step, scores in self.reports.items()}, "best_step": self.best_step, "majority": self.majority}
+        return {
+            "reports": {step: list(scores) for step, scores in self.reports.items()},
+            "best_step": self.best_step,
+            "majority": self.majority,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
@@ -109,7 +109,7 @@ class SampleTable(L.Callback):
 
     COLUMNS = ("step", "prompt", "reference", "answer", "score", "finish", "tokens")
 
-    def __init__(self, *, every: int = 5, rows: int = 8):
+    def __init__(self, *, every: int = 5, rows: int = 8) -> None:
         """Keep the first `rows` answers."""
         self.every, self.rows = every, rows
 
@@ -137,7 +137,7 @@ class SampleTable(L.Callback):
 class Checkpoints(L.Callback):
     """Writes `checkpoints/last.ckpt` every `every` steps, and says how to go on when a run is interrupted."""
 
-    def __init__(self, *, every: int = 1):
+    def __init__(self, *, every: int = 1) -> None:
         """A checkpoint holds only what is trained, so one per step costs milliseconds."""
         if every < 1:
             raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")
@@ -154,9 +154,7 @@ class Checkpoints(L.Callback):
         if trainer.global_step % self.every == 0:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say where the run stands and how to go on."""
         run = Path(trainer.default_root_dir)
         if (run / LAST_CHECKPOINT).exists():
@@ -196,9 +194,7 @@ class Progress(L.Callback):
         """Close the bar."""
         self.bar.close()
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the message after it stands on its own line."""
         if "bar" in vars(self):
             self.bar.close()

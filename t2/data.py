@@ -46,7 +46,7 @@ class PromptSchedule:
 
 
 class _Steps(IterableDataset[list[Example]]):
-    def __init__(self, schedule: PromptSchedule, first: int, last: int):
+    def __init__(self, schedule: PromptSchedule, first: int, last: int) -> None:
         self.schedule, self.first, self.last = schedule, first, last
 
     def __iter__(self) -> Iterator[list[Example]]:
@@ -56,7 +56,7 @@ class _Steps(IterableDataset[list[Example]]):
 class PromptData(L.LightningDataModule):
     """Feeds `prompts_per_step` examples of the task's train split to each of `steps` steps."""
 
-    def __init__(self, task: Task, *, prompts_per_step: int, steps: int, seed: int):
+    def __init__(self, task: Task, *, prompts_per_step: int, steps: int, seed: int) -> None:
         """Read the train split now, so that an empty one is an error before any model is loaded."""
         super().__init__()
         self.schedule = PromptSchedule(task.split("train"), prompts_per_step, seed)

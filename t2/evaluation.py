@@ -82,9 +82,7 @@ def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int 
     return compare_scores(report.scores, base.scores, resamples=resamples, seed=seed)
 
 
-def compare_scores(
-    scores: Sequence[float], base: Sequence[float], *, resamples: int = 10_000, seed: int = 0
-) -> Paired:
+def compare_scores(scores: Sequence[float], base: Sequence[float], *, resamples: int = 10_000, seed: int = 0) -> Paired:
     """`compare` for scores (n,) that are known to be of the same examples, in the same order.
 
     Raises:
@@ -103,9 +101,7 @@ def compare_scores(
     return Paired(difference=differences.mean().item(), ci95=(low, high), p_value=p_value)
 
 
-def summarize(
-    task: str, scores: Mapping[str, Sequence[float]], *, majority: float | None
-) -> dict[str, dict[str, Any]]:
+def summarize(task: str, scores: Mapping[str, Sequence[float]], *, majority: float | None) -> dict[str, dict[str, Any]]:
     """The `scores` and `paired` parts of `results.json` for one task; the system `base` is what others are paired with.
 
     `scores` maps each system to its score per example, over the same examples. A standard error of one example is nan.

@@ -170,9 +170,7 @@ class Expert:
         """How many numbers the expert is."""
         return sum(scale.numel() for scale in self.scales.values())
 
-    def check(
-        self, *, base_model: str, fingerprint: str, shapes: Mapping[str, int], transfer: bool = False
-    ) -> None:
+    def check(self, *, base_model: str, fingerprint: str, shapes: Mapping[str, int], transfer: bool = False) -> None:
         """Raise ValueError unless this expert belongs to the loaded model.
 
         Args:

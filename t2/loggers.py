@@ -21,7 +21,7 @@ from t2.files import atomic_path
 class MetricsCSV(Logger):
     """Writes `metrics.csv` into a folder: a row per step, a column per metric, empty where not measured."""
 
-    def __init__(self, folder: str):
+    def __init__(self, folder: str) -> None:
         """Continue the file of `folder` if there is one."""
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
@@ -74,6 +74,5 @@ def read_metrics(path: Path) -> dict[int, dict[str, str]]:
         if "step" not in (reader.fieldnames or []):
             raise ValueError(f"{path} has no column 'step'; it is not a metrics.csv of t2.")
         return {
-            int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell}
-            for row in reader
+            int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in reader
         }

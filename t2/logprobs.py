@@ -74,12 +74,8 @@ class _Rows:
         first = [len(c.prompt_ids) - 1 for c in completions]
         return cls(
             input_ids=pad_sequence(rows, batch_first=True, padding_value=lm.pad_id),
-            row=torch.arange(len(rows), device=device).repeat_interleave(
-                torch.tensor(lengths, device=device)
-            ),
-            column=torch.cat(
-                [torch.arange(f, f + n, device=device) for f, n in zip(first, lengths, strict=True)]
-            ),
+            row=torch.arange(len(rows), device=device).repeat_interleave(torch.tensor(lengths, device=device)),
+            column=torch.cat([torch.arange(f, f + n, device=device) for f, n in zip(first, lengths, strict=True)]),
             targets=torch.tensor([token for c in completions for token in c.token_ids], device=device),
             lengths=lengths,
         )
@@ -97,7 +93,7 @@ class _Rows:
 
     def unflatten(self, flat: Tensor) -> Tensor:
         """(L,) -> (N, T), zeros (False) where a completion is shorter."""
-        return pad_sequence(list(flat.split(self.lengths)), batch_first=True)
+        return pad_sequence(list(torch.split(flat, self.lengths)), batch_first=True)
 
 
 def _chunk(

@@ -57,9 +57,7 @@ class LanguageModel:
         self.model.eval()
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if length is None:
-            raise ValueError(
-                f"{self.source}: the config names no max_position_embeddings, so the context is unknown."
-            )
+            raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
         self.end_ids = _end_ids(self.model, self.tokenizer)
         pad = self.tokenizer.pad_token_id
@@ -127,9 +125,7 @@ class LanguageModel:
         if example.system is not None:
             messages.insert(0, {"role": "system", "content": example.system})
         try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+            text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except TemplateError as error:
             raise ValueError(
                 f"The chat template of {self.source} refuses the example ({error}). Some templates know no "
@@ -196,9 +192,7 @@ def check_logits(language_model: LanguageModel) -> None:
     """
     model, name = language_model.model, type(language_model.model).__name__
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
-        raise ValueError(
-            f"{name} takes no position_ids, which padded prompts need. Choose another architecture."
-        )
+        raise ValueError(f"{name} takes no position_ids, which padded prompts need. Choose another architecture.")
     vocabulary = model.get_input_embeddings().weight.shape[0]
     random = torch.Generator().manual_seed(0)
     input_ids = torch.randint(vocabulary, (1, 8), generator=random).to(language_model.device)  # (1, S)
@@ -301,9 +295,7 @@ def parse_device(name: str) -> torch.device:
         return torch.device("cuda" if count else "cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ValueError(
-            f"device is {name!r}, but torch sees {count} CUDA devices here. Use device=cpu or auto."
-        )
+        raise ValueError(f"device is {name!r}, but torch sees {count} CUDA devices here. Use device=cpu or auto.")
     return device
 
 

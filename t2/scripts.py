@@ -17,7 +17,12 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException, InstantiationException, MissingConfigException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+)
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -81,7 +86,10 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
 
 def check_run(run: Path) -> None:
     """Raise ValueError unless `run` is the folder of a training run that can go on."""
-    for needed, what in ((".hydra/config.yaml", "its configuration"), ("checkpoints/last.ckpt", "a checkpoint")):
+    for needed, what in (
+        (".hydra/config.yaml", "its configuration"),
+        ("checkpoints/last.ckpt", "a checkpoint"),
+    ):
         if not (run / needed).is_file():
             raise ValueError(
                 f"resume={run}: there is no {needed} ({what}), so this is not the folder of an interrupted training "
@@ -109,8 +117,7 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 key = str(error).partition("'")[2].partition("'")[0]
                 groups = [path.name for path in conf.iterdir() if path.is_dir()]
                 raise ValueError(
-                    f"{error}{_did_you_mean(key, [*known, *groups])} "
-                    f"`python {name}.py --help` lists every key."
+                    f"{error}{_did_you_mean(key, [*known, *groups])} `python {name}.py --help` lists every key."
                 ) from None
     except HydraException as error:
         raise ValueError(str(error)) from None

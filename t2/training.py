@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from t2.adapters.base import Adapter
@@ -100,7 +101,7 @@ class ExpertTraining(L.LightningModule):
         micro_batch_tokens: int = 4096,
         kl_every: int = 10,
         seed: int = 0,
-    ):
+    ) -> None:
         """Keep the parts; nothing is computed."""
         super().__init__()
         self.automatic_optimization = False
@@ -124,12 +125,10 @@ class ExpertTraining(L.LightningModule):
             replace(self.metadata, step=step, val_before=val_before, val_after=val_after),
         )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the adapter's parameters, with the schedule stepped once per training step."""
         s = self.settings
-        adamw = torch.optim.AdamW(
-            self.adapter.trainable(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay
-        )
+        adamw = torch.optim.AdamW(self.adapter.trainable(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: s.scale(step, self.total_steps))
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
@@ -161,11 +160,7 @@ class ExpertTraining(L.LightningModule):
             completions = self.generator.generate(batch, sampling)
         with self.phases("score"):
             scores = check_scores(
-                [
-                    self.task.score(e, c.text)
-                    for e, group in zip(batch, completions, strict=True)
-                    for c in group
-                ],
+                [self.task.score(e, c.text) for e, group in zip(batch, completions, strict=True) for c in group],
                 f"task {self.task.name!r}",
             ).view(len(batch), -1)
         truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
@@ -203,9 +198,7 @@ class ExpertTraining(L.LightningModule):
     def _update(self, rollout: Rollout, *, with_kl: bool) -> dict[str, float]:
         """Accumulate the gradient over micro-batches, clip it, step; returns numbers to log."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), (
-            "one optimizer is configured"
-        )
+        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), "one optimizer is configured"
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
         optimizer.zero_grad()
         sums: dict[str, float] = {"policy": 0.0, "kl": 0.0, "entropy": 0.0, "drift": 0.0}
@@ -249,8 +242,8 @@ class ExpertTraining(L.LightningModule):
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1
         if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
             log.warning(
-                "For %d steps all answers to a prompt have had the same reward (mean %.2f): nothing is learned. The task "
-                "may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
+                "For %d steps all answers to a prompt have had the same reward (mean %.2f): nothing is learned. The "
+                "task may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
                 "choose another task.",
                 self.flat_steps,
                 float(rollout.rewards.mean()),
@@ -270,9 +263,7 @@ class ExpertTraining(L.LightningModule):
         """Raise ValueError where the checkpoint is of another model or adapter."""
         saved = checkpoint.get("t2")
         if saved is None:
-            raise ValueError(
-                "This checkpoint was not written by t2; resume=RUN takes the folder of a training run."
-            )
+            raise ValueError("This checkpoint was not written by t2; resume=RUN takes the folder of a training run.")
         if saved["base_model"] != self.lm.source:
             raise ValueError(
                 f"The checkpoint was trained on {saved['base_model']!r} and the model loaded is {self.lm.source!r}."

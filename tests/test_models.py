@@ -1,4 +1,4 @@
-"""Models: the split forward is the model's own, prompts are what the template says, errors name the way on."""
+"""Models: the split forward is the model's own, prompts are what the template says, errors name a way on."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from t2.models import LanguageModel, check_logits, load_model
+from t2.sources import file_sha256
 from t2.tiny import ARCHITECTURES, BOS, byte_tokenizer, tiny_model
 from t2.types import Example
 
@@ -161,7 +162,6 @@ def test_without_a_template_the_prompt_is_plain():
 def test_without_a_template_bos_is_only_put_where_the_tokenizer_puts_it():
     lm = tiny_model(chat_template=False)
     lm.tokenizer.backend_tokenizer.post_processor = None
-    lm.tokenizer._tokenizer.post_processor = None
     assert lm.decode(lm.encode(HELLO)) == "hello\n"
     assert lm.tokenizer.bos_token_id not in lm.encode(HELLO)
 
@@ -271,6 +271,19 @@ def test_a_revision_is_handed_on(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(OSError, match="gated"):
         load_model("org/name@v1.2")
     assert (seen["name"], seen["revision"]) == ("org/name", "v1.2")
+
+
+def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("disk trouble")
+
+    monkeypatch.setenv("T2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("t2.models.AutoTokenizer.from_pretrained", fail)
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"GGUF")
+    with pytest.raises(OSError, match="disk trouble"):
+        load_model(str(path), sha256=file_sha256(path))
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
 @pytest.fixture(scope="module")

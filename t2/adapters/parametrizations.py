@@ -22,7 +22,7 @@ NUCLEAR_NORM_TOLERANCE = 1e-3  # relative; how far a z may be from keeping the n
 class Direct(nn.Module):
     """z is the parameter itself."""
 
-    def __init__(self, singular_values: Tensor):
+    def __init__(self, singular_values: Tensor) -> None:
         """Start at z = 1."""
         super().__init__()
         self.z = nn.Parameter(torch.ones_like(singular_values))
@@ -40,7 +40,7 @@ class Direct(nn.Module):
 class SigmoidNuclear(nn.Module):
     """z = m * sum(s) / sum(s * m) with m = sigmoid(p)."""
 
-    def __init__(self, singular_values: Tensor, *, seed: int, init_mean: float = 0.1, init_std: float = 0.01):
+    def __init__(self, singular_values: Tensor, *, seed: int, init_mean: float = 0.1, init_std: float = 0.01) -> None:
         """Start at p ~ N(init_mean, init_std²), as the authors' code does."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
@@ -64,9 +64,7 @@ class SigmoidNuclear(nn.Module):
         """
         z = z.to(self.p)
         if not bool((z > 0).all()):
-            raise ValueError(
-                "sigmoid_nuclear can only hold positive multipliers; use parametrization=direct."
-            )
+            raise ValueError("sigmoid_nuclear can only hold positive multipliers; use parametrization=direct.")
         ratio = float((self.s * z).sum() / self.s.sum())
         if not math.isclose(ratio, 1.0, rel_tol=NUCLEAR_NORM_TOLERANCE):
             raise ValueError(

@@ -47,7 +47,9 @@ def decompose(weight: Tensor) -> Decomposition:
         raise ValueError(f"A weight of shape {tuple(weight.shape)} holds NaN or infinity: it has no SVD.")
     try:
         U, s, Vh = torch.linalg.svd(exact, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except RuntimeError as error:  # torch.linalg.LinAlgError, which torch does not export to type checkers
+        if "converge" not in str(error):
+            raise
         log.warning("SVD of a %s matrix did not converge in fp32; repeated in float64.", tuple(weight.shape))
         U, s, Vh = (part.to(exact.dtype) for part in torch.linalg.svd(exact.double(), full_matrices=False))
     return Decomposition(U.contiguous(), s, Vh.contiguous())

@@ -52,7 +52,7 @@ class SVFLinear(nn.Module):
 
     def __init__(
         self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, face: Face
-    ):
+    ) -> None:
         """Wrap `base`; `parts` is the decomposition of its weight as (n_out, n_in)."""
         super().__init__()
         self.base = base
@@ -86,12 +86,12 @@ class SVFLinear(nn.Module):
     def _scale_for(self, x: Tensor) -> Tensor:
         """z as it multiplies (x Vhᵀ): (R,), or (B, 1, R) where every example wears its own."""
         if not self.face.rows:
-            return self.parametrization()
+            z: Tensor = self.parametrization()
+            return z
         rows = self.row_scales
         assert rows is not None, "the rows face is worn inside `with adapter.rows(...)`"
-        assert x.ndim >= 2 and x.shape[0] == rows.shape[0], (
-            f"{rows.shape[0]} rows of scales for a batch of shape {tuple(x.shape)}: it would broadcast in silence"
-        )
+        assert x.ndim >= 2, f"expected (B, ..., n_in), got {tuple(x.shape)}"
+        assert x.shape[0] == rows.shape[0], f"{rows.shape[0]} rows of scales for a batch of shape {tuple(x.shape)}"
         return rows.view(rows.shape[0], *(1,) * (x.ndim - 2), rows.shape[1])
 
     def _factored(self, x: Tensor, z: Tensor) -> Tensor:
@@ -129,18 +129,14 @@ class SVF(nn.Module):
         seed: int = 0,
         cache: bool = True,
         progress: bool = True,
-    ):
+    ) -> None:
         """Keep the choices; nothing is computed before `inject`."""
         super().__init__()
         self.modules_spec, self.layers_spec = modules, layers
         self.parametrization, self.seed, self.cache, self.progress = parametrization, seed, cache, progress
-        make_parametrization(
-            parametrization, torch.ones(1), seed=0
-        )  # an unknown name is an error now, not later
+        make_parametrization(parametrization, torch.ones(1), seed=0)  # an unknown name is an error now, not later
         self.face = Face()
-        self.layers: dict[
-            str, SVFLinear
-        ] = {}  # by the module's name in the base model; frozen, so not submodules
+        self.layers: dict[str, SVFLinear] = {}  # by the module's name in the base model; frozen, so not submodules
         self.vectors = nn.ModuleDict()  # the parametrizations alone: all that a checkpoint has to hold
         self.singular_values: dict[str, Tensor] = {}  # fp32, on the CPU
 
@@ -169,10 +165,7 @@ class SVF(nn.Module):
     @torch.no_grad()
     def state(self) -> dict[str, Tensor]:
         """The effective multiplier z of each matrix: module name -> fp32 (R,), on the CPU."""
-        return {
-            name: layer.parametrization().detach().float().cpu().clone()
-            for name, layer in self.layers.items()
-        }
+        return {name: layer.parametrization().detach().float().cpu().clone() for name, layer in self.layers.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Wear the given effective multipliers; matrices that `state` leaves out go back to z = 1.
@@ -182,9 +175,7 @@ class SVF(nn.Module):
         """
         for name, z in state.items():
             if name not in self.layers:
-                raise ValueError(
-                    f"No adapted matrix is called {name!r}; this adapter has {_some(self.layers)}."
-                )
+                raise ValueError(f"No adapted matrix is called {name!r}; this adapter has {_some(self.layers)}.")
             expected = self.singular_values[name].shape
             if z.shape != expected:
                 raise ValueError(f"{name}: got z of shape {tuple(z.shape)}, expected {tuple(expected)}.")
@@ -216,9 +207,7 @@ class SVF(nn.Module):
         """Within the block example b of every batch wears `scales[module][b]`; each tensor is (B, R)."""
         missing = self.layers.keys() ^ scales.keys()
         if missing:
-            raise ValueError(
-                f"rows() wants scales for exactly the adapted matrices; differing: {_some(missing)}."
-            )
+            raise ValueError(f"rows() wants scales for exactly the adapted matrices; differing: {_some(missing)}.")
         for name, layer in self.layers.items():
             layer.row_scales = scales[name]
         try:
@@ -255,11 +244,7 @@ def _set_dense_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:
 
 
 def _slug(source: str) -> str:
-    return (
-        Path(source).name
-        if source.endswith(".gguf")
-        else source.strip("/").replace("/", "--").replace(":", "-")
-    )
+    return Path(source).name if source.endswith(".gguf") else source.strip("/").replace("/", "--").replace(":", "-")
 
 
 def _some(names: Sequence[str] | Mapping[str, object] | set[str]) -> str:

@@ -37,25 +37,19 @@ def find_targets(
     chosen = chosen_layers(len(blocks), layers)
     patterns = [modules] if isinstance(modules, str) else list(modules)
     if not patterns:
-        raise ValueError(
-            "adapter.modules is an empty list; name at least one of all, mlp, attention or a module."
-        )
+        raise ValueError("adapter.modules is an empty list; name at least one of all, mlp, attention or a module.")
     inside: dict[str, nn.Linear | Conv1D] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():
             if name.endswith(".base") or type(module).__name__ == "SVFLinear":
-                raise ValueError(
-                    f"The model wears an adapter already (at {prefix}.{index}.{name}); load it afresh."
-                )
+                raise ValueError(f"The model wears an adapter already (at {prefix}.{index}.{name}); load it afresh.")
             if isinstance(module, nn.Linear | Conv1D):
                 inside[f"{prefix}.{index}.{name}"] = module
     matched: set[str] = set()
     for pattern in patterns:
         hits = {name for name in inside if _matches(pattern, _within_block(name, prefix))}
         if not hits:
-            raise ValueError(
-                _nothing_matched(pattern, sorted({_within_block(name, prefix) for name in inside}))
-            )
+            raise ValueError(_nothing_matched(pattern, sorted({_within_block(name, prefix) for name in inside})))
         matched |= hits
     return {name: module for name, module in inside.items() if name in matched}
 
@@ -67,11 +61,7 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
         ValueError: the model has no list of blocks.
     """
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
-    outer = [
-        (name, module)
-        for name, module in lists
-        if not any(name.startswith(f"{other}.") for other, _ in lists)
-    ]
+    outer = [(name, module) for name, module in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
     if not outer:
         raise ValueError(f"{type(model).__name__} has no list of decoder blocks (an nn.ModuleList) to adapt.")
     return max(outer, key=lambda pair: len(pair[1]))

@@ -50,7 +50,7 @@ class HFGenerator:
         worn: Worn = "merged",
         batch_rows: int = 64,
         progress: bool = False,
-    ):
+    ) -> None:
         """`batch_rows` bounds the rows (prompts * samples) that are decoded at once."""
         if batch_rows < 1:
             raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
@@ -124,9 +124,7 @@ class HFGenerator:
                 logits_to_keep=1,
             ).logits[:, -1]
 
-    def _prefill(
-        self, prompts: Sequence[tuple[int, ...]], samples: int
-    ) -> tuple[DynamicCache, Tensor, Tensor]:
+    def _prefill(self, prompts: Sequence[tuple[int, ...]], samples: int) -> tuple[DynamicCache, Tensor, Tensor]:
         """Run the prompts once, left-padded; cache, logits (N, V) and mask (N, S) are then repeated G times."""
         width = max(map(len, prompts))
         padded = [[self.lm.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
@@ -148,9 +146,7 @@ class HFGenerator:
             logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
         return cache, logits, mask
 
-    def _record(
-        self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling
-    ) -> None:
+    def _record(self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling) -> None:
         for row, token, log_prob in zip(rows, tokens, log_probs, strict=True):
             if row.stopped:
                 continue

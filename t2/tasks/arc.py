@@ -87,9 +87,7 @@ class ARC:
         question, key = str(row["question"]), str(row["answerKey"])
         options, labels = _options(row["choices"], question)
         if key not in labels:
-            raise ValueError(
-                f"answerKey is {key!r}; the labels are {labels} for the question {question[:60]!r}."
-            )
+            raise ValueError(f"answerKey is {key!r}; the labels are {labels} for the question {question[:60]!r}.")
         official = self._protocol == "official"
         shown = "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, options, strict=False))
         return Example(

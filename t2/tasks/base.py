@@ -21,6 +21,7 @@ class Task(Protocol):
     """A named set of questions with a scorer."""
 
     name: str
+    max_new_tokens: int  # the answer budget unless the user gives another
 
     def split(self, split: Split) -> Sequence[Example]:
         """The examples of a split, never empty; no question stands in two splits.

@@ -21,10 +21,7 @@ from t2.types import Example
 
 ProtocolName = Literal["fixed", "official"]
 
-SYSTEM = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request.\n\n"
-)
+SYSTEM = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
 _OFFICIAL_NUMBER = re.compile(r"\d*\.?\d+")
 
 

@@ -155,9 +155,7 @@ class Procedural:
             check_choice(f"an option in config of {self.name}", option, options)
         start = (self._seed * len(SPLITS) + SPLITS.index(split)) * _SPAN
         try:
-            source: Sequence[Mapping[str, Any]] = create_dataset(
-                self._dataset, seed=start, size=_SPAN, **self._config
-            )
+            source: Sequence[Mapping[str, Any]] = create_dataset(self._dataset, seed=start, size=_SPAN, **self._config)
         except (AssertionError, ValueError) as error:  # how its configs refuse a value
             raise ValueError(f"config of {self.name} is {self._config}: {error}") from error
         return source

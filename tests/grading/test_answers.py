@@ -19,8 +19,43 @@ EXTRACTORS = {
     "first_line": first_line,
 }
 # Text made of the pieces the patterns look for reaches far more of them than random characters do.
-PIECES = ["\\boxed", "\\fbox", "{", "}", "\\", "####", "#", "answer", " is ", ":", "(", ")", "A", "B", "I", "a"]
-PIECES += ["1", "23", "456", ",", ".", "-", "−", "$", " ", "\n", "mother", "-in-law", "yes", "'", "\x00", "٣", "²"]
+PIECES = [
+    "\\boxed",
+    "\\fbox",
+    "{",
+    "}",
+    "\\",
+    "####",
+    "#",
+    "answer",
+    " is ",
+    ":",
+    "(",
+    ")",
+    "A",
+    "B",
+    "I",
+    "a",
+]
+PIECES += [
+    "1",
+    "23",
+    "456",
+    ",",
+    ".",
+    "-",
+    "−",
+    "$",
+    " ",
+    "\n",
+    "mother",
+    "-in-law",
+    "yes",
+    "'",
+    "\x00",
+    "٣",
+    "²",
+]
 JUNK = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 
 
@@ -199,7 +234,13 @@ def test_without_words_nothing_matches():
 
 @pytest.mark.parametrize(
     ("text", "line"),
-    [("\n\n  htob \nmore", "htob"), ("'htob'.", "htob"), ("**htob**", "htob"), ("...\nhtob", "htob"), ("", "")],
+    [
+        ("\n\n  htob \nmore", "htob"),
+        ("'htob'.", "htob"),
+        ("**htob**", "htob"),
+        ("...\nhtob", "htob"),
+        ("", ""),
+    ],
 )
 def test_first_line(text, line):
     assert first_line(text) == line
@@ -224,7 +265,8 @@ def test_every_number_is_read_back_with_and_without_separators(number):
 
 @pytest.mark.parametrize("name", EXTRACTORS)
 @pytest.mark.parametrize(
-    "piece", ["\\boxed{", "{", "\\", "1,", "111,", "9", "-", "####", "answer ", "answer:", "A ", " ", "mother-", ".5"]
+    "piece",
+    ["\\boxed{", "{", "\\", "1,", "111,", "9", "-", "####", "answer ", "answer:", "A ", " ", "mother-", ".5"],
 )
 def test_hostile_text_takes_bounded_time(name, piece):
     start = time.perf_counter()

@@ -1,9 +1,10 @@
 """What every task promises, checked for each file of conf/task.
 
-A new task joins by its YAML. One that reads rows (`data_files`) brings a few of them in tests/tasks/rows/NAME/, one
+A new task joins by its YAML. One that reads rows (`data_files`) brings a few in tests/tasks/rows/NAME/, one
 JSONL file per split, and an overrides.yaml there if its default sizes need more rows than that.
 """
 
+import random
 from functools import cache
 from pathlib import Path
 
@@ -94,3 +95,10 @@ def test_the_answer_of_another_question_scores_zero(name):
 def test_any_text_scores_between_zero_and_one(name, text):
     task = shared(name)
     assert 0.0 <= task.score(task.split("test")[0], text) <= 1.0
+
+
+def test_global_random_state_is_left_alone(name):
+    before = random.getstate()
+    task = build(name)
+    task.score(task.split("test")[0], "no letter here")
+    assert random.getstate() == before

@@ -1,0 +1,147 @@
+"""Generated tasks: splits that share nothing, spaces that are too small, scoring without partial credit."""
+
+import sys
+
+import pytest
+
+from t2.tasks.procedural import Procedural
+
+ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+SMALL = {"train_size": 20, "val_size": 5, "test_size": 10}
+WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+def chain_sum(**changes):
+    return Procedural(**{"dataset": "chain_sum", "name": "sums", "config": ONE_DIGIT, **SMALL, **changes})
+
+
+def needle(**changes):
+    config = {"min_num_statements": 3, "max_num_statements": 3}
+    pattern = r"(?:^|[.] )(\S+)"
+    return Procedural(
+        "needle_haystack", "needle", **SMALL, extract="word", candidates=pattern, config=config, **changes
+    )
+
+
+def test_sizes_are_met_and_no_question_repeats():
+    task = chain_sum(train_size=100, val_size=30, test_size=60)
+    prompts = [one.prompt for split in ("train", "val", "test") for one in task.split(split)]
+    assert len(prompts) == len(set(prompts)) == 190
+
+
+def test_the_test_set_does_not_depend_on_the_other_sizes():
+    small, large = chain_sum(), chain_sum(train_size=150, val_size=30)
+    assert small.split("test") == large.split("test")
+
+
+def test_a_smaller_test_set_is_the_start_of_a_larger_one():
+    assert chain_sum(test_size=5).split("test") == chain_sum().split("test")[:5]
+
+
+def test_the_order_of_asking_does_not_matter():
+    first, second = chain_sum(), chain_sum()
+    first.split("train")
+    second.split("test")
+    assert first.split("train") == second.split("train")
+
+
+def test_another_seed_gives_other_questions():
+    assert chain_sum(seed=1).split("test") != chain_sum().split("test")
+
+
+def test_a_split_is_generated_once():
+    task = chain_sum()
+    assert task.split("train") is task.split("train")
+
+
+def test_too_small_a_space_is_an_error_and_no_endless_loop():
+    task = chain_sum(train_size=150, val_size=30, test_size=100)
+    with pytest.raises(ValueError, match=r"train got 70, asked for 150 .*val_size=30.*Lower a size"):
+        task.split("train")
+
+
+def test_a_number_is_right_only_as_the_last_one():
+    task = chain_sum()
+    example = next(one for one in task.split("test") if not one.answer.startswith("-"))
+    gold = example.answer
+    texts = (gold, f"The answer is {gold}.", f"{gold}.0", f"{gold}, or rather 99", f"-{gold}1", "")
+    assert [task.score(example, text) for text in texts] == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_the_first_name_of_the_question_counts():
+    task = needle()
+    example = task.split("test")[0]
+    gold = example.answer
+    names = [sentence.split()[0] for sentence in example.prompt.split(". ")[:3]]
+    other = next(one for one in names if one != gold)
+    assert task.score(example, f"It is {gold.lower()}, not {other}") == 1.0
+    assert task.score(example, f"It is {other}, not {gold}") == 0.0
+    assert task.score(example, " ".join(names)) == float(names[0] == gold)
+
+
+def test_listing_all_candidates_scores_no_better_than_naming_the_first():
+    task = Procedural(
+        "calendar_arithmetic",
+        "days",
+        **SMALL,
+        extract="word",
+        candidates=WEEKDAYS,
+        config={"tasks": ["weekday_offset"]},
+    )
+    for example in task.split("train"):
+        assert task.score(example, ", ".join(WEEKDAYS)) == task.score(example, WEEKDAYS[0])
+
+
+def test_a_line_has_to_be_the_answer_and_nothing_else():
+    task = Procedural("spell_backward", "spell", **SMALL, extract="line", config={"max_word_len": 4})
+    example = task.split("test")[0]
+    gold = example.answer
+    texts = (f"\n '{gold.upper()}'.\nbye", f"It is {gold}", f"no\n{gold}", "")
+    assert [task.score(example, text) for text in texts] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_the_instruction_stands_below_the_question():
+    example = chain_sum(instruction="Reply with a number.").split("test")[0]
+    assert example.prompt == f"{example.metadata['question']}\nReply with a number."
+
+
+def test_metadata_holds_the_gold_and_the_data_set():
+    example = chain_sum().split("test")[0]
+    assert (example.metadata["gold"], example.metadata["dataset"]) == (example.answer, "chain_sum")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dataset": "chain_sums"}, "Did you mean 'chain_sum'"),
+        ({"config": {"min_term": 2}}, "Did you mean 'min_terms'"),
+        ({"config": {"seed": 2}}, "'seed'; allowed: "),
+        ({"config": {"min_terms": 0}}, "config of sums is .*min_terms must be positive"),
+        ({"extract": "numbers"}, "Did you mean 'number'"),
+        ({"extract": "word"}, "candidates must be given for 'word'"),
+        ({"candidates": ["1"]}, "candidates must be given for 'word' and for nothing else"),
+        ({"test_size": 0}, "test_size of sums is 0"),
+        ({"seed": -1}, "seed of sums is -1"),
+    ],
+)
+def test_a_wrong_setting_is_refused_at_once(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        chain_sum(**wrong)
+
+
+def test_golds_that_the_extraction_cannot_read_are_an_error():
+    task = Procedural("syllogism", "logic", **SMALL, extract="number")
+    with pytest.raises(ValueError, match=r"extract='number' .* cannot read the gold answer '(Yes|No)'"):
+        task.split("test")
+
+
+def test_candidates_that_lack_a_gold_are_an_error():
+    task = Procedural("syllogism", "logic", **SMALL, extract="word", candidates=["Yes"])
+    with pytest.raises(ValueError, match="cannot read the gold answer 'No'"):
+        task.split("test")
+
+
+def test_without_reasoning_gym_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "t2\[synthetic\]"'):
+        chain_sum()
