@@ -152,7 +152,7 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save after the step."""
         if trainer.global_step % self.every == 0:
-            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT)
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT, weights_only=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Say where the run stands and how to go on."""
@@ -171,8 +171,8 @@ class Progress(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Show the step that just ended."""
-        shown = trainer.callback_metrics
-        score, length = float(shown["train/score"]), float(shown["rollout/length"])
+        metrics = _training(pl_module).metrics
+        score, length = metrics["train/score"], metrics["rollout/length"]
         if not self.bar.disable:
             self.bar.set_postfix(score=f"{score:.2f}", length=f"{length:.0f}", refresh=False)
             self.bar.update(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -66,3 +67,7 @@ class PromptData(L.LightningDataModule):
         """Batches from the trainer's present step on."""
         first = self.trainer.global_step if self.trainer is not None else 0
         return DataLoader(_Steps(self.schedule, first, self.steps), batch_size=None)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Examples are text; they stay where they are."""
+        return batch

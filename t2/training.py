@@ -116,6 +116,7 @@ class ExpertTraining(L.LightningModule):
         self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
         self.phases = Phases()
         self.last_step: StepRecord | None = None
+        self.metrics: dict[str, float] = {}  # of the latest step
         self.flat_steps = 0  # steps in a row whose advantages were all zero
 
     def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Expert:
@@ -132,10 +133,6 @@ class ExpertTraining(L.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: s.scale(step, self.total_steps))
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Examples are text; they stay where they are."""
-        return batch
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Stop before this step where a callback (early stopping) asked for it."""
         return -1 if self.trainer.should_stop else None
@@ -144,14 +141,16 @@ class ExpertTraining(L.LightningModule):
         """One rollout of `batch` and one optimizer step on it."""
         step = self.global_step
         self.phases.start_step()
+        self.metrics = {}
         rollout = self._rollout(batch, step)
         with self.phases("update"):
-            metrics = self._update(rollout, with_kl=self._wants_kl(step))
+            self._update(rollout, with_kl=self._wants_kl(step))
         self._warn_if_flat(rollout)
         seconds = self.phases.step_seconds
-        metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
-        metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(seconds["rollout"], 1e-9)
-        self.log_dict(metrics, on_step=True, on_epoch=False, batch_size=len(batch))
+        self.metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
+        self.metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(seconds["rollout"], 1e-9)
+        for logger in self.trainer.loggers:  # not self.log, which repeats old values of what a step left out
+            logger.log_metrics(self.metrics, step=step)
 
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
         """Answer and score the batch; logs what the answers were like."""
@@ -169,18 +168,15 @@ class ExpertTraining(L.LightningModule):
         flat = tuple(c for group in completions for c in group)
         lengths = torch.tensor([float(len(c.token_ids)) for c in flat])
         self.last_step = StepRecord(step, batch, completions, scores)
-        self.log_dict(
-            {
-                "train/score": scores.mean(),
-                "train/reward": rewards.mean(),
-                "train/reward_std": rewards.std(correction=0),
-                "train/informative_prompts": (advantages != 0).any(dim=1).float().mean(),
-                "rollout/length": lengths.mean(),
-                "rollout/length_max": lengths.max(),
-                "rollout/truncated": truncated.float().mean(),
-            },
-            batch_size=len(batch),
-        )
+        self.metrics |= {
+            "train/score": float(scores.mean()),
+            "train/reward": float(rewards.mean()),
+            "train/reward_std": float(rewards.std(correction=0)),
+            "train/informative_prompts": float((advantages != 0).any(dim=1).float().mean()),
+            "rollout/length": float(lengths.mean()),
+            "rollout/length_max": float(lengths.max()),
+            "rollout/truncated": float(truncated.float().mean()),
+        }
         return Rollout(
             completions=flat,
             example_index=tuple(b for b, group in enumerate(completions) for _ in group),
@@ -195,8 +191,8 @@ class ExpertTraining(L.LightningModule):
     def _wants_kl(self, step: int) -> bool:
         return self.objective.kl_coefficient > 0 or (self.kl_every > 0 and step % self.kl_every == 0)
 
-    def _update(self, rollout: Rollout, *, with_kl: bool) -> dict[str, float]:
-        """Accumulate the gradient over micro-batches, clip it, step; returns numbers to log."""
+    def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
+        """Accumulate the gradient over micro-batches, clip it, step."""
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), "one optimizer is configured"
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
@@ -225,18 +221,17 @@ class ExpertTraining(L.LightningModule):
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.trainable(), self.settings.clip_norm))
         optimizer.step()
         schedule.step()
-        metrics = {
+        self.metrics |= {
             "train/policy_loss": sums["policy"],
             "train/grad_norm": grad_norm,
             "train/lr": optimizer.param_groups[0]["lr"],
             **_scale_statistics(self.adapter.state()),
         }
         if used_tokens:
-            metrics["train/entropy"] = sums["entropy"] / used_tokens
-            metrics["train/log_prob_drift"] = sums["drift"]  # largest |training - sampling| of a log-prob
+            self.metrics["train/entropy"] = sums["entropy"] / used_tokens
+            self.metrics["train/log_prob_drift"] = sums["drift"]  # largest |training - sampling| of a log-prob
         if with_kl:
-            metrics["train/kl"] = sums["kl"]
-        return metrics
+            self.metrics["train/kl"] = sums["kl"]
 
     def _warn_if_flat(self, rollout: Rollout) -> None:
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1

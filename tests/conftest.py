@@ -1,0 +1,70 @@
+"""What several test files share: scripts run in process, a task that a random model can learn, quiet W&B."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from t2.scripts import launch
+from t2.tasks.base import Split
+from t2.types import Example
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _wandb_stays_out_of_the_home_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("CACHE", "DATA", "CONFIG"):
+            patch.setenv(f"WANDB_{name}_DIR", str(tmp_path_factory.mktemp("wandb")))
+        patch.setenv("WANDB_SILENT", "true")
+        yield
+
+
+@dataclass(frozen=True)
+class LetterTask:
+    """The more of the answer is lower-case letters, the better: a reward that a random byte model can climb."""
+
+    name: str = "letters"
+    max_new_tokens: int = 6
+
+    def split(self, split: Split) -> Sequence[Example]:
+        numbers = {"train": range(40), "val": range(40, 48), "test": range(48, 60)}[split]
+        return [Example(prompt=f"number {n}", answer="abc") for n in numbers]
+
+    def score(self, example: Example, text: str) -> float:
+        return sum("a" <= letter <= "z" for letter in text) / max(1, len(text))
+
+
+@pytest.fixture
+def letter_task() -> LetterTask:
+    return LetterTask()
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run `train`, `evaluate` or `adapt` in this process with a command line; SystemExit comes through."""
+
+    def run(name: str, *arguments: str) -> None:
+        monkeypatch.syspath_prepend(str(ROOT))
+        module = importlib.import_module(name)
+        bodies = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt"}
+        monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
+        state, handlers = random.getstate(), list(logging.getLogger().handlers)
+        try:
+            launch(getattr(module, bodies[name]), conf=ROOT / "conf", name=name)
+        finally:
+            GlobalHydra.instance().clear()
+            logging.getLogger().handlers = handlers  # Hydra puts its own in their place
+            random.setstate(state)
+
+    return run
