@@ -28,7 +28,8 @@ def evaluate_systems(cfg: DictConfig) -> dict[str, Any]:
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
-    tasks: list[Task] = list(instantiate(cfg.benchmarks).values()) if cfg.benchmarks else [instantiate(cfg.task)]
+    benchmarks = instantiate(cfg.get("benchmarks"))  # absent where no set is named
+    tasks: list[Task] = list(benchmarks.values()) if benchmarks else [instantiate(cfg.task)]
     examples = {task.name: task.split(cfg.split)[: cfg.limit] for task in tasks}
     expert = Expert.load(Expert.find(cfg.expert)) if cfg.expert else None
     lm = instantiate(cfg.base_model)

@@ -21,7 +21,8 @@ from t2.analysis import plot_learning_curve, results_table, seconds_table
 from t2.callbacks import LAST_CHECKPOINT, Validation
 from t2.data import PromptData
 from t2.evaluation import summarize
-from t2.experts import EXPERT_FILE, ExpertMetadata, fingerprint_of
+from t2.experts import EXPERT_FILE, ExpertMetadata
+from t2.fingerprint import fingerprint_of
 from t2.runtime import git_commit, quiet_libraries, write_results
 from t2.scripts import launch
 from t2.training import ExpertTraining

@@ -19,183 +19,27 @@ Not measured: sampling, the optimizer (a few million numbers at most), and learn
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from step_systems import MODELS, ROOT, SYSTEMS, Work, build
 from transformers.utils.logging import disable_progress_bar
 
-from t2.adapters.svf import SVF, SVFLinear
-from t2.adapters.targets import find_targets
 from t2.files import atomic_path
-from t2.logprobs import token_log_probs
-from t2.models import LanguageModel, load_model, parse_device, parse_dtype
+from t2.models import DTYPES, parse_device
 from t2.runtime import git_commit, versions
-from t2.tiny import byte_tokenizer, tiny_model
-from t2.types import Completion
-
-ROOT = Path(__file__).resolve().parent.parent
-SYSTEMS = ("floor_forward", "floor", "svf", "lora_all", "lora_qv", "authors")
-RANK = 16
-
-
-@dataclass(frozen=True)
-class Work:
-    """What every system computes the loss of: N random completions and an advantage for each."""
-
-    completions: tuple[Completion, ...]
-    advantages: Tensor  # (N,)
-
-    @classmethod
-    def random(cls, lm: LanguageModel, rows: int, prompt: int, completion: int) -> Work:
-        """The same ids and advantages for every model with the same vocabulary."""
-        if prompt + completion > lm.context_length:
-            raise ValueError(
-                f"{prompt} prompt and {completion} completion tokens exceed the context of {lm.source}, "
-                f"{lm.context_length}. Lower --prompt or --completion."
-            )
-        generator = torch.Generator().manual_seed(0)
-        vocabulary = lm.model.get_input_embeddings().weight.shape[0]
-        ids = torch.randint(vocabulary, (rows, prompt + completion), generator=generator).tolist()
-        answers = tuple(
-            Completion(tuple(row[:prompt]), tuple(row[prompt:]), (0.0,) * completion, "", "length") for row in ids
-        )
-        return cls(answers, torch.randn(rows, generator=generator).to(lm.device))
-
-    def loss(self, lm: LanguageModel) -> Tensor:
-        """The policy-gradient loss -sum(advantage * log p) over all completion tokens, ()."""
-        token = token_log_probs(lm, self.completions)
-        assert bool(token.mask.all()), "all completions have the same length here"
-        return -(self.advantages[:, None] * token.log_probs).sum()
-
-
-class DenseSVF:
-    """SVF as the authors train it: a model that holds dense W' with dense gradients, which are chained to z."""
-
-    def __init__(self, model: nn.Module, svf: SVF):
-        """Take the factors and vectors of an injected adapter, and put its Linears back in its place."""
-        self.layers = list(svf.layers.values())
-        self.composed: list[Tensor] = []
-        for name, layer in svf.layers.items():
-            assert isinstance(layer.base, nn.Linear), f"{name} is a {type(layer.base).__name__}"
-            if layer.joint:  # its factor is a view into [W | U s], which nothing needs here
-                layer.output_factor = layer.output_factor.clone()
-                del layer.joint_weight
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer.base)
-            layer.base.weight.requires_grad_(True)
-
-    def compose(self) -> None:
-        """Set every weight to U diag(s z) Vh, and keep the graph that leads from z to it."""
-        for layer in self.layers:
-            weight = self._dense(layer)
-            layer.base.weight.data = weight.detach()
-            self.composed.append(weight)
-
-    def chain(self) -> None:
-        """Carry the dense gradients on to z, and drop them."""
-        gradients = [layer.base.weight.grad for layer in self.layers]
-        torch.autograd.backward(self.composed, gradients)
-        self.composed.clear()
-        for layer in self.layers:
-            layer.base.weight.grad = None
-
-    @staticmethod
-    def _dense(layer: SVFLinear) -> Tensor:
-        scaled = layer.output_factor * layer.parametrization()  # (n_out, R), fp32 at least, as z is
-        return scaled.to(layer.output_factor.dtype) @ layer.input_factor
-
-
-@dataclass
-class System:
-    """A model as one system wears it."""
-
-    name: str
-    lm: LanguageModel
-    trainable: list[nn.Parameter] = field(default_factory=list)
-    dense: DenseSVF | None = None
-
-    def step(self, work: Work) -> float:
-        """One loss and, except for `floor_forward`, its gradients."""
-        for parameter in self.trainable:
-            parameter.grad = None
-        learns = self.name != "floor_forward"
-        if self.dense is not None:
-            self.dense.compose()
-        with torch.set_grad_enabled(learns):
-            loss = work.loss(self.lm)
-        if learns:
-            loss.backward()  # type: ignore[no-untyped-call]
-        if self.dense is not None:
-            self.dense.chain()
-        return loss.item()
-
-
-def build(name: str, args: argparse.Namespace) -> System:
-    """A fresh copy of the model with the named system in it."""
-    lm = load(args.model, args.dtype, args.device)
-    system = System(name, lm)
-    if name == "floor":
-        lm.model.enable_input_require_grads()
-    if name in ("svf", "authors"):
-        svf = SVF(modules="all", cache=args.model != "tiny", progress=False)
-        svf.inject(lm.model, lm.source)
-        svf.to(lm.device)
-        system.trainable = svf.trainable()
-        system.dense = DenseSVF(lm.model, svf) if name == "authors" else None
-    if name in ("lora_all", "lora_qv"):
-        targets = list(find_targets(lm.model, "all", None)) if name == "lora_all" else ["q_proj", "v_proj"]
-        config = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=targets)
-        inject_adapter_in_model(config, lm.model)  # A and B get the model's dtype
-        system.trainable = [p for p in lm.model.parameters() if p.requires_grad]
-    return system
-
-
-def load(model: str, dtype: str, device: str) -> LanguageModel:
-    """The model of a `--model` choice, its weights in memory of their own."""
-    if model == "tiny":
-        return tiny_model(dtype=dtype, device=device)
-    if model == "llama-1b":
-        return _random_llama_1b(dtype, device)
-    conf = OmegaConf.load(ROOT / "conf" / "base_model" / "smollm2_135m.yaml")
-    lm = load_model(conf.source, dtype=dtype, device=device, sha256=conf.sha256)
-    for parameter in lm.model.parameters():  # pages of a mapped file would blur the memory figures
-        parameter.data = parameter.data.clone()
-    return lm
-
-
-def _random_llama_1b(dtype: str, device: str) -> LanguageModel:
-    """Random weights in the shape of Llama-3.2-1B."""
-    config = AutoConfig.for_model(
-        "llama",
-        vocab_size=128256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
-    model = model.to(parse_device(device), parse_dtype(dtype))
-    return LanguageModel(model, byte_tokenizer(), "random:llama-1b")
 
 
 def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -204,14 +48,16 @@ def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         RuntimeError: the systems do not compute the same loss.
     """
-    systems = [build(name, args) for name in SYSTEMS]
+    systems = [build(name, args.model, args.dtype, args.device) for name in SYSTEMS]
     work = Work.random(systems[0].lm, args.rows, args.prompt, args.completion)
     losses = {system.name: system.step(work) for system in systems}
     check_losses(losses, args.rows * args.completion, 1e-3 if args.dtype == "float32" else 5e-2)
     seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
     for _ in range(args.repeats):
         for system in systems:
-            seconds[system.name].append(_timed(system, work))
+            start = _now(system.lm.device)
+            system.step(work)
+            seconds[system.name].append(_now(system.lm.device) - start)
     return [
         {
             "system": system.name,
@@ -238,18 +84,124 @@ def check_losses(losses: Mapping[str, float], tokens: int, tolerance: float) -> 
         )
 
 
-def _timed(system: System, work: Work) -> float:
-    _synchronize(system)
-    start = time.perf_counter()
-    system.step(work)
-    _synchronize(system)
-    return time.perf_counter() - start
-
-
-def _synchronize(system: System) -> None:
-    if system.lm.device.type == "cuda":
-        torch.cuda.synchronize(system.lm.device)
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _ratio(seconds: list[float], reference: list[float]) -> float:
     return median(a / b for a, b in zip(seconds, reference, strict=True))
+
+
+def measure_memory(name: str, args: argparse.Namespace) -> dict[str, int]:
+    """Bytes held between two steps and at the peak of a step, of this process (CPU) or of its tensors (CUDA).
+
+    The kernel's VmHWM is read, not ru_maxrss: it can be set back after loading, and is not inherited by a child.
+
+    Raises:
+        OSError: the CPU's memory is asked for where there is no /proc.
+    """
+    system = build(name, args.model, args.dtype, args.device)
+    work = Work.random(system.lm, args.rows, args.prompt, args.completion)
+    system.step(work)
+    for parameter in system.trainable:
+        parameter.grad = None
+    if system.lm.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        system.step(work)
+        return {"held_bytes": held, "peak_bytes": torch.cuda.max_memory_allocated()}
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS, see proc(5)
+    held = _resident("VmRSS")
+    system.step(work)
+    return {"held_bytes": held, "peak_bytes": _resident("VmHWM")}
+
+
+def _resident(key: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
+
+
+def memory_of_child(name: str, argv: list[str]) -> dict[str, int]:
+    """`measure_memory` in a process of its own, in which freed tensors go back to the system at once."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}  # glibc, mallopt(3); not set for the timings
+    command = [sys.executable, __file__, *argv, "--one", name]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def table(systems: Sequence[Mapping[str, Any]]) -> str:
+    """The measurements as text, one line per system."""
+    head = f"{'system':<14}{'parameters':>11}{'seconds [min, max]':>26}{'/ floor':>9}{'/ lora_all':>12}"
+    lines = [head + f"{'peak MB':>10}{'of it step':>12}"]
+    for row in systems:
+        seconds = row["seconds"]
+        spread = f"{median(seconds):.4f} [{min(seconds):.4f}, {max(seconds):.4f}]"
+        line = f"{row['system']:<14}{row['trainable_parameters']:>11,}{spread:>26}"
+        line += f"{row['ratio_to_floor']:>9.3f}{row['ratio_to_lora_all']:>12.3f}"
+        if (memory := row["memory"]) is None:
+            lines.append(f"{line}{'-':>10}{'-':>12}")
+        else:
+            peak, step = memory["peak_bytes"], memory["peak_bytes"] - memory["held_bytes"]
+            lines.append(f"{line}{peak / 1e6:>10,.0f}{step / 1e6:>12,.0f}")
+    return "\n".join(lines)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers were measured on."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    gpu = torch.cuda.get_device_name(parse_device(device)) if parse_device(device).type == "cuda" else None
+    return {"cpu": names[0] if names else platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print the table, and write it with all raw timings where `--output` says."""
+    args = _parser().parse_args(argv)
+    disable_progress_bar()
+    if args.one is not None:
+        print(json.dumps(measure_memory(args.one, args)))
+        return
+    memory = {name: memory_of_child(name, argv) if args.memory else None for name in SYSTEMS}
+    systems = [row | {"memory": memory[row["system"]]} for row in measure_seconds(args)]
+    print(table(systems))
+    if args.output is not None:
+        result = {
+            "machine": machine(args.device),
+            "versions": versions() | {"peft": version("peft")},
+            "git_commit": git_commit(ROOT),
+            "arguments": {key: value for key, value in vars(args).items() if key not in ("one", "output")},
+            "systems": systems,
+        }
+        with atomic_path(args.output) as partial:
+            partial.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=MODELS, default="smollm2")
+    parser.add_argument("--rows", type=_count, default=8, help="completions, N")
+    parser.add_argument("--prompt", type=_count, default=64, help="prompt tokens")
+    parser.add_argument("--completion", type=_count, default=20, help="completion tokens")
+    parser.add_argument("--repeats", type=_count, default=7, help="rounds after the warm-up round")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--output", type=Path, help="a JSON file to write")
+    parser.add_argument("--one", choices=SYSTEMS, help="only measure this system's memory, and print it as JSON")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

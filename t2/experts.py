@@ -7,7 +7,6 @@ metadata. Nothing here mixes experts or runs a model, and nothing is ever unpick
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -20,11 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from t2.files import save_tensors
+from t2.fingerprint import fingerprint_of, same_weights, weights_note
 
 FORMAT_VERSION = 1
 EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run
-# A bf16 copy of a matrix moves its nuclear norm by less than 1e-4 and another BLAS by less still.
-FINGERPRINT_TOLERANCE = 2e-4
 
 
 @dataclass(frozen=True)
@@ -199,7 +197,7 @@ class Expert:
         if same and self.metadata.base_model == base_model:
             return
         raise ValueError(
-            f"{models} {_weights_note(self.metadata.fingerprint, fingerprint)} "
+            f"{models} {weights_note(self.metadata.fingerprint, fingerprint)} "
             "Load the model it was trained for, or set transfer=true to use it on this one."
         )
 
@@ -230,52 +228,6 @@ def wear(adapter: Wearer, expert: Expert, *, source: str, transfer: bool = False
     adapter.load(expert.scales)
 
 
-def fingerprint_of(singular_values: Mapping[str, Tensor]) -> str:
-    """JSON of module -> nuclear norm, 6 significant digits, from module -> singular values (R,).
-
-    Not a hash: the last bits of an SVD differ between BLAS builds and between fp32 and bf16 copies.
-
-    Raises:
-        ValueError: there is no module, or a value is not finite.
-    """
-    if not singular_values:
-        raise ValueError("No singular values to make a fingerprint of. Adapt at least one module.")
-    norms = {module: s.double().sum().item() for module, s in sorted(singular_values.items())}
-    for module, norm in norms.items():
-        if not math.isfinite(norm):
-            raise ValueError(f"The singular values of {module} sum to {norm}: its weights are damaged.")
-    return json.dumps({module: float(f"{norm:.6g}") for module, norm in norms.items()})
-
-
-def same_weights(a: str, b: str) -> bool:
-    """Whether two fingerprints agree on the modules they share; False if they share none."""
-    worst = largest_difference(a, b)
-    return worst is not None and worst[1] <= FINGERPRINT_TOLERANCE
-
-
-def largest_difference(a: str, b: str) -> tuple[str, float] | None:
-    """The shared module whose nuclear norms differ most, and by what share; None if no module is shared."""
-    first, second = _norms(a), _norms(b)
-    differences = {
-        module: abs(first[module] - second[module]) / max(first[module], second[module], 1e-30)
-        for module in first
-        if module in second
-    }
-    return max(differences.items(), key=lambda item: item[1]) if differences else None
-
-
-def _norms(fingerprint: str) -> dict[str, float]:
-    try:
-        norms = {module: float(norm) for module, norm in json.loads(fingerprint).items()}
-        if not all(math.isfinite(norm) for norm in norms.values()):
-            raise ValueError("a norm is NaN or infinite")
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"A fingerprint is a JSON object of module names and nuclear norms; got {fingerprint[:80]!r}."
-        ) from error
-    return norms
-
-
 def _number(strings: Mapping[str, str], name: str) -> float:
     try:
         number = float(strings[name])
@@ -284,15 +236,6 @@ def _number(strings: Mapping[str, str], name: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"its metadata has {name} = {strings[name]!r}; expected a finite number.")
     return number
-
-
-def _weights_note(trained: str, loaded: str) -> str:
-    worst = largest_difference(trained, loaded)
-    if worst is None:
-        return "Their fingerprints share no module, so their weights cannot be compared."
-    module, difference = worst
-    verdict = "Their weights agree" if difference <= FINGERPRINT_TOLERANCE else "Their weights differ"
-    return f"{verdict}: nuclear norms are furthest apart at {module}, by {difference:.1e} of their size."
 
 
 def _did_you_mean(name: str, known: list[str]) -> str:

@@ -12,28 +12,23 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
 from jinja2 import TemplateError
-from tokenizers import pre_tokenizers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
-from t2.sources import Source, cache_root, file_sha256, resolve
+from t2.dequantize import dequantized
+from t2.sources import Source, resolve
 from t2.types import Example
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -162,7 +157,7 @@ def load_model(
     found = resolve(source, sha256)
     location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
     if found.kind == "gguf":
-        location = str(_dequantized(Path(location), sha256))
+        location = str(dequantized(Path(location), sha256))
     options = {"revision": revision} if revision else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **options)
@@ -233,47 +228,6 @@ def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
     added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
     ends = [token for token in added if tail.startswith(token)]
     return added[max(ends, key=len)] if ends else None
-
-
-def _dequantized(path: Path, sha256: str | None) -> Path:
-    """The folder with a GGUF file's model in float32, made the first time a file is seen."""
-    root = cache_root() / "models"
-    target = root / (sha256.lower() if sha256 is not None else file_sha256(path))[:16]
-    if target.is_dir():
-        return target
-    root.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=root, prefix=".convert-"))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
-        _restore_digits(tokenizer, path)
-        model = AutoModelForCausalLM.from_pretrained(
-            str(path.parent),
-            gguf_file=path.name,
-            dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),  # else installed kernels would keep it packed
-        )
-        model.save_pretrained(part)
-        tokenizer.save_pretrained(part)
-        try:
-            os.rename(part, target)
-        except OSError:
-            if not target.is_dir():  # otherwise another process was faster, with the same content
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    return target
-
-
-def _restore_digits(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Split digits off before BPE as SmolLM's own tokenizer does; transformers forgets it for GGUF files.
-
-    Rule: llama.cpp, `LLAMA_VOCAB_PRE_TYPE_SMOLLM` in src/llama-vocab.cpp. It matters for "\\n\\n7".
-    """
-    kind = GGUFReader(path).get_field("tokenizer.ggml.pre")
-    if kind is not None and kind.contents() == "smollm":
-        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-        )
 
 
 def parse_dtype(name: str) -> torch.dtype:

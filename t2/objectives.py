@@ -150,7 +150,7 @@ class Reinforce(_PolicyGradient):
 
 @dataclass(frozen=True, kw_only=True)
 class RLOO(_PolicyGradient):
-    """REINFORCE with a leave-one-out baseline: unbiased, with less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
+    """REINFORCE with a leave-one-out baseline: unbiased, less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
         """Rewards (B, G) -> advantages (B, G).

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hydra.core.global_hydra import GlobalHydra
 
 from t2.scripts import launch
@@ -19,6 +20,12 @@ from t2.tasks.base import Split
 from t2.types import Example
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Tiny models gain nothing from threads, and two test runs beside each other would spin."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

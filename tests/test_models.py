@@ -307,7 +307,7 @@ def test_smollm2_is_dequantized_only_once(smollm2: LanguageModel, monkeypatch: p
     def twice(*_: Any, **__: Any) -> None:
         raise AssertionError("dequantized a second time")
 
-    monkeypatch.setattr("t2.models.GgufConfig", twice)
+    monkeypatch.setattr("t2.dequantize.GgufConfig", twice)
     again = load_model(smollm2.source)
     assert torch.equal(again.model.lm_head.weight, smollm2.model.lm_head.weight)
 

@@ -15,7 +15,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from t2.adapters.svf import SVF
 from t2.callbacks import LAST_CHECKPOINT, Checkpoints, Validation
 from t2.data import PromptData
-from t2.experts import Expert, ExpertMetadata, fingerprint_of
+from t2.experts import Expert, ExpertMetadata
+from t2.fingerprint import fingerprint_of
 from t2.generation.hf import HFGenerator
 from t2.loggers import MetricsCSV, read_metrics
 from t2.objectives import RLOO, Objective, Reinforce

@@ -36,7 +36,7 @@ class OfflineRun:
 
     def table(self, key: str) -> dict[str, Any]:
         """The last table logged under `key`: its columns and data."""
-        return json.loads((self.folder / "files" / self.values(key)[-1]["path"]).read_text())
+        return json.loads((self.folder / "files" / self.values(f"{key}/path")[-1]).read_text())
 
 
 def read_runs(root: Path) -> list[OfflineRun]:

@@ -192,15 +192,16 @@ class SVF(nn.Module):
     @contextmanager
     def merged(self) -> Iterator[None]:
         """Within the block each matrix is the dense W' of the present z; for generating, without gradients."""
-        with torch.no_grad():
-            for layer in self.layers.values():
-                layer.merged_weight = layer.compose(layer.parametrization())
+        before = {name: layer.merged_weight for name, layer in self.layers.items()}
         try:
+            with torch.no_grad():
+                for layer in self.layers.values():
+                    layer.merged_weight = layer.compose(layer.parametrization())
             with self._worn(Face("merged")):
                 yield
         finally:
-            for layer in self.layers.values():
-                layer.merged_weight = None
+            for name, layer in self.layers.items():
+                layer.merged_weight = before[name]
 
     @contextmanager
     def rows(self, scales: Mapping[str, Tensor]) -> Iterator[None]:
@@ -208,14 +209,15 @@ class SVF(nn.Module):
         missing = self.layers.keys() ^ scales.keys()
         if missing:
             raise ValueError(f"rows() wants scales for exactly the adapted matrices; differing: {_some(missing)}.")
+        before = {name: layer.row_scales for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
             layer.row_scales = scales[name]
         try:
             with self._worn(Face("factored", rows=True)):
                 yield
         finally:
-            for layer in self.layers.values():
-                layer.row_scales = None
+            for name, layer in self.layers.items():
+                layer.row_scales = before[name]
 
     @torch.no_grad()
     def merged_weights(self) -> Iterator[tuple[str, Tensor]]:

@@ -31,18 +31,20 @@ def find_targets(
     expression that must match the name within its block completely (`mlp\\.(up|down)_proj`).
 
     Raises:
-        ValueError: a pattern that matches nothing, a layer out of range, or a model that is adapted already.
+        ValueError: a pattern that matches nothing or is no regular expression, a layer out of range, or a model that
+            is adapted already.
     """
     prefix, blocks = decoder_blocks(model)
     chosen = chosen_layers(len(blocks), layers)
     patterns = [modules] if isinstance(modules, str) else list(modules)
     if not patterns:
         raise ValueError("adapter.modules is an empty list; name at least one of all, mlp, attention or a module.")
+    for name, module in blocks.named_modules():
+        if name.endswith(".base") or type(module).__name__ == "SVFLinear":
+            raise ValueError(f"The model wears an adapter already (at {prefix}.{name}); load it afresh.")
     inside: dict[str, nn.Linear | Conv1D] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():
-            if name.endswith(".base") or type(module).__name__ == "SVFLinear":
-                raise ValueError(f"The model wears an adapter already (at {prefix}.{index}.{name}); load it afresh.")
             if isinstance(module, nn.Linear | Conv1D):
                 inside[f"{prefix}.{index}.{name}"] = module
     matched: set[str] = set()
@@ -77,7 +79,7 @@ def chosen_layers(count: int, layers: Sequence[int] | float | None) -> list[int]
     if isinstance(layers, int | float):
         if not 0.0 < layers <= 1.0:
             raise ValueError(f"adapter.layers={layers}: a single number is a fraction above 0 and at most 1.")
-        kept = math.ceil(layers * count)
+        kept = max(1, math.ceil(round(layers * count, 6)))  # 0.07 * 100 is 7.000000000000001
         return [(2 * index + 1) * count // (2 * kept) for index in range(kept)]
     wrong = [index for index in layers if not -count <= index < count]
     if wrong or not layers:
@@ -92,7 +94,15 @@ def _within_block(name: str, prefix: str) -> str:
 def _matches(pattern: str, name: str) -> bool:
     if pattern in NAME_SETS:
         return NAME_SETS[pattern].fullmatch(name) is not None
-    return name.rpartition(".")[2] == pattern or re.fullmatch(pattern, name) is not None
+    if name.rpartition(".")[2] == pattern:
+        return True
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise ValueError(
+            f"adapter.modules={pattern!r} is no regular expression ({error}). For 'anything' write '.*', as in "
+            "'.*_proj'."
+        ) from error
 
 
 def _nothing_matched(pattern: str, names: list[str]) -> str:

@@ -1,0 +1,488 @@
+"""SVF: three faces of one function, gradients of z alone, and a base model that stays what it was."""
+
+import copy
+import functools
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from t2.adapters.parametrizations import PARAMETRIZATIONS, make_parametrization
+from t2.adapters.svd import decompose
+from t2.adapters.svf import SVF, Face, SVFLinear, dense_weight
+from t2.models import LanguageModel
+from t2.tiny import ARCHITECTURES, tiny_model
+
+each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+SHAPES = [(12, 7), (7, 12), (9, 9)]
+IDS = torch.randint(256, (3, 10), generator=torch.Generator().manual_seed(0))
+
+original = functools.cache(tiny_model)
+
+
+def adapted(architecture: str = "llama", **settings) -> tuple[LanguageModel, SVF]:
+    lm = copy.deepcopy(original(architecture))
+    svf = SVF(cache=False, progress=False, **settings)
+    svf.inject(lm.model, lm.source)
+    return lm, svf
+
+
+def random_state(svf: SVF, seed: int = 0, spread: float = 0.3) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    noise = {name: torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()}
+    return {name: (1 + spread * values).abs() for name, values in noise.items()}
+
+
+def logits(lm: LanguageModel, ids: Tensor = IDS) -> Tensor:
+    with torch.no_grad():
+        return lm.model(input_ids=ids).logits
+
+
+def layer_of(
+    n_out: int, n_in: int, *, conv: bool = False, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> SVFLinear:
+    generator = torch.Generator().manual_seed(seed)
+    base = Conv1D(n_out, n_in) if conv else nn.Linear(n_in, n_out)
+    for parameter in base.requires_grad_(False).parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    parts = decompose(dense_weight(base.to(dtype)))
+    return SVFLinear(base, parts, make_parametrization("direct", parts.s, seed=0), Face())
+
+
+def random(*shape: int, seed: int = 1) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# z = 1 is the base model
+
+
+@each_architecture
+def test_factored_at_one_is_the_base(architecture):
+    lm, _ = adapted(architecture)
+    torch.testing.assert_close(logits(lm), logits(original(architecture)), rtol=0, atol=5e-3)
+
+
+@each_architecture
+@pytest.mark.parametrize("face", [SVF.merged, SVF.disabled], ids=["merged", "disabled"])
+def test_merged_at_one_and_disabled_are_the_base_bit_for_bit(architecture, face):
+    lm, svf = adapted(architecture)
+    with face(svf):
+        assert torch.equal(logits(lm), logits(original(architecture)))
+
+
+@each_architecture
+def test_disabled_is_the_base_bit_for_bit_whatever_z_is(architecture):
+    lm, svf = adapted(architecture)
+    svf.load(random_state(svf))
+    assert (logits(lm) - logits(original(architecture))).abs().max() > 0.1
+    with svf.disabled():
+        assert torch.equal(logits(lm), logits(original(architecture)))
+
+
+@each_architecture
+def test_bf16_disabled_and_merged_at_one_are_the_base_bit_for_bit(architecture):
+    lm = tiny_model(architecture, dtype="bfloat16")
+    expected = logits(lm)
+    svf = SVF(cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    for face in (svf.disabled(), svf.merged()):
+        with face:
+            assert torch.equal(logits(lm), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_injection_and_merging_at_one_keep_every_bit_of_the_weights(architecture, dtype):
+    lm = tiny_model(architecture, dtype=dtype)
+    before = {name: weight.clone() for name, weight in lm.model.state_dict().items()}
+    svf = SVF(cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    assert all(torch.equal(weight, before[name]) for name, weight in svf.merged_weights())
+    for name, layer in svf.layers.items():
+        assert torch.equal(layer.base.weight, before[f"{name}.weight"])
+
+
+# One function
+
+
+@each_architecture
+def test_factored_is_merged(architecture):
+    lm, svf = adapted(architecture)
+    svf.load(random_state(svf))
+    factored = logits(lm)
+    with svf.merged():
+        torch.testing.assert_close(factored, logits(lm), rtol=1e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("conv", [False, True], ids=["Linear", "Conv1D"])
+@pytest.mark.parametrize(("n_out", "n_in"), SHAPES)
+def test_a_layer_computes_u_s_z_vh(n_out, n_in, conv):
+    layer = layer_of(n_out, n_in, conv=conv)
+    U, s, Vh = torch.linalg.svd(dense_weight(layer.base), full_matrices=False)
+    z = random(len(s))
+    layer.parametrization.set_effective(z)
+    x = random(2, 3, n_in, seed=2)
+    expected = x @ (U @ torch.diag(s * z) @ Vh).T + layer.base.bias
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(F.linear(x, layer.compose(z), layer.base.bias), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)], ids=str)
+def test_a_layer_takes_what_its_base_takes(lead):
+    layer = layer_of(12, 7)
+    x = random(*lead, 7)
+    torch.testing.assert_close(layer(x), layer.base(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("conv", [False, True], ids=["Linear", "Conv1D"])
+@pytest.mark.parametrize(("n_out", "n_in"), SHAPES)
+def test_gradients_of_z_agree_between_the_faces(n_out, n_in, conv):
+    layer = layer_of(n_out, n_in, conv=conv)
+    x, target = random(4, 5, n_in, seed=2), random(4, 5, n_out, seed=3)
+    z = (1 + 0.2 * random(min(n_out, n_in))).requires_grad_()
+
+    def gradient(output: Callable[[], Tensor], of: Tensor) -> Tensor:
+        (result,) = torch.autograd.grad(((output() - target) ** 2).sum(), of)
+        return result
+
+    merged = gradient(lambda: F.linear(x, layer.compose(z), layer.base.bias), z)
+    layer.parametrization.set_effective(z)
+    factored = gradient(lambda: layer(x), layer.parametrization.z)
+    rows = z.detach().expand(4, -1).clone().requires_grad_()
+    layer.row_scales, layer.face.rows = rows, True
+    by_row = gradient(lambda: layer(x), rows)
+    torch.testing.assert_close(factored, merged, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(by_row.sum(dim=0), merged, rtol=1e-9, atol=1e-9)
+
+
+@each_architecture
+def test_each_row_wears_its_own_z(architecture):
+    lm, svf = adapted(architecture)
+    states = [random_state(svf, seed) for seed in range(2)]
+    states.append({name: torch.ones_like(s) for name, s in svf.singular_values.items()})  # the base among them
+    with svf.rows({name: torch.stack([state[name] for state in states]) for name in svf.layers}):
+        together = logits(lm)
+    for row, state in enumerate(states):
+        svf.load(state)
+        with svf.merged():
+            alone = logits(lm, IDS[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-3, atol=5e-3)
+
+
+# bf16
+
+
+def felt_share(change: Callable[[SVFLinear, Tensor, Tensor], Tensor], delta: Tensor) -> float:
+    """The change of a bf16 layer's output between z = 1 and z = 1 + delta, as a share of the exact one."""
+    layer = layer_of(256, 192, dtype=torch.bfloat16)
+    x = random(64, 8, 192).bfloat16()
+    U, s, Vh = torch.linalg.svd(dense_weight(layer.base).double(), full_matrices=False)
+    exact = (x.double() @ Vh.T * delta) @ (U * s).T
+    felt = change(layer, x, 1 + delta).double() - change(layer, x, torch.ones_like(delta)).double()
+    return float((felt * exact).sum() / (exact * exact).sum())
+
+
+def worn(layer: SVFLinear, x: Tensor, z: Tensor) -> Tensor:
+    layer.parametrization.set_effective(z)
+    with torch.no_grad():
+        return layer(x)
+
+
+def rounded_early(layer: SVFLinear, x: Tensor, z: Tensor) -> Tensor:
+    """The naive way: (x Vhᵀ) * z is rounded to bf16 before the second product."""
+    scaled = F.linear(x, layer.input_factor) * z.to(x.dtype)
+    return F.linear(scaled, layer.output_factor, layer.base.bias)
+
+
+STEPS = {
+    "uniform": torch.full((192,), 1e-3, dtype=torch.float64),
+    "mixed": 1e-3 * random(192, seed=5).sign(),
+}
+
+
+@pytest.mark.parametrize("delta", STEPS.values(), ids=STEPS)
+def test_bf16_feels_a_step_of_one_thousandth(delta):
+    assert felt_share(worn, delta) == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("delta", STEPS.values(), ids=STEPS)
+def test_rounding_early_would_lose_that_step(delta):
+    assert abs(felt_share(rounded_early, delta)) < 0.5
+
+
+def test_bf16_rows_feel_it_too():
+    layer = layer_of(256, 192, dtype=torch.bfloat16)
+    x = random(2, 64, 192).bfloat16()
+    layer.face.rows = True
+    layer.row_scales = torch.stack([torch.ones(192), 1 + STEPS["uniform"].float()])
+    with torch.no_grad():
+        both = layer(x).double()
+        layer.row_scales = torch.ones(2, 192)
+        base = layer(x).double()
+    exact = 1e-3 * (base - layer.base.bias.double())
+    assert torch.equal(both[0], base[0])
+    felt = ((both - base) * exact)[1].sum() / (exact[1] ** 2).sum()
+    assert float(felt) == pytest.approx(1.0, abs=0.15)
+
+
+def test_bf16_gradient_of_z_is_fp32_and_points_the_right_way():
+    layer, exact = (layer_of(64, 48, dtype=dtype) for dtype in (torch.bfloat16, torch.float64))
+    exact.base.weight.copy_(layer.base.weight)
+    x, weights = random(8, 4, 48), random(8, 4, 64, seed=2)
+    (layer(x.bfloat16()).double() * weights).sum().backward()
+    U, s, Vh = torch.linalg.svd(dense_weight(layer.base).double(), full_matrices=False)
+    expected = ((x.bfloat16().double() @ Vh.T) * (weights @ (U * s))).sum(dim=(0, 1))
+    gradient = layer.parametrization.z.grad
+    assert gradient.dtype == torch.float32
+    assert F.cosine_similarity(gradient.double(), expected, dim=0) > 0.999
+
+
+def test_bf16_holds_its_weight_once():
+    layer = layer_of(12, 7, dtype=torch.bfloat16)
+    held = {t.untyped_storage().data_ptr() for t in (layer.base.weight, layer.output_factor, layer.joint_weight)}
+    assert len(held) == 1
+
+
+# Training
+
+
+@each_architecture
+def test_only_z_gets_gradients(architecture):
+    lm, svf = adapted(architecture)
+    lm.model(input_ids=IDS).logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in svf.trainable())
+    learned = {id(p) for p in svf.trainable()}
+    rest = [p for p in lm.model.parameters() if id(p) not in learned]
+    assert len(rest) >= len(learned)
+    assert all(p.grad is None and not p.requires_grad for p in rest)
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_a_checkpoint_holds_the_vectors_alone(parametrization):
+    _, svf = adapted(parametrization=parametrization)
+    held = sum(tensor.numel() for tensor in svf.state_dict().values())
+    assert held == sum(p.numel() for p in svf.trainable()) == sum(s.numel() for s in svf.singular_values.values())
+
+
+def test_merged_builds_no_graph():
+    lm, svf = adapted()
+    with svf.merged():
+        assert not lm.model(input_ids=IDS).logits.requires_grad
+
+
+# State
+
+
+@pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
+def test_state_travels_to_a_fresh_adapter(parametrization):
+    lm, svf = adapted(parametrization=parametrization)
+    with torch.no_grad():
+        for index, vector in enumerate(svf.trainable()):
+            vector.add_(0.1 * random(len(vector), seed=index))
+    other_lm, other = adapted(parametrization=parametrization, seed=1)
+    other.load(svf.state())
+    for name, z in svf.state().items():
+        torch.testing.assert_close(other.state()[name], z, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(logits(other_lm), logits(lm), rtol=1e-4, atol=1e-3)
+
+
+def test_state_of_the_authors_map_means_the_same_to_the_papers():
+    lm, svf = adapted(parametrization="sigmoid_nuclear")
+    with torch.no_grad():
+        for index, vector in enumerate(svf.trainable()):
+            vector.add_(0.5 * random(len(vector), seed=index))
+    other_lm, other = adapted(parametrization="direct")
+    other.load(svf.state())
+    torch.testing.assert_close(logits(other_lm), logits(lm), rtol=1e-4, atol=1e-3)
+
+
+def test_state_is_a_detached_fp32_copy():
+    _, svf = adapted()
+    state = svf.state()
+    for z in state.values():
+        z.zero_()
+    assert all(z.dtype == torch.float32 and not z.requires_grad for z in state.values())
+    assert all(bool((z == 1).all()) for z in svf.state().values())
+
+
+def test_matrices_that_a_state_leaves_out_go_back_to_one():
+    _, svf = adapted()
+    svf.load(random_state(svf))
+    first = next(iter(svf.layers))
+    svf.load({first: torch.full_like(svf.singular_values[first], 2.0)})
+    assert {name for name, z in svf.state().items() if not bool((z == 1).all())} == {first}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name, z: {name + "x": z}, "No adapted matrix is called"),
+        (lambda name, z: {name: z[:-1]}, r"got z of shape \(\d+,\), expected"),
+        (lambda name, z: {name: z[None]}, r"got z of shape \(1, \d+\), expected"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(change, message):
+    _, svf = adapted()
+    svf.load(random_state(svf))
+    before = svf.state()
+    *_, (name, z) = before.items()
+    with pytest.raises(ValueError, match=message):
+        svf.load({next(iter(before)): torch.zeros_like(next(iter(before.values()))), **change(name, z)})
+    assert all(torch.equal(svf.state()[key], value) for key, value in before.items())
+
+
+def test_a_state_that_changes_the_nuclear_norm_is_refused_by_the_map_that_keeps_it():
+    _, svf = adapted(parametrization="sigmoid_nuclear")
+    with pytest.raises(ValueError, match=r"nuclear norm.*parametrization=direct"):
+        svf.load({name: 1.1 * torch.ones_like(s) for name, s in svf.singular_values.items()})
+
+
+@pytest.mark.parametrize("layer", range(2))
+def test_sigmoid_nuclear_keeps_the_nuclear_norm_of_every_matrix(layer):
+    lm, svf = adapted(parametrization="sigmoid_nuclear", layers=[layer])
+    with torch.no_grad():
+        for index, vector in enumerate(svf.trainable()):
+            vector.add_(random(len(vector), seed=index))
+    for name, weight in svf.merged_weights():
+        before = original("llama").model.get_parameter(name)
+        assert not torch.allclose(weight, before, atol=1e-2)
+        norms = [torch.linalg.matrix_norm(w.double(), "nuc") for w in (weight, before)]
+        torch.testing.assert_close(*norms, rtol=1e-5, atol=0)
+
+
+# Export
+
+
+@each_architecture
+def test_merged_weights_fit_the_base_model_and_give_the_adapted_one(architecture):
+    lm, svf = adapted(architecture)
+    svf.load(random_state(svf))
+    fresh = copy.deepcopy(original(architecture))
+    weights = dict(svf.merged_weights())
+    assert set(weights) <= set(fresh.model.state_dict())
+    assert len(weights) == len(svf.layers)
+    missing, unexpected = fresh.model.load_state_dict(weights, strict=False)
+    assert not unexpected
+    assert not set(missing) & set(weights)
+    torch.testing.assert_close(logits(fresh), logits(lm), rtol=1e-3, atol=5e-3)
+
+
+# Contexts
+
+
+def faces(svf: SVF) -> dict[str, Callable]:
+    scales = {name: torch.stack([z] * len(IDS)) for name, z in random_state(svf, seed=9).items()}
+    return {"merged": svf.merged, "disabled": svf.disabled, "rows": lambda: svf.rows(scales)}
+
+
+@pytest.mark.parametrize("inner", ["merged", "disabled", "rows"])
+@pytest.mark.parametrize("outer", ["merged", "disabled", "rows"])
+def test_contexts_nest(outer, inner):
+    lm, svf = adapted()
+    svf.load(random_state(svf))
+    worn, outside = faces(svf), logits(lm)
+    with worn[outer]():
+        expected = logits(lm)
+        with worn[inner]():
+            logits(lm)
+        assert torch.equal(logits(lm), expected)
+    assert torch.equal(logits(lm), outside)
+
+
+@pytest.mark.parametrize("face", ["merged", "disabled", "rows"])
+def test_contexts_restore_after_an_exception(face):
+    lm, svf = adapted()
+    svf.load(random_state(svf))
+    outside = logits(lm)
+    with pytest.raises(KeyboardInterrupt), faces(svf)[face]():
+        raise KeyboardInterrupt
+    assert torch.equal(logits(lm), outside)
+    assert all(layer.merged_weight is None and layer.row_scales is None for layer in svf.layers.values())
+
+
+def test_a_failure_while_merging_leaves_nothing_behind(monkeypatch):
+    _, svf = adapted()
+    *_, last = svf.layers.values()
+
+    def out_of_memory(z):
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(last, "compose", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError), svf.merged():
+        pass
+    assert all(layer.merged_weight is None for layer in svf.layers.values())
+    assert svf.face.name == "factored"
+
+
+def test_rows_of_another_batch_size_are_refused():
+    lm, svf = adapted()
+    scales = {name: torch.ones(1, len(s)) for name, s in svf.singular_values.items()}  # would broadcast
+    with svf.rows(scales), pytest.raises(AssertionError, match="1 rows of scales for a batch"):
+        logits(lm)
+
+
+def test_rows_want_every_matrix():
+    _, svf = adapted()
+    scales = {name: torch.ones(3, len(s)) for name, s in svf.singular_values.items()}
+    gone = next(iter(scales))
+    del scales[gone]
+    with pytest.raises(ValueError, match=f"differing: {gone}"), svf.rows(scales):
+        pass
+
+
+# Injection
+
+
+@pytest.mark.parametrize("layers", [None, [1]], ids=["same layers", "other layers"])
+def test_a_second_adapter_is_refused_and_changes_nothing(layers):
+    lm, _ = adapted(layers=[0] if layers else None)
+    before = logits(lm)
+    with pytest.raises(ValueError, match=r"wears an adapter already \(at model\.layers\.0"):
+        SVF(layers=layers, cache=False).inject(lm.model, lm.source)
+    assert torch.equal(logits(lm), before)
+
+
+def test_an_unknown_map_is_an_error_before_any_model_is_seen():
+    with pytest.raises(ValueError, match="Did you mean 'direct'"):
+        SVF(parametrization="direkt")
+
+
+def test_only_the_chosen_matrices_are_wrapped():
+    lm, svf = adapted(modules=["q_proj", "mlp"], layers=[-1])
+    wrapped = {name for name, module in lm.model.named_modules() if isinstance(module, SVFLinear)}
+    names = ("self_attn.q_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+    assert wrapped == set(svf.layers) == set(svf.state()) == {f"model.layers.1.{name}" for name in names}
+
+
+def test_injection_keeps_its_decompositions_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("T2_CACHE", str(tmp_path))
+    states = []
+    for _ in range(2):
+        lm = copy.deepcopy(original("llama"))
+        SVF(progress=False).inject(lm.model, "org/name")
+        states.append(logits(lm))
+        monkeypatch.setattr(torch.linalg, "svd", None)  # the second time nothing may be decomposed
+    assert torch.equal(*states)
+    assert len(list((tmp_path / "svd" / "org--name").glob("*.safetensors"))) == 14
+
+
+@pytest.mark.parametrize(
+    "source", ["pypi:llm-a/llm_a/model.Q4.gguf", "/models/model.Q4.gguf", "/models/x/", "org/x@main", "tiny:llama"]
+)
+def test_caches_stay_inside_their_folder(tmp_path, monkeypatch, source):
+    monkeypatch.setenv("T2_CACHE", str(tmp_path))
+    lm = copy.deepcopy(original("llama"))
+    SVF("q_proj", layers=[0], progress=False).inject(lm.model, source)
+    (written,) = tmp_path.rglob("*.safetensors")
+    assert written.parent.parent == tmp_path / "svd"
+
+
+def test_singular_values_are_those_of_the_base():
+    _, svf = adapted("gpt2")
+    for name, s in svf.singular_values.items():
+        weight = original("gpt2").model.get_submodule(name).weight
+        torch.testing.assert_close(s, torch.linalg.svdvals(weight), rtol=1e-4, atol=1e-5)
+        assert s.device.type == "cpu"
