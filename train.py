@@ -90,6 +90,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         optimizer=optimizer,
         total_steps=cfg.steps,
         micro_batch_tokens=cfg.micro_batch_tokens,
+        share_prompts=cfg.share_prompts,
         kl_every=cfg.kl_every,
         seed=cfg.seed,
     )

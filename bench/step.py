@@ -35,6 +35,7 @@ from typing import Any
 
 import torch
 from step_systems import MODELS, ROOT, SYSTEMS, Work, build
+from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from t2.files import atomic_path
@@ -53,7 +54,7 @@ def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
     losses = {system.name: system.step(work) for system in systems}
     check_losses(losses, args.rows * args.completion, 1e-3 if args.dtype == "float32" else 5e-2)
     seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-    for _ in range(args.repeats):
+    for _ in tqdm(range(args.repeats), desc="rounds", leave=False):
         for system in systems:
             start = _now(system.lm.device)
             system.step(work)
@@ -166,7 +167,9 @@ def main(argv: list[str]) -> None:
     if args.one is not None:
         print(json.dumps(measure_memory(args.one, args)))
         return
-    memory = {name: memory_of_child(name, argv) if args.memory else None for name in SYSTEMS}
+    memory: dict[str, dict[str, int] | None] = dict.fromkeys(SYSTEMS)
+    if args.memory:
+        memory |= {name: memory_of_child(name, argv) for name in tqdm(SYSTEMS, desc="memory", leave=False)}
     systems = [row | {"memory": memory[row["system"]]} for row in measure_seconds(args)]
     print(table(systems))
     if args.output is not None:

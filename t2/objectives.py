@@ -81,11 +81,15 @@ class _PolicyGradient:
             got = getattr(self, name, allowed[0])
             if got not in allowed:
                 raise ValueError(f"objective.{name} is {got!r}; allowed: {', '.join(allowed)}.")
-        if self.kl_coefficient < 0:
+        if not self.kl_coefficient >= 0:  # NaN too
             raise ValueError(f"objective.kl_coefficient is {self.kl_coefficient}; allowed: 0 or above.")
-        if self.reward_right <= self.reward_wrong:
+        if not self.reward_right > self.reward_wrong:
             raise ValueError(
                 f"objective.reward_right ({self.reward_right}) must exceed reward_wrong ({self.reward_wrong})."
+            )
+        if self.advantage_clip is not None and not self.advantage_clip > 0:
+            raise ValueError(
+                f"objective.advantage_clip is {self.advantage_clip}; allowed: above 0, or null for no bound."
             )
 
     def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:

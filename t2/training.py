@@ -25,7 +25,8 @@ from torch import Tensor
 from t2.adapters.base import Adapter
 from t2.experts import Expert, ExpertMetadata
 from t2.generation.base import Generator
-from t2.logprobs import micro_batches, token_log_probs
+from t2.layouts import micro_batches
+from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
 from t2.objectives import Objective, check_scores
 from t2.runtime import Phases
@@ -82,6 +83,7 @@ class ExpertTraining(L.LightningModule):
         sampling: how training answers are sampled; its seed is replaced by one per step.
         total_steps: length of the learning-rate schedule.
         micro_batch_tokens: bound on prompt + completion tokens of one forward and backward.
+        share_prompts: let the samples of one prompt share its computation, where the architecture allows it.
         kl_every: log the KL to the base every so many steps even where its coefficient is 0 (0: never).
         seed: the source of every random choice, together with the step.
     """
@@ -99,6 +101,7 @@ class ExpertTraining(L.LightningModule):
         optimizer: OptimizerSettings,
         total_steps: int,
         micro_batch_tokens: int = 4096,
+        share_prompts: bool = True,
         kl_every: int = 10,
         seed: int = 0,
     ) -> None:
@@ -114,6 +117,7 @@ class ExpertTraining(L.LightningModule):
             total_steps,
         )
         self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
+        self.share_prompts = share_prompts  # settled by a self-check when training starts
         self.phases = Phases()
         self.last_step: StepRecord | None = None
         self.metrics: dict[str, float] = {}  # of the latest step
@@ -132,6 +136,10 @@ class ExpertTraining(L.LightningModule):
         adamw = torch.optim.AdamW(self.adapter.trainable(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: s.scale(step, self.total_steps))
         return {"optimizer": adamw, "lr_scheduler": schedule}
+
+    def on_train_start(self) -> None:
+        """Find out whether this architecture can share prompts."""
+        self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Stop before this step where a callback (early stopping) asked for it."""
@@ -200,7 +208,11 @@ class ExpertTraining(L.LightningModule):
         sums: dict[str, float] = {"policy": 0.0, "kl": 0.0, "entropy": 0.0, "drift": 0.0}
         used_tokens = 0
         used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
-        for rows in micro_batches([rollout.completions[n] for n in used], self.micro_batch_tokens):
+        completions = [rollout.completions[n] for n in used]
+        shared = self.share_prompts and not exceeds_window(self.lm, rollout.completions)
+        if shared != self.share_prompts:
+            log.warning("Prompts are not shared in this step: answers reach beyond the model's sliding window.")
+        for rows in micro_batches(completions, self.micro_batch_tokens, shared=shared):
             part = rollout.select([used[row] for row in rows])
             token = token_log_probs(
                 self.lm,
@@ -208,6 +220,7 @@ class ExpertTraining(L.LightningModule):
                 temperature=rollout.temperature,
                 kl=self.objective.kl_direction if with_kl else None,
                 adapter=self.adapter,
+                shared=shared,
             )
             loss = self.objective.loss(token, part)
             if loss.total.requires_grad:

@@ -43,9 +43,13 @@ def test_readers_see_the_old_file_until_the_block_ends(tmp_path):
 def test_failure_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, error):
     path = tmp_path / "a.txt"
     write(path, "old")
-    with pytest.raises(type(error)), atomic_path(path) as partial:
+
+    def crash(partial: Path) -> None:
         partial.write_text("half")
         raise error
+
+    with pytest.raises(type(error)), atomic_path(path) as partial:
+        crash(partial)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

@@ -25,8 +25,21 @@ from t2.scripts import resume_arguments
 
 Run = Callable[..., Any]
 RESULT_KEYS = set(
-    "command base_model adapter task strategy trainable_parameters scores paired seconds peak_memory_bytes seed "
-    "versions git_commit".split()
+    [
+        "command",
+        "base_model",
+        "adapter",
+        "task",
+        "strategy",
+        "trainable_parameters",
+        "scores",
+        "paired",
+        "seconds",
+        "peak_memory_bytes",
+        "seed",
+        "versions",
+        "git_commit",
+    ]
 )
 
 

@@ -144,7 +144,9 @@ def test_learns_the_letters(tmp_path: Path) -> None:
 
 def test_only_the_vectors_are_trained_and_saved(tmp_path: Path) -> None:
     module = make_module()
-    before = {name: value.clone() for name, value in module.lm.model.state_dict().items() if "parametrization" not in name}
+    before = {
+        name: value.clone() for name, value in module.lm.model.state_dict().items() if "parametrization" not in name
+    }
     fit(module, tmp_path, steps=2)
     for name, value in before.items():
         assert torch.equal(value, module.lm.model.state_dict()[name]), name
@@ -156,7 +158,11 @@ def test_only_the_vectors_are_trained_and_saved(tmp_path: Path) -> None:
 def test_training_forward_agrees_with_sampling(tmp_path: Path) -> None:
     module = make_module()
     fit(module, tmp_path, steps=3)
-    drifts = [float(row["train/log_prob_drift"]) for row in read_metrics(tmp_path / "metrics.csv").values() if "train/log_prob_drift" in row]
+    drifts = [
+        float(row["train/log_prob_drift"])
+        for row in read_metrics(tmp_path / "metrics.csv").values()
+        if "train/log_prob_drift" in row
+    ]
     assert drifts
     assert max(drifts) < 1e-3
 
@@ -165,11 +171,24 @@ def test_metrics_of_a_step(tmp_path: Path) -> None:
     fit(make_module(), tmp_path, steps=4)
     rows = read_metrics(tmp_path / "metrics.csv")
     logged = set().union(*rows.values())
-    for name in (
-        "train/score train/reward train/entropy train/kl train/grad_norm train/lr train/informative_prompts "
-        "rollout/length rollout/truncated rollout/tokens_per_second seconds/rollout seconds/update scales/std "
-        "scales/max_change val/score val/stderr"
-    ).split():
+    for name in [
+        "train/score",
+        "train/reward",
+        "train/entropy",
+        "train/kl",
+        "train/grad_norm",
+        "train/lr",
+        "train/informative_prompts",
+        "rollout/length",
+        "rollout/truncated",
+        "rollout/tokens_per_second",
+        "seconds/rollout",
+        "seconds/update",
+        "scales/std",
+        "scales/max_change",
+        "val/score",
+        "val/stderr",
+    ]:
         assert name in logged, name
     with_kl = [step for step, row in sorted(rows.items()) if "train/kl" in row]
     assert len(with_kl) == 2  # steps 0 and 3 of kl_every=3
