@@ -100,7 +100,7 @@ class ExpertTraining(L.LightningModule):
         sampling: Sampling,
         optimizer: OptimizerSettings,
         total_steps: int,
-        micro_batch_tokens: int = 4096,
+        micro_batch_tokens: int = 1024,
         share_prompts: bool = True,
         kl_every: int = 10,
         seed: int = 0,

@@ -6,13 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from t2.adapters.parametrizations import PARAMETRIZATIONS, make_parametrization
-from t2.adapters.svd import decompose
-from t2.adapters.svf import SVF, Face, SVFLinear, dense_weight
+from t2.adapters.parametrizations import PARAMETRIZATIONS
+from t2.adapters.svf import SVF, SVFLinear
 from t2.models import LanguageModel
 from t2.tiny import ARCHITECTURES, tiny_model
 
@@ -33,6 +30,14 @@ def random_state(svf: SVF, seed: int = 0, spread: float = 0.3) -> dict[str, Tens
     generator = torch.Generator().manual_seed(seed)
     noise = {name: torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()}
     return {name: (1 + spread * values).abs() for name, values in noise.items()}
+
+
+def move(svf: SVF, spread: float) -> None:
+    """Take a random step with the raw parameters."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for vector in svf.trainable():
+            vector.add_(spread * torch.randn(vector.shape, generator=generator))
 
 
 def logits(lm: LanguageModel, ids: Tensor = IDS) -> Tensor:
@@ -148,9 +153,7 @@ def test_merged_builds_no_graph():
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 def test_state_travels_to_a_fresh_adapter(parametrization):
     lm, svf = adapted(parametrization=parametrization)
-    with torch.no_grad():
-        for index, vector in enumerate(svf.trainable()):
-            vector.add_(0.1 * random(len(vector), seed=index))
+    move(svf, 0.1)
     other_lm, other = adapted(parametrization=parametrization, seed=1)
     other.load(svf.state())
     for name, z in svf.state().items():
@@ -160,9 +163,7 @@ def test_state_travels_to_a_fresh_adapter(parametrization):
 
 def test_state_of_the_authors_map_means_the_same_to_the_papers():
     lm, svf = adapted(parametrization="sigmoid_nuclear")
-    with torch.no_grad():
-        for index, vector in enumerate(svf.trainable()):
-            vector.add_(0.5 * random(len(vector), seed=index))
+    move(svf, 0.5)
     other_lm, other = adapted(parametrization="direct")
     other.load(svf.state())
     torch.testing.assert_close(logits(other_lm), logits(lm), rtol=1e-4, atol=1e-3)
@@ -211,10 +212,8 @@ def test_a_state_that_changes_the_nuclear_norm_is_refused_by_the_map_that_keeps_
 
 @pytest.mark.parametrize("layer", range(2))
 def test_sigmoid_nuclear_keeps_the_nuclear_norm_of_every_matrix(layer):
-    lm, svf = adapted(parametrization="sigmoid_nuclear", layers=[layer])
-    with torch.no_grad():
-        for index, vector in enumerate(svf.trainable()):
-            vector.add_(random(len(vector), seed=index))
+    _, svf = adapted(parametrization="sigmoid_nuclear", layers=[layer])
+    move(svf, 1.0)
     for name, weight in svf.merged_weights():
         before = original("llama").model.get_parameter(name)
         assert not torch.allclose(weight, before, atol=1e-2)

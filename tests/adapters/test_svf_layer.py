@@ -143,5 +143,3 @@ def test_bf16_holds_its_weight_once():
     layer = layer_of(12, 7, dtype=torch.bfloat16)
     held = {t.untyped_storage().data_ptr() for t in (layer.base.weight, layer.output_factor, layer.joint_weight)}
     assert len(held) == 1
-
-
