@@ -60,6 +60,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     task, objective, sampling, optimizer = (
         instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
     )
+    objective.check_sampling(sampling)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     adapter = instantiate(cfg.adapter)

@@ -3,8 +3,8 @@
     plain     prompt a1 a2 a3 .        one row per completion, padded at the right, where causality hides it
               prompt b1 b2 . .
 
-    shared    prompt a1 a2 a3 b1 b2    one row per prompt: each completion sees the prompt and itself (a tree mask) and
-                                       its positions restart behind the prompt, so the computation is that of plain rows
+    shared    prompt a1 a2 a3 b1 b2    one row per prompt: each completion sees the prompt and itself (tree mask), and
+                                       its positions restart behind the prompt: the computation is that of plain rows
 
 For G samples of S tokens behind a prompt of P, shared rows take P + G S tokens instead of G (P + S). A completion's last
 token is the input of no prediction and is left out of both. Nothing here runs a model.
@@ -109,11 +109,14 @@ def micro_batches(completions: Sequence[Completion], tokens: int, *, shared: boo
     """Split indices into micro-batches of at most `tokens` tokens, padding included (but at least one row).
 
     Rows of similar length come together, so that little is padding; the order of completions inside a loss does not
-    matter. A prompt whose samples exceed the budget is spread over several rows.
+    matter. A prompt whose samples exceed the budget is spread over micro-batches of their own.
     """
     rows = [[index] for index in range(len(completions))]
+    alone: list[list[int]] = []
     if shared:
-        rows = [part for group in group_by_prompt(completions) for part in _within(completions, group, tokens)]
+        parts = [_within(completions, group, tokens) for group in group_by_prompt(completions)]
+        rows = [group[0] for group in parts if len(group) == 1]
+        alone = [part for group in parts if len(group) > 1 for part in group]  # together they would be one row again
     size = {id(row): _row_tokens(completions, row) for row in rows}
     batches: list[list[list[int]]] = []
     for row in sorted(rows, key=lambda row: -size[id(row)]):
@@ -121,7 +124,7 @@ def micro_batches(completions: Sequence[Completion], tokens: int, *, shared: boo
             batches[-1].append(row)
         else:
             batches.append([row])
-    return [[index for row in batch for index in row] for batch in batches]
+    return [*alone, *([index for row in batch for index in row] for batch in batches)]
 
 
 def _within(completions: Sequence[Completion], group: list[int], tokens: int) -> list[list[int]]:

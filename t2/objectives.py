@@ -17,7 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from t2.types import KLDirection, Loss, Rollout, TokenLogProbs
+from t2.types import KLDirection, Loss, Rollout, Sampling, TokenLogProbs
 
 LengthNorm = Literal["none", "mean", "batch_tokens", "max_new_tokens"]
 Truncated = Literal["keep", "wrong", "drop"]
@@ -36,6 +36,10 @@ class Objective(Protocol):
     on_policy: bool  # completions come from the policy (True) or are reference answers (False)
     kl_coefficient: float
     kl_direction: KLDirection
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise ValueError where answers sampled like this could not be judged."""
+        ...
 
     def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
         """Scores (B, G) in [0, 1] and truncation flags (B, G) -> rewards (B, G)."""
@@ -91,6 +95,9 @@ class _PolicyGradient:
             raise ValueError(
                 f"objective.advantage_clip is {self.advantage_clip}; allowed: above 0, or null for no bound."
             )
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Any sampling will do."""
 
     def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
         """Scores (B, G) in [0, 1] -> rewards (B, G) between reward_wrong and reward_right."""
@@ -156,20 +163,23 @@ class Reinforce(_PolicyGradient):
 class RLOO(_PolicyGradient):
     """REINFORCE with a leave-one-out baseline: unbiased, less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
 
-    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
-        """Rewards (B, G) -> advantages (B, G).
-
-        Raises:
-            ValueError: G is 1, so nothing is left when one is left out.
-        """
-        samples = rewards.shape[1]
-        if samples < 2:
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise ValueError for one sample per prompt: nothing is left when one is left out."""
+        if sampling.samples < 2:
             raise ValueError(
                 "objective=rloo compares samples of one prompt and got 1; set sampling.samples to 2 or more, "
                 "or use objective=reinforce."
             )
-        others = (rewards.sum(dim=1, keepdim=True) - rewards) / (samples - 1)
-        return self._finish(rewards - others, truncated)
+
+    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """Rewards (B, G) -> advantages (B, G); zero for an answer that has none to be compared with."""
+        assert rewards.shape[1] > 1, "RLOO leaves one of G samples out; G = 1 leaves nothing"
+        kept = ~truncated if self.truncated == "drop" else torch.ones_like(truncated)
+        counted = rewards * kept
+        others = (kept.sum(dim=1, keepdim=True) - kept.long()).clamp(min=1)  # (B, G), how many judge each answer
+        baseline = (counted.sum(dim=1, keepdim=True) - counted) / others
+        lonely = kept.sum(dim=1, keepdim=True) < 2  # nobody to be compared with
+        return self._finish((rewards - baseline).masked_fill(lonely, 0.0), truncated)
 
 
 def check_scores(scores: Sequence[float], what: str) -> Tensor:

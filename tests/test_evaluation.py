@@ -43,9 +43,7 @@ class Exact:
         return EXAMPLES
 
     def score(self, example, text):
-        return (
-            float(text.removeprefix("score ")) if text.startswith("score ") else float(text == example.answer)
-        )
+        return float(text.removeprefix("score ")) if text.startswith("score ") else float(text == example.answer)
 
 
 def report(scores: Sequence[float], system: str = "expert") -> Report:
@@ -55,9 +53,7 @@ def report(scores: Sequence[float], system: str = "expert") -> Report:
 
 
 def paired_scores(wins: int, losses: int, ties: int) -> tuple[Report, Report]:
-    return report([1] * wins + [0] * losses + [1] * ties), report(
-        [0] * wins + [1] * losses + [1] * ties, "base"
-    )
+    return report([1] * wins + [0] * losses + [1] * ties), report([0] * wins + [1] * losses + [1] * ties, "base")
 
 
 def answers_all(**changes: Sequence[str]) -> Parrot:

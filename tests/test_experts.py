@@ -202,9 +202,7 @@ def test_unknown_format_version(path, version):
         Expert.load(write(path, METADATA.to_strings() | {"format_version": version}))
 
 
-@pytest.mark.parametrize(
-    "field", sorted(METADATA.to_strings().keys() - {"val_before", "val_after", "git_commit"})
-)
+@pytest.mark.parametrize("field", sorted(METADATA.to_strings().keys() - {"val_before", "val_after", "git_commit"}))
 def test_missing_field_is_named(path, field):
     strings = METADATA.to_strings()
     del strings[field]
@@ -282,9 +280,7 @@ def test_fingerprints_without_a_shared_module_cannot_vouch():
 
 
 def test_transfer_accepts_another_model():
-    make_expert().check(
-        base_model="org/large", fingerprint=json.dumps({"x": 1.0}), shapes=SHAPES, transfer=True
-    )
+    make_expert().check(base_model="org/large", fingerprint=json.dumps({"x": 1.0}), shapes=SHAPES, transfer=True)
 
 
 @pytest.mark.parametrize("transfer", [True, False])
@@ -297,9 +293,7 @@ def test_another_size_says_which_module_got_and_expected(transfer):
 @pytest.mark.parametrize("transfer", [True, False])
 def test_unknown_module_gets_a_near_miss(transfer):
     shapes = {"layers.0.q_proj": 3, "layers.0.up_project": 2}
-    with pytest.raises(
-        ValueError, match=r"1 of .* 2 modules.*up_proj .*Did you mean layers\.0\.up_project\?"
-    ):
+    with pytest.raises(ValueError, match=r"1 of .* 2 modules.*up_proj .*Did you mean layers\.0\.up_project\?"):
         make_expert().check(base_model="org/small", fingerprint=FINGERPRINT, shapes=shapes, transfer=transfer)
 
 

@@ -51,7 +51,7 @@ def test_a_resumed_run_keeps_rows_below_its_step_and_drops_the_rest(tmp_path):
 
 
 def test_a_column_that_only_dropped_rows_had_goes_with_them(tmp_path):
-    logged(tmp_path, range(2)).log_metrics({"late": 1.0}, 5)
+    logged(tmp_path, range(2)).log_metrics({"late": 1.0}, 2)
     resumed = MetricsCSV(str(tmp_path))
     resumed.resume_at(2)
     resumed.save()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from t2.objectives import RLOO, Objective, Reinforce, check_scores
-from t2.types import Completion, Rollout, TokenLogProbs
+from t2.types import Completion, Rollout, Sampling, TokenLogProbs
 
 LENGTHS = [1, 2, 3, 4]
 LOG_PROBS = [[-1.0], [-2.0, -3.0], [-0.5, -0.5, -1.0], [-1.0, -1.0, -1.0, -2.0]]  # sums -1, -5, -2, -5
@@ -103,8 +103,17 @@ def test_rloo_does_not_mix_prompts():
 
 
 def test_rloo_of_one_sample_is_refused():
-    with pytest.raises(ValueError, match=r"got 1; set sampling\.samples to 2 or more, or use objective=reinforce"):
-        RLOO().advantages(torch.ones(3, 1), torch.zeros(3, 1).bool())
+    with pytest.raises(ValueError, match="samples of one prompt and got 1"):
+        RLOO().check_sampling(Sampling(samples=1))
+    RLOO().check_sampling(Sampling(samples=2))
+    Reinforce().check_sampling(Sampling(samples=1))
+
+
+def test_rloo_leaves_dropped_answers_out_of_the_baseline():
+    rewards = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    truncated = torch.tensor([[True, False, False], [True, True, False], [True, True, True]])
+    expected = torch.tensor([[0.0, -1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])  # one alone has no comparison
+    torch.testing.assert_close(RLOO(truncated="drop").advantages(rewards, truncated), expected)
 
 
 def test_centering_subtracts_the_mean_of_the_batch():

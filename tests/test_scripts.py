@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -24,23 +25,10 @@ from t2.loggers import read_metrics
 from t2.scripts import resume_arguments
 
 Run = Callable[..., Any]
-RESULT_KEYS = set(
-    [
-        "command",
-        "base_model",
-        "adapter",
-        "task",
-        "strategy",
-        "trainable_parameters",
-        "scores",
-        "paired",
-        "seconds",
-        "peak_memory_bytes",
-        "seed",
-        "versions",
-        "git_commit",
-    ]
-)
+RESULT_KEYS = {
+    *("command", "base_model", "adapter", "task", "strategy", "trainable_parameters", "scores", "paired", "seconds"),
+    *("peak_memory_bytes", "seed", "versions", "git_commit"),
+}
 
 
 @pytest.fixture
@@ -110,9 +98,8 @@ def test_a_sweep_gives_every_job_its_own_run(tmp_path: Path, run_script: Run) ->
     )  # fmt: skip
     runs = read_runs(tmp_path)
     assert len(runs) == 8
-    assert {run.name for run in runs} == {
-        f"{task}-{objective}-seed{seed}" for task in ("products", "gcd") for objective in ("rloo", "reinforce") for seed in (1, 2)
-    }  # fmt: skip
+    jobs = itertools.product(("products", "gcd"), ("rloo", "reinforce"), (1, 2))
+    assert {run.name for run in runs} == {f"{task}-{objective}-seed{seed}" for task, objective, seed in jobs}
     assert len({run.id for run in runs}) == 8
     assert all(len(run.values("train/score")) == 1 for run in runs)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import lightning as L
@@ -262,4 +263,4 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert scale[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert scale[8] == pytest.approx(0.5)
     assert scale[13] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(scale[3:], scale[4:], strict=False))
+    assert all(a >= b for a, b in pairwise(scale[3:]))

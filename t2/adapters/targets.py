@@ -76,7 +76,9 @@ def chosen_layers(count: int, layers: Sequence[int] | float | None) -> list[int]
     """
     if layers is None:
         return list(range(count))
-    if isinstance(layers, int | float):
+    if isinstance(layers, int):
+        raise ValueError(f"adapter.layers={layers}: write [{layers}] for that layer, or a fraction such as 0.5 or 1.0.")
+    if isinstance(layers, float):
         if not 0.0 < layers <= 1.0:
             raise ValueError(f"adapter.layers={layers}: a single number is a fraction above 0 and at most 1.")
         kept = max(1, math.ceil(round(layers * count, 6)))  # 0.07 * 100 is 7.000000000000001

@@ -113,7 +113,7 @@ def test_a_fraction_is_evenly_spaced(count, fraction):
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-@pytest.mark.parametrize("layers", [0.0, -0.5, 1.5, 2])
+@pytest.mark.parametrize("layers", [0.0, -0.5, 1.5, 2.0])
 def test_a_fraction_out_of_range_is_refused(llama, layers):
     with pytest.raises(ValueError, match="fraction above 0 and at most 1"):
         find_targets(llama, "all", layers)
@@ -177,3 +177,8 @@ def test_parameter_counts_of_llama_3_8b(llama_8b, modules, expected):
 def test_half_of_llama_3_8b_has_half_the_parameters(llama_8b):
     found = find_targets(llama_8b, "mlp", 0.5)
     assert sum(min(dense_weight(module).shape) for module in found.values()) == 393_216 // 2
+
+
+def test_a_bare_layer_number_is_refused():
+    with pytest.raises(ValueError, match=r"write \[1\] for that layer"):
+        chosen_layers(4, 1)

@@ -32,8 +32,7 @@ def test_the_prompt_is_the_question_and_the_system_message_is_verbatim():
     example = task().split("test")[0]
     assert example.prompt == questions(FILES["test"])[0]
     assert example.system == (
-        "Below is an instruction that describes a task. Write a response that appropriately completes "
-        "the request.\n\n"
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     )
 
 

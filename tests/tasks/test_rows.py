@@ -134,9 +134,7 @@ def test_an_empty_split_of_the_hub_is_an_error(monkeypatch):
 
 
 def test_a_wrong_choice_lists_the_allowed_ones():
-    with pytest.raises(
-        ValueError, match=r"protocol is 'ofical'; allowed: fixed, official. Did you mean 'official'"
-    ):
+    with pytest.raises(ValueError, match=r"protocol is 'ofical'; allowed: fixed, official. Did you mean 'official'"):
         check_choice("protocol", "ofical", ("official", "fixed"))
 
 

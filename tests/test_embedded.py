@@ -1,0 +1,93 @@
+"""The embedded model, for real: SmolLM2-135M out of a package-index wheel, decomposed, trained one step, asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import ROOT
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from t2.adapters.svf import SVF
+from t2.generation.hf import HFGenerator
+from t2.logprobs import prompts_can_be_shared, token_log_probs
+from t2.models import LanguageModel
+from t2.objectives import RLOO
+from t2.types import Example, Rollout, Sampling
+
+pytestmark = [pytest.mark.embedded, pytest.mark.slow]
+EXAMPLES = [Example(f"State the final answer to the following arithmetic problem: {a} + 4 =") for a in (2, 13, 125)]
+
+
+@pytest.fixture(scope="module")
+def model() -> tuple[LanguageModel, SVF]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    lm = instantiate(OmegaConf.load(ROOT / "conf" / "base_model" / "smollm2_135m.yaml"))
+    with torch.no_grad():
+        lm.base_logits = lm.model(torch.arange(20)[None]).logits
+    svf = SVF()
+    svf.inject(lm.model, lm.source)
+    yield lm, svf
+    torch.set_num_threads(before)
+
+
+def test_it_is_decomposed_exactly(model: tuple[LanguageModel, SVF]) -> None:
+    lm, svf = model
+    assert len(svf.layers) == 210
+    assert sum(p.numel() for p in svf.trainable()) == 97_920
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        assert (lm.model(ids).logits - lm.base_logits).abs().max() < 5e-3
+        with svf.merged():
+            assert torch.equal(lm.model(ids).logits, lm.base_logits)
+        with svf.disabled():
+            assert torch.equal(lm.model(ids).logits, lm.base_logits)
+
+
+def test_a_second_decomposition_comes_from_the_cache(
+    model: tuple[LanguageModel, SVF], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = instantiate(OmegaConf.load(ROOT / "conf" / "base_model" / "smollm2_135m.yaml"))
+    monkeypatch.setattr(torch.linalg, "svd", None)
+    SVF().inject(lm.model, lm.source)
+
+
+def test_it_answers_and_learns_from_its_answers(model: tuple[LanguageModel, SVF]) -> None:
+    lm, svf = model
+    assert prompts_can_be_shared(lm)
+    sampling = Sampling(max_new_tokens=8, temperature=1.0, samples=3)
+    groups = HFGenerator(lm, svf).generate(EXAMPLES, sampling)
+    flat = tuple(c for group in groups for c in group)
+    tokens = {shared: token_log_probs(lm, flat, shared=shared) for shared in (False, True)}
+    for token in tokens.values():
+        for row, completion in zip(token.log_probs.detach(), flat, strict=True):
+            sampled = torch.tensor(completion.log_probs)
+            torch.testing.assert_close(row[: len(sampled)], sampled, rtol=0, atol=1e-3)
+    rollout = Rollout(
+        completions=flat,
+        example_index=(0, 0, 0, 1, 1, 1, 2, 2, 2),
+        rewards=torch.zeros(9),
+        advantages=torch.linspace(-1, 1, 9),
+        temperature=1.0,
+        total_samples=9,
+        total_tokens=sum(len(c.token_ids) for c in flat),
+        max_new_tokens=8,
+    )
+    gradients = []
+    for token in tokens.values():
+        gradient = torch.autograd.grad(RLOO().loss(token, rollout).total, svf.trainable())
+        gradients.append(torch.cat(gradient))
+    plain, shared = gradients
+    assert float(plain.norm()) > 0
+    assert float((plain - shared).norm() / plain.norm()) < 1e-4
+
+
+def test_greedy_answers_are_those_of_transformers(model: tuple[LanguageModel, SVF]) -> None:
+    lm, svf = model
+    ours = HFGenerator(lm, svf, worn="base").generate(EXAMPLES, Sampling(max_new_tokens=10))
+    for example, (completion,) in zip(EXAMPLES, ours, strict=True):
+        prompt = torch.tensor([lm.encode(example)])
+        with svf.disabled():
+            theirs = lm.model.generate(prompt, max_new_tokens=10, do_sample=False)[0, prompt.shape[1] :].tolist()
+        assert list(completion.token_ids) == theirs
