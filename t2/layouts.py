@@ -6,8 +6,8 @@
     shared    prompt a1 a2 a3 b1 b2    one row per prompt: each completion sees the prompt and itself (tree mask), and
                                        its positions restart behind the prompt: the computation is that of plain rows
 
-For G samples of S tokens behind a prompt of P, shared rows take P + G S tokens instead of G (P + S). A completion's last
-token is the input of no prediction and is left out of both. Nothing here runs a model.
+For G samples of S tokens behind a prompt of P, shared rows take P + G S tokens instead of G (P + S). A completion's
+last token is the input of no prediction and is left out of both. Nothing here runs a model.
 """
 
 from __future__ import annotations
