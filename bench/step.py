@@ -11,8 +11,8 @@
                     (`utils.py` of SakanaAI/self-adaptive-llms composes twice per step; here once, its cheapest form)
 
 All of them compute -sum(advantage * log p) of the same completion tokens with the same code, in one process, taking
-turns; each has its own copy of the model (float32: 5 GB in all for smollm2, 45 GB for llama-1b). Ratios are medians
-over rounds of the ratio within a round. Memory is measured with one process per system, after a warm-up step.
+turns. Each has its own copy of the model (float32: about 5 GB in all for smollm2, 40 GB for llama-1b). Ratios are
+medians over rounds of the ratio within a round. Memory is measured with one process per system, after a warm-up step.
 Not measured: sampling, the optimizer (a few million numbers at most), and learning.
 """
 

@@ -52,7 +52,9 @@ def token_log_probs(
             base = _completion_states(lm, layout)  # (L, D)
     starts = range(0, len(layout.targets), CHUNK_TOKENS)
     parts = [
-        _chunk(lm, hidden[span], layout.targets[span], None if base is None else base[span], temperature, kl)
+        _chunk(
+            lm, hidden[span], layout.targets[span], None if base is None else base[span], temperature, kl, len(starts) == 1
+        )
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
     log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
@@ -125,8 +127,9 @@ def _chunk(
     base: Tensor | None,
     temperature: float,
     kl: KLDirection | None,
+    alone: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, entropies and divergences (l,) of one chunk; computed again in the backward pass."""
+    """Log-probs, entropies and divergences (l,) of one chunk; computed again in the backward pass unless alone."""
 
     def compute(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = lm.logits(hidden)  # (l, V) fp32
@@ -143,6 +146,6 @@ def _chunk(
         first, second = (log_p, log_q) if kl == "policy_base" else (log_q, log_p)
         return chosen, entropy, (first.exp() * (first - second)).sum(dim=-1)
 
-    if not hidden.requires_grad:
+    if not hidden.requires_grad or alone:
         return compute(hidden)
     return checkpoint(compute, hidden, use_reentrant=False)  # type: ignore[no-any-return]
