@@ -94,6 +94,13 @@ def tree_mask(branch: Tensor) -> Tensor:
     return causal & ((seen == seer) | ((seen == 0) & (seer > 0)))
 
 
+def sampled_log_probs(completions: Sequence[Completion], like: Tensor) -> Tensor:
+    """The log-probs kept at sampling, padded with zeros to the shape, type and device of `like` (N, T)."""
+    padded = pad_sequence([torch.tensor(c.log_probs, dtype=like.dtype) for c in completions], batch_first=True)
+    assert padded.shape == like.shape, f"{tuple(padded.shape)} against {tuple(like.shape)}"
+    return padded.to(like.device)
+
+
 def group_by_prompt(completions: Sequence[Completion]) -> list[list[int]]:
     """Indices of neighbors that answer the same prompt."""
     groups: list[list[int]] = []
@@ -153,5 +160,12 @@ def _layout(
     """Move everything to the device at once and add the targets."""
     targets = torch.tensor([token for c in completions for token in c.token_ids])
     assert row.shape == column.shape == targets.shape, f"{row.shape}, {column.shape}, {targets.shape}"
-    moved = [part.to(device) for part in (input_ids, attention_mask, position_ids, row, column, targets)]
-    return Layout(*moved, lengths=tuple(len(c.token_ids) for c in completions))
+    return Layout(
+        input_ids.to(device),
+        attention_mask.to(device),
+        position_ids.to(device),
+        row.to(device),
+        column.to(device),
+        targets.to(device),
+        lengths=tuple(len(c.token_ids) for c in completions),
+    )

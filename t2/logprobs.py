@@ -53,7 +53,13 @@ def token_log_probs(
     starts = range(0, len(layout.targets), CHUNK_TOKENS)
     parts = [
         _chunk(
-            lm, hidden[span], layout.targets[span], None if base is None else base[span], temperature, kl, len(starts) == 1
+            lm,
+            hidden[span],
+            layout.targets[span],
+            None if base is None else base[span],
+            temperature,
+            kl,
+            alone=len(starts) == 1,
         )
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]

@@ -17,6 +17,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from t2.layouts import sampled_log_probs
 from t2.types import KLDirection, Loss, Rollout, Sampling, TokenLogProbs
 
 LengthNorm = Literal["none", "mean", "batch_tokens", "max_new_tokens"]
@@ -67,6 +68,8 @@ class _PolicyGradient:
             (`mean`), by the rollout's mean length (`batch_tokens`, as DAPO) or by the budget (`max_new_tokens`,
             as Dr. GRPO).
         advantage_clip: bound on |advantage|; None is the paper's.
+        importance_cap: weigh each token by min(p_training / p_sampling, cap), for rollouts by an engine whose
+            log-probs differ from the trainer's (truncated importance sampling); None is the paper's.
         truncated: answers cut off by the token budget count as they are (`keep`, paper), as wrong, or not at all.
     """
 
@@ -77,6 +80,7 @@ class _PolicyGradient:
     kl_direction: KLDirection = "policy_base"
     length_norm: LengthNorm = "none"
     advantage_clip: float | None = None
+    importance_cap: float | None = None
     truncated: Truncated = "keep"
 
     def __post_init__(self) -> None:
@@ -114,7 +118,11 @@ class _PolicyGradient:
         assert advantages.shape == (n,), f"{n} completions with {tuple(advantages.shape)} advantages"
         mask = token.mask.to(token.log_probs.dtype)
         weight = mask * self._token_weight(mask, rollout)  # (N, T)
-        policy = -(advantages[:, None] * weight * token.log_probs).sum() / rollout.total_samples
+        ratio: Tensor | float = 1.0
+        if self.importance_cap is not None:
+            log_ratio = token.log_probs.detach() - sampled_log_probs(rollout.completions, token.log_probs)
+            ratio = log_ratio.exp().clamp(max=self.importance_cap)  # (N, T)
+        policy = -(advantages[:, None] * weight * ratio * token.log_probs).sum() / rollout.total_samples
         parts = {"policy": policy.item()}
         total = policy
         if token.kl is not None:

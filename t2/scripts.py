@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 log = logging.getLogger(__name__)
-USER_ERRORS = (ValueError, OSError, MisconfigurationException, OmegaConfBaseException)
+USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
 
 
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from t2.adapters.base import Adapter
 from t2.experts import Expert, ExpertMetadata
 from t2.generation.base import Generator
-from t2.layouts import micro_batches
+from t2.layouts import micro_batches, sampled_log_probs
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
 from t2.objectives import Objective, check_scores
@@ -230,7 +230,8 @@ class ExpertTraining(L.LightningModule):
             for name, value in loss.parts.items():
                 sums[name] += value
             sums["entropy"] += float(token.entropy.sum())
-            sums["drift"] = max(sums["drift"], _drift(token.log_probs, part.completions))
+            drift = (token.log_probs.detach() - sampled_log_probs(part.completions, token.log_probs)).abs().max()
+            sums["drift"] = max(sums["drift"], float(drift))  # both are 0 where padded
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.trainable(), self.settings.clip_norm))
         optimizer.step()
         schedule.step()
@@ -285,14 +286,6 @@ class ExpertTraining(L.LightningModule):
         self.flat_steps = saved["flat_steps"]
         self.phases.total_seconds.update(saved["seconds"])
         torch.set_rng_state(saved["torch_rng"])
-
-
-def _drift(log_probs: Tensor, completions: Sequence[Completion]) -> float:
-    """Largest |log-prob in training - log-prob at sampling|; log_probs is (N, T)."""
-    sampled = log_probs.new_zeros(log_probs.shape)
-    for row, completion in enumerate(completions):
-        sampled[row, : len(completion.log_probs)] = torch.tensor(completion.log_probs)
-    return float((log_probs.detach() - sampled).abs().max())  # both are 0 where padded
 
 
 def _scale_statistics(state: Mapping[str, Tensor]) -> dict[str, float]:

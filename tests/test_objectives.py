@@ -292,3 +292,16 @@ def test_good_scores_pass_unchanged():
 def test_scores_that_are_none_are_refused_with_their_place(bad):
     with pytest.raises(ValueError, match=rf"gsm8k gave the score {bad} to answer 1; a score lies in \[0, 1\]"):
         check_scores([0.5, bad, 0.5], "gsm8k")
+
+
+def test_importance_weights_are_truncated():
+    """Two tokens: one likelier in training by e, one by far; capped at 2."""
+    training = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+    completion = Completion((1,), (2, 3), (-1.5, -4.0), "", "stop")
+    rollout = Rollout(
+        completions=(completion,), example_index=(0,), rewards=torch.ones(1), advantages=torch.ones(1),
+        temperature=1.0, total_samples=1, total_tokens=2, max_new_tokens=2,
+    )  # fmt: skip
+    token = TokenLogProbs(training, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2), None)
+    Reinforce(importance_cap=2.0).loss(token, rollout).total.backward()
+    torch.testing.assert_close(training.grad, torch.tensor([[-math.exp(0.5), -2.0]]))

@@ -11,7 +11,6 @@ from typing import Literal, Protocol, runtime_checkable
 
 from t2.types import Completion, Example, Sampling
 
-
 # Which weights answer: the adapter's merged ones, whatever it shows at the moment, or the base's.
 Worn = Literal["merged", "as_is", "base"]
 

@@ -127,7 +127,7 @@ class VLLMGenerator:
             engine.llm.sleep(level=1)
             engine.asleep = True
         return [
-            [_completion(prompt, answer, sampling) for answer in sorted(output.outputs, key=lambda answer: answer.index)]
+            [_completion(prompt, answer, sampling) for answer in sorted(output.outputs, key=lambda a: int(a.index))]
             for prompt, output in zip(prompts, outputs, strict=True)
         ]
 
@@ -155,7 +155,7 @@ def check_installed() -> str:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             version = importlib.metadata.version(distribution)
             if not version.startswith(TRIED_VERSIONS):
-                log.warning("%s %s was not tried with t2 (tried: %s).", distribution, version, ", ".join(TRIED_VERSIONS))
+                log.warning("%s %s was not tried with t2 (tried: %s).", distribution, version, *TRIED_VERSIONS)
             return version
     raise ImportError(
         "generation=vllm needs vLLM, which is not installed: `make vllm` builds an environment with the CPU build, or "
@@ -195,7 +195,8 @@ def _build(lm: LanguageModel, settings: EngineSettings) -> Engine:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm import LLM  # slow to import, and optional
 
-    logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)  # it warns of what was not sent
+    # It warns of every layer that was not sent, and most are not.
+    logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
     length = min(lm.context_length, settings.max_length or lm.context_length)
     try:
         llm = LLM(
