@@ -4,13 +4,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+VLLM_READY := .venv-vllm/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test test-vllm vllm check format bench clean
 
 demo: $(READY)
 	$(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
-	$(BIN)/python evaluate.py experiment=demo expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
+	$(BIN)/python evaluate.py task=chain_sum expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.analysis --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
 	@echo "The expert: $(RUN)/train/expert.safetensors"
@@ -18,6 +19,12 @@ demo: $(READY)
 
 test: check
 	$(BIN)/pytest
+
+# The CPU build of vLLM wants other versions than the rest, so it lives in an environment of its own.
+vllm: $(VLLM_READY)
+
+test-vllm: $(VLLM_READY)
+	.venv-vllm/bin/pytest tests/generation/test_vllm.py
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -40,5 +47,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(READY)
 
+# It brings CUDA builds of torchvision, torchaudio and torchcodec that break `import vllm` without a GPU.
+$(VLLM_READY): pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet "$$(grep '^torch==' constraints-vllm.txt)"
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" pytest hypothesis
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $(VLLM_READY)
+
 clean:
-	rm -rf .venv outputs multirun
+	rm -rf .venv .venv-vllm outputs multirun

@@ -57,19 +57,19 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
     rows, positions, columns, branches = [], [], [], []
     for group in groups:
         prompt = completions[group[0]].prompt_ids
-        pieces, places, branch = [torch.tensor(prompt)], [torch.arange(len(prompt))], [torch.zeros(len(prompt))]
+        pieces, places, numbers = [torch.tensor(prompt)], [torch.arange(len(prompt))], [torch.zeros(len(prompt))]
         start = len(prompt)
         for number, index in enumerate(group, start=1):
             inputs = completions[index].token_ids[:-1]
             pieces.append(torch.tensor(inputs, dtype=torch.long))
             places.append(torch.arange(len(inputs)) + len(prompt))
-            branch.append(torch.full((len(inputs),), number))
+            numbers.append(torch.full((len(inputs),), number))
             # The first token is predicted at the prompt's end, the others at their predecessors.
             columns.append(torch.cat([torch.tensor([len(prompt) - 1]), torch.arange(len(inputs)) + start]))
             start += len(inputs)
         rows.append(torch.cat(pieces))
         positions.append(torch.cat(places))
-        branches.append(torch.cat(branch))
+        branches.append(torch.cat(numbers))
     per_row = torch.tensor([sum(len(completions[index].token_ids) for index in group) for group in groups])
     branch = pad_sequence(branches, batch_first=True, padding_value=-1)  # (N', S): 0 prompt, k completion, -1 padding
     return _layout(

@@ -12,7 +12,6 @@ training (`t2.logprobs`).
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -29,30 +28,13 @@ from t2.layouts import micro_batches, sampled_log_probs
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
 from t2.objectives import Objective, check_scores
+from t2.optimizer import OptimizerSettings
 from t2.runtime import Phases
 from t2.tasks.base import Task
 from t2.types import Completion, Example, Rollout, Sampling
 
 log = logging.getLogger(__name__)
 FLAT_STEPS_BEFORE_WARNING = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """AdamW with linear warm-up and cosine decay to zero; gradient norm clipped (paper, Table 6: 2e-3 and 1e-3)."""
-
-    lr: float = 2e-3
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    clip_norm: float = 1e-3
-
-    def scale(self, step: int, total_steps: int) -> float:
-        """What lr is multiplied by in the given step, counted from 0."""
-        if step < self.warmup_steps:
-            return (step + 1) / (self.warmup_steps + 1)
-        share = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
-        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
 
 @dataclass(frozen=True)
@@ -132,9 +114,7 @@ class ExpertTraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the adapter's parameters, with the schedule stepped once per training step."""
-        s = self.settings
-        adamw = torch.optim.AdamW(self.adapter.trainable(), lr=s.lr, betas=s.betas, weight_decay=s.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(adamw, lambda step: s.scale(step, self.total_steps))
+        adamw, schedule = self.settings.build(self.adapter.trainable(), self.total_steps)
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:

@@ -21,8 +21,9 @@ from t2.fingerprint import fingerprint_of
 from t2.generation.hf import HFGenerator
 from t2.loggers import MetricsCSV, read_metrics
 from t2.objectives import RLOO, Objective, Reinforce
+from t2.optimizer import OptimizerSettings
 from t2.tiny import tiny_model
-from t2.training import ExpertTraining, OptimizerSettings
+from t2.training import ExpertTraining
 from t2.types import Example, Sampling
 
 STEPS = 6

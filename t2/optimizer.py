@@ -1,0 +1,34 @@
+"""The optimizer of a training run: AdamW with linear warm-up and cosine decay, as in the paper's Table 6."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW with linear warm-up and cosine decay to zero; gradient norm clipped (paper, Table 6: 2e-3 and 1e-3)."""
+
+    lr: float = 2e-3
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 0
+    clip_norm: float = 1e-3
+
+    def scale(self, step: int, total_steps: int) -> float:
+        """What lr is multiplied by in the given step, counted from 0."""
+        if step < self.warmup_steps:
+            return (step + 1) / (self.warmup_steps + 1)
+        share = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)
+        return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+    def build(self, parameters: Sequence[nn.Parameter], total_steps: int) -> tuple[AdamW, LambdaLR]:
+        """The optimizer, and the schedule to be stepped after it."""
+        adamw = AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        return adamw, LambdaLR(adamw, lambda step: self.scale(step, total_steps))
