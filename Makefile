@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 .PHONY: demo test test-vllm vllm check format bench clean
 
 demo: $(READY)
-	$(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
+	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
 	$(BIN)/python evaluate.py task=chain_sum expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.analysis --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo

@@ -20,6 +20,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
+from tqdm import tqdm
 
 from t2.adapters.base import Adapter
 from t2.experts import Expert, ExpertMetadata
@@ -192,7 +193,8 @@ class ExpertTraining(L.LightningModule):
         shared = self.share_prompts and not exceeds_window(self.lm, rollout.completions)
         if shared != self.share_prompts:
             log.warning("Prompts are not shared in this step: answers reach beyond the model's sliding window.")
-        for rows in micro_batches(completions, self.micro_batch_tokens, shared=shared):
+        parts = micro_batches(completions, self.micro_batch_tokens, shared=shared)
+        for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
             part = rollout.select([used[row] for row in rows])
             token = token_log_probs(
                 self.lm,

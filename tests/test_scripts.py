@@ -176,7 +176,7 @@ BAD_INPUT = {
     "layer that is not there": (("adapter.layers=[7]",), ["layers 0 to 1"]),
     "parametrization": (("adapter.parametrization=sigmoid",), ["allowed: direct, sigmoid_nuclear"]),
     "one sample for rloo": (("sampling.samples=1",), ["set sampling.samples to 2 or more"]),
-    "more prompts than the split": (("prompts_per_step=5000",), ["1 to the 80 examples"]),
+    "more prompts than the split": (("prompts_per_step=5000",), ["1 to the 60 examples"]),
     "reward map": (("objective.reward_wrong=2",), ["must exceed reward_wrong"]),
     "context": (("base_model.context_length=16", "+base_model.context_length=16"), ["context"]),
     "model source": (

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -80,9 +81,9 @@ class HFGenerator:
         with self._face(), bar:
             for batch in self._batches(prompts, samples):
                 rows = [_Row(b * samples + g, prompts[b]) for b in batch for g in range(samples)]
-                self._decode(rows, samples, sampling, uniforms)
+                self._decode(rows, samples, sampling, uniforms, bar)
                 done |= {row.place: self._finish(row, sampling) for row in rows}
-                bar.update(len(rows))
+                bar.update(sum(not row.stopped for row in rows))
         return [[done[b * samples + g] for g in range(samples)] for b in range(len(prompts))]
 
     def _face(self) -> AbstractContextManager[None]:
@@ -96,17 +97,21 @@ class HFGenerator:
         size = max(1, self.batch_rows // samples)
         yield from (order[start : start + size] for start in range(0, len(order), size))
 
-    def _decode(self, rows: list[_Row], samples: int, sampling: Sampling, uniforms: Tensor) -> None:
-        """Fill the rows of one batch; rows of one prompt are neighbors."""
+    def _decode(
+        self, rows: list[_Row], samples: int, sampling: Sampling, uniforms: Tensor, bar: tqdm[NoReturn]
+    ) -> None:
+        """Fill the rows of one batch; rows of one prompt are neighbors, and the bar counts those that stop."""
         model, device = self.lm.model, self.lm.device
         cache, logits, mask = self._prefill([row.prompt for row in rows[::samples]], samples)
         draws = uniforms.to(device)
-        live = rows
+        live, stopped = rows, 0
         for step in range(sampling.max_new_tokens):
             places = torch.tensor([row.place for row in live], device=device)
             tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
             self._record(live, tokens.tolist(), log_probs.tolist(), sampling)
             keep = [index for index, row in enumerate(live) if not row.stopped]
+            bar.update(sum(row.stopped for row in rows) - stopped)
+            stopped = sum(row.stopped for row in rows)
             if not keep or step + 1 == sampling.max_new_tokens:
                 return
             if len(keep) <= (1 - COMPACT_SHARE) * len(live):

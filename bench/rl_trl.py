@@ -1,0 +1,123 @@
+"""TRL's side of bench/rl_step.py: `GRPOTrainer` with PEFT's LoRA, its phases timed; the only file that imports trl.
+
+TRL generates once per optimizer step here (its steps per generation are the accumulated micro-batches), so it computes
+no log-probs of an older policy. Its trainer reports no end of a rollout: two of its methods are wrapped.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from peft import LoraConfig
+from rl_work import SEED, Grading, Job, Meter
+from step_systems import RANK
+from transformers import PrinterCallback, TrainerCallback
+
+from t2.adapters.targets import find_targets
+from t2.models import LanguageModel
+from t2.types import Example
+
+
+class TRLTimer(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Runs the meter around each optimizer step with its gradient accumulation."""
+
+    def __init__(self, meter: Meter) -> None:
+        """Keep the meter."""
+        self.meter = meter
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start."""
+        self.meter.begin()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop."""
+        self.meter.end()
+
+
+def run_trl(lm: LanguageModel, grading: Grading, job: Job, meter: Meter) -> int:
+    """Train with TRL for all steps of the job; returns the number of trainable parameters."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    rows = job.prompts * job.samples
+    longest = max(len(lm.encode(example)) for example in grading.examples) + job.new_tokens
+    fitting = [n for n in range(1, rows + 1) if rows % n == 0 and n * longest <= job.micro_batch_tokens]
+    micro = max(fitting, default=1)
+
+    def reward(completions: list[Any], place: list[int], **_: Any) -> list[float]:
+        texts = [completion[0]["content"] for completion in completions]
+        return [grading.score(grading.examples[p], text) for p, text in zip(place, texts, strict=True)]
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = GRPOTrainer(
+            model=lm.model,
+            processing_class=lm.tokenizer,
+            reward_funcs=reward,
+            train_dataset=Dataset.from_list(
+                [_row(example) | {"place": p} for p, example in enumerate(grading.examples)]
+            ),
+            peft_config=LoraConfig(
+                r=RANK,
+                lora_alpha=2 * RANK,
+                lora_dropout=0.0,
+                target_modules=list(find_targets(lm.model, "all", None)),
+                task_type="CAUSAL_LM",
+            ),
+            args=GRPOConfig(
+                output_dir=folder,
+                max_steps=job.all_steps,
+                per_device_train_batch_size=micro,
+                gradient_accumulation_steps=rows // micro,  # also the steps of one generation: the whole batch
+                num_generations=job.samples,
+                num_iterations=1,
+                beta=0.0,
+                max_completion_length=job.new_tokens,
+                generation_kwargs={"min_new_tokens": job.new_tokens},
+                temperature=1.0,
+                mask_truncated_completions=False,
+                shuffle_dataset=False,
+                gradient_checkpointing=False,
+                bf16=False,
+                use_cpu=True,
+                dataloader_pin_memory=False,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                seed=SEED,
+            ),
+            callbacks=[TRLTimer(meter)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer._generate = _noting(meter, trainer._generate)
+        trainer._calculate_rewards = _charged(meter, trainer._calculate_rewards)
+        trainer.train()
+    return sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+
+
+def _row(example: Example) -> dict[str, Any]:
+    """The example as a conversation, which TRL puts into the chat template as t2 does."""
+    assert not example.prefill, "TRL has no prefill"
+    system = [] if example.system is None else [{"role": "system", "content": example.system}]
+    return {"prompt": [*system, {"role": "user", "content": example.prompt}]}
+
+
+def _noting(meter: Meter, generate: Callable[..., Any]) -> Callable[..., Any]:
+    def generate_and_note(prompts: list[Any]) -> Any:
+        with meter.phase("rollout"):
+            answers = generate(prompts)
+        for prompt, completion in zip(answers[0], answers[1], strict=True):
+            meter.answered(prompt, len(completion))
+        return answers
+
+    return generate_and_note
+
+
+def _charged(meter: Meter, calculate: Callable[..., Any]) -> Callable[..., Any]:
+    def calculate_charged(*arguments: Any, **options: Any) -> Any:
+        with meter.phase("reward"):
+            return calculate(*arguments, **options)
+
+    return calculate_charged
