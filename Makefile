@@ -51,7 +51,7 @@ $(READY): pyproject.toml constraints.txt
 $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet "$$(grep '^torch==' constraints-vllm.txt)"
-	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" pytest hypothesis
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" peft pytest hypothesis
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM_READY)
 

@@ -195,8 +195,8 @@ def _build(lm: LanguageModel, settings: EngineSettings) -> Engine:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm import LLM  # slow to import, and optional
 
-    # It warns of every layer that was not sent, and most are not.
-    logging.getLogger("vllm.model_executor.model_loader.reload").setLevel(logging.ERROR)
+    # It warns of every layer that is not sent, and most are not.
+    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     length = min(lm.context_length, settings.max_length or lm.context_length)
     try:
         llm = LLM(
