@@ -14,7 +14,7 @@ import difflib
 import importlib.metadata
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,10 +136,12 @@ class VLLMGenerator:
         if engine.asleep:
             engine.llm.wake_up()
             engine.asleep = False
-        wanted = None if self.adapter is None or self.worn == "base" else self.adapter.state()
-        if _same(engine.worn, wanted) or self.adapter is None:
+        adapter = None if self.worn == "base" else self.adapter
+        wanted = None if adapter is None else adapter.state()
+        if _same(engine.worn, wanted):
             return
-        weights = complete_weights(self.lm, self.adapter, merged=wanted is not None)
+        modules = (wanted or {}).keys() | (engine.worn or {}).keys()
+        weights = complete_weights(self.lm, modules, adapter)
         engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         engine.llm.reset_prefix_cache()
         engine.worn = wanted
@@ -164,21 +166,22 @@ def check_installed() -> str:
 
 
 @torch.no_grad()
-def complete_weights(lm: LanguageModel, adapter: Adapter, *, merged: bool) -> Iterator[tuple[str, Tensor]]:
-    """Yield the adapted matrices, merged or as in the base, and the parameters of the modules beside them.
+def complete_weights(
+    lm: LanguageModel, modules: Collection[str], adapter: Adapter | None
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield the weights of `modules`, merged where `adapter` holds them, and of the modules beside them as in the base.
 
     Names are those of the base model's checkpoint.
     """
-    adapted = set(adapter.state())
-    if merged:
-        yield from adapter.merged_weights()
-    parents = {name.rpartition(".")[0] for name in adapted}
+    merged: set[str] = set()
+    for name, weight in adapter.merged_weights() if adapter is not None else ():
+        merged.add(name)
+        yield name, weight
+    parents = {module.rpartition(".")[0] for module in modules}
     for name, parameter in lm.model.named_parameters():
         plain = name.replace(".base.", ".")  # an adapted Linear holds its base under this name
-        module = plain.rpartition(".")[0]
-        if ".parametrization." in name or module.rpartition(".")[0] not in parents:
-            continue
-        if not (merged and module in adapted and plain.endswith(".weight")):
+        parent = plain.rpartition(".")[0].rpartition(".")[0]
+        if parent in parents and plain not in merged and ".parametrization." not in name:
             yield plain, parameter.data.contiguous()
 
 

@@ -130,7 +130,7 @@ def test_siblings_of_adapted_matrices_are_sent_too() -> None:
     svf = SVF(modules=["q_proj"], cache=False, progress=False)
     svf.inject(lm.model, lm.source)
     move(svf, 0, 0.2)
-    sent = dict(complete_weights(lm, svf, merged=True))
+    sent = dict(complete_weights(lm, svf.layers, svf))
     assert {name.split(".", 3)[3] for name in sent} == {
         "self_attn.q_proj.weight", "self_attn.q_proj.bias", "self_attn.k_proj.weight", "self_attn.k_proj.bias",
         "self_attn.v_proj.weight", "self_attn.v_proj.bias", "self_attn.o_proj.weight",
@@ -138,7 +138,7 @@ def test_siblings_of_adapted_matrices_are_sent_too() -> None:
     for name, value in sent.items():
         assert value.shape == before[name].shape
         assert torch.equal(value, before[name]) != name.endswith("q_proj.weight"), name
-    restored = dict(complete_weights(lm, svf, merged=False))
+    restored = dict(complete_weights(lm, svf.layers, None))
     assert restored.keys() == sent.keys()
     assert all(torch.equal(value, before[name]) for name, value in restored.items())
 
