@@ -145,7 +145,7 @@ def test_advantages_are_clipped_on_both_sides(objective):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("truncated", "dropped"), [("keep", False), ("wrong", False), ("drop", True)])
 def test_a_dropped_answer_weighs_nothing(objective, truncated, dropped):
-    rewards, cut = torch.tensor([[1.0, -1.0]]), torch.tensor([[True, False]])
+    rewards, cut = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[True, False, False]])
     advantages = objective(truncated=truncated).advantages(rewards, cut)
     assert bool(advantages[0, 0] == 0) is dropped
     assert advantages[0, 1] != 0

@@ -105,7 +105,9 @@ def test_a_sweep_gives_every_job_its_own_run(tmp_path: Path, run_script: Run) ->
 
 
 def script(*arguments: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
+    # Without what W&B left in this process's environment: a shared service would hold on to a killed run.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = kept | {"WANDB_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "experiment=smoke", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
