@@ -124,12 +124,14 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
 
 
 def _first_of_sweep(text: str) -> str | None:
-    """One value of a sweep such as `task=a,b`; None for settings of Hydra itself, which it checks well."""
+    """One value of a sweep such as `task=a,b`; None for what cannot be told here: globs, intervals, Hydra keys."""
     try:
         parsed = OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise ValueError(f"The override {text!r} does not parse: {error}") from None
     if text.lstrip("+~").startswith("hydra"):
+        return None
+    if parsed.is_sweep_override() and not (parsed.is_choice_sweep() or parsed.is_range_sweep()):
         return None
     if parsed.is_sweep_override():
         value = next(iter(parsed.sweep_string_iterator()))

@@ -22,7 +22,7 @@ from wandb_offline import read_runs
 from t2.callbacks import LAST_CHECKPOINT
 from t2.experts import Expert
 from t2.loggers import read_metrics
-from t2.scripts import resume_arguments
+from t2.scripts import check_overrides, resume_arguments
 
 Run = Callable[..., Any]
 RESULT_KEYS = {
@@ -222,6 +222,14 @@ def test_a_folder_without_an_expert_is_named(
         caplog, capsys,
     )  # fmt: skip
     assert "holds no expert.safetensors" in shown
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["task=gcd,products", "seed=range(0,3)", "task=glob(*)", "seed=interval(0,1)", "+new=choice(1,2)", "~logger"],
+)
+def test_sweeps_pass_the_check(override: str) -> None:
+    check_overrides(ROOT / "conf", "train", ["-m", override, "hydra.sweep.dir=x"])
 
 
 def test_resume_rewrites_the_command_line(trained: Path) -> None:
