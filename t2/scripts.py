@@ -10,6 +10,7 @@ import difflib
 import functools
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,12 +29,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 log = logging.getLogger(__name__)
+TEXT_KEYS = ("prompt", "system", "description")  # values that are prose
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
 
 
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
     """Run `body` with the configuration `conf/name.yaml` and the overrides of the command line."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] = quote_text(sys.argv[1:])
     resumed = resume_arguments(arguments)
     if resumed is None:
         try:
@@ -60,6 +62,22 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
             raise SystemExit(1) from None
 
     return guarded
+
+
+def quote_text(arguments: Sequence[str]) -> list[str]:
+    """Quote free text, so that a prompt may hold the signs that mean something in Hydra's grammar.
+
+    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; what is quoted already is left alone.
+    """
+    quoted = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key in TEXT_KEYS and equals and value[:1] not in ("'", '"') and value != "null":
+            # Hydra reads backslashes literally, except before a quote.
+            escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
+            argument = f'{key}="{escaped}"'
+        quoted.append(argument)
+    return quoted
 
 
 def resume_arguments(arguments: Sequence[str]) -> list[str] | None:

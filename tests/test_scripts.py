@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from wandb_offline import read_runs
 
 from t2.callbacks import LAST_CHECKPOINT
 from t2.experts import Expert
 from t2.loggers import read_metrics
-from t2.scripts import check_overrides, resume_arguments
+from t2.scripts import check_overrides, quote_text, resume_arguments
 
 Run = Callable[..., Any]
 RESULT_KEYS = {
@@ -230,6 +231,20 @@ def test_a_folder_without_an_expert_is_named(
 )
 def test_sweeps_pass_the_check(override: str) -> None:
     check_overrides(ROOT / "conf", "train", ["-m", override, "hydra.sweep.dir=x"])
+
+
+@pytest.mark.parametrize(
+    "text", ["7 + 8 =", "a: b, [c] {d}", 'say "hi"', "back\\slash", "${not.resolved}x", "C:\\", "100 % | 'x'"]
+)
+def test_a_prompt_may_hold_any_sign(text: str) -> None:
+    (argument,) = quote_text([f"prompt={text}"])
+    parsed = OverridesParser.create().parse_override(argument)
+    assert parsed.value() == text
+
+
+def test_quoted_text_and_other_keys_are_left_alone() -> None:
+    arguments = ["prompt='a b'", "system=null", "task=gcd", "-m", "sampling.stop=[a,b]"]
+    assert quote_text(arguments) == arguments
 
 
 def test_resume_rewrites_the_command_line(trained: Path) -> None:
