@@ -18,6 +18,7 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -149,7 +150,7 @@ def _first_of_sweep(text: str) -> str | None:
         raise ValueError(f"The override {text!r} does not parse: {error}") from None
     if text.lstrip("+~").startswith("hydra"):
         return None
-    if parsed.is_sweep_override() and not (parsed.is_choice_sweep() or parsed.is_range_sweep()):
+    if parsed.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
         return None
     if parsed.is_sweep_override():
         value = next(iter(parsed.sweep_string_iterator()))
