@@ -188,6 +188,9 @@ class ExpertTraining(L.LightningModule):
         optimizer.zero_grad()
         sums: dict[str, float] = {"policy": 0.0, "kl": 0.0, "entropy": 0.0, "drift": 0.0}
         used_tokens = 0
+        # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all, also where
+        # the KL is looked at for the log.
+        learns = self.objective.kl_coefficient > 0 or bool((rollout.advantages != 0).any())
         used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
         completions = [rollout.completions[n] for n in used]
         shared = self.share_prompts and not exceeds_window(self.lm, rollout.completions)
@@ -205,7 +208,7 @@ class ExpertTraining(L.LightningModule):
                 shared=shared,
             )
             loss = self.objective.loss(token, part)
-            if loss.total.requires_grad:
+            if learns:
                 self.manual_backward(loss.total)
             tokens = int(token.mask.sum())
             used_tokens += tokens

@@ -209,6 +209,29 @@ def test_equal_rewards_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert torch.equal(flat(module), torch.ones_like(flat(module)))
 
 
+@pytest.mark.parametrize("kl_every", [0, 1])
+def test_a_step_without_a_signal_leaves_z_alone(tmp_path: Path, kl_every: int) -> None:
+    """Also after steps that gave AdamW momentum, and also where the KL is computed for the log."""
+
+    class Fading(LetterTask):
+        """Scores differ in the first two steps only."""
+
+        asked: list[int] = []  # noqa: RUF012
+
+        def score(self, example: Example, text: str) -> float:
+            self.asked.append(0)
+            return super().score(example, text) if len(self.asked) <= 24 else 0.0
+
+    Fading.asked = []
+    module = make_module(task=Fading())
+    module.kl_every = kl_every
+    fit(module, tmp_path, steps=2, callbacks=[Checkpoints()])
+    moved = flat(module)
+    assert not torch.equal(moved, torch.ones_like(moved))
+    fit(module, tmp_path, steps=5, ckpt=tmp_path / LAST_CHECKPOINT, callbacks=[Checkpoints()])
+    assert torch.equal(flat(module), moved)
+
+
 @pytest.mark.parametrize("score", [float("nan"), 1.5, -0.1])
 def test_a_score_out_of_range_stops_the_run(tmp_path: Path, score: float) -> None:
     class Broken(LetterTask):
