@@ -14,12 +14,15 @@ from typing import Any
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
+from hypothesis import settings
 
 from t2.scripts import launch
 from t2.tasks.base import Split
 from t2.types import Example
 
 ROOT = Path(__file__).resolve().parents[1]
+settings.register_profile("t2", deadline=None)  # a busy machine is no failing property
+settings.load_profile("t2")
 
 
 @pytest.fixture(autouse=True, scope="session")
