@@ -74,7 +74,6 @@ def random_rollout(lm: LanguageModel, prompt: int, samples: int, new_tokens: int
     signs = torch.tensor([1.0 if number % 2 == 0 else -1.0 for number in range(samples)])
     return Rollout(
         completions=answers,
-        example_index=(0,) * samples,
         rewards=signs,
         advantages=signs,
         temperature=1.0,

@@ -168,7 +168,6 @@ class ExpertTraining(L.LightningModule):
         }
         return Rollout(
             completions=flat,
-            example_index=tuple(b for b, group in enumerate(completions) for _ in group),
             rewards=rewards.flatten(),
             advantages=advantages.flatten(),
             temperature=sampling.scoring_temperature,

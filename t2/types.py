@@ -100,7 +100,6 @@ class Rollout:
     """
 
     completions: tuple[Completion, ...]  # N
-    example_index: tuple[int, ...]  # N, which example a completion answers
     rewards: Tensor  # (N,)
     advantages: Tensor  # (N,)
     temperature: float
@@ -111,7 +110,6 @@ class Rollout:
     def __post_init__(self) -> None:
         """Check that all parts speak of the same N completions."""
         n = len(self.completions)
-        assert len(self.example_index) == n, f"{len(self.example_index)} indices for {n} completions"
         assert self.rewards.shape == (n,), f"rewards {tuple(self.rewards.shape)}, expected ({n},)"
         assert self.advantages.shape == (n,), f"advantages {tuple(self.advantages.shape)}, expected ({n},)"
 
@@ -121,7 +119,6 @@ class Rollout:
         return replace(
             self,
             completions=tuple(self.completions[i] for i in index),
-            example_index=tuple(self.example_index[i] for i in index),
             rewards=self.rewards[index],
             advantages=self.advantages[index],
         )

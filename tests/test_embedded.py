@@ -66,7 +66,6 @@ def test_it_answers_and_learns_from_its_answers(model: tuple[LanguageModel, SVF]
             torch.testing.assert_close(row[: len(sampled)], sampled, rtol=0, atol=1e-3)
     rollout = Rollout(
         completions=flat,
-        example_index=(0, 0, 0, 1, 1, 1, 2, 2, 2),
         rewards=torch.zeros(9),
         advantages=torch.linspace(-1, 1, 9),
         temperature=1.0,

@@ -32,7 +32,6 @@ def token(kl: bool = False, fill: float = 0.0) -> TokenLogProbs:
 def rollout(advantages: list[float]) -> Rollout:
     return Rollout(
         completions=tuple(Completion((1,), (0,) * n, (0.0,) * n, "", "stop") for n in LENGTHS),
-        example_index=(0, 0, 1, 1),
         rewards=torch.tensor(advantages),
         advantages=torch.tensor(advantages),
         temperature=1.0,
@@ -299,7 +298,7 @@ def test_importance_weights_are_truncated():
     training = torch.tensor([[-1.0, -1.0]], requires_grad=True)
     completion = Completion((1,), (2, 3), (-1.5, -4.0), "", "stop")
     rollout = Rollout(
-        completions=(completion,), example_index=(0,), rewards=torch.ones(1), advantages=torch.ones(1),
+        completions=(completion,), rewards=torch.ones(1), advantages=torch.ones(1),
         temperature=1.0, total_samples=1, total_tokens=2, max_new_tokens=2,
     )  # fmt: skip
     token = TokenLogProbs(training, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2), None)

@@ -17,7 +17,6 @@ def completion(tokens: int = 1) -> Completion:
 def rollout(n: int = 4) -> Rollout:
     return Rollout(
         completions=tuple(completion(i + 1) for i in range(n)),
-        example_index=tuple(i // 2 for i in range(n)),
         rewards=torch.arange(n, dtype=torch.float32),
         advantages=torch.arange(n, dtype=torch.float32) * 10,
         temperature=0.7,
@@ -80,16 +79,10 @@ def test_rollout_refuses_shapes_that_would_broadcast(name):
         Rollout(**parts)
 
 
-def test_rollout_refuses_missing_indices():
-    with pytest.raises(AssertionError, match="3 indices for 4 completions"):
-        Rollout(**{**vars(rollout()), "example_index": (0, 0, 1)})
-
-
 def test_select_takes_the_same_rows_of_everything():
     whole = rollout()
     part = whole.select([3, 1])
     assert part.completions == (whole.completions[3], whole.completions[1])
-    assert part.example_index == (1, 0)
     assert part.rewards.tolist() == [3.0, 1.0]
     assert part.advantages.tolist() == [30.0, 10.0]
 

@@ -15,7 +15,7 @@ import importlib.metadata
 import logging
 import os
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -67,7 +67,7 @@ class Engine:
     settings: EngineSettings
     max_length: int
     worn: dict[str, Tensor] | None = None  # the adapter state its weights are merged with; None: the base's
-    asleep: bool = field(default=False)
+    asleep: bool = False
 
 
 _ENGINES: dict[tuple[str, EngineSettings], Engine] = {}  # one per model in a process: it takes its memory once
