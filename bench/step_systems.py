@@ -15,7 +15,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from t2.adapters.svf import SVF, SVFLinear
+from t2.adapters.svf import SVF
+from t2.adapters.svf_linear import SVFLinear
 from t2.adapters.targets import find_targets
 from t2.logprobs import token_log_probs
 from t2.models import LanguageModel, load_model, parse_device, parse_dtype

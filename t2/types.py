@@ -3,7 +3,7 @@
 Shape letters, used in every `# (N, T)` comment of the project:
 
     B  examples (prompts) in a batch          R  singular values of one matrix, min(m, n)
-    G  completions sampled per example        M  adapted matrices
+    G  completions sampled per example        M  adapted matrices          D  distinct mixtures
     N  completions in a batch, N = B * G      K  experts
     T  completion tokens, padded              V  vocabulary entries
 
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 FinishReason = Literal["stop", "length"]
+MixingRule = Literal["delta", "paper"]
 KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse
 
 
@@ -88,6 +89,55 @@ class Completion:
             f"{len(self.token_ids)} tokens with {len(self.log_probs)} log-probs"
         )
         assert self.token_ids, "a completion has at least one token"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How much of each of K experts an example wears: a row of alphas per expert, for all matrices or one per matrix.
+
+    delta    z' = 1 + sum_k alpha_k (z_k - 1)     a coordinate from the base; no alpha is a share, any may exceed 1
+    paper    z' = sum_k alpha_k z_k               paper §3.2; alphas that sum to 1 give what `delta` gives
+    """
+
+    alphas: tuple[tuple[float, ...], ...]  # (K, 1) or (K, M)
+    rule: MixingRule = "delta"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for alphas that mean nothing."""
+        rows = self.alphas
+        if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
+            raise ValueError(f"A mixture has a row of alphas per expert, all of one length; got {rows!r}.")
+        if not all(math.isfinite(alpha) for row in rows for alpha in row):
+            raise ValueError(f"A mixture's alphas are finite numbers; got {rows!r}.")
+        if self.rule not in ("delta", "paper"):
+            raise ValueError(f"The mixing rule is {self.rule!r}; allowed: delta, paper.")
+
+    @classmethod
+    def of(cls, *alphas: float, rule: MixingRule = "delta") -> Mixture:
+        """One alpha per expert."""
+        return cls(tuple((float(alpha),) for alpha in alphas), rule)
+
+    @classmethod
+    def base(cls, experts: int) -> Mixture:
+        """No expert at all: the base model."""
+        return cls.of(*(0.0,) * experts)
+
+    @property
+    def means(self) -> tuple[float, ...]:
+        """Each expert's alpha, averaged over matrices (K,)."""
+        return tuple(sum(row) / len(row) for row in self.alphas)
+
+    def normalized(self) -> Mixture:
+        """The same mixture with alphas that sum to 1 over the experts, for every matrix.
+
+        Raises:
+            ValueError: some sum is 0.
+        """
+        totals = [sum(column) for column in zip(*self.alphas, strict=True)]
+        if any(abs(total) < 1e-12 for total in totals):
+            raise ValueError(f"Alphas that sum to 0 cannot be normalized: {self.alphas!r}. Give one expert a share.")
+        rows = (tuple(a / total for a, total in zip(row, totals, strict=True)) for row in self.alphas)
+        return Mixture(tuple(rows), self.rule)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ reference policy: no second model is ever loaded).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 
@@ -38,10 +39,27 @@ class Adapter(Protocol):
         """Within the block the model is the base model."""
         ...
 
-    def merged(self) -> AbstractContextManager[None]:
-        """Within the block every adapted matrix is one dense weight; no gradients."""
+    def merged(
+        self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None
+    ) -> AbstractContextManager[None]:
+        """Within the block every adapted matrix is one dense weight; no gradients.
+
+        Of the present state, or of the one given; `dtype` rounds the weights, not what they hold in between.
+        """
         ...
 
-    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+    def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Yield (parameter name in the base model, adapted dense weight), one matrix at a time."""
+        ...
+
+
+@runtime_checkable
+class RowAdapter(Adapter, Protocol):
+    """An adapter under which every example of a batch may wear a state of its own."""
+
+    def rows(self, scales: Mapping[str, Tensor]) -> AbstractContextManager[Callable[[Tensor], None]]:
+        """Within the block example b wears state b of `scales` (module -> (D, R)).
+
+        The function given out takes an index (N,) and changes that to: example n wears state index[n].
+        """
         ...

@@ -14,99 +14,19 @@ and `t2.adapters.parametrizations`. Not done here: what z means across experts (
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.parametrizations import Parametrization, make_parametrization
-from t2.adapters.svd import Decomposition, decompose_all
+from t2.adapters.parametrizations import make_parametrization
+from t2.adapters.svd import decompose_all
+from t2.adapters.svf_linear import Face, SVFLinear, dense_weight
 from t2.adapters.targets import find_targets
 from t2.sources import cache_root
-
-FaceName = Literal["factored", "merged", "off"]
-
-
-@dataclass
-class Face:
-    """What all layers of one adapter show now; shared by them, so that switching is one assignment."""
-
-    name: FaceName = "factored"
-    rows: bool = False
-
-
-class SVFLinear(nn.Module):
-    """A frozen Linear or Conv1D whose singular values are rescaled.
-
-    In fp32 the factored face replaces the dense product (two thin ones). In half precision that would lose what z
-    learned: x Vhᵀ is already on the bf16 grid and 1 ± 0.002 times it rounds back. There the change is computed apart,
-    (x Vhᵀ) * (z - 1), and added inside one product with the joint weight [W | U s], whose fp32 accumulator is rounded
-    once; z = 1 is then the base model again, and a step of 1e-3 is felt.
-    """
-
-    def __init__(
-        self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, face: Face
-    ) -> None:
-        """Wrap `base`; `parts` is the decomposition of its weight as (n_out, n_in)."""
-        super().__init__()
-        self.base = base
-        self.parametrization = parametrization
-        self.face = face
-        self.row_scales: Tensor | None = None  # (B, R)
-        self.merged_weight: Tensor | None = None  # (n_out, n_in)
-        weight = dense_weight(base)
-        self.joint = weight.dtype in (torch.bfloat16, torch.float16)
-        output_factor = (parts.U * parts.s).to(weight.dtype)
-        if self.joint:
-            joined = torch.cat([weight, output_factor], dim=1)  # (n_out, n_in + R)
-            _set_dense_weight(base, joined[:, : weight.shape[1]])  # a view: W is held once
-            self.register_buffer("joint_weight", joined, persistent=False)
-            output_factor = joined[:, weight.shape[1] :]
-        self.register_buffer("output_factor", output_factor, persistent=False)  # U s, (n_out, R)
-        self.register_buffer("input_factor", parts.Vh.to(weight.dtype), persistent=False)  # (R, n_in)
-        self.output_factor: Tensor
-        self.input_factor: Tensor
-        self.joint_weight: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, n_in) -> (B, T, n_out), or without B or T where the base takes that."""
-        if self.face.name == "off":
-            return self.base(x)  # type: ignore[no-any-return]
-        if self.face.name == "merged":
-            assert self.merged_weight is not None, "the merged face is worn inside `with adapter.merged()`"
-            return F.linear(x, self.merged_weight, self.base.bias)
-        return self._factored(x, self._scale_for(x))
-
-    def _scale_for(self, x: Tensor) -> Tensor:
-        """z as it multiplies (x Vhᵀ): (R,), or (B, 1, R) where every example wears its own."""
-        if not self.face.rows:
-            z: Tensor = self.parametrization()
-            return z
-        rows = self.row_scales
-        assert rows is not None, "the rows face is worn inside `with adapter.rows(...)`"
-        assert x.ndim >= 2, f"expected (B, ..., n_in), got {tuple(x.shape)}"
-        assert x.shape[0] == rows.shape[0], f"{rows.shape[0]} rows of scales for a batch of shape {tuple(x.shape)}"
-        return rows.view(rows.shape[0], *(1,) * (x.ndim - 2), rows.shape[1])
-
-    def _factored(self, x: Tensor, z: Tensor) -> Tensor:
-        h = F.linear(x, self.input_factor)  # (B, T, R)
-        if self.joint:
-            change = (h.float() * (z - 1.0)).to(x.dtype)
-            return F.linear(torch.cat([x, change], dim=-1), self.joint_weight, self.base.bias)
-        return F.linear(h * z, self.output_factor, self.base.bias)
-
-    def compose(self, z: Tensor) -> Tensor:
-        """The dense W' (n_out, n_in) for one z (R,), differentiable; z = 1 gives W bit for bit."""
-        weight = dense_weight(self.base)
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        change = (self.output_factor.to(exact) * (z - 1.0).to(exact)) @ self.input_factor.to(exact)
-        return (weight.to(exact) + change).to(weight.dtype)
 
 
 class SVF(nn.Module):
@@ -173,12 +93,7 @@ class SVF(nn.Module):
         Raises:
             ValueError: a module that is not adapted, a wrong length, or a z the parametrization cannot take.
         """
-        for name, z in state.items():
-            if name not in self.layers:
-                raise ValueError(f"No adapted matrix is called {name!r}; this adapter has {_some(self.layers)}.")
-            expected = self.singular_values[name].shape
-            if z.shape != expected:
-                raise ValueError(f"{name}: got z of shape {tuple(z.shape)}, expected {tuple(expected)}.")
+        self._check(state)
         for name, layer in self.layers.items():
             z = state.get(name, torch.ones_like(self.singular_values[name]))
             layer.parametrization.set_effective(z)
@@ -190,13 +105,22 @@ class SVF(nn.Module):
             yield
 
     @contextmanager
-    def merged(self) -> Iterator[None]:
-        """Within the block each matrix is the dense W' of the present z; for generating, without gradients."""
+    def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Within the block each matrix is one dense W', of the present z or of `state`; no gradients.
+
+        `dtype` computes with W' rounded to it, between activations of the model's own type. Matrices that `state`
+        leaves out are at z = 1.
+
+        Raises:
+            ValueError: `state` does not fit the adapted matrices.
+        """
+        if state is not None:
+            self._check(state)
         before = {name: layer.merged_weight for name, layer in self.layers.items()}
         try:
             with torch.no_grad():
-                for layer in self.layers.values():
-                    layer.merged_weight = layer.compose(layer.parametrization())
+                for name, layer in self.layers.items():
+                    layer.merged_weight = layer.compose(self._multiplier(name, state)).to(dtype)
             with self._worn(Face("merged")):
                 yield
         finally:
@@ -204,45 +128,69 @@ class SVF(nn.Module):
                 layer.merged_weight = before[name]
 
     @contextmanager
-    def rows(self, scales: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within the block example b of every batch wears `scales[module][b]`; each tensor is (B, R)."""
+    def rows(self, scales: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
+        """Within the block every example of a batch wears its own state, of the D in `scales[module]`, each (D, R).
+
+        Example b wears state b, until the function that is given out is called with an index (N,): then example n of
+        the batches that follow wears state index[n].
+
+        Raises:
+            ValueError: `scales` is not of exactly the adapted matrices.
+        """
         missing = self.layers.keys() ^ scales.keys()
         if missing:
             raise ValueError(f"rows() wants scales for exactly the adapted matrices; differing: {_some(missing)}.")
         before = {name: layer.row_scales for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
-            layer.row_scales = scales[name]
+            layer.row_scales = scales[name].to(layer.output_factor.device)
         try:
             with self._worn(Face("factored", rows=True)):
-                yield
+                yield self._select
         finally:
             for name, layer in self.layers.items():
                 layer.row_scales = before[name]
 
     @torch.no_grad()
-    def merged_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield (parameter name in the base model, W') in the base's own orientation, one at a time."""
+    def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yield (parameter name in the base model, W') in the base's own orientation, of the present z or of `state`.
+
+        Raises:
+            ValueError: `state` does not fit the adapted matrices.
+        """
+        if state is not None:
+            self._check(state)
         for name, layer in self.layers.items():
-            weight = layer.compose(layer.parametrization())
+            weight = layer.compose(self._multiplier(name, state))
             yield f"{name}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
+
+    def _select(self, index: Tensor) -> None:
+        self.face.index = index
+
+    def _multiplier(self, name: str, state: Mapping[str, Tensor] | None) -> Tensor:
+        """z (R,) of one matrix, on its device."""
+        layer = self.layers[name]
+        if state is None:
+            present: Tensor = layer.parametrization()
+            return present
+        z = state.get(name, torch.ones_like(self.singular_values[name]))
+        return z.to(layer.output_factor.device)
+
+    def _check(self, state: Mapping[str, Tensor]) -> None:
+        for name, z in state.items():
+            if name not in self.layers:
+                raise ValueError(f"No adapted matrix is called {name!r}; this adapter has {_some(self.layers)}.")
+            expected = self.singular_values[name].shape
+            if z.shape != expected:
+                raise ValueError(f"{name}: got z of shape {tuple(z.shape)}, expected {tuple(expected)}.")
 
     @contextmanager
     def _worn(self, face: Face) -> Iterator[None]:
-        before = (self.face.name, self.face.rows)
-        self.face.name, self.face.rows = face.name, face.rows
+        before = (self.face.name, self.face.rows, self.face.index)
+        self.face.name, self.face.rows, self.face.index = face.name, face.rows, face.index
         try:
             yield
         finally:
-            self.face.name, self.face.rows = before
-
-
-def dense_weight(module: nn.Linear | Conv1D) -> Tensor:
-    """The weight as (n_out, n_in); Conv1D (GPT-2) keeps it transposed."""
-    return module.weight.T if isinstance(module, Conv1D) else module.weight
-
-
-def _set_dense_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:
-    module.weight.data = weight.T if isinstance(module, Conv1D) else weight
+            self.face.name, self.face.rows, self.face.index = before
 
 
 def _slug(source: str) -> str:

@@ -6,9 +6,13 @@ searches never know which one they ask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
+from torch import Tensor
+
+from t2.adapters.base import Adapter
+from t2.models import LanguageModel
 from t2.types import Completion, Example, Sampling
 
 # Which weights answer: the adapter's merged ones, whatever it shows at the moment, or the base's.
@@ -24,5 +28,29 @@ class Generator(Protocol):
 
         Raises:
             ValueError: a prompt and its new tokens do not fit the model's context.
+        """
+        ...
+
+
+@runtime_checkable
+class AdaptableGenerator(Generator, Protocol):
+    """A generator that can be told what its adapter wears, without touching what the adapter has learned."""
+
+    lm: LanguageModel
+    adapter: Adapter | None
+
+    def with_state(self, state: Mapping[str, Tensor]) -> Generator:
+        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
+        ...
+
+
+@runtime_checkable
+class RowGenerator(AdaptableGenerator, Protocol):
+    """A generator whose examples may wear a state each, in one batch."""
+
+    def with_rows(self, scales: Mapping[str, Tensor], index: Sequence[int]) -> Generator:
+        """The same generator for `len(index)` examples, of which example b wears state index[b] of `scales`.
+
+        `scales` maps each adapted module to (D, R), D distinct states.
         """
         ...

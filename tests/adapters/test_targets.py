@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from t2.adapters.svf import dense_weight
+from t2.adapters.svf_linear import dense_weight
 from t2.adapters.targets import chosen_layers, decoder_blocks, find_targets
 from t2.tiny import ARCHITECTURES, tiny_model
 

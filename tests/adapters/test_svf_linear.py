@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.parametrizations import make_parametrization
 from t2.adapters.svd import decompose
-from t2.adapters.svf import Face, SVFLinear, dense_weight
+from t2.adapters.svf_linear import Face, SVFLinear, dense_weight
 
 SHAPES = [(12, 7), (7, 12), (9, 9)]
 
