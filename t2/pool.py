@@ -6,15 +6,10 @@ The order of the experts is the order of a mixture's alphas. Mixing is linear in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from t2.experts import Expert
-from t2.types import Mixture
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ searches never know which one they ask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -17,6 +17,9 @@ from t2.types import Completion, Example, Sampling
 
 # Which weights answer: the adapter's merged ones, whatever it shows at the moment, or the base's.
 Worn = Literal["merged", "as_is", "base"]
+
+# The numbers of D states -> what those are: module -> (D, R).
+RowScales = Callable[[Sequence[int]], Mapping[str, Tensor]]
 
 
 @runtime_checkable
@@ -48,9 +51,6 @@ class AdaptableGenerator(Generator, Protocol):
 class RowGenerator(AdaptableGenerator, Protocol):
     """A generator whose examples may wear a state each, in one batch."""
 
-    def with_rows(self, scales: Mapping[str, Tensor], index: Sequence[int]) -> Generator:
-        """The same generator for `len(index)` examples, of which example b wears state index[b] of `scales`.
-
-        `scales` maps each adapted module to (D, R), D distinct states.
-        """
+    def with_rows(self, scales: RowScales, index: Sequence[int]) -> Generator:
+        """The same generator for `len(index)` examples, of which example b wears the state with number index[b]."""
         ...

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import DynamicCache
 
 from t2.adapters.base import Adapter, RowAdapter
-from t2.generation.base import Worn
+from t2.generation.base import RowScales, Worn
 from t2.models import LanguageModel, parse_dtype
 from t2.types import Completion, Example, Sampling
 
@@ -73,16 +73,17 @@ class HFGenerator:
         self.batch_rows, self.progress = batch_rows, progress
         self.dtype = None if dtype is None else parse_dtype(dtype)
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
-        self._rows: tuple[Mapping[str, Tensor], Sequence[int]] | None = None
+        self._rows: tuple[RowScales, Sequence[int]] | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
         """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
         return self._wearing(state, None)
 
-    def with_rows(self, scales: Mapping[str, Tensor], index: Sequence[int]) -> HFGenerator:
-        """The same generator for `len(index)` examples, of which example b wears state index[b] of `scales` (D, R).
+    def with_rows(self, scales: RowScales, index: Sequence[int]) -> HFGenerator:
+        """The same generator for `len(index)` examples, of which example b wears state index[b].
 
-        Nothing is merged, so `dtype` says nothing here.
+        `scales` gives the states with the numbers it is asked for, module -> (D, R); it is asked once a batch. Nothing
+        is merged, so `dtype` says nothing here.
 
         Raises:
             ValueError: the adapter cannot give every example its own state.
@@ -91,9 +92,7 @@ class HFGenerator:
             raise ValueError(f"{type(self.adapter).__name__} cannot give every example its own state; use by=groups.")
         return self._wearing(None, (scales, index))
 
-    def _wearing(
-        self, state: Mapping[str, Tensor] | None, rows: tuple[Mapping[str, Tensor], Sequence[int]] | None
-    ) -> HFGenerator:
+    def _wearing(self, state: Mapping[str, Tensor] | None, rows: tuple[RowScales, Sequence[int]] | None) -> HFGenerator:
         if self.adapter is None:
             raise ValueError("This generator has no adapter that could wear a state.")
         other = copy.copy(self)
@@ -121,32 +120,36 @@ class HFGenerator:
         )
         if self._rows is not None and len(self._rows[1]) != len(prompts):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(prompts)} examples.")
-        with self._face() as select, bar:
+        with self._face(), bar:
             for batch in self._batches(prompts, samples):
                 rows = [_Row(b * samples + g, prompts[b]) for b in batch for g in range(samples)]
-                self._decode(rows, samples, sampling, uniforms, self._wearer(select), bar)
+                with self._worn_by(batch, samples) as wear:
+                    self._decode(rows, samples, sampling, uniforms, wear, bar)
                 done |= {row.place: self._finish(row, sampling) for row in rows}
                 bar.update(sum(not row.stopped for row in rows))
         return [[done[b * samples + g] for g in range(samples)] for b in range(len(prompts))]
 
-    def _face(self) -> AbstractContextManager[Callable[[Tensor], None] | None]:
-        if self.adapter is None or self.worn == "as_is":
+    def _face(self) -> AbstractContextManager[object]:
+        if self.adapter is None or self.worn == "as_is" or self._rows is not None:
             return nullcontext()
-        if self._rows is not None:
-            assert isinstance(self.adapter, RowAdapter), "with_rows checked it"
-            return self.adapter.rows(self._rows[0])
         if self.worn == "base" and self.dtype is None:
             return self.adapter.disabled()
         return self.adapter.merged({} if self.worn == "base" else self._state, dtype=self.dtype)
 
-    def _wearer(self, select: Callable[[Tensor], None] | None) -> Callable[[Sequence[_Row], int], None]:
-        """What tells the adapter which rows come next; `samples` is how many of them answer one example."""
-        if select is None or self._rows is None:
-            return lambda rows, samples: None
-        index = self._rows[1]
-        return lambda rows, samples: select(
-            torch.tensor([index[row.place // samples] for row in rows], device=self.lm.device)
-        )
+    @contextmanager
+    def _worn_by(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[_Row]], None]]:
+        """Give out what tells the adapter which rows come next; it does nothing where all wear the same."""
+        if self._rows is None:
+            yield lambda rows: None
+            return
+        assert isinstance(self.adapter, RowAdapter), "with_rows checked it"
+        scales, index = self._rows
+        distinct = sorted({index[b] for b in batch})
+        place = {state: at for at, state in enumerate(distinct)}
+        with self.adapter.rows(scales(distinct)) as select:
+            yield lambda rows: select(
+                torch.tensor([place[index[row.place // samples]] for row in rows], device=self.lm.device)
+            )
 
     def _batches(self, prompts: Sequence[tuple[int, ...]], samples: int) -> Iterator[list[int]]:
         """Indices of prompts, longest first: little padding, and memory runs out at once or never."""
@@ -160,16 +163,16 @@ class HFGenerator:
         samples: int,
         sampling: Sampling,
         uniforms: Tensor,
-        wear: Callable[[Sequence[_Row], int], None],
+        wear: Callable[[Sequence[_Row]], None],
         bar: tqdm[NoReturn],
     ) -> None:
         """Fill the rows of one batch; rows of one prompt are neighbors, and the bar counts those that stop."""
         model, device = self.lm.model, self.lm.device
-        wear(rows[::samples], samples)
+        wear(rows[::samples])
         cache, logits, mask = self._prefill([row.prompt for row in rows[::samples]], samples)
         draws = uniforms.to(device)
         live, stopped = rows, 0
-        wear(live, samples)
+        wear(live)
         for step in range(sampling.max_new_tokens):
             places = torch.tensor([row.place for row in live], device=device)
             tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
@@ -183,7 +186,7 @@ class HFGenerator:
                 index = torch.tensor(keep, device=device)
                 cache.batch_select_indices(index)
                 tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
-                wear(live, samples)
+                wear(live)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             logits = model(
                 input_ids=tokens[:, None],
