@@ -23,6 +23,7 @@ from t2.data import PromptData
 from t2.evaluation import summarize
 from t2.experts import EXPERT_FILE, ExpertMetadata
 from t2.fingerprint import fingerprint_of
+from t2.recompute import recompute_blocks
 from t2.runtime import git_commit, quiet_libraries, write_results
 from t2.scripts import launch
 from t2.training import ExpertTraining
@@ -68,6 +69,8 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     start = time.perf_counter()
     adapter.inject(lm.model, lm.source)
     svd_seconds = time.perf_counter() - start
+    if cfg.recompute_activations:
+        recompute_blocks(lm.model)
     metadata = ExpertMetadata(
         base_model=lm.source,
         fingerprint=fingerprint_of(adapter.singular_values),
@@ -93,6 +96,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         micro_batch_tokens=cfg.micro_batch_tokens,
         share_prompts=cfg.share_prompts,
         kl_every=cfg.kl_every,
+        score_workers=cfg.score_workers,
         seed=cfg.seed,
     )
     module.phases.total_seconds["svd"] = svd_seconds

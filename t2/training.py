@@ -28,9 +28,10 @@ from t2.generation.base import Generator
 from t2.layouts import micro_batches, sampled_log_probs
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
-from t2.objectives import Objective, check_scores
+from t2.objectives import Objective
 from t2.optimizer import OptimizerSettings
 from t2.runtime import Phases
+from t2.scoring import answer_and_score
 from t2.tasks.base import Task
 from t2.types import Completion, Example, Rollout, Sampling
 
@@ -68,6 +69,7 @@ class ExpertTraining(L.LightningModule):
         micro_batch_tokens: bound on prompt + completion tokens of one forward and backward.
         share_prompts: let the samples of one prompt share its computation, where the architecture allows it.
         kl_every: log the KL to the base every so many steps even where its coefficient is 0 (0: never).
+        score_workers: threads that grade answers while others are being made.
         seed: the source of every random choice, together with the step.
     """
 
@@ -86,6 +88,7 @@ class ExpertTraining(L.LightningModule):
         micro_batch_tokens: int = 1024,
         share_prompts: bool = True,
         kl_every: int = 10,
+        score_workers: int = 2,
         seed: int = 0,
     ) -> None:
         """Keep the parts; nothing is computed."""
@@ -99,7 +102,10 @@ class ExpertTraining(L.LightningModule):
             optimizer,
             total_steps,
         )
+        if score_workers < 1:
+            raise ValueError(f"score_workers is {score_workers}; allowed: at least 1.")
         self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
+        self.score_workers = score_workers
         self.share_prompts = share_prompts  # settled by a self-check when training starts
         self.phases = Phases()
         self.last_step: StepRecord | None = None
@@ -144,13 +150,9 @@ class ExpertTraining(L.LightningModule):
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
         """Answer and score the batch; logs what the answers were like."""
         sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
-        with self.phases("rollout"):
-            completions = self.generator.generate(batch, sampling)
-        with self.phases("score"):
-            scores = check_scores(
-                [self.task.score(e, c.text) for e, group in zip(batch, completions, strict=True) for c in group],
-                f"task {self.task.name!r}",
-            ).view(len(batch), -1)
+        completions, scores = answer_and_score(
+            self.generator, self.task, batch, sampling, workers=self.score_workers, phases=self.phases
+        )
         truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
         rewards = self.objective.rewards(scores, truncated)
         advantages = self.objective.advantages(rewards, truncated)

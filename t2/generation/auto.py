@@ -19,6 +19,7 @@ def auto_generator(
     *,
     worn: Worn = "merged",
     batch_rows: int = 64,
+    dtype: str | None = None,
     progress: bool = False,
     engine: EngineSettings | None = None,
 ) -> Generator:
@@ -27,6 +28,6 @@ def auto_generator(
         version = check_installed()
     except ImportError:
         log.info("Answers come from transformers (vLLM is not installed).")
-        return HFGenerator(lm, adapter, worn=worn, batch_rows=batch_rows, progress=progress)
+        return HFGenerator(lm, adapter, worn=worn, batch_rows=batch_rows, dtype=dtype, progress=progress)
     log.info("Answers come from vLLM %s.", version)
     return VLLMGenerator(lm, adapter, worn=worn, engine=engine)

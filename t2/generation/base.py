@@ -6,7 +6,7 @@ searches never know which one they ask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -32,6 +32,15 @@ class Generator(Protocol):
         Raises:
             ValueError: a prompt and its new tokens do not fit the model's context.
         """
+        ...
+
+
+@runtime_checkable
+class StreamingGenerator(Generator, Protocol):
+    """A generator that hands out each example's answers as soon as they are complete."""
+
+    def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (place, G completions), every place once, in whatever order they end."""
         ...
 
 

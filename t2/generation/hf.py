@@ -14,7 +14,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -23,6 +22,7 @@ from transformers import DynamicCache
 
 from t2.adapters.base import Adapter, RowAdapter
 from t2.generation.base import RowScales, Worn
+from t2.generation.sampling import choose
 from t2.models import LanguageModel, parse_dtype
 from t2.types import Completion, Example, Sampling
 
@@ -99,35 +99,41 @@ class HFGenerator:
         other.worn, other._state, other._rows = "merged", state, rows
         return other
 
-    @torch.no_grad()
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
         """B examples -> B lists of G completions, in the order of the examples.
 
         Raises:
             ValueError: a prompt and its new tokens do not fit the model's context.
         """
+        done = dict(self.stream(examples, sampling))
+        return [done[place] for place in range(len(examples))]
+
+    @torch.no_grad()
+    def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (place, G completions) of each example as soon as its last answer ends, in whatever order that is.
+
+        Between two of them the adapter shows what it generates with: the model is not to be used before the end.
+
+        Raises:
+            ValueError: a prompt and its new tokens do not fit the model's context.
+        """
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
         samples, steps = sampling.samples, sampling.max_new_tokens
-        noise = torch.Generator().manual_seed(sampling.seed)
-        uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
-        done: dict[int, Completion] = {}
-        bar = tqdm(
-            total=len(uniforms),
-            desc="generate",
-            unit="answer",
-            leave=False,
-            disable=None if self.progress else True,
-        )
         if self._rows is not None and len(self._rows[1]) != len(prompts):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(prompts)} examples.")
+        noise = torch.Generator().manual_seed(sampling.seed)
+        uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
+        bar = tqdm(
+            total=len(uniforms), desc="generate", unit="answer", leave=False, disable=None if self.progress else True
+        )
         with self._face(), bar:
             for batch in self._batches(prompts, samples):
                 rows = [_Row(b * samples + g, prompts[b]) for b in batch for g in range(samples)]
                 with self._worn_by(batch, samples) as wear:
-                    self._decode(rows, samples, sampling, uniforms, wear, bar)
-                done |= {row.place: self._finish(row, sampling) for row in rows}
-                bar.update(sum(not row.stopped for row in rows))
-        return [[done[b * samples + g] for g in range(samples)] for b in range(len(prompts))]
+                    for first in self._decode(rows, samples, sampling, uniforms, wear):
+                        group = rows[first : first + samples]
+                        yield group[0].place // samples, [self._finish(row, sampling) for row in group]
+                        bar.update(samples)
 
     def _face(self) -> AbstractContextManager[object]:
         if self.adapter is None or self.worn == "as_is" or self._rows is not None:
@@ -164,23 +170,24 @@ class HFGenerator:
         sampling: Sampling,
         uniforms: Tensor,
         wear: Callable[[Sequence[_Row]], None],
-        bar: tqdm[NoReturn],
-    ) -> None:
-        """Fill the rows of one batch; rows of one prompt are neighbors, and the bar counts those that stop."""
+    ) -> Iterator[int]:
+        """Fill the rows of one batch, neighbors by prompt; yields a prompt's first row when its last one is done."""
         model, device = self.lm.model, self.lm.device
         wear(rows[::samples])
         cache, logits, mask = self._prefill([row.prompt for row in rows[::samples]], samples)
         draws = uniforms.to(device)
-        live, stopped = rows, 0
+        live, open_groups = rows, list(range(0, len(rows), samples))
         wear(live)
         for step in range(sampling.max_new_tokens):
             places = torch.tensor([row.place for row in live], device=device)
             tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
             self._record(live, tokens.tolist(), log_probs.tolist(), sampling)
             keep = [index for index, row in enumerate(live) if not row.stopped]
-            bar.update(sum(row.stopped for row in rows) - stopped)
-            stopped = sum(row.stopped for row in rows)
-            if not keep or step + 1 == sampling.max_new_tokens:
+            last = not keep or step + 1 == sampling.max_new_tokens
+            done = [at for at in open_groups if last or all(row.stopped for row in rows[at : at + samples])]
+            open_groups = [at for at in open_groups if at not in done]
+            yield from done
+            if last:
                 return
             if len(keep) <= (1 - COMPACT_SHARE) * len(live):
                 index = torch.tensor(keep, device=device)
@@ -239,29 +246,3 @@ class HFGenerator:
             text=text[: min(cuts)] if cuts else text,
             finish="stop" if row.stopped else "length",
         )
-
-
-def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Next tokens (n,) and their log-probs (n,) from logits (n, V) and one uniform number in [0, 1) per row (n,).
-
-    Log-probs are of the full distribution at `sampling.scoring_temperature`, also where top_p cuts it.
-    """
-    log_probs = torch.log_softmax(logits.float() / sampling.scoring_temperature, dim=-1)  # (n, V)
-    if sampling.temperature == 0.0:
-        tokens = log_probs.argmax(dim=-1)
-    else:
-        tokens = _invert(log_probs.double().exp(), uniforms, sampling.top_p)
-    return tokens, log_probs.gather(1, tokens[:, None]).squeeze(1)
-
-
-def _invert(probabilities: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """The token at which the cumulative distribution passes the uniform number, most likely tokens first."""
-    ordered, index = (probabilities, None) if top_p == 1.0 else probabilities.sort(dim=-1, descending=True)
-    cumulative = ordered.cumsum(dim=-1)  # (n, V)
-    mass = cumulative[:, -1:]
-    if index is not None:  # keep the smallest set of tokens whose mass reaches top_p
-        before = (cumulative < top_p * mass).sum(dim=-1, keepdim=True)
-        mass = cumulative.gather(1, before)
-    target = uniforms[:, None] * mass
-    place = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.shape[1] - 1)
-    return (place if index is None else index.gather(1, place)).squeeze(1)

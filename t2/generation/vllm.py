@@ -114,6 +114,15 @@ class VLLMGenerator:
         Raises:
             ValueError: a prompt and its new tokens do not fit, or top_p cuts a distribution of another temperature.
         """
+        done = dict(self.stream(examples, sampling))
+        return [done[place] for place in range(len(examples))]
+
+    def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (place, G completions) of each example as soon as its last answer ends, in whatever order that is.
+
+        Raises:
+            ValueError: as for `generate`.
+        """
         if sampling.top_p < 1.0:
             raise ValueError(
                 f"sampling.top_p={sampling.top_p}: vLLM then reports log-probs of the cut distribution, and t2 keeps "
@@ -128,18 +137,22 @@ class VLLMGenerator:
                 f"{engine.max_length}; raise generation.engine.max_length or lower sampling.max_new_tokens."
             )
         self._follow(engine)
-        outputs = engine.llm.generate(
+        requests = engine.llm.enqueue(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
             [_parameters(sampling, self.lm, place) for place in range(len(prompts))],
             use_tqdm=False,
         )
+        # What comes back bears the name without the suffix that vLLM adds to tell equal names apart.
+        place_of = {request.partition("-")[0]: place for place, request in enumerate(requests)}
+        while engine.llm.llm_engine.has_unfinished_requests():
+            for output in engine.llm.llm_engine.step():
+                if output.finished:
+                    place = place_of[output.request_id]
+                    answers = sorted(output.outputs, key=lambda answer: int(answer.index))
+                    yield place, [_completion(prompts[place], answer, sampling) for answer in answers]
         if engine.settings.sleep:
             engine.llm.sleep(level=1)
             engine.asleep = True
-        return [
-            [_completion(prompt, answer, sampling) for answer in sorted(output.outputs, key=lambda a: int(a.index))]
-            for prompt, output in zip(prompts, outputs, strict=True)
-        ]
 
     def _follow(self, engine: Engine) -> None:
         """Give the engine the weights of the adapter's present state, unless it has them."""

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from t2.generation.hf import choose
+from t2.generation.sampling import choose
 from t2.types import Sampling
 
 LAST_UNIFORM = 1 - 2.0**-53  # the largest that torch.rand gives in float64
