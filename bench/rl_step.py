@@ -3,6 +3,7 @@
     python bench/rl_step.py [--model smollm2|tiny] [--systems t2_hf,t2_vllm,trl_lora] [--output FILE.json]
     python bench/rl_step.py --merge A.json B.json [--output FILE.json]       join what two environments measured
     python bench/rl_step.py --grow [--figure FILE.png] [--output FILE.json]  t2's update by samples and prompt length
+    python bench/rl_step.py --sizes [--output FILE.json]                     t2's update by model, and its memory
 
 What the systems are, and what is equal for them, is said in rl_systems.py. Each runs in a process of its own, one after
 the other: timings of a busy machine are not comparable. The first `--warmup` steps are not counted. A system whose
@@ -29,6 +30,7 @@ from typing import Any
 
 import torch
 from rl_grow import draw, grow, grow_table
+from rl_size import by_model, memory, memory_table, size_table
 from rl_systems import SYSTEMS, measure
 from rl_work import PHASES, SCORES, Job
 from step import machine
@@ -168,6 +170,12 @@ def main(argv: list[str]) -> None:
         about = {"machine": machine("cpu"), "versions": package_versions(), "git_commit": git_commit(ROOT)}
         _write(about | {"arguments": asdict(job), "grow": rows}, args.output)
         return
+    if args.sizes:
+        rows, held = by_model(job, args.size_models, args.size_prompt), memory(job, args.size_prompt)
+        print(size_table(rows), memory_table(held), sep="\n\n")
+        about = {"machine": machine("cpu"), "versions": package_versions(), "git_commit": git_commit(ROOT)}
+        _write(about | {"arguments": asdict(job), "models": rows, "memory": held}, args.output)
+        return
     if args.merge is not None:
         result = merge(args.merge)
     else:
@@ -203,6 +211,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--grow-samples", type=_counts, default=[1, 2, 4, 8, 16], help="comma-separated")
     parser.add_argument("--grow-lengths", type=_counts, default=[32, 128, 512], help="prompt tokens, comma-separated")
     parser.add_argument("--figure", type=Path, help="with --grow: a figure to write")
+    parser.add_argument("--sizes", action="store_true", help="measure t2's update by model, and its memory")
+    parser.add_argument("--size-models", type=lambda text: text.split(","), default=["tiny", "smollm2", "llama-1b"])
+    parser.add_argument("--size-prompt", type=_count, default=64, help="prompt tokens")
     parser.add_argument("--one", choices=SYSTEMS, help="measure this system in this process, and write its row alone")
     return parser
 

@@ -130,6 +130,7 @@ def run_t2(name: str, lm: LanguageModel, grading: Grading, job: Job, meter: Mete
         total_steps=job.all_steps,
         micro_batch_tokens=job.micro_batch_tokens,
         kl_every=0,
+        score_workers=1,  # the grading counts calls
         seed=SEED,
     )
     trainer = L.Trainer(

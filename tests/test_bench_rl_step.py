@@ -20,6 +20,7 @@ work = importlib.import_module("rl_work")
 systems = importlib.import_module("rl_systems")
 trl_side = importlib.import_module("rl_trl")
 growth = importlib.import_module("rl_grow")
+sizes = importlib.import_module("rl_size")
 rl_step = importlib.import_module("rl_step")
 
 JOB = work.Job(model="tiny", prompts=2, samples=3, new_tokens=5, steps=1, warmup=1, micro_batch_tokens=300)
@@ -249,6 +250,24 @@ def test_grow_reports_every_point_and_draws_it(tmp_path, capsys):
     assert all(len(row["seconds"][layout]) == 1 for row in result["grow"] for layout in growth.LAYOUTS)
     assert len(capsys.readouterr().out.splitlines()) == 5
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sizes_report_models_and_memory(tmp_path, capsys):
+    out = tmp_path / "sizes.json"
+    rl_step.main([*TINY, "--sizes", "--size-models", "tiny", "--size-prompt", "9", "--output", str(out)])
+    result = json.loads(out.read_text())
+    assert result.keys() == {"machine", "versions", "git_commit", "arguments", "models", "memory"}
+    assert [row["model"] for row in result["models"]] == ["tiny"]
+    for row in result["memory"].values():
+        assert row["peak_bytes"] >= row["held_bytes"] > 0
+    assert "shared / plain" in capsys.readouterr().out
+
+
+def test_random_factors_have_the_shapes_of_an_svd():
+    weights = {"wide": torch.zeros(3, 5), "tall": torch.zeros(5, 3)}
+    for name, parts in sizes._random_parts(weights):
+        U, s, Vh = torch.linalg.svd(weights[name], full_matrices=False)
+        assert (parts.U.shape, parts.s.shape, parts.Vh.shape) == (U.shape, s.shape, Vh.shape)
 
 
 def test_both_layouts_make_the_same_update():
