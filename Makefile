@@ -7,7 +7,10 @@ READY := .venv/.ready
 VLLM_READY := .venv-vllm/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-vllm vllm check format bench clean
+# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (about an hour on two cores).
+STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: demo study test test-vllm vllm check format bench clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -16,6 +19,12 @@ demo: $(READY)
 	@echo
 	@echo "The expert: $(RUN)/train/expert.safetensors"
 	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 7 + 8 ='"
+
+study: $(READY)
+	$(BIN)/python evaluate.py experiment=study/two_pass hydra.run.dir=$(STUDY)/two_pass
+	$(BIN)/python evaluate.py -m experiment=study/few_shot seed=1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=few_shot_$${seed}'
+	$(BIN)/python evaluate.py -m experiment=study/shots seed=0,1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=shots_$${seed}'
+	$(BIN)/python -m t2.study $(STUDY)/*/ --out $(STUDY)
 
 test: check
 	$(BIN)/pytest

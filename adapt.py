@@ -1,41 +1,184 @@
-"""Answer a prompt with the base model and with an expert: python adapt.py expert=RUN prompt="What is 3 + 4?"
+"""Adapt to a prompt, or to a task: python adapt.py experts=POOL strategy=S prompt="What is 3 + 4?"
 
-Choosing and mixing experts per prompt (the paper's three strategies) is not part of this script yet.
+prompt=TEXT, prompt=- (lines of standard input), prompt_file=PATH (a prompt a line), interactive=true
+    pass 1's scores and mixture as bars, the answer, and the base's answer; with expert=RUN that expert's answer
+task=T strategy=few_shot shots=10
+    finds a mixture on solved examples of the task and saves it as `mixture.json` in the run folder
 """
 
 from __future__ import annotations
 
 import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from t2.analysis import bars, history_table
 from t2.experts import Expert, wear
-from t2.runtime import quiet_libraries
+from t2.generation.base import AdaptableGenerator, Generator
+from t2.mixtures import MIXTURE_FILE
+from t2.pool import ExpertPool
+from t2.runtime import Phases, quiet_libraries, write_results
 from t2.scripts import launch
+from t2.strategies.base import Choice, PooledModel
+from t2.systems import BASE, EXPERT, Searcher, choose_support
+from t2.tasks.base import Task
+from t2.two_pass import TwoPass
 from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
 
 
-def adapt(cfg: DictConfig) -> dict[str, Completion]:
-    """Answer `cfg.prompt` with both systems; returns their completions by the system's name."""
+def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
+    """Fit where a task is given, answer where there are prompts; returns each prompt's completions by system."""
+    start, phases = time.perf_counter(), Phases()
     quiet_libraries()
-    expert = Expert.load(Expert.find(cfg.expert))
-    sampling = instantiate(cfg.sampling, seed=cfg.seed)
-    adapter = instantiate(cfg.adapter)
-    lm = instantiate(cfg.base_model)
-    adapter.inject(lm.model, lm.source)
-    wear(adapter, expert, source=lm.source, transfer=cfg.transfer)
-    example = Example(prompt=cfg.prompt, system=cfg.system)
-    answers = {}
-    for system, worn in (("base", "base"), ("expert", "merged")):
-        generator = instantiate(cfg.generation)(lm=lm, adapter=adapter, worn=worn)
-        answers[system] = generator.generate([example], sampling)[0][0]
-        print(f"\n[{system}]\n{answers[system].text.strip()}")
+    # What the configuration alone can get wrong comes before the model is loaded.
+    prompts = read_prompts(cfg)
+    task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
+    check(cfg, strategy=strategy, pool=pool, has_task=task is not None, answers=bool(prompts) or cfg.interactive)
+    support: Sequence[Example] = ()
+    if task is not None:
+        support = choose_support(task, shots=cfg.shots, split=cfg.support_split, seed=cfg.seed, scored=())
+    expert = Expert.load(Expert.find(cfg.expert)) if cfg.expert else None
+    lm, adapter = instantiate(cfg.base_model), instantiate(cfg.adapter)
+    with phases("svd"):
+        adapter.inject(lm.model, lm.source)
+    build = instantiate(cfg.generation)
+    generator: AdaptableGenerator = build(lm=lm, adapter=adapter)
+    systems: dict[str, Generator] = {BASE: build(lm=lm, adapter=adapter, worn="base")}
+    if expert is not None:
+        wear(adapter, expert, source=lm.source, transfer=cfg.transfer)
+        systems[EXPERT] = generator
+    if strategy is not None:
+        systems[strategy.name] = TwoPass(generator, pool, strategy, by=cfg.by, transfer=cfg.transfer)
+        if task is not None:
+            with phases("fit"):
+                strategy.fit(PooledModel(generator, pool), task, support)
+        if isinstance(strategy, Searcher):
+            seconds = {**phases.total_seconds, "total": time.perf_counter() - start}
+            save(cfg, generator, pool, strategy, task, len(support), seconds)
+    answers = answer(cfg, systems, prompts) if prompts else []
+    while cfg.interactive and (line := ask()):
+        answers += answer(cfg, systems, [line])
     return answers
+
+
+def read_prompts(cfg: DictConfig) -> list[str]:
+    """The prompts to answer at once.
+
+    Raises:
+        FileNotFoundError: `prompt_file` is not there.
+        ValueError: an empty prompt, or several sources of prompts.
+    """
+    given = [key for key in ("prompt", "prompt_file", "interactive") if cfg[key] not in (None, False)]
+    if len(given) > 1:
+        raise ValueError(f"Prompts come from one place, and {' and '.join(given)} are given. Leave one.")
+    if cfg.prompt_file is not None:
+        place, prompts = str(cfg.prompt_file), Path(cfg.prompt_file).read_text().splitlines()
+    elif cfg.prompt == "-":
+        place, prompts = "standard input", sys.stdin.read().splitlines()
+    elif cfg.prompt is not None:
+        place, prompts = "prompt", [str(cfg.prompt)]
+    else:
+        return []
+    if not prompts:
+        raise ValueError(f"There is no prompt in {place}. Give one a line.")
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            where = f"Line {number} of {place}" if place != "prompt" else "The prompt"
+            raise ValueError(f"{where} is empty. Give a question, such as prompt='What is 3 + 4?'.")
+    return prompts
+
+
+def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, has_task: bool, answers: bool) -> None:
+    """Raise ValueError where the parts do not make up something to do."""
+    if (strategy is None) != (pool is None):
+        lacking = "experts=POOL" if pool is None else "strategy=S"
+        raise ValueError(f"A strategy chooses among the experts of a pool, and {lacking} is not given.")
+    if strategy is None and not cfg.expert:
+        raise ValueError("There is nothing to adapt with: give expert=RUN, or experts=POOL with strategy=S.")
+    finds = isinstance(strategy, Searcher)
+    if finds and not has_task:
+        raise ValueError(
+            f"strategy={strategy.name} finds a mixture for a task: give task=T, or take one that was found before: "
+            "strategy=fixed strategy.mixture=RUN."
+        )
+    if not finds and not answers:
+        raise ValueError("There is nothing to answer: give prompt=TEXT, prompt_file=PATH or interactive=true.")
+
+
+def save(
+    cfg: DictConfig,
+    generator: AdaptableGenerator,
+    pool: ExpertPool,
+    strategy: Searcher,
+    task: Task,
+    shots: int,
+    seconds: Mapping[str, float],
+) -> None:
+    """Show the mixture that was found, and write `mixture.json` and `results.json`."""
+    assert strategy.mixture is not None, "it was fitted"
+    run = Path(cfg.paths.run)
+    strategy.save(run / MIXTURE_FILE, pool, task)
+    alphas = dict(zip(pool.domains, strategy.mixture.means, strict=True))
+    fitness = max(line.best for line in strategy.history)
+    results = {
+        "command": "adapt",
+        "base_model": generator.lm.source,
+        "adapter": type(generator.adapter).__name__,
+        "task": task.name,
+        "strategy": strategy.name,
+        "trainable_parameters": sum(map(len, strategy.mixture.alphas)),
+        "scores": {},  # the support is no test: see evaluate.py
+        "paired": {},
+        "alphas": {task.name: {strategy.name: alphas}},
+        "support": {"n": shots, "split": cfg.support_split, "fitness": fitness},
+        "seconds": seconds,
+        "seed": cfg.seed,
+    }
+    write_results(run, results)
+    print(f"\n{history_table(strategy.history)}")
+    print(f"\nFitness on {shots} support examples of {task.name}: {fitness:.3f}\n\nAlphas\n{bars(alphas)}")
+    log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
+
+
+def answer(cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str]) -> list[dict[str, Completion]]:
+    """Let every system answer, and show the answers and what pass 1 found."""
+    sampling = instantiate(cfg.sampling, seed=cfg.seed)
+    examples = [Example(prompt=prompt, system=cfg.system) for prompt in prompts]
+    answers = {system: generator.generate(examples, sampling) for system, generator in systems.items()}
+    for place, prompt in enumerate(prompts):
+        if len(prompts) > 1:
+            print(f"\n>>> {prompt}")
+        for system, generator in systems.items():
+            if isinstance(generator, TwoPass):
+                show_choice(system, generator.choices[place], generator.pool)
+            print(f"\n[{system}]\n{answers[system][place][0].text.strip()}")
+    return [{system: groups[place][0] for system, groups in answers.items()} for place in range(len(prompts))]
+
+
+def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:
+    """Print what pass 1 found for one prompt."""
+    label = "" if choice.label is None else f": {choice.label}"
+    print(f"\n[pass 1, {system}{label}]")
+    if choice.scores:
+        print(f"Scores\n{bars(choice.scores)}")
+    print(f"Alphas\n{bars(dict(zip(pool.domains, choice.mixture.means, strict=True)))}")
+
+
+def ask() -> str:
+    """The next prompt; an empty one ends the loop, and so does the end of the input."""
+    try:
+        return input("\nPrompt (empty: end)> ").strip()
+    except EOFError:
+        return ""
 
 
 if __name__ == "__main__":

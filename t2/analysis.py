@@ -13,7 +13,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from t2.confusion import dispatch_accuracy, row_shares
 from t2.loggers import read_metrics
+from t2.strategies.few_shot import Iteration
+from t2.systems import EXPERT
+
+BAR_CELLS = 30  # of a text bar that means 1
 
 
 def plot_learning_curve(runs: Sequence[Path], path: Path) -> None:
@@ -59,28 +64,109 @@ def _column(rows: Mapping[int, Mapping[str, str]], name: str) -> tuple[list[int]
     return [step for step, _ in found], [value for _, value in found]
 
 
+def plot_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path: Path) -> None:
+    """Draw which label was chosen (columns) for prompts of which domain (rows): shares of the row, and counts."""
+    size = 2.5 + 0.8 * len(labels)
+    figure = Figure(figsize=(size, size))
+    axes = figure.subplots()
+    shares = row_shares(matrix)
+    axes.imshow([[share or 0.0 for share in row] for row in shares], cmap="Blues", vmin=0, vmax=1)
+    for row, (counts, parts) in enumerate(zip(matrix, shares, strict=True)):
+        for column, (count, share) in enumerate(zip(counts, parts, strict=True)):
+            if share is not None:  # no prompt was of this domain: an empty row says so
+                color = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{share:.2f}\n({count})", ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="chosen", ylabel="true domain")
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
 def results_table(results: Mapping[str, Any]) -> str:
-    """The scores of a results.json as a text table: a line per task and system."""
-    columns = ("task", "system", "score", "vs base", "95% interval", "p", "n", "majority")
-    rows = [columns]
+    """The scores of a results.json as a text table: a line per task and system.
+
+    Seconds of the two passes are columns where some system has them.
+    """
+    columns = ["task", "system", "score", "vs base", "95% interval", "p", "n", "majority"]
+    passes = results.get("pass_seconds", {})
+    rows = [columns + ["pass 1", "pass 2"] * bool(passes)]
     for task, systems in results["scores"].items():
         for system, score in systems.items():
             pair = results["paired"][task].get(system)
             low, high = pair["ci95"] if pair else (0.0, 0.0)
-            rows.append(
-                (
-                    task,
-                    system,
-                    _percent(score["mean"])
-                    + (f" ± {100 * score['stderr']:.1f}" if score["stderr"] is not None else ""),
-                    f"{100 * pair['difference']:+.1f}" if pair else "",
-                    f"[{100 * low:+.1f}, {100 * high:+.1f}]" if pair else "",
-                    f"{pair['p_value']:.2g}" if pair else "",
-                    str(score["n"]),
-                    _percent(score["majority"]),
-                )
-            )
-    widths = [max(len(row[place]) for row in rows) for place in range(len(columns))]
+            error = f" ± {100 * score['stderr']:.1f}" if score["stderr"] is not None else ""
+            row = [
+                task,
+                system,
+                _percent(score["mean"]) + error,
+                f"{100 * pair['difference']:+.1f}" if pair else "",
+                f"[{100 * low:+.1f}, {100 * high:+.1f}]" if pair else "",
+                f"{pair['p_value']:.2g}" if pair else "",
+                str(score["n"]),
+                _percent(score["majority"]),
+            ]
+            spent = passes.get(task, {}).get(system)
+            if passes:
+                row += [f"{spent[part]:.1f} s" for part in ("pass1", "pass2")] if spent else ["", ""]
+            rows.append(row)
+    return _table(rows)
+
+
+def alphas_table(results: Mapping[str, Any]) -> str:
+    """The mean alphas of a results.json: a line per task and system, a column per domain; single experts say theirs."""
+    domains = list(dict.fromkeys(d for table in results["alphas"].values() for row in table.values() for d in row))
+    rows = [["task", "system", *domains]]
+    for task, systems in results["alphas"].items():
+        for system, alphas in systems.items():
+            if not system.startswith(f"{EXPERT}:"):
+                rows.append([task, system, *(f"{alphas[d]:.2f}" if d in alphas else "" for d in domains)])
+    return _table(rows)
+
+
+def confusion_table(confusion: Mapping[str, Any]) -> str:
+    """One confusion matrix of a results.json: a line per true domain, shares of what was chosen for it."""
+    counts, labels = confusion["counts"], confusion["labels"]
+    rows = [["true \\ chosen", *labels, "n"]]
+    for label, row, shares in zip(labels, counts, row_shares(counts), strict=True):
+        if any(row):
+            rows.append([label, *(f"{share or 0.0:.2f}" for share in shares), str(sum(row))])
+    return f"{_table(rows)}\nright: {_percent(dispatch_accuracy(counts))}"
+
+
+def bars(values: Mapping[str, float]) -> str:
+    """Numbers by name as text bars, one a line; full length is 1, or the largest number where one is above."""
+    if not values:
+        return ""
+    unit = BAR_CELLS / max(1.0, *(abs(value) for value in values.values()))
+    width = max(map(len, values))
+    return "\n".join(
+        f"{name.ljust(width)}  {('█' if value >= 0 else '░') * round(abs(value) * unit):<{BAR_CELLS}}  {value:.3f}"
+        for name, value in values.items()
+    )
+
+
+def history_table(history: Sequence[Iteration]) -> str:
+    """The course of a search for a mixture: a line per generation, `best` so far and `mean` of its members."""
+    rows = [["iteration", "best", "mean", "alphas", "±"]]
+    for line in history:
+        alphas, spread = (" ".join(f"{value:.2f}" for value in of) for of in (line.alpha_mean, line.alpha_std))
+        rows.append([str(line.iteration), f"{line.best:.3f}", f"{line.mean:.3f}", alphas, spread])
+    return _table(rows)
+
+
+def results_text(results: Mapping[str, Any]) -> str:
+    """Everything of a results.json that is for reading: scores, mean alphas, confusion matrices, seconds."""
+    parts = [results_table(results)]
+    if results.get("alphas"):
+        parts.append(f"Mean alphas:\n{alphas_table(results)}")
+    parts += [f"Chosen by {system}:\n{confusion_table(c)}" for system, c in results.get("confusion", {}).items()]
+    return "\n\n".join([*parts, f"Seconds: {seconds_table(results['seconds'])}"])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells, the first the header, with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
@@ -104,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not (run / "results.json").exists():
             parser.error(f"{run} holds no results.json; give folders that train.py or evaluate.py finished in")
         results = json.loads((run / "results.json").read_text())
-        print(f"\n{run}\n{results_table(results)}\n{seconds_table(results['seconds'])}")
+        print(f"\n{run}\n{results_text(results)}")
     trained = [run for run in options.runs if (run / "metrics.csv").exists()]
     if trained:
         plot_learning_curve(trained, options.figure)

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from t2.experts import Expert, Wearer
 from t2.fingerprint import fingerprint_of, same_weights, weights_note
-from t2.types import Mixture
+from t2.types import OTHER, Mixture
 
-OTHER = "other"  # the label of what no expert is for: the base model answers
 DISPATCH = "dispatch"  # the domain of the expert that is worn while choosing
 RESERVED = {
     OTHER: "the label of prompts that no expert is for, which the base model answers; rename the domain",

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+OTHER = "other"  # the label of a prompt that no expert is for: the base model answers it
 FinishReason = Literal["stop", "length"]
 MixingRule = Literal["delta", "paper"]
 KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from t2.analysis import main, plot_learning_curve, results_table, seconds_table
+from t2.analysis import (
+    BAR_CELLS,
+    alphas_table,
+    bars,
+    confusion_table,
+    main,
+    plot_confusion,
+    plot_learning_curve,
+    results_table,
+    results_text,
+    seconds_table,
+)
 
 RESULTS = {
     "scores": {
@@ -60,3 +72,64 @@ def test_the_command_refuses_other_folders(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     assert "holds no results.json" in capsys.readouterr().err
+
+
+def with_pool() -> dict[str, Any]:
+    gcd = {
+        "base": {"mean": 0.25, "stderr": 0.05, "n": 80, "majority": 0.3},
+        "expert:gcd": {"mean": 0.5, "stderr": 0.05, "n": 80, "majority": 0.3},
+        "prompt": {"mean": 0.5, "stderr": 0.05, "n": 80, "majority": 0.3},
+    }
+    pair = {"difference": 0.25, "ci95": [0.1, 0.4], "p_value": 0.001}
+    return {
+        "scores": {"gcd": gcd},
+        "paired": {"gcd": {"expert:gcd": pair, "prompt": pair}},
+        "pass_seconds": {"gcd": {"prompt": {"pass1": 1.25, "pass2": 10.0}}},
+        "alphas": {"gcd": {"expert:gcd": {"gcd": 1.0, "math": 0.0}, "prompt": {"gcd": 0.75, "math": 0.2}}},
+        "confusion": {"prompt": {"labels": ["gcd", "math", "other"], "counts": [[3, 1, 0], [0, 0, 0], [0, 0, 0]]}},
+        "seconds": {"pass1": 1.25, "total": 20.0},
+    }
+
+
+def test_seconds_of_each_pass_stand_beside_the_systems_that_have_two() -> None:
+    header, _, base, _, prompt = results_table(with_pool()).splitlines()
+    assert header.endswith("pass 1  pass 2")
+    assert base.endswith("30.0 %")
+    assert prompt.split()[-4:] == ["1.2", "s", "10.0", "s"]
+
+
+def test_alphas_have_a_column_per_domain_and_leave_single_experts_out() -> None:
+    header, _, row = alphas_table(with_pool()).splitlines()
+    assert header.split() == ["task", "system", "gcd", "math"]
+    assert row.split() == ["gcd", "prompt", "0.75", "0.20"]
+
+
+def test_confusion_leaves_out_domains_without_prompts() -> None:
+    header, _, row, right = confusion_table(with_pool()["confusion"]["prompt"]).splitlines()
+    assert header.split() == ["true", "\\", "chosen", "gcd", "math", "other", "n"]
+    assert row.split() == ["gcd", "0.75", "0.25", "0.00", "4"]
+    assert right == "right: 75.0 %"
+
+
+def test_everything_is_shown_where_it_is_there() -> None:
+    text = results_text(with_pool())
+    for part in ("expert:gcd", "Mean alphas:", "Chosen by prompt:", "Seconds: pass1"):
+        assert part in text
+    assert "alphas" not in results_text(RESULTS)
+
+
+def test_bars_are_as_long_as_their_numbers() -> None:
+    one, half, none, negative = bars({"a": 1.0, "half": 0.5, "none": 0.0, "neg": -0.1}).splitlines()
+    assert (one.count("█"), half.count("█"), none.count("█"), negative.count("░")) == (BAR_CELLS, BAR_CELLS // 2, 0, 3)
+    assert half.startswith("half  █")
+    assert negative.endswith("-0.100")
+
+
+def test_a_number_above_one_sets_the_scale_of_bars() -> None:
+    two, one = bars({"a": 2.0, "b": 1.0}).splitlines()
+    assert (two.count("█"), one.count("█")) == (BAR_CELLS, BAR_CELLS // 2)
+
+
+def test_a_confusion_matrix_is_drawn(tmp_path: Path) -> None:
+    plot_confusion([[3, 1], [0, 0]], ["math", "other"], tmp_path / "confusion.png")
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

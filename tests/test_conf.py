@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import hydra.utils
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 CONF = ROOT / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 CHOICES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/**/*.yaml"))
+EVALUATED = ("benchmarks", "experts", "strategy")  # groups of evaluate.py
 LATE = {"lm", "adapter", "worn", "logger", "callbacks"}  # what the scripts add to a _partial_
 
 
@@ -34,8 +35,7 @@ def targets(node: Any, where: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def check_signature(where: str, node: dict[str, Any]) -> None:
-    module, _, name = node["_target_"].rpartition(".")
-    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    signature = inspect.signature(hydra.utils.get_object(node["_target_"]))  # a class, a function or a class's method
     given = {key for key in node if not key.startswith("_")}
     parameters = signature.parameters
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
@@ -65,10 +65,9 @@ def test_primaries_fit_what_they_build(name: str) -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_fits_what_it_builds(choice: str) -> None:
-    group, _, option = choice.rpartition("/")
-    primary = "evaluate" if group == "benchmarks" else "train"
-    override = f"{group}={option}" if group != "logger" else f"logger={option}"
-    found = list(targets(OmegaConf.to_container(compose(primary, override), resolve=False)))
+    group, _, option = choice.partition("/")
+    primary = "evaluate" if group in EVALUATED or choice.startswith("experiment/study/") else "train"
+    found = list(targets(OmegaConf.to_container(compose(primary, f"{group}={option}"), resolve=False)))
     for where, node in found:
         check_signature(f"conf/{choice}.yaml{where}", node)
 
@@ -76,7 +75,7 @@ def test_every_choice_composes_and_fits_what_it_builds(choice: str) -> None:
 def test_only_overlays_are_global() -> None:
     for path in CONF.glob("**/*.yaml"):
         if "@package _global_" in path.read_text():
-            assert path.parent.name in ("experiment", "hparams_search"), path
+            assert path.relative_to(CONF).parts[0] in ("experiment", "hparams_search"), path
 
 
 def test_every_experiment_says_where_it_comes_from() -> None:

@@ -135,11 +135,17 @@ class SVF(nn.Module):
         the batches that follow wears state index[n].
 
         Raises:
-            ValueError: `scales` is not of exactly the adapted matrices.
+            ValueError: `scales` is not of exactly the adapted matrices, or does not fit them.
         """
         missing = self.layers.keys() ^ scales.keys()
         if missing:
             raise ValueError(f"rows() wants scales for exactly the adapted matrices; differing: {_some(missing)}.")
+        for name, s in self.singular_values.items():
+            if scales[name].ndim != 2 or scales[name].shape[1] != len(s):
+                raise ValueError(f"{name}: got scales of shape {tuple(scales[name].shape)}, expected (D, {len(s)}).")
+        counts = {len(rows) for rows in scales.values()}
+        if len(counts) > 1:
+            raise ValueError(f"rows() wants as many states for every matrix; got {sorted(counts)} states.")
         before = {name: layer.row_scales for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
             layer.row_scales = scales[name].to(layer.output_factor.device)

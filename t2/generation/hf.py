@@ -76,7 +76,10 @@ class HFGenerator:
         self._rows: tuple[RowScales, Sequence[int]] | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
-        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
+        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing.
+
+        An empty state is the base, for which nothing is merged.
+        """
         return self._wearing(state, None)
 
     def with_rows(self, scales: RowScales, index: Sequence[int]) -> HFGenerator:
@@ -96,7 +99,7 @@ class HFGenerator:
         if self.adapter is None:
             raise ValueError("This generator has no adapter that could wear a state.")
         other = copy.copy(self)
-        other.worn, other._state, other._rows = "merged", state, rows
+        other.worn, other._state, other._rows = "base" if state == {} else "merged", state, rows
         return other
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
@@ -117,10 +120,10 @@ class HFGenerator:
         Raises:
             ValueError: a prompt and its new tokens do not fit the model's context.
         """
+        if self._rows is not None and len(self._rows[1]) != len(examples):
+            raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
         samples, steps = sampling.samples, sampling.max_new_tokens
-        if self._rows is not None and len(self._rows[1]) != len(prompts):
-            raise ValueError(f"{len(self._rows[1])} states were given for {len(prompts)} examples.")
         noise = torch.Generator().manual_seed(sampling.seed)
         uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
         bar = tqdm(

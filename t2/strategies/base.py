@@ -17,8 +17,6 @@ from t2.pool import ExpertPool
 from t2.tasks.base import Task
 from t2.types import Example, Mixture
 
-OTHER = "other"  # the label of what no expert is for: the base model answers
-
 
 @dataclass(frozen=True)
 class PooledModel:

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from t2.experts import Expert
-from t2.strategies.base import OTHER, Choice, PooledModel
+from t2.strategies.base import Choice, PooledModel
 from t2.strategies.labels import score_labels
 from t2.tasks.base import Task
 from t2.tasks.dispatch import Dispatch, category_list, check_labels, dispatch_example
 from t2.tasks.rows import check_choice, same_text
-from t2.types import Example, Mixture, Sampling
+from t2.types import OTHER, Example, Mixture, Sampling
 
 Mode = Literal["score", "generate"]
 Shot = tuple[str, str]  # a question and its label

@@ -17,9 +17,8 @@ from random import Random
 from t2.grading.answers import matching_word
 from t2.tasks.base import SPLITS, Split, Task
 from t2.tasks.rows import check_choice, question_of, same_text
-from t2.types import Example
+from t2.types import OTHER, Example
 
-OTHER = "other"  # the label of what no expert is for: the base model answers
 OTHER_DESCRIPTION = "anything else"
 INSTRUCTION = "Which category does the text belong to? Reply with the name of the category only."
 _LABEL = re.compile(r"[^\W_]([\w -]*\w)?")

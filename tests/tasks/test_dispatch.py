@@ -10,8 +10,8 @@ import pytest
 
 import t2.strategies.base
 from t2.tasks.base import SPLITS, Split
-from t2.tasks.dispatch import OTHER, Dispatch, check_labels, dispatch_example
-from t2.types import Example
+from t2.tasks.dispatch import Dispatch, check_labels, dispatch_example
+from t2.types import OTHER, Example
 
 
 @dataclass
