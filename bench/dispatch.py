@@ -38,7 +38,6 @@ def strategies(task: Dispatch) -> dict[str, PromptDispatch]:
     """The ways of asking."""
     return {
         "generate": PromptDispatch(mode="generate"),
-        "generate, 2 examples": PromptDispatch(mode="generate", examples=task, shots=2),
         "score, uncalibrated": PromptDispatch(calibrate=False),
         "score": PromptDispatch(),
         "score, 2 examples": PromptDispatch(examples=task, shots=2),
@@ -60,6 +59,7 @@ def load_task() -> Dispatch:
 def main(argv: Sequence[str]) -> None:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ways", help="names separated by semicolons; all if not given")
     parser.add_argument("--limit", type=int, help="the first so many prompts")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     args = parser.parse_args(argv)
@@ -75,7 +75,9 @@ def main(argv: Sequence[str]) -> None:
     labels = (*pool.domains, OTHER)
     rows: list[dict[str, Any]] = []
     print(f"{'way of asking':<24}{'accuracy':>10}{'stderr':>8}{'seconds':>9}   ({len(asked)} prompts)")
-    for name, strategy in strategies(task).items():
+    ways = strategies(task)
+    for name in args.ways.split(";") if args.ways else ways:
+        strategy = ways[name]
         start = time.perf_counter()
         chosen = [str(choice.label) for choice in strategy.choose(model, prompts)]
         seconds = time.perf_counter() - start

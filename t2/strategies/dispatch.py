@@ -26,7 +26,7 @@ from t2.experts import Expert
 from t2.strategies.base import Choice, PooledModel
 from t2.strategies.labels import score_labels
 from t2.tasks.base import Task
-from t2.tasks.dispatch import Dispatch, category_list, check_labels, dispatch_example
+from t2.tasks.dispatch import Dispatch, answer_text, category_list, check_labels, dispatch_example
 from t2.tasks.rows import check_choice, same_text
 from t2.types import OTHER, Example, Mixture, Sampling
 
@@ -133,7 +133,7 @@ class PromptDispatch:
         questions = [*(example.prompt for example in examples), *([CONTENT_FREE] if self._calibrate else [])]
         asked = [dispatch_example(question, descriptions, shots=self._shots) for question in questions]
         with _worn(model, dispatch):
-            scores = score_labels(model.lm, asked, labels).double()  # (B, K + 1), one more row where calibrated
+            scores = score_labels(model.lm, asked, [answer_text(label) for label in labels]).double()  # (B, K + 1), one more row where calibrated
         if not bool(scores.isfinite().all()):
             raise ValueError(f"Some labels' scores under {model.lm.source} are NaN or infinite; check its weights.")
         if self._calibrate:

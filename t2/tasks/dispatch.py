@@ -20,6 +20,7 @@ from t2.tasks.rows import check_choice, question_of, same_text
 from t2.types import OTHER, Example
 
 OTHER_DESCRIPTION = "anything else"
+PREFILL = "Category:"  # begins the model's turn: without it a small model answers in forms of its own, "- reading: ..."
 INSTRUCTION = "Which category does the text belong to? Reply with the name of the category only."
 _LABEL = re.compile(r"[^\W_]([\w -]*\w)?")
 _EARLIER: Mapping[Split, tuple[Split, ...]] = {"test": (), "val": ("test",), "train": ("test", "val")}
@@ -145,11 +146,15 @@ def dispatch_example(
     """
     if not question.strip():
         raise ValueError("The prompt is empty, so it belongs to no domain. Give a question.")
-    asked = [*shots, (question, "")]
-    blocks = [f"{INSTRUCTION}\n\n{category_list(descriptions)}"]
-    blocks += [f"Text: {text}\nCategory: {label}".rstrip() for text, label in asked]
+    solved = [f"Text: {text}\n{PREFILL}{answer_text(label)}" for text, label in shots]
+    blocks = [f"{INSTRUCTION}\n\n{category_list(descriptions)}", *solved, f"Text: {question}"]
     metadata = {"question": question} | ({"task": task} if task is not None else {})
-    return Example("\n\n".join(blocks), answer=answer, metadata=metadata)
+    return Example("\n\n".join(blocks), answer=answer, prefill=PREFILL, metadata=metadata)
+
+
+def answer_text(label: str) -> str:
+    """A label as the model writes it behind the prefill."""
+    return f" {label}"
 
 
 def category_list(descriptions: Mapping[str, str]) -> str:
