@@ -41,7 +41,8 @@ _WINDOW_LOGGED: WeakSet[PreTrainedModel] = WeakSet()
 def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequence[str]) -> Tensor:
     """Log-likelihood of each label as the beginning of the answer to each example, (B, K) fp32 on the CPU.
 
-    The model is run as it is worn at the call. Labels are tokenized by themselves, as an answer that begins a turn.
+    The model is run as it is worn at the call. Labels are tokenized by themselves, with the space that one
+    may begin with: where a prompt is prefilled, it is what follows there.
 
     Raises:
         ValueError: no label, one without a token, or a prompt that does not fit the model's context with its label.

@@ -47,7 +47,7 @@ def planted(monkeypatch):
 
     def plant(rows):
         def score(lm, examples, labels):
-            assert tuple(labels) == ("math", "words", OTHER)
+            assert tuple(labels) == (" math", " words", " other")
             asked.append([example.prompt for example in examples])
             return torch.tensor(rows)
 
@@ -144,7 +144,7 @@ def test_scores_are_those_of_the_base_whatever_the_adapter_has_learned():
     model = pooled()
     with model.adapter.disabled():
         asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
-        scores = score_labels(model.lm, asked, ("math", "words", OTHER))
+        scores = score_labels(model.lm, asked, (" math", " words", " other"))
     expected = torch.softmax(scores[:-1] - scores[-1], dim=1)
     model.adapter.load(model.pool.experts["math"].scales)
     for choice, row in zip(choose(PromptDispatch(), model), expected.tolist(), strict=True):
@@ -161,7 +161,7 @@ def test_the_classifier_wears_the_dispatch_expert_and_takes_it_off():
     model.adapter.load(model.pool.dispatch.scales)
     with model.adapter.merged():
         asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
-        scores = score_labels(model.lm, asked, ("math", "words", OTHER))
+        scores = score_labels(model.lm, asked, (" math", " words", " other"))
     for choice, row in zip(worn, torch.softmax(scores[:-1] - scores[-1], dim=1).tolist(), strict=True):
         assert list(choice.scores.values()) == pytest.approx(row, abs=1e-4)
 
@@ -226,14 +226,14 @@ def test_solved_examples_stand_in_turn_before_the_question(planted):
     lines = [line.partition(": ")[2] for line in asked[0][0].splitlines() if line.startswith(("Text", "Category:"))]
     assert lines == [
         *("1 + 2", "math", "hi", OTHER, "spell a", "words", "2 + 2", "math", "bye", OTHER, "spell b", "words"),
-        *("1 + 1", ""),
+        "1 + 1",
     ]
 
 
 def test_all_examples_of_a_mapping_are_taken_without_shots(planted):
     asked = planted([[0.0, 0.0, 0.0]])
     choose(PromptDispatch(examples=SHOTS, calibrate=False), examples=QUESTIONS[:1])
-    assert asked[0][0].count("Category: ") == 7
+    assert asked[0][0].count("Category: ") == len([one for prompts in SHOTS.values() for one in prompts])
 
 
 def test_generate_shows_solved_boxes():

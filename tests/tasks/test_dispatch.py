@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-import t2.strategies.base
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.dispatch import Dispatch, check_labels, dispatch_example
 from t2.types import OTHER, Example
@@ -128,7 +127,8 @@ def test_the_prompt_lists_every_label_once_with_its_description():
     lines = prompt.splitlines()
     assert lines.count("- math: sums and products") == 1
     assert lines.count("- words") == 1
-    assert lines[-1] == "Category:"
+    assert lines[-1].startswith("Text: ")
+    assert dispatch().split("val")[0].prefill == "Category:"
 
 
 def test_the_order_of_domains_is_no_part_of_the_prompt():
@@ -139,7 +139,7 @@ def test_the_order_of_domains_is_no_part_of_the_prompt():
 def test_the_tasks_own_system_message_and_prefill_stay_out():
     one = dispatch().split("val")[0]
     assert one.system is None
-    assert one.prefill == ""
+    assert one.prefill == "Category:"
     assert "be brief" not in one.prompt
 
 
@@ -199,7 +199,3 @@ def test_settings_that_cannot_be_used_are_refused(options, message):
 def test_one_domain_and_other_are_enough():
     task = dispatch({"math": numbered("sums")}, other=[numbered("talk")])
     assert {one.answer for one in task.split("test")} == {"math", OTHER}
-
-
-def test_strategies_mean_the_same_label_by_other():
-    assert t2.strategies.base.OTHER == OTHER
