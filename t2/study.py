@@ -196,7 +196,8 @@ def write_study(study: Study, folder: Path) -> str:
         parts += ["## Seconds of the passes", seconds_table(study, tasks)]
         draw_scores(study, [system for system in systems if system != "base"], tasks, folder / "scores.png")
     for task, found in shots.items():
-        names = ["base", *(system for system, _ in found.values())]
+        alike = {SHOTS.sub(r"\g<system>", system) for system, _ in found.values()}  # as configured by default
+        names = ["base", *(system for system, _ in found.values()), *sorted(alike & study.cells[task].keys())]
         parts += [f"## Shots, {task}", score_table(study, names, [task])]
     if study.confusion:
         parts += ["## Chosen labels", confusion_text(study)]

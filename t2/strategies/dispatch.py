@@ -133,7 +133,9 @@ class PromptDispatch:
         questions = [*(example.prompt for example in examples), *([CONTENT_FREE] if self._calibrate else [])]
         asked = [dispatch_example(question, descriptions, shots=self._shots) for question in questions]
         with _worn(model, dispatch):
-            scores = score_labels(model.lm, asked, [answer_text(label) for label in labels]).double()  # (B, K + 1), one more row where calibrated
+            scores = score_labels(
+                model.lm, asked, [answer_text(label) for label in labels]
+            ).double()  # (B, K + 1), one more row where calibrated
         if not bool(scores.isfinite().all()):
             raise ValueError(f"Some labels' scores under {model.lm.source} are NaN or infinite; check its weights.")
         if self._calibrate:
