@@ -192,7 +192,7 @@ def write_study(study: Study, folder: Path) -> str:
     parts = []
     if tasks:
         parts += ["## Scores, and differences to the base", score_table(study, systems, tasks)]
-        parts += ["## Alphas", alphas_table(study, [s for s in systems if not s.startswith("expert:")], tasks)]
+        parts += ["## Alphas", alphas_table(study, [s for s in systems if ":" not in s], tasks)]
         parts += ["## Seconds of the passes", seconds_table(study, tasks)]
         draw_scores(study, [system for system in systems if system != "base"], tasks, folder / "scores.png")
     for task, found in shots.items():

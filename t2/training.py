@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
@@ -22,7 +22,6 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.adapters.base import Adapter
 from t2.experts import Expert, ExpertMetadata
 from t2.generation.base import Generator
 from t2.layouts import micro_batches, sampled_log_probs
@@ -30,6 +29,7 @@ from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
 from t2.objectives import Objective
 from t2.optimizer import OptimizerSettings
+from t2.resume import TrainableAdapter, check_identity, identity_of
 from t2.runtime import Phases
 from t2.scoring import answer_and_score
 from t2.tasks.base import Task
@@ -47,14 +47,6 @@ class StepRecord:
     examples: Sequence[Example]
     completions: Sequence[Sequence[Completion]]  # B x G
     scores: Tensor  # (B, G)
-
-
-class TrainableAdapter(Adapter, Protocol):
-    """An adapter that is also a module, so that checkpoints hold its parameters."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """The raw parameters."""
-        ...
 
 
 class ExpertTraining(L.LightningModule):
@@ -246,9 +238,7 @@ class ExpertTraining(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what a resumed run has to agree with, and the counters it goes on from."""
-        checkpoint["t2"] = {
-            "base_model": self.lm.source,
-            "trainable": {name: list(value.shape) for name, value in self.adapter.state_dict().items()},
+        checkpoint["t2"] = identity_of(self.lm, self.adapter) | {
             "flat_steps": self.flat_steps,
             "seconds": dict(self.phases.total_seconds),
             "torch_rng": torch.get_rng_state(),
@@ -257,18 +247,8 @@ class ExpertTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
         """Raise ValueError where the checkpoint is of another model or adapter."""
         saved = checkpoint.get("t2")
-        if saved is None:
-            raise ValueError("This checkpoint was not written by t2; resume=RUN takes the folder of a training run.")
-        if saved["base_model"] != self.lm.source:
-            raise ValueError(
-                f"The checkpoint was trained on {saved['base_model']!r} and the model loaded is {self.lm.source!r}."
-            )
-        shapes = {name: list(value.shape) for name, value in self.adapter.state_dict().items()}
-        if saved["trainable"] != shapes:
-            raise ValueError(
-                f"The checkpoint holds {len(saved['trainable'])} vectors and the adapter has {len(shapes)}, or their "
-                "shapes differ: resume with the adapter settings the run was started with."
-            )
+        check_identity(saved, identity_of(self.lm, self.adapter))
+        assert saved is not None, "it was checked"
         self.flat_steps = saved["flat_steps"]
         self.phases.total_seconds.update(saved["seconds"])
         torch.set_rng_state(saved["torch_rng"])
