@@ -2,6 +2,7 @@
 
     Reinforce   the paper's: reward ±1, no baseline, sum over tokens, KL to the base over the full vocabulary (Eq. 1)
     RLOO        G samples per prompt, each judged against the mean of the other G - 1 (arXiv 2402.14740)
+    SFT         the reference answer with advantage 1: next-token fine-tuning (paper, Table 4 rows 4 and 6)
 
 Every choice that published variants differ in is an argument with the paper's value named. A loss is a sum over
 completions with weights fixed by the *whole* rollout, so the losses of micro-batches add up to it exactly. Not here:
@@ -188,6 +189,31 @@ class RLOO(_PolicyGradient):
         baseline = (counted.sum(dim=1, keepdim=True) - counted) / others
         lonely = kept.sum(dim=1, keepdim=True) < 2  # nobody to be compared with
         return self._finish((rewards - baseline).masked_fill(lonely, 0.0), truncated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(_PolicyGradient):
+    """Likelihood of the reference answers, end of turn included; nothing is sampled and no score counts."""
+
+    on_policy = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what only sampled answers have."""
+        super().__post_init__()
+        if self.importance_cap is not None:
+            raise ValueError("objective.importance_cap is for sampled answers; reference answers have no sampler.")
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise ValueError for more answers than the reference, or another temperature than the model's own."""
+        if sampling.samples != 1 or sampling.scoring_temperature != 1.0:
+            raise ValueError(
+                f"objective=sft learns the one reference answer; got sampling.samples={sampling.samples} and "
+                f"temperature={sampling.temperature}. Set sampling.samples=1 sampling.temperature=1."
+            )
+
+    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """(B, G) ones: every reference answer counts the same."""
+        return torch.ones_like(rewards)
 
 
 def check_scores(scores: Sequence[float], what: str) -> Tensor:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from t2.experts import Expert, ExpertMetadata
 from t2.generation.base import Generator
+from t2.generation.reference import ReferenceAnswers
 from t2.layouts import micro_batches, sampled_log_probs
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
@@ -54,7 +55,7 @@ class ExpertTraining(L.LightningModule):
 
     Args:
         lm, adapter: the frozen model and the adapter injected into it.
-        generator: answers with the adapter's present state.
+        generator: answers with the adapter's present state; where the objective is off-policy, in validation alone.
         metadata: what the expert's file will say of its origin.
         sampling: how training answers are sampled; its seed is replaced by one per step.
         total_steps: length of the learning-rate schedule.
@@ -143,7 +144,12 @@ class ExpertTraining(L.LightningModule):
         """Answer and score the batch; logs what the answers were like."""
         sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
         completions, scores = answer_and_score(
-            self.generator, self.task, batch, sampling, workers=self.score_workers, phases=self.phases
+            self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
+            self.task,
+            batch,
+            sampling,
+            workers=self.score_workers,
+            phases=self.phases,
         )
         truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
         rewards = self.objective.rewards(scores, truncated)
@@ -221,7 +227,8 @@ class ExpertTraining(L.LightningModule):
         }
         if used_tokens:
             self.metrics["train/entropy"] = sums["entropy"] / used_tokens
-            self.metrics["train/log_prob_drift"] = sums["drift"]  # largest |training - sampling| of a log-prob
+            if self.objective.on_policy:
+                self.metrics["train/log_prob_drift"] = sums["drift"]  # largest |training - sampling| of a log-prob
         if with_kl:
             self.metrics["train/kl"] = sums["kl"]
 

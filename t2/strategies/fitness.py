@@ -17,9 +17,9 @@ import torch
 
 from t2.adapters.base import RowAdapter
 from t2.generation.base import RowGenerator
+from t2.generation.reference import encode_reference
 from t2.layouts import micro_batches
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.objectives import check_scores
 from t2.strategies.base import PooledModel
 from t2.strategies.search import Fitness
@@ -138,26 +138,6 @@ class Likelihood:
         for mixture, values in zip(mixtures, found, strict=True):
             _check_finite(values, mixture, self._support)
         return [Fitness(sum(values) / size) for values in found]
-
-
-def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = False) -> Completion:
-    """The reference answer as if the model had given it, right behind the prompt (and its prefill).
-
-    Raises:
-        ValueError: there is no answer, it has no token, or it does not fit the context.
-    """
-    if not example.answer:
-        raise ValueError(
-            f"The example {example.prompt[:60]!r} has no reference answer, which fitness=likelihood needs. "
-            "Take fitness=accuracy."
-        )
-    ids: list[int] = lm.tokenizer(example.answer, add_special_tokens=False)["input_ids"]
-    if end_of_turn:
-        if lm.tokenizer.eos_token_id is None:
-            raise ValueError(f"The tokenizer of {lm.source} names no token that ends a turn; set end_of_turn=false.")
-        ids = [*ids, int(lm.tokenizer.eos_token_id)]
-    prompt = lm.encode(example, reserve=len(ids))
-    return Completion(tuple(prompt), tuple(ids), (0.0,) * len(ids), example.answer, "stop")
 
 
 def _check_finite(log_probs: Sequence[float], mixture: Mixture, support: Sequence[Example]) -> None:
