@@ -213,7 +213,7 @@ class SFT(_PolicyGradient):
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
         """(B, G) ones: every reference answer counts the same."""
-        return torch.ones_like(rewards)
+        return self._finish(torch.ones_like(rewards), truncated)
 
 
 def check_scores(scores: Sequence[float], what: str) -> Tensor:

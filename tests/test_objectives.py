@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from t2.objectives import RLOO, Objective, Reinforce, check_scores
+from t2.objectives import RLOO, SFT, Objective, Reinforce, check_scores
 from t2.types import Completion, Rollout, Sampling, TokenLogProbs
 
 LENGTHS = [1, 2, 3, 4]
 LOG_PROBS = [[-1.0], [-2.0, -3.0], [-0.5, -0.5, -1.0], [-1.0, -1.0, -1.0, -2.0]]  # sums -1, -5, -2, -5
 KL = [[0.1], [0.2, 0.3], [0.0, 0.0, 0.6], [0.1, 0.1, 0.1, 0.1]]  # sums 0.1, 0.5, 0.6, 0.4
 KEEP = torch.zeros(2, 2, dtype=torch.bool)
-OBJECTIVES = [Reinforce, RLOO]
+OBJECTIVES = [Reinforce, RLOO, SFT]
 
 
 def padded(rows: list[list[float]], fill: float = 0.0) -> Tensor:
@@ -134,7 +134,7 @@ def test_equal_rewards_give_no_advantage_rather_than_nan(batch_norm, shape):
     assert not advantages.any()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [Reinforce, RLOO])
 def test_advantages_are_clipped_on_both_sides(objective):
     rewards = torch.tensor([[1.0, -1.0]])
     advantages = objective(advantage_clip=0.5).advantages(rewards, torch.zeros(1, 2).bool())
@@ -249,7 +249,7 @@ def test_loss_refuses_another_number_of_completions():
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_objectives_keep_the_protocol(objective):
     assert isinstance(objective(), Objective)
-    assert objective().on_policy
+    assert objective().on_policy == (objective is not SFT)
 
 
 @pytest.mark.parametrize(
@@ -304,3 +304,21 @@ def test_importance_weights_are_truncated():
     token = TokenLogProbs(training, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2), None)
     Reinforce(importance_cap=2.0).loss(token, rollout).total.backward()
     torch.testing.assert_close(training.grad, torch.tensor([[-math.exp(0.5), -2.0]]))
+
+
+# Reference answers
+
+
+def test_sft_is_the_likelihood_whatever_the_scores():
+    rewards = SFT().rewards(torch.tensor([[0.0], [1.0]]), torch.zeros(2, 1).bool())
+    assert SFT().advantages(rewards, torch.zeros(2, 1).bool()).tolist() == [[1.0], [1.0]]
+    loss = SFT().loss(token(), rollout([1.0] * 4))
+    assert loss.total.item() == pytest.approx((1 + 5 + 2 + 5) / 4)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(samples=2, temperature=1.0), Sampling(temperature=0.5)])
+def test_sft_refuses_what_only_samples_have(sampling):
+    with pytest.raises(ValueError, match=r"sampling.samples=1 sampling.temperature=1"):
+        SFT().check_sampling(sampling)
+    with pytest.raises(ValueError, match="no sampler"):
+        SFT(importance_cap=2.0)

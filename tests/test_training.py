@@ -19,8 +19,10 @@ from t2.data import PromptData
 from t2.experts import Expert, ExpertMetadata
 from t2.fingerprint import fingerprint_of
 from t2.generation.hf import HFGenerator
+from t2.generation.reference import encode_reference
 from t2.loggers import MetricsCSV, read_metrics
-from t2.objectives import RLOO, Objective, Reinforce
+from t2.logprobs import token_log_probs
+from t2.objectives import RLOO, SFT, Objective, Reinforce
 from t2.optimizer import OptimizerSettings
 from t2.tiny import tiny_model
 from t2.training import ExpertTraining
@@ -142,6 +144,16 @@ def test_learns_the_letters(tmp_path: Path) -> None:
     trainer.fit(module, data)
     first, last = (sum(validation.reports[step]) for step in (0, 30))
     assert last > first + 2, validation.reports  # of 8
+
+
+def test_sft_raises_the_likelihood_of_the_reference_answers(tmp_path: Path) -> None:
+    module = make_module(objective=SFT(), lr=2e-2)
+    module.sampling = Sampling(max_new_tokens=6, temperature=1.0)
+    references = [encode_reference(module.lm, example, end_of_turn=True) for example in module.task.split("train")]
+    before = float(token_log_probs(module.lm, references).log_probs.sum().detach())
+    fit(module, tmp_path)
+    assert float(token_log_probs(module.lm, references).log_probs.sum().detach()) > before
+    assert "train/log_prob_drift" not in module.metrics  # nothing was sampled
 
 
 def test_only_the_vectors_are_trained_and_saved(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from t2.experts import Expert, ExpertMetadata
 from t2.fingerprint import fingerprint_of
 from t2.generation.base import AdaptableGenerator
 from t2.generation.hf import HFGenerator
+from t2.generation.reference import encode_reference
 from t2.logprobs import token_log_probs
 from t2.pool import ExpertPool
 from t2.strategies import fitness as fitness_module
 from t2.strategies.base import PooledModel
-from t2.strategies.fitness import Accuracy, Likelihood, answer_by_merging, answer_by_rows, encode_reference
+from t2.strategies.fitness import Accuracy, Likelihood, answer_by_merging, answer_by_rows
 from t2.strategies.search import Fitness
 from t2.tiny import tiny_model
 from t2.types import Completion, Example, Mixture, Sampling
