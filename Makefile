@@ -17,6 +17,9 @@ demo: $(READY)
 	$(BIN)/python evaluate.py task=chain_sum expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.analysis --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
+	@echo "Two passes with the experts that ship: which domain is a prompt of, then the answer of its expert and of the base"
+	$(BIN)/python adapt.py experts=smollm2_135m strategy=classifier prompt_file=docs/prompts.txt sampling.max_new_tokens=24 hydra.run.dir=$(RUN)/adapt
+	@echo
 	@echo "The expert: $(RUN)/train/expert.safetensors"
 	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 7 + 8 ='"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from conftest import ROOT
@@ -13,7 +15,11 @@ from t2.generation.hf import HFGenerator
 from t2.logprobs import prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
 from t2.objectives import RLOO
-from t2.types import Example, Rollout, Sampling
+from t2.pool import ExpertPool
+from t2.strategies.base import Choice, PooledModel
+from t2.tasks.base import Task
+from t2.two_pass import TwoPass
+from t2.types import Example, Mixture, Rollout, Sampling
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 EXAMPLES = [Example(f"State the final answer to the following arithmetic problem: {a} + 4 =") for a in (2, 13, 125)]
@@ -90,3 +96,38 @@ def test_greedy_answers_are_those_of_transformers(model: tuple[LanguageModel, SV
         with svf.disabled():
             theirs = lm.model.generate(prompt, max_new_tokens=10, do_sample=False)[0, prompt.shape[1] :].tolist()
         assert list(completion.token_ids) == theirs
+
+
+def test_the_experts_that_ship_are_worn_row_by_row_as_merged(model: tuple[LanguageModel, SVF]) -> None:
+    lm, svf = model
+    pool = ExpertPool.load(ROOT / "experts" / "smollm2_135m")
+    assert pool.dispatch is not None
+    mixtures = [Mixture.of(*(float(domain == one) for one in pool.domains)) for domain in pool.domains]
+    mixtures += [Mixture.base(len(mixtures)), Mixture.of(*(0.7 for _ in mixtures))]
+    examples = [EXAMPLES[0]] * len(mixtures)
+    sampling = Sampling(max_new_tokens=8)
+    found = {}
+    for by in ("rows", "groups"):
+        system = TwoPass(HFGenerator(lm, svf), pool, Given(mixtures), by=by)
+        found[by] = system.generate(examples, sampling)
+    for (row,), (merged,) in zip(found["rows"], found["groups"], strict=True):
+        assert row.token_ids == merged.token_ids
+        torch.testing.assert_close(torch.tensor(row.log_probs), torch.tensor(merged.log_probs), rtol=0, atol=1e-3)
+    answers = [group[0].token_ids for group in found["rows"]]
+    assert answers[-2] == HFGenerator(lm, svf, worn="base").generate(EXAMPLES[:1], sampling)[0][0].token_ids
+    assert len(set(answers)) > 1  # the experts do something
+
+
+class Given:
+    """A strategy that was told what to choose."""
+
+    name = "given"
+
+    def __init__(self, mixtures: Sequence[Mixture]) -> None:
+        self.mixtures = mixtures
+
+    def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
+        """Nothing to learn."""
+
+    def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
+        return [Choice(mixture) for mixture in self.mixtures]
