@@ -1,9 +1,10 @@
 """Generation with a transformers model, under the adapter's merged weights.
 
 A decode loop of our own instead of `model.generate`, for four things a policy gradient needs and that one has not:
-the prompt's prefill is done once for its G samples; finished rows leave the batch; the log-prob of every sampled token
-is kept without keeping (T, N, V) scores; and a sample depends on its seed and place alone, not on how prompts were
-batched (one uniform number per token, drawn beforehand, inverts the cumulative distribution).
+a prompt is read once for its G samples, and what all prompts begin with once (`t2.generation.prefill`); finished rows
+leave the batch; the log-prob of every sampled token is kept without keeping (T, N, V) scores; and a sample depends on
+its seed and place alone, not on how prompts were batched (one uniform number per token, drawn beforehand, inverts the
+cumulative distribution).
 
 Not done here: beam search, speculative decoding, paged caches (see vLLM).
 """
@@ -18,10 +19,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache
 
 from t2.adapters.base import Adapter, RowAdapter
 from t2.generation.base import RowScales, Worn
+from t2.generation.prefill import prefill
 from t2.generation.sampling import choose
 from t2.models import LanguageModel, parse_dtype
 from t2.types import Completion, Example, Sampling
@@ -176,8 +177,15 @@ class HFGenerator:
     ) -> Iterator[int]:
         """Fill the rows of one batch, neighbors by prompt; yields a prompt's first row when its last one is done."""
         model, device = self.lm.model, self.lm.device
-        wear(rows[::samples])
-        cache, logits, mask = self._prefill([row.prompt for row in rows[::samples]], samples)
+        asked = rows[::samples]
+        states = [0 if self._rows is None else self._rows[1][row.place // samples] for row in asked]
+        cache, logits, mask = prefill(
+            self.lm,
+            [row.prompt for row in asked],
+            samples,
+            states,
+            lambda places: wear([asked[place] for place in places]),
+        )
         draws = uniforms.to(device)
         live, open_groups = rows, list(range(0, len(rows), samples))
         wear(live)
@@ -206,28 +214,6 @@ class HFGenerator:
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-
-    def _prefill(self, prompts: Sequence[tuple[int, ...]], samples: int) -> tuple[DynamicCache, Tensor, Tensor]:
-        """Run the prompts once, left-padded; cache, logits (N, V) and mask (N, S) are then repeated G times."""
-        width = max(map(len, prompts))
-        padded = [[self.lm.pad_id] * (width - len(ids)) + list(ids) for ids in prompts]
-        ids = torch.tensor(padded, device=self.lm.device)  # (B, S)
-        lengths = torch.tensor([len(ids) for ids in prompts], device=self.lm.device)
-        places = torch.arange(width, device=self.lm.device)
-        mask = (places >= width - lengths[:, None]).long()  # (B, S)
-        cache = DynamicCache(config=self.lm.model.config)
-        logits = self.lm.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(dim=1) - 1).clamp(min=0),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
-        if samples > 1:
-            cache.batch_repeat_interleave(samples)
-            logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
-        return cache, logits, mask
 
     def _record(self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling) -> None:
         for row, token, log_prob in zip(rows, tokens, log_probs, strict=True):

@@ -1,0 +1,80 @@
+"""Reading prompts before the first new token: each once for its samples, and what all of them begin with once.
+
+    shared prefix | . . prompt 1      a system message or an instruction runs once for each distinct state that rows
+                  | prompt 2 ....     wear; its keys and values are then given to all rows, which go on left-padded
+
+The computation is that of reading every prompt by itself, padding included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from t2.models import LanguageModel
+
+SHARED_AT_LEAST = 8  # tokens: what prompts have in common below that is not worth a forward of its own
+
+
+def prefill(
+    lm: LanguageModel,
+    prompts: Sequence[tuple[int, ...]],
+    samples: int,
+    states: Sequence[int],
+    wear: Callable[[Sequence[int]], None],
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Cache, last logits (N, V) and mask (N, S) of B prompts, each repeated for its G samples.
+
+    `states` says which of several states each prompt is read under (B,), and `wear` is told which prompts come next.
+    """
+    cache = DynamicCache(config=lm.model.config)
+    shared = 0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts)
+    if shared:
+        first_of = {state: place for place, state in reversed(list(enumerate(states)))}
+        leaders = sorted(first_of.values())
+        wear(leaders)
+        _read(lm, [prompts[place][:shared] for place in leaders], cache, 0)
+        at = {states[place]: number for number, place in enumerate(leaders)}
+        cache.batch_select_indices(torch.tensor([at[state] for state in states], device=lm.device))
+    wear(range(len(prompts)))
+    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared)
+    if samples > 1:
+        cache.batch_repeat_interleave(samples)
+        logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
+    return cache, logits, mask
+
+
+def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
+    """How many tokens all prompts begin with, leaving each one of its own at least; 0 below SHARED_AT_LEAST."""
+    shortest = min(map(len, prompts))
+    same = next((at for at in range(shortest) if len({prompt[at] for prompt in prompts}) > 1), shortest)
+    length = min(same, shortest - 1)
+    return length if length >= SHARED_AT_LEAST else 0
+
+
+def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a sliding window is shorter than a prompt: its cache then forgets, counted with the padding."""
+    window = getattr(lm.model.config.get_text_config(), "sliding_window", None)
+    return window is not None and max(map(len, prompts)) > window
+
+
+def _read(lm: LanguageModel, parts: Sequence[tuple[int, ...]], cache: DynamicCache, seen: int) -> tuple[Tensor, Tensor]:
+    """Continue `seen` cached tokens by the parts, left-padded: the last logits (n, V) and the whole mask (n, S)."""
+    width = max(map(len, parts))
+    ids = torch.tensor([[lm.pad_id] * (width - len(part)) + list(part) for part in parts], device=lm.device)  # (n, S')
+    lengths = torch.tensor([len(part) for part in parts], device=lm.device)
+    places = torch.arange(width, device=lm.device)
+    own = (places >= width - lengths[:, None]).long()  # (n, S')
+    mask = torch.cat([own.new_ones(len(parts), seen), own], dim=1)
+    logits = lm.model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(own.cumsum(dim=1) - 1).clamp(min=0) + seen,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return logits, mask
