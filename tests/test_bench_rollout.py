@@ -41,7 +41,7 @@ def test_the_table_has_ratios_to_both_references():
         {
             "system": name,
             "status": "measured",
-            "seconds": [seconds],
+            "seconds": [spent],
             "sync_seconds": [0.1],
             "tokens": 100,
             "drift": None,
