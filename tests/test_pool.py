@@ -16,9 +16,8 @@ from t2.adapters.svf import SVF
 from t2.experts import EXPERT_FILE, Expert, ExpertMetadata
 from t2.fingerprint import fingerprint_of
 from t2.pool import ExpertPool
-from t2.strategies import base
 from t2.tiny import tiny_model
-from t2.types import OTHER, Mixture
+from t2.types import Mixture
 
 SIZES = {"layers.10.up": 4, "layers.2.up": 6, "layers.2.q": 3}  # not in the order of the columns
 COLUMNS = ("layers.2.q", "layers.2.up", "layers.10.up")
@@ -294,10 +293,6 @@ def test_a_domain_that_is_no_label_is_refused(pool, domain):
         pool.with_expert(domain, make_expert(4))
     with pytest.raises(ValueError, match=f"{domain!r}"):
         ExpertPool({domain: make_expert(4)})
-
-
-def test_the_label_of_the_base_is_that_of_the_strategies():
-    assert OTHER == base.OTHER
 
 
 def test_experts_of_other_models_are_refused(pool):
