@@ -229,7 +229,7 @@ def _score_cell(cell: Cell | None) -> str:
     if cell.paired is not None:
         low, high = cell.paired.ci95
         text += f" ({100 * cell.paired.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}])"
-    if len(cell.seeds) > 1:
+    if len(set(cell.seeds.values())) > 1:
         text += f", seeds {' '.join(f'{100 * mean:.1f}' for mean in cell.seeds.values())}"
     return text
 
