@@ -7,7 +7,7 @@ READY := .venv/.ready
 VLLM_READY := .venv-vllm/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (about an hour on two cores).
+# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo study test test-vllm vllm check format bench clean
