@@ -19,6 +19,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from t2.images import LazyImage
+
 OTHER = "other"  # the label of a prompt that no expert is for: the base model answers it
 FinishReason = Literal["stop", "length"]
 MixingRule = Literal["delta", "paper"]
@@ -29,7 +31,9 @@ KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in
 class Example:
     """One question. `answer` is the reference (None where there is none), `system` a system message.
 
-    `prefill` is put at the start of the model's own turn and belongs to the prompt, not to the completion.
+    `prefill` is put at the start of the model's own turn and belongs to the prompt, not to the completion. `images`
+    stand before the prompt. `metadata["id"]` names the example in its data set, and `metadata["groups"]` (subject,
+    level, ...) says which parts of a task are also reported by themselves.
     """
 
     prompt: str
@@ -37,6 +41,20 @@ class Example:
     system: str | None = None
     prefill: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[LazyImage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a grader says of an answer: a score in [0, 1], why it is not 1, and what it read out of the text.
+
+    `reason` is a short word of a small set (`wrong`, `timeout`, ...), so that it can be counted; None where there is
+    nothing to say. `extracted` is the program, the number, the expression that was judged; None if none was found.
+    """
+
+    score: float
+    reason: str | None = None
+    extracted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -75,7 +93,8 @@ class Completion:
 
     `token_ids` includes the stop token when there was one. `log_probs` are those of the sampling
     policy at `Sampling.scoring_temperature` over the full vocabulary, one per token.
-    `text` leaves out special tokens and whatever follows a stop string.
+    `text` leaves out special tokens and whatever follows a stop string. `images` are those of the prompt, whose places
+    `prompt_ids` holds.
     """
 
     prompt_ids: tuple[int, ...]
@@ -83,6 +102,7 @@ class Completion:
     log_probs: tuple[float, ...]
     text: str
     finish: FinishReason
+    images: tuple[LazyImage, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the invariants every consumer relies on."""

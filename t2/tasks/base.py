@@ -7,10 +7,10 @@ chat templates belong to `t2.models`, reward maps to `t2.objectives`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Protocol, get_args, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-from t2.types import Example
+from t2.types import Example, Grade
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -34,3 +34,26 @@ class Task(Protocol):
     def score(self, example: Example, text: str) -> float:
         """How right `text` is as an answer to `example`, in [0, 1]. Never raises on any text."""
         ...
+
+
+@runtime_checkable
+class GradingTask(Task, Protocol):
+    """A task that also says why an answer is wrong."""
+
+    def grade(self, example: Example, text: str) -> Grade:
+        """The score of `text` with its reason and what was judged; `score` gives the same score. Never raises."""
+        ...
+
+
+@runtime_checkable
+class DocumentedTask(Task, Protocol):
+    """A task that says which data its examples are of, for results that can be traced."""
+
+    def about(self) -> Mapping[str, Any]:
+        """The protocol, and source, version and fingerprint of the splits read so far; plain JSON values."""
+        ...
+
+
+def grade(task: Task, example: Example, text: str) -> Grade:
+    """What the task says of an answer, with as much as it can say."""
+    return task.grade(example, text) if isinstance(task, GradingTask) else Grade(task.score(example, text))
