@@ -55,7 +55,8 @@ class PixelImage:
         """A picture of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
         if values.dtype != np.uint8 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
             raise ValueError(
-                f"Pixels are {values.dtype} of shape {values.shape}; allowed: uint8 (height, width) or (height, width, 3)."
+                f"Pixels are {values.dtype} of shape {values.shape}; allowed: uint8 (height, width) or (height, width, "
+                "3)."
             )
         return cls(values.tobytes(), values.shape)
 
@@ -88,7 +89,7 @@ class RowImage:
             return _decode(io.BytesIO(value), where)
         if isinstance(value, str):
             return FileImage(Path(value)).load()
-        raise ValueError(f"The image in {where} is a {type(value).__name__}; an image, its bytes or its path is needed.")
+        raise ValueError(f"The image in {where} is a {type(value).__name__}; an image, its bytes or path is needed.")
 
 
 def _decode(file: Path | io.BytesIO, where: str) -> Image.Image:
