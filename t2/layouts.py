@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from t2.images import LazyImage
 from t2.types import Completion
 
 
@@ -33,6 +34,7 @@ class Layout:
     column: Tensor  # (L,)
     targets: Tensor  # (L,)
     lengths: tuple[int, ...]  # completion tokens of each completion, in their order; sums to L
+    images: tuple[LazyImage, ...]  # of all rows, in their order
 
 
 def plain_rows(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Layout:
@@ -47,6 +49,7 @@ def plain_rows(completions: Sequence[Completion], pad_id: int, device: torch.dev
         torch.arange(input_ids.shape[1]).expand_as(input_ids),
         torch.arange(len(rows)).repeat_interleave(torch.tensor([len(column) for column in columns])),
         torch.cat(columns),
+        tuple(image for c in completions for image in c.images),
         device,
     )
 
@@ -79,6 +82,7 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
         pad_sequence(positions, batch_first=True),
         torch.arange(len(rows)).repeat_interleave(per_row),
         torch.cat(columns),
+        tuple(image for group in groups for image in completions[group[0]].images),
         device,
     )
 
@@ -105,7 +109,8 @@ def group_by_prompt(completions: Sequence[Completion]) -> list[list[int]]:
     """Indices of neighbors that answer the same prompt."""
     groups: list[list[int]] = []
     for index, completion in enumerate(completions):
-        if groups and completions[groups[-1][0]].prompt_ids == completion.prompt_ids:
+        first = completions[groups[-1][0]] if groups else None
+        if first is not None and (first.prompt_ids, first.images) == (completion.prompt_ids, completion.images):
             groups[-1].append(index)
         else:
             groups.append([index])
@@ -155,6 +160,7 @@ def _layout(
     position_ids: Tensor,
     row: Tensor,
     column: Tensor,
+    images: tuple[LazyImage, ...],
     device: torch.device,
 ) -> Layout:
     """Move everything to the device at once and add the targets."""
@@ -168,4 +174,5 @@ def _layout(
         column.to(device),
         targets.to(device),
         lengths=tuple(len(c.token_ids) for c in completions),
+        images=images,
     )

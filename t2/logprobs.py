@@ -17,9 +17,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from t2.adapters.base import Adapter
+from t2.images import PixelImage
 from t2.layouts import Layout, group_by_prompt, plain_rows, shared_rows
 from t2.models import LanguageModel
-from t2.types import Completion, KLDirection, TokenLogProbs
+from t2.types import Completion, Example, KLDirection, TokenLogProbs
 
 log = logging.getLogger(__name__)
 CHUNK_TOKENS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
@@ -91,12 +92,19 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
     vocabulary = lm.model.get_input_embeddings().weight.shape[0]
 
     def draw(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(vocabulary, (count,), generator=generator).tolist())
+        ids = torch.randint(vocabulary, (count,), generator=generator).tolist()
+        return tuple(0 if token in lm.placeholder_ids else token for token in ids)
 
     prompts = [draw(length) for length in CHECK_PROMPTS]
     probe = [
         Completion(prompt, draw(length), (0.0,) * length, "", "stop") for prompt in prompts for length in CHECK_SAMPLES
     ]
+    if lm.processor is not None:
+        seen = Example("Which?", images=(PixelImage(bytes(range(64)), (8, 8)),))
+        prompt = tuple(lm.encode(seen))
+        probe += [
+            Completion(prompt, draw(length), (0.0,) * length, "", "stop", seen.images) for length in CHECK_SAMPLES
+        ]
     plain = token_log_probs(lm, probe).log_probs
     try:
         together = token_log_probs(lm, probe, shared=True).log_probs
@@ -117,7 +125,7 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
 
 def _completion_states(lm: LanguageModel, layout: Layout) -> Tensor:
     """Last hidden states where completion tokens are predicted, (L, D)."""
-    states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids)
+    states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images)
     return states[layout.row, layout.column]
 
 

@@ -1,4 +1,4 @@
-"""Random language models of a few thousand weights with a byte tokenizer, made in memory for tests.
+"""Random language models of a few thousand weights with a byte tokenizer, made in memory for tests, seeing ones too.
 
 They know nothing, but have every trait that code trips over: grouped-query attention, biases, tied heads,
 Conv1D, logit softcaps, an end-of-turn token beside the end-of-text token, a template that writes BOS itself.
@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from t2.llava import VisionShape, build_llava
 from t2.models import LanguageModel, check_logits, parse_device, parse_dtype
 
 PAD, BOS, EOS, START, END = "<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"
@@ -89,6 +90,13 @@ def tiny_model(
     language_model = LanguageModel(model.to(place, torch_dtype), tokenizer, f"tiny:{architecture}")
     check_logits(language_model)
     return language_model
+
+
+def tiny_llava(architecture: str = "llama", *, seed: int = 0, layers: int = 2, dtype: str = "float32") -> LanguageModel:
+    """The same with eyes: a random encoder of 16 patches in front of a `tiny_model`."""
+    text = tiny_model(architecture, seed=seed, layers=layers, dtype=dtype)
+    shape = VisionShape(image_size=32, patch_size=8, hidden_size=32, layers=2, heads=2)
+    return build_llava(text, shape, source=f"tiny:llava-{architecture}", seed=seed)
 
 
 def byte_tokenizer(chat_template: bool = True) -> PreTrainedTokenizerBase:

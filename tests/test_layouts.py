@@ -103,7 +103,9 @@ def test_a_model_that_ignores_the_mask_is_found_out(
 ) -> None:
     honest = LanguageModel.hidden_states
 
-    def deaf(self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def deaf(
+        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object
+    ) -> torch.Tensor:
         return honest(self, ids, torch.ones_like(ids), positions)
 
     monkeypatch.setattr(LanguageModel, "hidden_states", deaf)
@@ -117,7 +119,9 @@ def test_a_model_that_refuses_the_mask_is_found_out(
 ) -> None:
     honest = LanguageModel.hidden_states
 
-    def strict(self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def strict(
+        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object
+    ) -> torch.Tensor:
         if mask.ndim == 4:
             raise ValueError("masks have two dimensions here")
         return honest(self, ids, mask, positions)

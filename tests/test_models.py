@@ -267,7 +267,7 @@ def test_a_revision_is_handed_on(monkeypatch: pytest.MonkeyPatch):
         seen.update(options, name=name)
         raise OSError("gated")
 
-    monkeypatch.setattr("t2.models.AutoTokenizer.from_pretrained", refuse)
+    monkeypatch.setattr("t2.models.AutoConfig.from_pretrained", refuse)
     with pytest.raises(OSError, match="gated"):
         load_model("org/name@v1.2")
     assert (seen["name"], seen["revision"]) == ("org/name", "v1.2")

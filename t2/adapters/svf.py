@@ -25,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from t2.adapters.parametrizations import make_parametrization
 from t2.adapters.svd import decompose_all
 from t2.adapters.svf_linear import Face, SVFLinear, dense_weight
-from t2.adapters.targets import find_targets
+from t2.adapters.targets import find_targets, text_name
 from t2.sources import cache_root
 
 
@@ -56,7 +56,8 @@ class SVF(nn.Module):
         self.parametrization, self.seed, self.cache, self.progress = parametrization, seed, cache, progress
         make_parametrization(parametrization, torch.ones(1), seed=0)  # an unknown name is an error now, not later
         self.face = Face()
-        self.layers: dict[str, SVFLinear] = {}  # by the module's name in the base model; frozen, so not submodules
+        self.layers: dict[str, SVFLinear] = {}  # by the module's `text_name`; frozen, so not submodules
+        self.places: dict[str, str] = {}  # the same names -> those in this very model
         self.vectors = nn.ModuleDict()  # the parametrizations alone: all that a checkpoint has to hold
         self.singular_values: dict[str, Tensor] = {}  # fp32, on the CPU
 
@@ -69,11 +70,13 @@ class SVF(nn.Module):
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         folder = cache_root() / "svd" / _slug(source) if self.cache else None
         weights = {name: dense_weight(module) for name, module in targets.items()}
-        for index, (name, parts) in enumerate(decompose_all(weights, folder=folder, progress=self.progress)):
+        for index, (place, parts) in enumerate(decompose_all(weights, folder=folder, progress=self.progress)):
             vector = make_parametrization(self.parametrization, parts.s, seed=self.seed + index)
-            layer = SVFLinear(targets[name], parts, vector, self.face)
-            parent, _, child = name.rpartition(".")
+            layer = SVFLinear(targets[place], parts, vector, self.face)
+            parent, _, child = place.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
+            name = text_name(model, place)
+            self.places[name] = place
             self.layers[name] = layer
             self.vectors[name.replace(".", "/")] = vector  # a ModuleDict key may not hold a dot
             self.singular_values[name] = parts.s.detach().cpu()
@@ -167,7 +170,7 @@ class SVF(nn.Module):
             self._check(state)
         for name, layer in self.layers.items():
             weight = layer.compose(self._multiplier(name, state))
-            yield f"{name}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
+            yield f"{self.places[name]}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
 
     def _select(self, index: Tensor) -> None:
         self.face.index = index

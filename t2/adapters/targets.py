@@ -1,6 +1,7 @@
 """Which matrices of a model an adapter wraps: by name set or pattern, and by layer.
 
-Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings and the head are never adapted. The
+Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings and the head are never adapted, and of a
+model of pictures and text only the part that reads and writes text is. The
 paper's experiments use `mlp`, q + v ("attention" in its Table 4) and both; `all` is every linear of a block.
 Not covered: mixture-of-experts weights that are held as 3-D parameters (they are no Linear modules).
 """
@@ -13,6 +14,7 @@ import re
 from collections.abc import Sequence
 
 from torch import nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 NAME_SETS = {
@@ -57,12 +59,17 @@ def find_targets(
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks and its name in `model`: the longest ModuleList that is in no other one.
+    """The list of decoder blocks and its name in `model`: the longest ModuleList of text that is in no other one.
 
     Raises:
         ValueError: the model has no list of blocks.
     """
-    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    tower = language_tower(model)
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and name.startswith(f"{tower}." if tower else "")
+    ]
     outer = [(name, module) for name, module in lists if not any(name.startswith(f"{other}.") for other, _ in lists)]
     if not outer:
         raise ValueError(f"{type(model).__name__} has no list of decoder blocks (an nn.ModuleList) to adapt.")
@@ -115,3 +122,26 @@ def _nothing_matched(pattern: str, names: list[str]) -> str:
         f"adapter.modules={pattern!r} matches no matrix. Allowed: {', '.join(NAME_SETS)}, or a name or regular "
         f"expression among {', '.join(names)}.{hint}"
     )
+
+
+def language_tower(model: nn.Module) -> str:
+    """The name of the part of a vision-language model that reads and writes text; "" of a model of text alone."""
+    config = getattr(model, "config", None)
+    if config is None or config.get_text_config() is config:
+        return ""
+    assert isinstance(model, PreTrainedModel), "only those have a config with a text config in it"
+    decoder = model.get_decoder()
+    return next(name for name, module in model.named_modules() if module is decoder)
+
+
+def text_name(model: nn.Module, name: str) -> str:
+    """What a module of `model` is called in the model of text alone that its language tower would be.
+
+    An expert's modules carry these names, so that a model of text and one that sees through it can share experts.
+    """
+    tower = language_tower(model)
+    if not tower or not name.startswith(f"{tower}."):
+        return name
+    assert isinstance(model, PreTrainedModel), "it has a language tower"
+    prefix: str = str(MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config.get_text_config())].base_model_prefix)
+    return f"{prefix}{name.removeprefix(tower)}"

@@ -24,6 +24,7 @@ from t2.adapters.base import Adapter, RowAdapter
 from t2.generation.base import RowScales, Worn
 from t2.generation.prefill import prefill
 from t2.generation.sampling import choose
+from t2.images import LazyImage
 from t2.models import LanguageModel, parse_dtype
 from t2.types import Completion, Example, Sampling
 
@@ -36,6 +37,7 @@ class _Row:
 
     place: int  # b * G + g
     prompt: tuple[int, ...]
+    images: tuple[LazyImage, ...]
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
     stopped: bool = False
@@ -132,7 +134,7 @@ class HFGenerator:
         )
         with self._face(), bar:
             for batch in self._batches(prompts, samples):
-                rows = [_Row(b * samples + g, prompts[b]) for b in batch for g in range(samples)]
+                rows = [_Row(b * samples + g, prompts[b], examples[b].images) for b in batch for g in range(samples)]
                 with self._worn_by(batch, samples) as wear:
                     for first in self._decode(rows, samples, sampling, uniforms, wear):
                         group = rows[first : first + samples]
@@ -176,7 +178,7 @@ class HFGenerator:
         wear: Callable[[Sequence[_Row]], None],
     ) -> Iterator[int]:
         """Fill the rows of one batch, neighbors by prompt; yields a prompt's first row when its last one is done."""
-        model, device = self.lm.model, self.lm.device
+        device = self.lm.device
         asked = rows[::samples]
         states = [0 if self._rows is None else self._rows[1][row.place // samples] for row in asked]
         cache, logits, mask = prefill(
@@ -185,6 +187,7 @@ class HFGenerator:
             samples,
             states,
             lambda places: wear([asked[place] for place in places]),
+            [row.images for row in asked],
         )
         draws = uniforms.to(device)
         live, open_groups = rows, list(range(0, len(rows), samples))
@@ -206,14 +209,13 @@ class HFGenerator:
                 tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
                 wear(live)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-            logits = model(
+            logits = self.lm.next_logits(
                 input_ids=tokens[:, None],
                 attention_mask=mask,
                 position_ids=mask.sum(dim=1, keepdim=True) - 1,
                 past_key_values=cache,
                 use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
+            )
 
     def _record(self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling) -> None:
         for row, token, log_prob in zip(rows, tokens, log_probs, strict=True):
@@ -234,4 +236,5 @@ class HFGenerator:
             log_probs=tuple(row.log_probs),
             text=text[: min(cuts)] if cuts else text,
             finish="stop" if row.stopped else "length",
+            images=row.images,
         )

@@ -3,7 +3,8 @@
     shared prefix | . . prompt 1      a system message or an instruction runs once for each distinct state that rows
                   | prompt 2 ....     wear; its keys and values are then given to all rows, which go on left-padded
 
-The computation is that of reading every prompt by itself, padding included.
+The computation is that of reading every prompt by itself, padding included. What is shared ends before the first
+picture: placeholders are the same for all of them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from t2.images import LazyImage
 from t2.models import LanguageModel
 
 SHARED_AT_LEAST = 8  # tokens: what prompts have in common below that is not worth a forward of its own
@@ -25,13 +27,17 @@ def prefill(
     samples: int,
     states: Sequence[int],
     wear: Callable[[Sequence[int]], None],
+    images: Sequence[tuple[LazyImage, ...]] | None = None,
 ) -> tuple[DynamicCache, Tensor, Tensor]:
     """Cache, last logits (N, V) and mask (N, S) of B prompts, each repeated for its G samples.
 
     `states` says which of several states each prompt is read under (B,), and `wear` is told which prompts come next.
+    `images` are each prompt's pictures (B,).
     """
     cache = DynamicCache(config=lm.model.config)
-    shared = 0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts)
+    shared = (
+        0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts, lm.placeholder_ids)
+    )
     if shared:
         first_of = {state: place for place, state in reversed(list(enumerate(states)))}
         leaders = sorted(first_of.values())
@@ -40,17 +46,24 @@ def prefill(
         at = {states[place]: number for number, place in enumerate(leaders)}
         cache.batch_select_indices(torch.tensor([at[state] for state in states], device=lm.device))
     wear(range(len(prompts)))
-    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared)
+    pictures = [picture for of_one in images or () for picture in of_one]
+    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, pictures)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
         logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
     return cache, logits, mask
 
 
-def common_prefix(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all prompts begin with, leaving each one of its own at least; 0 below SHARED_AT_LEAST."""
+def common_prefix(prompts: Sequence[tuple[int, ...]], stops: Sequence[int] = ()) -> int:
+    """How many tokens all prompts begin with, leaving each one of its own at least; 0 below SHARED_AT_LEAST.
+
+    None of `stops` is among them.
+    """
     shortest = min(map(len, prompts))
-    same = next((at for at in range(shortest) if len({prompt[at] for prompt in prompts}) > 1), shortest)
+    first = prompts[0]
+    same = next(
+        (at for at in range(shortest) if first[at] in stops or len({prompt[at] for prompt in prompts}) > 1), shortest
+    )
     length = min(same, shortest - 1)
     return length if length >= SHARED_AT_LEAST else 0
 
@@ -61,7 +74,13 @@ def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:
     return window is not None and max(map(len, prompts)) > window
 
 
-def _read(lm: LanguageModel, parts: Sequence[tuple[int, ...]], cache: DynamicCache, seen: int) -> tuple[Tensor, Tensor]:
+def _read(
+    lm: LanguageModel,
+    parts: Sequence[tuple[int, ...]],
+    cache: DynamicCache,
+    seen: int,
+    images: Sequence[LazyImage] = (),
+) -> tuple[Tensor, Tensor]:
     """Continue `seen` cached tokens by the parts, left-padded: the last logits (n, V) and the whole mask (n, S)."""
     width = max(map(len, parts))
     ids = torch.tensor([[lm.pad_id] * (width - len(part)) + list(part) for part in parts], device=lm.device)  # (n, S')
@@ -69,12 +88,12 @@ def _read(lm: LanguageModel, parts: Sequence[tuple[int, ...]], cache: DynamicCac
     places = torch.arange(width, device=lm.device)
     own = (places >= width - lengths[:, None]).long()  # (n, S')
     mask = torch.cat([own.new_ones(len(parts), seen), own], dim=1)
-    logits = lm.model(
+    logits = lm.next_logits(
+        images,
         input_ids=ids,
         attention_mask=mask,
         position_ids=(own.cumsum(dim=1) - 1).clamp(min=0) + seen,
         past_key_values=cache,
         use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    )
     return logits, mask

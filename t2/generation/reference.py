@@ -43,4 +43,4 @@ def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = Fa
             raise ValueError(f"The tokenizer of {lm.source} names no token that ends a turn.")
         ids = [*ids, int(lm.tokenizer.eos_token_id)]
     prompt = lm.encode(example, reserve=len(ids))
-    return Completion(tuple(prompt), tuple(ids), (0.0,) * len(ids), text, "stop")
+    return Completion(tuple(prompt), tuple(ids), (0.0,) * len(ids), text, "stop", example.images)

@@ -128,6 +128,8 @@ class VLLMGenerator:
                 f"sampling.top_p={sampling.top_p}: vLLM then reports log-probs of the cut distribution, and t2 keeps "
                 "those of the full one. Use top_p=1, or generation=hf."
             )
+        if any(example.images for example in examples):
+            raise ValueError("generation=vllm answers text alone, and an example has an image. Use generation=hf.")
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
         engine = _engine(self.lm, self.settings)
         longest = max(map(len, prompts)) + sampling.max_new_tokens

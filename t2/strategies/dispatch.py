@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Literal, get_args
 
@@ -115,7 +116,9 @@ class PromptDispatch:
         self, model: PooledModel, examples: Sequence[Example], descriptions: Mapping[str, str]
     ) -> list[Choice]:
         """The choices that the base model writes down."""
-        asked = [boxed_example(example.prompt, descriptions, shots=self._shots) for example in examples]
+        asked = [
+            replace(boxed_example(one.prompt, descriptions, shots=self._shots), images=one.images) for one in examples
+        ]
         sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
         groups = model.generator.with_state({}).generate(asked, sampling)  # no state: z = 1, the base
         labels = [boxed_label(group[0].text, descriptions) for group in groups]
@@ -130,8 +133,8 @@ class PromptDispatch:
     ) -> list[Choice]:
         """The choices by the labels' log-likelihoods."""
         labels = (*descriptions, OTHER)
-        questions = [*(example.prompt for example in examples), *([CONTENT_FREE] if self._calibrate else [])]
-        asked = [dispatch_example(question, descriptions, shots=self._shots) for question in questions]
+        questions = [*examples, *([Example(CONTENT_FREE)] if self._calibrate else [])]
+        asked = [dispatch_example(one.prompt, descriptions, shots=self._shots, images=one.images) for one in questions]
         with _worn(model, dispatch):
             scores = score_labels(
                 model.lm, asked, [answer_text(label) for label in labels]

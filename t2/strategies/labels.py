@@ -15,12 +15,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from t2.images import LazyImage
 from t2.layouts import Layout, micro_batches, shared_rows
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.models import LanguageModel
@@ -31,6 +33,14 @@ BATCH_TOKENS = 4096  # of one forward, the shared instruction and padding includ
 LOGIT_ROWS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
 
 KeyValues = list[tuple[Tensor, Tensor]]  # of each layer, (1, heads, P, D) each
+
+
+class Prompt(NamedTuple):
+    """What stands before a label."""
+
+    ids: tuple[int, ...]
+    images: tuple[LazyImage, ...]
+
 
 # What was found out about a model, so that it is found out and said once; it goes when the model goes.
 _SHAREABLE: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -51,16 +61,16 @@ def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequenc
     if not answers:
         raise ValueError("There are no labels to score. Give at least one.")
     reserve = max(map(len, answers))
-    prompts = [tuple(lm.encode(example, reserve=reserve)) for example in examples]
+    prompts = [Prompt(tuple(lm.encode(example, reserve=reserve)), example.images) for example in examples]
     if not prompts:
         return torch.zeros(0, len(answers))
     if not _can_share(lm, [_completion(prompt, answer) for prompt in prompts for answer in answers]):
         return _score_plain(lm, prompts, answers)
-    shared = _common_length(prompts)
-    prefix = _key_values(lm, prompts[0][:shared])
-    tails = [prompt[shared:] for prompt in prompts]
+    shared = _common_length([prompt.ids for prompt in prompts], lm.placeholder_ids)
+    prefix = _key_values(lm, prompts[0].ids[:shared])
+    tails = [Prompt(prompt.ids[shared:], prompt.images) for prompt in prompts]
     scores = torch.zeros(len(prompts), len(answers))
-    for batch in _batches([len(tail) for tail in tails], shared, answers):
+    for batch in _batches([len(tail.ids) for tail in tails], shared, answers):
         scores[batch] = _score_batch(lm, prefix, shared, [tails[i] for i in batch], answers).cpu()
     return scores
 
@@ -69,7 +79,7 @@ def _score_batch(
     lm: LanguageModel,
     prefix: KeyValues,
     shared: int,
-    tails: Sequence[tuple[int, ...]],
+    tails: Sequence[Prompt],
     answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """Scores (b, K) of prompts that go on with `tails` behind a prefix of `shared` tokens."""
@@ -79,7 +89,14 @@ def _score_batch(
     layout = _behind(layout, shared)
     rows, width = layout.input_ids.shape
     cache = DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix] or None)
-    hidden = _run(lm, layout.input_ids, layout.attention_mask, layout.position_ids, cache)  # (rows, width, D)
+    hidden = lm.hidden_states(
+        layout.input_ids,
+        layout.attention_mask,
+        layout.position_ids,
+        layout.images,
+        past_key_values=cache,
+        use_cache=True,
+    )  # (rows, width, D), and keys and values into the cache
     # All first tokens of a prompt's labels are predicted at one place: the head runs once there.
     places, where = torch.unique(layout.row * width + layout.column, return_inverse=True)  # (U,), (L,)
     log_probs = torch.log_softmax(lm.logits(hidden.flatten(0, 1)[places]), dim=-1)  # (U, V)
@@ -101,19 +118,12 @@ def _key_values(lm: LanguageModel, ids: Sequence[int]) -> KeyValues:
         return []
     cache = DynamicCache()  # without a config every layer keeps all tokens
     input_ids = torch.tensor([ids], device=lm.device)
-    _run(lm, input_ids, torch.ones_like(input_ids), torch.arange(len(ids), device=lm.device)[None], cache)
+    positions = torch.arange(len(ids), device=lm.device)[None]
+    lm.hidden_states(input_ids, torch.ones_like(input_ids), positions, past_key_values=cache, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def _run(lm: LanguageModel, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-    """Last hidden states of (N, S) ids behind what the cache holds, and their keys and values into it."""
-    hidden: Tensor = lm.model.base_model(
-        input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    return hidden
-
-
-def _score_plain(lm: LanguageModel, prompts: Sequence[tuple[int, ...]], answers: Sequence[tuple[int, ...]]) -> Tensor:
+def _score_plain(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> Tensor:
     """The same scores (B, K) from a row per prompt and label."""
     completions = [_completion(prompt, answer) for prompt in prompts for answer in answers]
     scores = torch.zeros(len(completions))
@@ -149,13 +159,16 @@ def _batches(lengths: Sequence[int], shared: int, answers: Sequence[Sequence[int
         order = order[size:]
 
 
-def _common_length(prompts: Sequence[tuple[int, ...]]) -> int:
-    """How many tokens all prompts begin with, less where nothing of one would be left; 0 for a single prompt."""
+def _common_length(prompts: Sequence[tuple[int, ...]], stops: Sequence[int]) -> int:
+    """How many tokens all prompts begin with, less where nothing of one would be left; 0 for a single prompt.
+
+    None of `stops` is among them: placeholders are the same for all pictures.
+    """
     if len(prompts) == 1:
         return 0
     first, last = min(prompts), max(prompts)  # what these two share, all between them share
     shortest = min(map(len, prompts))
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), shortest)
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
     return min(same, shortest - 1)
 
 
@@ -166,5 +179,5 @@ def _label_ids(lm: LanguageModel, label: str) -> tuple[int, ...]:
     return ids
 
 
-def _completion(prompt: tuple[int, ...], answer: Sequence[int]) -> Completion:
-    return Completion(prompt, tuple(answer), (0.0,) * len(answer), "", "stop")
+def _completion(prompt: Prompt, answer: Sequence[int]) -> Completion:
+    return Completion(prompt.ids, tuple(answer), (0.0,) * len(answer), "", "stop", prompt.images)

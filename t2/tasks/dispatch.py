@@ -13,9 +13,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, permutations, zip_longest
 from random import Random
+from typing import Any
 
 from t2.grading.answers import matching_word
-from t2.tasks.base import SPLITS, Split, Task
+from t2.images import LazyImage
+from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
 from t2.tasks.rows import check_choice, question_of, same_text
 from t2.types import OTHER, Example
 
@@ -87,6 +89,13 @@ class Dispatch:
         """1.0 if the label that the text names first is the gold, else 0.0."""
         return float(matching_word(text, (*self._descriptions, OTHER)) == example.answer)
 
+    def about(self) -> dict[str, Any]:
+        """What the tasks of each label say of their data."""
+        return {
+            label: {task.name: dict(task.about()) if isinstance(task, DocumentedTask) else {} for task in group}
+            for label, group in self._tasks.items()
+        }
+
     def _piles(self, split: Split) -> dict[str, list[Example]]:
         """Label -> as many examples as asked for."""
         tasks = [task for group in self._tasks.values() for task in group]
@@ -125,7 +134,7 @@ class Dispatch:
         return new
 
     def _example(self, one: Example, label: str, task: str) -> Example:
-        return dispatch_example(one.prompt, self._descriptions, answer=label, task=task)
+        return dispatch_example(one.prompt, self._descriptions, answer=label, task=task, images=one.images)
 
 
 def dispatch_example(
@@ -135,11 +144,12 @@ def dispatch_example(
     shots: Sequence[tuple[str, str]] = (),
     answer: str | None = None,
     task: str | None = None,
+    images: tuple[LazyImage, ...] = (),
 ) -> Example:
     """The question which of the domains (label -> description), or `other`, a prompt belongs to; a label is the answer.
 
     The instruction comes first, so that all questions share its computation. `shots` are solved ones, (question,
-    label) each. A system message or a prefill that the prompt's own task would add is no part of it.
+    label) each. A system message or a prefill that the prompt's own task would add is no part of it, its images are.
 
     Raises:
         ValueError: the question is empty.
@@ -149,7 +159,7 @@ def dispatch_example(
     solved = [f"Text: {text}\n{PREFILL}{answer_text(label)}" for text, label in shots]
     blocks = [f"{INSTRUCTION}\n\n{category_list(descriptions)}", *solved, f"Text: {question}"]
     metadata = {"question": question} | ({"task": task} if task is not None else {})
-    return Example("\n\n".join(blocks), answer=answer, prefill=PREFILL, metadata=metadata)
+    return Example("\n\n".join(blocks), answer=answer, prefill=PREFILL, metadata=metadata, images=images)
 
 
 def answer_text(label: str) -> str:
