@@ -104,7 +104,7 @@ def test_a_model_that_ignores_the_mask_is_found_out(
     honest = LanguageModel.hidden_states
 
     def deaf(
-        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object
+        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object = ()
     ) -> torch.Tensor:
         return honest(self, ids, torch.ones_like(ids), positions)
 
@@ -120,7 +120,7 @@ def test_a_model_that_refuses_the_mask_is_found_out(
     honest = LanguageModel.hidden_states
 
     def strict(
-        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object
+        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object = ()
     ) -> torch.Tensor:
         if mask.ndim == 4:
             raise ValueError("masks have two dimensions here")
