@@ -20,13 +20,17 @@ import t2
 from t2.analysis import plot_learning_curve, results_table, seconds_table
 from t2.callbacks import LAST_CHECKPOINT, Validation
 from t2.data import PromptData
-from t2.evaluation import summarize
+from t2.evaluation import describe_data, evaluate, summarize
 from t2.experts import EXPERT_FILE, ExpertMetadata
 from t2.fingerprint import fingerprint_of
+from t2.generation.hf import HFGenerator
+from t2.llava import save_llava
 from t2.recompute import recompute_blocks
 from t2.runtime import git_commit, quiet_libraries, write_results
 from t2.scripts import launch
 from t2.training import ExpertTraining
+from t2.types import Sampling
+from t2.warmup import BridgeTraining
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -34,6 +38,8 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 def train(cfg: DictConfig) -> dict[str, Any]:
     """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
+    if cfg.warmup is not None:
+        return warm_up(cfg)
     start = time.perf_counter()
     quiet_libraries()
     L.seed_everything(cfg.seed, verbose=False)
@@ -54,6 +60,50 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
     plot_learning_curve([run], run / "learning_curve.png")
     return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
+
+
+def warm_up(cfg: DictConfig) -> dict[str, Any]:
+    """Put eyes in front of a text model and teach them to be understood; returns what `results.json` holds.
+
+    The model is written to `llava` in the run folder, for `base_model.source`.
+    """
+    start = time.perf_counter()
+    quiet_libraries()
+    L.seed_everything(cfg.seed, verbose=False)
+    run = Path(cfg.paths.run)
+    task, optimizer, warmup = (instantiate(cfg[part]) for part in ("task", "optimizer", "warmup"))
+    data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
+    examples = task.split("val")[: cfg.callbacks.validation.limit]
+    folder = run / "llava"
+    lm = warmup.build(instantiate(cfg.base_model), task.split("train"), source=str(folder), seed=cfg.seed)
+    module = BridgeTraining(lm, optimizer, cfg.steps)
+    greedy = Sampling(max_new_tokens=task.max_new_tokens)
+    reports = {"base": evaluate(HFGenerator(lm), task, examples, greedy, system="base")}
+    loggers = list(instantiate(cfg.logger).values())
+    try:
+        instantiate(cfg.trainer)(logger=loggers, callbacks=[]).fit(module, data)
+    finally:
+        wandb.finish()
+    reports["warmup"] = evaluate(HFGenerator(lm), task, examples, greedy, system="warmup")
+    save_llava(lm, folder)
+    results = {
+        "command": "train",
+        "base_model": lm.source,
+        "adapter": None,
+        "task": task.name,
+        "strategy": "fixed",
+        "split": "val",
+        "trainable_parameters": sum(p.numel() for p in module.bridge.parameters()),
+        **summarize(task.name, {name: one.scores for name, one in reports.items()}, majority=reports["base"].majority),
+        "seconds": {"total": time.perf_counter() - start},
+        "seed": cfg.seed,
+    }
+    results = write_results(run, results)
+    log.info("Validation, before and after:\n%s", results_table(results))
+    log.info(
+        "The model that sees: %s\nNext: python train.py base_model=llava_smollm2 base_model.source=%s", folder, folder
+    )
+    return results
 
 
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
@@ -117,6 +167,7 @@ def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback],
         "split": "val",
         "trainable_parameters": sum(p.numel() for p in module.adapter.trainable()),
         **summarize(module.task.name, scores, majority=validation.majority),
+        "data": describe_data([module.task]),
         "seconds": {**module.phases.total_seconds, "total": seconds},
         "seed": cfg.seed,
     }
