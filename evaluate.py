@@ -18,12 +18,13 @@ from omegaconf import DictConfig
 from t2.analysis import plot_confusion, results_text
 from t2.callbacks import SAMPLES_FILE
 from t2.confusion import true_domains
-from t2.evaluation import summarize, write_samples
+from t2.evaluation import break_down, describe_data, summarize, write_samples
 from t2.experts import Expert, wear
 from t2.generation.base import Generator
 from t2.models import LanguageModel
 from t2.pool import ExpertPool
 from t2.runtime import Phases, quiet_libraries, write_results
+from t2.scoring import check_workers
 from t2.scripts import launch
 from t2.strategies.base import Strategy
 from t2.systems import (
@@ -97,6 +98,7 @@ def evaluate_systems(cfg: DictConfig) -> dict[str, Any]:
 
 def make_plan(cfg: DictConfig) -> Plan:
     """What the configuration alone can get wrong comes before the model is loaded."""
+    check_workers(cfg.score_workers)
     benchmarks = instantiate(cfg.get("benchmarks"))  # absent where no set is named
     tasks = tasks_of(benchmarks) if benchmarks else [instantiate(cfg.task)]
     examples = {task.name: task.split(cfg.split)[: cfg.limit] for task in tasks}
@@ -156,8 +158,9 @@ def score(cfg: DictConfig, plan: Plan, task: Task, generators: Mapping[str, Gene
             continue
         share_costs(generators.values())
         outcome = measure(
-            generator, task, plan.examples[task.name], sampling, system=system, support=plan.support[task.name]
-        )
+            generator, task, plan.examples[task.name], sampling,
+            system=system, support=plan.support[task.name], workers=cfg.score_workers,
+        )  # fmt: skip
         log.info("%s, %s: %.1f %%", task.name, system, 100 * outcome.report.mean)
         outcomes.append(outcome)
     return outcomes
@@ -176,23 +179,24 @@ def describe(cfg: DictConfig, plan: Plan) -> dict[str, Any]:
         "expert": str(cfg.expert) if plan.expert is not None else None,
         "experts": list(plan.pool.domains) if plan.pool is not None else None,
         "shots": cfg.shots if plan.strategies else None,
+        "data": describe_data(plan.tasks),
         "trainable_parameters": sum(expert.parameter_count for expert in experts),
     }
 
 
 def summarize_outcomes(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Scores and paired differences by task, and what the systems of a pool wore."""
-    scores: dict[str, Any] = {"scores": {}, "paired": {}}
+    """Scores, paired differences, reasons and groups by task, and what the systems of a pool wore."""
+    parts: dict[str, Any] = {}
     for task in plan.tasks:
         reports = {o.report.system: o.report for o in outcomes if o.report.task == task.name}
         summary = summarize(
             task.name, {name: report.scores for name, report in reports.items()}, majority=reports[BASE].majority
         )
-        for part in scores:
-            scores[part] |= summary[part]
+        for part, found in {**summary, **break_down(list(reports.values()))}.items():
+            parts.setdefault(part, {}).update(found)
     if plan.pool is not None:
-        scores |= summarize_adaptation(outcomes, domains=plan.domains, labels=labels_of(plan.pool))
-    return scores
+        parts |= summarize_adaptation(outcomes, domains=plan.domains, labels=labels_of(plan.pool))
+    return parts
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Seconds and memory of one policy-gradient step: SVF against LoRA, the authors' way, and the floor under all of them.
 
-    python bench/step.py [--model smollm2|tiny|llama-1b] [--rows 8] [--repeats 7] [--device cuda] [--output FILE.json]
+    python bench/step.py [--model smollm2|tiny|llama-1b|llava|tiny-llava] [--rows 8] [--samples 1] [--output FILE.json]
 
     floor_forward   the forward alone, without gradients
     floor           forward, and backward through frozen weights to the input embeddings: no adapter can be cheaper
-    svf             t2's SVF on all linears of the decoder blocks, factored
+    svf             t2's SVF on all linears of the decoder blocks, factored, a row per completion as all others
+    svf_shared      the same as t2 trains it: the completions of one prompt share it (`--samples` of them)
     lora_all        PEFT's LoRA, r = 16, on the same linears
     lora_qv         PEFT's LoRA, r = 16, on q_proj and v_proj
     authors         W' = U diag(s z) Vh composed with autograd; dL/dW' of the forward with dense W' is chained to dz
@@ -50,7 +51,7 @@ def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
         RuntimeError: the systems do not compute the same loss.
     """
     systems = [build(name, args.model, args.dtype, args.device) for name in SYSTEMS]
-    work = Work.random(systems[0].lm, args.rows, args.prompt, args.completion)
+    work = Work.random(systems[0].lm, args.rows, args.prompt, args.completion, args.samples)
     losses = {system.name: system.step(work) for system in systems}
     check_losses(losses, args.rows * args.completion, 1e-3 if args.dtype == "float32" else 5e-2)
     seconds: dict[str, list[float]] = {name: [] for name in SYSTEMS}
@@ -104,7 +105,7 @@ def measure_memory(name: str, args: argparse.Namespace) -> dict[str, int]:
         OSError: the CPU's memory is asked for where there is no /proc.
     """
     system = build(name, args.model, args.dtype, args.device)
-    work = Work.random(system.lm, args.rows, args.prompt, args.completion)
+    work = Work.random(system.lm, args.rows, args.prompt, args.completion, args.samples)
     system.step(work)
     for parameter in system.trainable:
         parameter.grad = None
@@ -188,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="smollm2")
     parser.add_argument("--rows", type=_count, default=8, help="completions, N")
+    parser.add_argument("--samples", type=_count, default=1, help="completions of one prompt, G")
     parser.add_argument("--prompt", type=_count, default=64, help="prompt tokens")
     parser.add_argument("--completion", type=_count, default=20, help="completion tokens")
     parser.add_argument("--repeats", type=_count, default=7, help="rounds after the warm-up round")

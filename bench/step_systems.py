@@ -18,14 +18,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
 from t2.adapters.targets import find_targets
+from t2.images import LazyImage, PixelImage
+from t2.llava import VisionShape, build_llava
 from t2.logprobs import token_log_probs
 from t2.models import LanguageModel, load_model, parse_device, parse_dtype
-from t2.tiny import byte_tokenizer, tiny_model
-from t2.types import Completion
+from t2.tiny import byte_tokenizer, tiny_llava, tiny_model
+from t2.types import Completion, Example
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("smollm2", "tiny", "llama-1b")
-SYSTEMS = ("floor_forward", "floor", "svf", "lora_all", "lora_qv", "authors")
+MODELS = ("smollm2", "tiny", "llama-1b", "llava", "tiny-llava")
+SYSTEMS = ("floor_forward", "floor", "svf", "svf_shared", "lora_all", "lora_qv", "authors")
 RANK = 16
 
 
@@ -37,8 +39,11 @@ class Work:
     advantages: Tensor  # (N,)
 
     @classmethod
-    def random(cls, lm: LanguageModel, rows: int, prompt: int, completion: int) -> Work:
-        """The same ids and advantages for every model with the same vocabulary."""
+    def random(cls, lm: LanguageModel, rows: int, prompt: int, completion: int, samples: int = 1) -> Work:
+        """The same ids and advantages for every model with the same vocabulary.
+
+        `samples` neighbors have one prompt. Before a model that sees, a prompt begins with a picture of its own.
+        """
         if prompt + completion > lm.context_length:
             raise ValueError(
                 f"{prompt} prompt and {completion} completion tokens exceed the context of {lm.source}, "
@@ -46,15 +51,26 @@ class Work:
             )
         generator = torch.Generator().manual_seed(0)
         vocabulary = lm.model.get_input_embeddings().weight.shape[0]
-        ids = torch.randint(vocabulary, (rows, prompt + completion), generator=generator).tolist()
+        ids = torch.randint(vocabulary, (rows, prompt + completion), generator=generator)  # (N, P + T)
+        ids[torch.isin(ids, torch.tensor(lm.placeholder_ids))] = 0
+        ids[:, :prompt] = ids[::samples, :prompt].repeat_interleave(samples, dim=0)[:rows]
+        images: list[tuple[LazyImage, ...]] = [()] * rows
+        if lm.processor is not None:
+            pixels = torch.randint(256, (rows, 32, 32, 3), generator=generator).to(torch.uint8)
+            images = [(PixelImage.of(pixels[row - row % samples].numpy()),) for row in range(rows)]
+            places = [token for token in lm.encode(Example("", images=images[0])) if token in lm.placeholder_ids]
+            if len(places) >= prompt:
+                raise ValueError(f"A picture takes {len(places)} tokens, and the prompt has {prompt}. Raise --prompt.")
+            ids[:, : len(places)] = torch.tensor(places)
         answers = tuple(
-            Completion(tuple(row[:prompt]), tuple(row[prompt:]), (0.0,) * completion, "", "length") for row in ids
+            Completion(tuple(row[:prompt]), tuple(row[prompt:]), (0.0,) * completion, "", "length", of_row)
+            for row, of_row in zip(ids.tolist(), images, strict=True)
         )
         return cls(answers, torch.randn(rows, generator=generator).to(lm.device))
 
-    def loss(self, lm: LanguageModel) -> Tensor:
+    def loss(self, lm: LanguageModel, shared: bool) -> Tensor:
         """The policy-gradient loss -sum(advantage * log p) over all completion tokens, ()."""
-        token = token_log_probs(lm, self.completions)
+        token = token_log_probs(lm, self.completions, shared=shared)
         assert bool(token.mask.all()), "all completions have the same length here"
         return -(self.advantages[:, None] * token.log_probs).sum()
 
@@ -68,10 +84,11 @@ class DenseSVF:
         self.composed: list[Tensor] = []
         for name, layer in svf.layers.items():
             assert isinstance(layer.base, nn.Linear), f"{name} is a {type(layer.base).__name__}"
+            place = svf.places[name]
             if layer.joint:  # its factor is a view into [W | U s], which nothing needs here
                 layer.output_factor = layer.output_factor.clone()
                 del layer.joint_weight
-            parent, _, child = name.rpartition(".")
+            parent, _, child = place.rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base)
             layer.base.weight.requires_grad_(True)
 
@@ -113,7 +130,7 @@ class System:
         if self.dense is not None:
             self.dense.compose()
         with torch.set_grad_enabled(learns):
-            loss = work.loss(self.lm)
+            loss = work.loss(self.lm, shared=self.name == "svf_shared")
         if learns:
             loss.backward()  # type: ignore[no-untyped-call]
         if self.dense is not None:
@@ -127,13 +144,13 @@ def build(name: str, model: str, dtype: str, device: str) -> System:
     system = System(name, lm)
     if name == "floor":
         lm.model.enable_input_require_grads()
-    if name in ("svf", "authors"):
-        svf = SVF(modules="all", cache=model != "tiny", progress=False)
+    if name in ("svf", "svf_shared", "authors"):
+        svf = SVF(modules="all", cache=not model.startswith("tiny"), progress=False)
         svf.inject(lm.model, lm.source)
         system.trainable = svf.trainable()
         system.dense = DenseSVF(lm.model, svf) if name == "authors" else None
     if name in ("lora_all", "lora_qv"):
-        targets = list(find_targets(lm.model, "all", None)) if name == "lora_all" else ["q_proj", "v_proj"]
+        targets = list(find_targets(lm.model, "all" if name == "lora_all" else ["q_proj", "v_proj"], None))
         config = LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=targets)
         inject_adapter_in_model(config, lm.model)  # A and B get the model's dtype
         system.trainable = [p for p in lm.model.parameters() if p.requires_grad]
@@ -144,8 +161,12 @@ def load(model: str, dtype: str, device: str) -> LanguageModel:
     """The model of a `--model` choice, its weights in memory of their own."""
     if model == "tiny":
         return tiny_model(dtype=dtype, device=device)
+    if model == "tiny-llava":
+        return tiny_llava(dtype=dtype)
     if model == "llama-1b":
         return _random_llama_1b(dtype, device)
+    if model == "llava":  # what its eyes have learned changes no timing
+        return build_llava(load("smollm2", dtype, device), VisionShape(), source="llava:smollm2")
     conf = OmegaConf.load(ROOT / "conf" / "base_model" / "smollm2_135m.yaml")
     lm = load_model(conf.source, dtype=dtype, device=device, sha256=conf.sha256)
     for parameter in lm.model.parameters():  # pages of a mapped file would blur the memory figures

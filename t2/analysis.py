@@ -115,12 +115,33 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def alphas_table(results: Mapping[str, Any]) -> str:
     """The mean alphas of a results.json: a line per task and system, a column per domain; single experts say theirs."""
-    domains = list(dict.fromkeys(d for table in results["alphas"].values() for row in table.values() for d in row))
-    rows = [["task", "system", *domains]]
-    for task, systems in results["alphas"].items():
-        for system, alphas in systems.items():
-            if not system.startswith(f"{EXPERT}:"):
-                rows.append([task, system, *(f"{alphas[d]:.2f}" if d in alphas else "" for d in domains)])
+    table = {
+        task: {system: alphas for system, alphas in systems.items() if not system.startswith(f"{EXPERT}:")}
+        for task, systems in results["alphas"].items()
+    }
+    return system_table(table, ".2f")
+
+
+def system_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]], form: str) -> str:
+    """Named numbers by task and system as a line for each, with a column per name; `form` is a format such as `.2f`."""
+    names = list(dict.fromkeys(name for systems in numbers.values() for row in systems.values() for name in row))
+    rows = [["task", "system", *names]]
+    for task, systems in numbers.items():
+        for system, row in systems.items():
+            rows.append([task, system, *(f"{row[name]:{form}}" if name in row else "" for name in names)])
+    return _table(rows)
+
+
+def groups_table(by_group: Mapping[str, Any]) -> str:
+    """The scores by group of a results.json: a line per task, kind and value, a column per system."""
+    systems = list(dict.fromkeys(system for table in by_group.values() for system in table))
+    rows = [["task", "group", "value", "n", *systems]]
+    for task, table in by_group.items():
+        first = next(iter(table.values()))  # every system answers the same examples
+        for kind, values in first.items():
+            for value, of_first in values.items():
+                cells = [_percent(table[system][kind][value]["mean"]) if system in table else "" for system in systems]
+                rows.append([task, kind, value, str(of_first["n"]), *cells])
     return _table(rows)
 
 
@@ -156,8 +177,14 @@ def history_table(history: Sequence[Iteration]) -> str:
 
 
 def results_text(results: Mapping[str, Any]) -> str:
-    """Everything of a results.json that is for reading: scores, mean alphas, confusion matrices, seconds."""
+    """Everything of a results.json that is for reading: scores and their parts, alphas, confusion matrices, seconds."""
     parts = [results_table(results)]
+    if "pass_at_k" in results:
+        parts.append(f"pass@k:\n{system_table(results['pass_at_k'], '.3f')}")
+    if "by_group" in results:
+        parts.append(f"Scores by group:\n{groups_table(results['by_group'])}")
+    if "reasons" in results:
+        parts.append(f"Answers by reason:\n{system_table(results['reasons'], 'd')}")
     if results.get("alphas"):
         parts.append(f"Mean alphas:\n{alphas_table(results)}")
     parts += [f"Chosen by {system}:\n{confusion_table(c)}" for system, c in results.get("confusion", {}).items()]

@@ -67,7 +67,9 @@ class Validation(L.Callback):
         examples = module.task.split("val")[: self.limit]
         sampling = Sampling(max_new_tokens=module.sampling.max_new_tokens, stop=module.sampling.stop)
         with module.phases("validate"):
-            report = evaluate(module.generator, module.task, examples, sampling, system="expert")
+            report = evaluate(
+                module.generator, module.task, examples, sampling, system="expert", workers=module.score_workers
+            )
         self.reports[step], self.majority = report.scores, report.majority
         if report.mean > self._mean(self.best_step) or step == self.best_step:
             self.best_step = step
@@ -107,7 +109,7 @@ class Validation(L.Callback):
 class SampleTable(L.Callback):
     """Some answers of every n-th step: `samples.jsonl` in the run folder, and a table in W&B."""
 
-    COLUMNS = ("step", "prompt", "reference", "answer", "score", "finish", "tokens")
+    COLUMNS = ("step", "prompt", "reference", "answer", "score", "reason", "finish", "tokens")
 
     def __init__(self, *, every: int = 5, rows: int = 8) -> None:
         """Keep the first `rows` answers."""
@@ -119,9 +121,9 @@ class SampleTable(L.Callback):
         if record is None or record.step % self.every:
             return
         table = [
-            [record.step, example.prompt, example.answer, c.text, float(score), c.finish, len(c.token_ids)]
-            for example, group, scores in zip(record.examples, record.completions, record.scores, strict=True)
-            for c, score in zip(group, scores, strict=True)
+            [record.step, example.prompt, example.answer, c.text, grade.score, grade.reason, c.finish, len(c.token_ids)]
+            for example, group, grades in zip(record.examples, record.completions, record.grades, strict=True)
+            for c, grade in zip(group, grades, strict=True)
         ][: self.rows]
         path = Path(trainer.default_root_dir) / SAMPLES_FILE
         known = path.read_text().splitlines() if path.exists() else []

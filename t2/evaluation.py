@@ -1,14 +1,13 @@
 """How well a generator does on a task, and whether two generators differ by more than chance.
 
-The score is `task.score`, the very one that training rewards. Comparisons are paired, since every system of a
+The score is the task's own, the very one that training rewards. Comparisons are paired, since every system of a
 task answers the same examples. Nothing here knows what kind of system answers.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,39 +18,42 @@ from torch import Tensor
 
 from t2.files import atomic_path
 from t2.generation.base import Generator
-from t2.tasks.base import Task
-from t2.types import Completion, Example, Paired, Report, Sampling
+from t2.grading.pass_at_k import pass_at_k
+from t2.runtime import Phases
+from t2.scoring import answer_and_score
+from t2.tasks.base import DocumentedTask, Task
+from t2.types import Example, Paired, Report, Sampling
+
+PASS_AT = (1, 5, 10, 100)  # the k of pass@k, as far as there are samples
 
 
 def evaluate(
-    generator: Generator, task: Task, examples: Sequence[Example], sampling: Sampling, *, system: str
+    generator: Generator, task: Task, examples: Sequence[Example], sampling: Sampling, *, system: str, workers: int = 2
 ) -> Report:
-    """Answer and score the examples, in their order.
+    """Answer and score the examples, in their order; `workers` threads grade while others are being answered.
 
-    With several samples per example the score is their mean, and the first completion is kept.
+    With several samples per example the score is their mean. The `score` seconds are those that were still to be
+    waited for when the last answer had been made.
 
     Raises:
         ValueError: there are no examples, or the task gave a score outside [0, 1].
     """
     if not examples:
         raise ValueError(f"No examples of task {task.name} to evaluate {system} on. Give at least one.")
-    start = time.perf_counter()
-    groups = generator.generate(examples, sampling)
-    generated = time.perf_counter()
-    assert len(groups) == len(examples), f"{len(groups)} groups of completions for {len(examples)} examples"
-    scores = []
-    for index, (example, group) in enumerate(zip(examples, groups, strict=True)):
+    phases = Phases()
+    scored = answer_and_score(generator, task, examples, sampling, workers=workers, phases=phases)
+    for group in scored.completions:
         assert len(group) == sampling.samples, f"{len(group)} completions, expected {sampling.samples}"
-        values = [_score(task, index, example, completion) for completion in group]
-        scores.append(sum(values) / len(values))
     return Report(
         task=task.name,
         system=system,
         examples=tuple(examples),
-        completions=tuple(group[0] for group in groups),
-        scores=tuple(scores),
+        completions=tuple(group[0] for group in scored.completions),
+        scores=tuple(sum(grade.score for grade in grades) / len(grades) for grades in scored.grades),
         majority=majority(examples),
-        seconds={"rollout": generated - start, "score": time.perf_counter() - generated},
+        seconds=dict(phases.total_seconds),
+        samples=scored.completions,
+        grades=scored.grades,
     )
 
 
@@ -106,46 +108,98 @@ def summarize(task: str, scores: Mapping[str, Sequence[float]], *, majority: flo
 
     `scores` maps each system to its score per example, over the same examples. A standard error of one example is nan.
     """
-    table = {}
-    for system, values in scores.items():
-        report = Report(task, system, (), (), tuple(values), majority, {})
-        table[system] = {"mean": report.mean, "stderr": report.stderr, "n": len(values), "majority": majority}
+    table = {system: {**_statistics(values), "majority": majority} for system, values in scores.items()}
     paired = {
         system: asdict(compare_scores(values, scores["base"])) for system, values in scores.items() if system != "base"
     }
     return {"scores": {task: table}, "paired": {task: paired}}
 
 
+def break_down(reports: Sequence[Report]) -> dict[str, dict[str, Any]]:
+    """The `reasons`, `by_group` and `pass_at_k` parts of `results.json` for the reports of one task.
+
+        reasons    {task: {system: {reason: answers}}} over all samples; right answers have no reason
+        by_group   {task: {system: {kind: {value: {"mean", "stderr", "n"}}}}} from `Example.metadata["groups"]`
+        pass_at_k  {task: {system: {"1": share, "5": share, ...}}} with several samples; right is a score of 1
+
+    A part is left out where it has nothing of any system.
+    """
+    parts: dict[str, dict[str, Any]] = {
+        "reasons": {report.system: _count_reasons(report) for report in reports},
+        "by_group": {report.system: _score_groups(report) for report in reports},
+        "pass_at_k": {report.system: _estimate_pass_at_k(report) for report in reports},
+    }
+    return {part: {reports[0].task: of} for part, of in parts.items() if any(of.values())}
+
+
+def describe_data(tasks: Sequence[Task]) -> dict[str, Any]:
+    """The `data` part of `results.json`: what documented tasks say of the data they have read, by task."""
+    return {task.name: dict(task.about()) for task in tasks if isinstance(task, DocumentedTask)}
+
+
 def write_samples(path: Path, reports: Sequence[Report]) -> None:
-    """Write every example with its answer and score, one JSON object a line (`samples.jsonl`)."""
+    """Write every answer with its score, one JSON object a line (`samples.jsonl`).
+
+    `id`, `system_message` and `images` (their number) are there where the example has them, and `sample` (from 0) where
+    it was answered several times.
+    """
     lines = [
-        json.dumps(
-            {
-                "task": report.task,
-                "system": report.system,
-                "prompt": example.prompt,
-                "reference": example.answer,
-                "answer": completion.text,
-                "score": score,
-                "finish": completion.finish,
-                "tokens": len(completion.token_ids),
-            }
-        )
+        json.dumps(_sample_line(report, place, number))
         for report in reports
-        for example, completion, score in zip(report.examples, report.completions, report.scores, strict=True)
+        for place in range(len(report.examples))
+        for number in range(len(report.samples[place]))
     ]
     with atomic_path(path) as partial:
         partial.write_text("\n".join(lines) + "\n")
 
 
-def _score(task: Task, index: int, example: Example, completion: Completion) -> float:
-    value = float(task.score(example, completion.text))
-    if not 0.0 <= value <= 1.0:  # also true of NaN
-        raise ValueError(
-            f"Task {task.name} scored {value} for example {index} ({example.prompt[:80]!r}), "
-            f"answer {completion.text[:80]!r}; allowed: 0 to 1. Correct the task's score()."
-        )
-    return value
+def _sample_line(report: Report, place: int, number: int) -> dict[str, Any]:
+    example, group = report.examples[place], report.samples[place]
+    completion, grade = group[number], report.grades[place][number]
+    optional = {
+        "id": example.metadata.get("id"),
+        "sample": number if len(group) > 1 else None,
+        "system_message": example.system,
+        "images": len(example.images) or None,
+    }
+    return {
+        "task": report.task,
+        "system": report.system,
+        **{name: value for name, value in optional.items() if value is not None},
+        "prompt": example.prompt,
+        "reference": example.answer,
+        "answer": completion.text,
+        "score": grade.score,
+        "reason": grade.reason,
+        "extracted": grade.extracted,
+        "finish": completion.finish,
+        "tokens": len(completion.token_ids),
+    }
+
+
+def _count_reasons(report: Report) -> dict[str, int]:
+    counts = Counter(grade.reason for grades in report.grades for grade in grades if grade.reason is not None)
+    return dict(counts.most_common())
+
+
+def _score_groups(report: Report) -> dict[str, dict[str, Any]]:
+    members: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for example, score in zip(report.examples, report.scores, strict=True):
+        for kind, value in example.metadata.get("groups", {}).items():
+            members[kind][value].append(score)
+    return {kind: {value: _statistics(of) for value, of in sorted(values.items())} for kind, values in members.items()}
+
+
+def _estimate_pass_at_k(report: Report) -> dict[str, float]:
+    samples = len(report.grades[0]) if report.grades else 0
+    right = [sum(grade.score == 1.0 for grade in grades) for grades in report.grades]
+    ks = [k for k in PASS_AT if k <= samples > 1]
+    return {str(k): sum(pass_at_k(samples, correct, k) for correct in right) / len(right) for k in ks}
+
+
+def _statistics(scores: Sequence[float]) -> dict[str, Any]:
+    report = Report("", "", (), (), tuple(scores), None, {})
+    return {"mean": report.mean, "stderr": report.stderr, "n": len(scores)}
 
 
 def _check_same_examples(report: Report, base: Report) -> None:

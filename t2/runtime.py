@@ -1,6 +1,7 @@
 """What the three scripts share: seconds by phase, versions, memory, and the results file.
 
-`results.json` is the contract with scripts and dashboards (see the README). Nothing here knows what was trained.
+`results.json` is the contract with scripts and dashboards (see the README; `t2.evaluation` says what its `data`,
+`reasons`, `by_group` and `pass_at_k` hold). Nothing here knows what was trained.
 """
 
 from __future__ import annotations

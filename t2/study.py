@@ -218,6 +218,8 @@ def _read(run: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[dict[st
     samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for text in (run / "samples.jsonl").read_text().splitlines():
         line = json.loads(text)
+        if "sample" in line:
+            raise ValueError(f"{run} has several answers to a question; a study wants sampling.samples=1.")
         samples.setdefault((line["task"], line["system"]), []).append(line)
     return results, samples
 

@@ -177,19 +177,22 @@ def measure(
     *,
     system: str,
     support: Sequence[Example] = (),
+    workers: int = 2,
 ) -> Outcome:
     """Let a system answer the examples; the strategy of a two-pass system is fitted to the support before.
+
+    `workers` threads grade the answers.
 
     Raises:
         ValueError: there are no examples, or the strategy cannot use the support or the pool.
     """
     if not isinstance(generator, TwoPass):
-        return Outcome(evaluate(generator, task, examples, sampling, system=system))
+        return Outcome(evaluate(generator, task, examples, sampling, system=system, workers=workers))
     start = time.perf_counter()
     generator.strategy.fit(PooledModel(generator.generator, generator.pool), task, support)
     seconds = {"fit": time.perf_counter() - start}
     before = dict(generator.phases.total_seconds)
-    report = evaluate(generator, task, examples, sampling, system=system)
+    report = evaluate(generator, task, examples, sampling, system=system, workers=workers)
     after = generator.phases.total_seconds
     seconds |= {part: spent - before.get(part, 0.0) for part, spent in after.items()}
     seconds["score"] = report.seconds["score"]

@@ -12,6 +12,7 @@ training (`t2.logprobs`).
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,9 +33,9 @@ from t2.objectives import Objective
 from t2.optimizer import OptimizerSettings
 from t2.resume import TrainableAdapter, check_identity, identity_of
 from t2.runtime import Phases
-from t2.scoring import answer_and_score
+from t2.scoring import answer_and_score, check_workers
 from t2.tasks.base import Task
-from t2.types import Completion, Example, Rollout, Sampling
+from t2.types import Completion, Example, Grade, Rollout, Sampling
 
 log = logging.getLogger(__name__)
 FLAT_STEPS_BEFORE_WARNING = 5
@@ -48,6 +49,7 @@ class StepRecord:
     examples: Sequence[Example]
     completions: Sequence[Sequence[Completion]]  # B x G
     scores: Tensor  # (B, G)
+    grades: Sequence[Sequence[Grade]]  # B x G
 
 
 class ExpertTraining(L.LightningModule):
@@ -89,14 +91,8 @@ class ExpertTraining(L.LightningModule):
         self.automatic_optimization = False
         self.adapter = adapter
         self.lm, self.task, self.objective, self.generator = lm, task, objective, generator
-        self.metadata, self.sampling, self.settings, self.total_steps = (
-            metadata,
-            sampling,
-            optimizer,
-            total_steps,
-        )
-        if score_workers < 1:
-            raise ValueError(f"score_workers is {score_workers}; allowed: at least 1.")
+        self.metadata, self.sampling, self.settings, self.total_steps = metadata, sampling, optimizer, total_steps
+        check_workers(score_workers)
         self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
         self.score_workers = score_workers
         self.share_prompts = share_prompts  # settled by a self-check when training starts
@@ -143,7 +139,7 @@ class ExpertTraining(L.LightningModule):
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
         """Answer and score the batch; logs what the answers were like."""
         sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
-        completions, scores = answer_and_score(
+        scored = answer_and_score(
             self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
             self.task,
             batch,
@@ -151,12 +147,14 @@ class ExpertTraining(L.LightningModule):
             workers=self.score_workers,
             phases=self.phases,
         )
+        completions, scores, grades = scored.completions, scored.scores, scored.grades
         truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
         rewards = self.objective.rewards(scores, truncated)
         advantages = self.objective.advantages(rewards, truncated)
         flat = tuple(c for group in completions for c in group)
         lengths = torch.tensor([float(len(c.token_ids)) for c in flat])
-        self.last_step = StepRecord(step, batch, completions, scores)
+        self.last_step = StepRecord(step, batch, completions, scores, grades)
+        reasons = Counter(one.reason for group in grades for one in group if one.reason is not None)
         self.metrics |= {
             "train/score": float(scores.mean()),
             "train/reward": float(rewards.mean()),
@@ -165,6 +163,7 @@ class ExpertTraining(L.LightningModule):
             "rollout/length": float(lengths.mean()),
             "rollout/length_max": float(lengths.max()),
             "rollout/truncated": float(truncated.float().mean()),
+            **{f"reasons/{reason}": count / len(flat) for reason, count in reasons.items()},  # those of this step
         }
         return Rollout(
             completions=flat,

@@ -219,15 +219,17 @@ class Loss:
 
 @dataclass(frozen=True)
 class Report:
-    """How one system did on one task: a score in [0, 1] per example, in the order of the examples."""
+    """How one system did on one task: a score in [0, 1] per example, the mean of its samples, in their order."""
 
     task: str
     system: str
     examples: tuple[Example, ...]
-    completions: tuple[Completion, ...]
+    completions: tuple[Completion, ...]  # the first of each example
     scores: tuple[float, ...]
     majority: float | None  # accuracy of always giving the most frequent reference answer
     seconds: Mapping[str, float]
+    samples: tuple[tuple[Completion, ...], ...] = ()  # B x G
+    grades: tuple[tuple[Grade, ...], ...] = ()  # B x G
 
     @property
     def mean(self) -> float:

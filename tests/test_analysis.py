@@ -13,12 +13,14 @@ from t2.analysis import (
     alphas_table,
     bars,
     confusion_table,
+    groups_table,
     main,
     plot_confusion,
     plot_learning_curve,
     results_table,
     results_text,
     seconds_table,
+    system_table,
 )
 
 RESULTS = {
@@ -116,6 +118,46 @@ def test_everything_is_shown_where_it_is_there() -> None:
     for part in ("expert:gcd", "Mean alphas:", "Chosen by prompt:", "Seconds: pass1"):
         assert part in text
     assert "alphas" not in results_text(RESULTS)
+
+
+def with_parts() -> dict[str, Any]:
+    easy, hard = {"mean": 0.5, "stderr": 0.1, "n": 30}, {"mean": 0.25, "stderr": None, "n": 1}
+    return RESULTS | {
+        "by_group": {
+            "gcd": {"base": {"level": {"easy": easy, "hard": hard}}, "expert": {"level": {"easy": hard, "hard": easy}}}
+        },
+        "reasons": {"gcd": {"base": {"wrong": 12, "timeout": 1}, "expert": {"wrong": 3, "oom": 2}, "x": {}}},
+        "pass_at_k": {"gcd": {"base": {"1": 0.25, "5": 0.5}, "expert": {"1": 0.5, "5": 0.75}}},
+    }
+
+
+def test_groups_have_a_line_per_value_and_a_column_per_system() -> None:
+    header, _, easy, hard = groups_table(with_parts()["by_group"]).splitlines()
+    assert header.split() == ["task", "group", "value", "n", "base", "expert"]
+    assert easy.split() == ["gcd", "level", "easy", "30", "50.0", "%", "25.0", "%"]
+    assert hard.split() == ["gcd", "level", "hard", "1", "25.0", "%", "50.0", "%"]
+
+
+def test_a_system_that_was_left_out_of_a_task_has_no_cell_in_its_groups() -> None:
+    one = {"level": {"easy": {"mean": 0.5, "stderr": None, "n": 1}}}
+    _, _, first, second = groups_table({"a": {"base": one}, "b": {"base": one, "random:a": one}}).splitlines()
+    assert (first.count("50.0"), second.count("50.0")) == (1, 2)
+
+
+def test_reasons_that_a_system_has_not_are_blank() -> None:
+    header, _, base, expert, none = system_table(with_parts()["reasons"], "d").splitlines()
+    assert header.split() == ["task", "system", "wrong", "timeout", "oom"]
+    assert base.split() == ["gcd", "base", "12", "1"]
+    assert expert.split() == ["gcd", "expert", "3", "2"]
+    assert expert.index("2") == header.index("oom")
+    assert none.split() == ["gcd", "x"]
+
+
+def test_parts_are_shown_where_they_are_there() -> None:
+    text = results_text(with_parts())
+    for part in ("Scores by group:", "Answers by reason:", "pass@k:", "0.750"):
+        assert part in text
+        assert part not in results_text(RESULTS)
 
 
 def test_bars_are_as_long_as_their_numbers() -> None:

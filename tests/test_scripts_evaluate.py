@@ -145,6 +145,7 @@ BAD_INPUT = {
     ),
     "unknown strategy": (("strategy=promt",), ["Did you mean 'prompt'"]),
     "unknown way of pass 2": (("strategy=prompt", "by=row"), ["allowed: auto, rows, groups"]),
+    "nobody to grade": (("score_workers=0",), ["score_workers is 0; allowed: at least 1"]),
     "pool of another model": (("base_model.seed=1",), ["transfer=true"]),
 }  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from itertools import pairwise
@@ -11,10 +12,11 @@ import lightning as L
 import pytest
 import torch
 from conftest import LetterTask
+from graded_task import GradedLetters
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from t2.adapters.svf import SVF
-from t2.callbacks import LAST_CHECKPOINT, Checkpoints, Validation
+from t2.callbacks import LAST_CHECKPOINT, SAMPLES_FILE, Checkpoints, SampleTable, Validation
 from t2.data import PromptData
 from t2.experts import Expert, ExpertMetadata
 from t2.fingerprint import fingerprint_of
@@ -300,3 +302,28 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert scale[8] == pytest.approx(0.5)
     assert scale[13] == pytest.approx(0.0)
     assert all(a >= b for a, b in pairwise(scale[3:]))
+
+
+def test_reasons_are_logged_as_shares_of_the_answers_of_the_step(tmp_path: Path) -> None:
+    module = make_module(task=GradedLetters())
+    fit(module, tmp_path, steps=2, callbacks=[SampleTable(every=1, rows=100)])
+    lines = [json.loads(line) for line in (tmp_path / SAMPLES_FILE).read_text().splitlines()]
+    for step, row in read_metrics(tmp_path / "metrics.csv").items():
+        given = [line["reason"] for line in lines if line["step"] == step]
+        assert len(given) == 12
+        shares = {name: float(share) for name, share in row.items() if name.startswith("reasons/")}
+        assert shares == {
+            f"reasons/{reason}": pytest.approx(given.count(reason) / 12, rel=1e-5) for reason in {*given} - {None}
+        }
+    assert {line["reason"] for line in lines} >= {"partly"}
+    assert module.last_step is not None
+    assert [[g.score for g in grades] for grades in module.last_step.grades] == [
+        pytest.approx(scores.tolist()) for scores in module.last_step.scores
+    ]
+
+
+def test_a_task_without_reasons_logs_none(tmp_path: Path) -> None:
+    fit(make_module(), tmp_path, steps=1, callbacks=[SampleTable(every=1)])
+    assert not [name for row in read_metrics(tmp_path / "metrics.csv").values() for name in row if "reasons" in name]
+    lines = [json.loads(line) for line in (tmp_path / SAMPLES_FILE).read_text().splitlines()]
+    assert {line["reason"] for line in lines} == {None}
