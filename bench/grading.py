@@ -1,0 +1,150 @@
+r"""Seconds to grade mathematics answers, some of them hostile, and the longest that a single one takes.
+
+    python bench/grading.py [--answers 1000] [--hostile 10] [--workers 2] [--threads 8] [--output FILE.json]
+
+Threads compare made-up answers with their references by one `MathGrader`, as `t2.scoring` does. Four in five are for
+math-verify to decide; the rest are cheap. Hostile ones (towers of powers, an enormous factorial, deep nesting) stand at
+even distances. All are different, so that no verdict is remembered, and whether each is right is known from how it was
+made. An answer's seconds hold its wait for a worker. Not measured: extracting answers from a model's text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from step import machine
+from step_systems import ROOT
+from tqdm import tqdm
+
+from t2.files import atomic_path
+from t2.grading.math import MathGrader
+from t2.runtime import git_commit, versions
+
+HOSTILE = (
+    r"{n}9^{{9^{{9^9}}}}",
+    r"{n}2^{{10^{{10}}}}",
+    r"99999{n}999!",
+    r"\int {n}x^{{x^{{x^x}}}}",
+    "(" * 200 + "{n}" + ")" * 200,
+)
+
+
+class Answer(NamedTuple):
+    """An answer beside its reference, and whether it is right."""
+
+    gold: str
+    text: str
+    right: bool
+    hostile: bool = False
+
+
+def answers(count: int, hostile: int) -> list[Answer]:
+    """So many answers, no two alike, of which `hostile` would take for ever."""
+    made = [_honest(n) for n in range(1, count - hostile + 1)]
+    for i in range(hostile):
+        text = HOSTILE[i % len(HOSTILE)].format(n=i + 1)
+        made.insert(i * count // hostile, Answer("5", text, right=False, hostile=True))
+    return made
+
+
+def _honest(n: int) -> Answer:
+    kinds = (
+        Answer(rf"\frac{{{n}}}{{4}}", f"{n / 4}", right=True),
+        Answer(rf"\sqrt{{{n}}} + x", rf"x + \sqrt{n if n < 10 else f'{{{n}}}'}", right=True),
+        Answer(f"(x + {n})(x - {n})", f"x^2 - {n * n}", right=True),
+        Answer(rf"\frac{{x}}{{{n}}}", f"x + {n}", right=False),
+        Answer(f"({n}, {n + 1})", f"({n + 1}, {n})", right=False),
+    )
+    return kinds[n % len(kinds)]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Seconds to start and to grade, those of the slowest answers, and how many verdicts are as expected."""
+    grader = MathGrader(workers=args.workers)
+    start = time.perf_counter()
+    grader.equivalent("x + 1", "1 + x")  # returns when a worker has started
+    started = time.perf_counter()
+
+    def grade(answer: Answer) -> tuple[bool, float]:
+        begin = time.perf_counter()
+        verdict = grader.equivalent(answer.gold, answer.text)
+        return verdict == answer.right, time.perf_counter() - begin
+
+    asked = answers(args.answers, args.hostile)
+    with ThreadPoolExecutor(args.threads) as threads:
+        graded = list(tqdm(threads.map(grade, asked), total=len(asked), desc="answers", leave=False))
+    end = time.perf_counter()
+    grader.close()
+    slowest = {
+        kind: max((s for (_, s), one in zip(graded, asked, strict=True) if one.hostile == hostile), default=0.0)
+        for kind, hostile in (("honest", False), ("hostile", True))
+    }
+    return {
+        "seconds": {"start": started - start, "grade": end - started, "total": end - start},
+        "slowest": slowest,
+        "answers": len(asked),
+        "as_expected": sum(fine for fine, _ in graded),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The measurements as text."""
+    seconds, slowest = result["seconds"], result["slowest"]
+    return (
+        f"{result['answers']} answers in {seconds['total']:.1f} s, of which {seconds['start']:.1f} s to start\n"
+        f"slowest answer: {slowest['honest']:.2f} s honest, {slowest['hostile']:.2f} s hostile\n"
+        f"{result['as_expected']} of {result['answers']} verdicts as expected"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Measure, print, and write the numbers where `--output` says."""
+    args = _parser().parse_args(argv)
+    if args.hostile > args.answers:
+        raise SystemExit(f"--hostile is {args.hostile}; allowed: 0 to --answers ({args.answers}).")
+    measured = measure(args)
+    print(table(measured))
+    if args.output is not None:
+        result = {
+            "machine": machine("cpu"),
+            "versions": versions(),
+            "git_commit": git_commit(ROOT),
+            "arguments": {key: value for key, value in vars(args).items() if key != "output"},
+            **measured,
+        }
+        with atomic_path(args.output) as partial:
+            partial.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--answers", type=_count, default=1000)
+    parser.add_argument("--hostile", type=_count_or_none, default=10, help="how many of them are hostile")
+    parser.add_argument("--workers", type=_count, default=2, help="processes that compare expressions")
+    parser.add_argument("--threads", type=_count, default=8, help="answers graded at the same time")
+    parser.add_argument("--output", type=Path, help="a JSON file to write")
+    return parser
+
+
+def _count_or_none(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: 0 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
