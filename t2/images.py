@@ -7,13 +7,19 @@ name the same place. Nothing here resizes or normalizes: that is the processor's
 from __future__ import annotations
 
 import io
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
+
+# What Pillow raises at broken files: the last is for sizes that cannot be meant, struct.error and TypeError for EXIF.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 @runtime_checkable
@@ -44,6 +50,28 @@ class FileImage:
 
 
 @dataclass(frozen=True)
+class ZipImage:
+    """A picture in a zip file, such as a wheel, under the name `member`."""
+
+    path: Path
+    member: str
+
+    def load(self) -> Image.Image:
+        """The picture in RGB; raises as `LazyImage` says."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"The file {self.path} does not exist. Correct the path.")
+        where = f"{self.member} of {self.path}"
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                content = archive.read(self.member)
+        except KeyError as error:
+            raise FileNotFoundError(f"{self.path} holds no image {self.member}. Correct the path.") from error
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise _undecodable(where, error) from error
+        return _decode(io.BytesIO(content), where)
+
+
+@dataclass(frozen=True)
 class PixelImage:
     """A picture held in memory: `pixels` are the bytes of (height, width) gray values, or of (height, width, 3)."""
 
@@ -53,10 +81,11 @@ class PixelImage:
     @classmethod
     def of(cls, values: np.ndarray[Any, np.dtype[np.uint8]]) -> PixelImage:
         """A picture of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
-        if values.dtype != np.uint8 or not (values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)):
+        shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
+        if values.dtype != np.uint8 or not shaped or not values.size:
             raise ValueError(
-                f"Pixels are {values.dtype} of shape {values.shape}; allowed: uint8 (height, width) or (height, width, "
-                "3)."
+                f"Pixels are {values.dtype} of shape {values.shape}; "
+                "allowed: uint8 (height, width) or (height, width, 3), with at least one pixel."
             )
         return cls(values.tobytes(), values.shape)
 
@@ -71,20 +100,22 @@ class RowImage:
 
     rows: Sequence[Mapping[str, Any]] = field(repr=False, hash=False, compare=False)
     index: int
+    source: str  # names the data set and its split: two pictures with one source and place are the same
     column: str = "image"
-    source: str = ""  # names the data set and its split, and makes two pictures the same
 
     def load(self) -> Image.Image:
         """The picture in RGB; raises as `LazyImage` says."""
-        where = f"column {self.column!r} of row {self.index} of {self.source or 'the data set'}"
+        where = f"column {self.column!r} of row {self.index} of {self.source}"
         try:
             value = self.rows[self.index][self.column]  # a datasets.Image column is decoded here
-        except (UnidentifiedImageError, OSError) as error:
+            if isinstance(value, Image.Image):
+                return value.convert("RGB")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"The image in {where} does not exist: {error}. Correct the path.") from error
+        except _BROKEN as error:
             raise _undecodable(where, error) from error
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
-        if isinstance(value, Image.Image):
-            return value.convert("RGB")
         if isinstance(value, bytes):
             return _decode(io.BytesIO(value), where)
         if isinstance(value, str):
@@ -95,8 +126,8 @@ class RowImage:
 def _decode(file: Path | io.BytesIO, where: str) -> Image.Image:
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # what Pillow raises at broken files
+            return ImageOps.exif_transpose(image).convert("RGB")  # a camera held sideways; `datasets` turns it, too
+    except _BROKEN as error:
         raise _undecodable(where, error) from error
 
 

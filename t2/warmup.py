@@ -60,6 +60,7 @@ class Warmup:
         elif self.encoder_steps:
             accuracy = self._teach_encoder(lm, answers, seed)
             log.info("The encoder alone tells %.1f %% of its last batches' pictures apart.", 100 * accuracy)
+        match_scale(lm, [one.images[0] for one in examples if one.images][: self.encoder_batch])
         return lm
 
     def _teach_encoder(self, lm: LanguageModel, answers: dict[LazyImage, str], seed: int) -> float:
@@ -90,6 +91,24 @@ class Warmup:
         tower.requires_grad_(False)
         last = right[-max(1, len(right) // 10) :]
         return sum(last) / len(last)
+
+
+@torch.no_grad()
+def match_scale(lm: LanguageModel, images: Sequence[LazyImage]) -> None:
+    """Scale the projector's last layer so that features are as large as the embeddings of words.
+
+    The encoder's states have no such scale. Features of forty times the size, which is what SmolLM2 then gets, drown
+    what its layers add to them, and little is learned (LOG.md).
+    """
+    if not images:
+        return
+    features: Tensor = torch.cat(
+        list(lm.model.get_submodule("model").get_image_features(**lm.pixels(images)).pooler_output)
+    )  # (n * patches, D)
+    last = lm.model.get_submodule("model.multi_modal_projector.linear_2")
+    factor = lm.model.get_input_embeddings().weight.std() / features.std()
+    for parameter in last.parameters():
+        parameter.mul_(factor)
 
 
 class BridgeTraining(L.LightningModule):

@@ -131,7 +131,8 @@ def language_tower(model: nn.Module) -> str:
         return ""
     assert isinstance(model, PreTrainedModel), "only those have a config with a text config in it"
     decoder = model.get_decoder()
-    return next(name for name, module in model.named_modules() if module is decoder)
+    names: dict[int, str] = {id(module): name for name, module in model.named_modules()}
+    return names[id(decoder)]
 
 
 def text_name(model: nn.Module, name: str) -> str:

@@ -14,11 +14,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from random import Random
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from t2.grading.answers import choice_letter
 from t2.tasks.base import Split
-from t2.tasks.rows import DisjointSplits, Row, check_choice, load_rows
+from t2.tasks.hub import Row, RowSource
+from t2.tasks.rows import DisjointSplits, check_choice
 from t2.types import Example
 
 Config = Literal["ARC-Easy", "ARC-Challenge"]
@@ -52,11 +53,12 @@ class ARC:
         check_choice("protocol of arc", protocol, get_args(ProtocolName))
         self.name = name or config.lower().replace("-", "_")
         self.max_new_tokens = max_new_tokens
-        self._config, self._protocol, self._data_files = config, protocol, data_files
+        self._protocol = protocol
+        self._source = RowSource("allenai/ai2_arc", config, data_files, self.name)
         self._splits = DisjointSplits(self.name, self._build, limit)
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["options"]` are the texts of the options."""
+        """The examples of a split; `metadata["options"]` are the texts of the options, `id` names the row."""
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
@@ -65,6 +67,10 @@ class ARC:
         if self._protocol == "official":
             return float(_official_letter(text, letters) == example.answer)
         return float(choice_letter(text, letters) == example.answer)
+
+    def about(self) -> dict[str, Any]:
+        """The protocol, and source, version and fingerprint of what was read."""
+        return {"protocol": self._protocol, **self._source.describe()}
 
     def _build(self, split: Split) -> list[Example]:
         if split == "test":
@@ -80,8 +86,7 @@ class ARC:
         return list(self._rows("train"))
 
     def _rows(self, split: str) -> Sequence[Row]:
-        columns = ("question", "choices", "answerKey")
-        return load_rows("allenai/ai2_arc", self._config, split, columns, self._data_files)
+        return self._source.rows(split, ("question", "choices", "answerKey"))
 
     def _example(self, row: Row) -> Example:
         question, key = str(row["question"]), str(row["answerKey"])
@@ -90,12 +95,13 @@ class ARC:
             raise ValueError(f"answerKey is {key!r}; the labels are {labels} for the question {question[:60]!r}.")
         official = self._protocol == "official"
         shown = "".join(f"{letter}. {option}\n" for letter, option in zip(LETTERS, options, strict=False))
+        named = {"id": str(row["id"])} if "id" in row else {}
         return Example(
             prompt=f"{question}\nOptions:\n{shown}",
             answer=key if official else LETTERS[labels.index(key)],
             system=SYSTEM,
             prefill=OFFICIAL_PREFILL if official else "",
-            metadata={"question": question, "options": tuple(options)},
+            metadata={"question": question, "options": tuple(options), **named},
         )
 
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from t2.grading.answers import final_number, last_number
 from t2.tasks.base import Split
-from t2.tasks.rows import DisjointSplits, Row, carve_val, check_choice, load_rows
+from t2.tasks.hub import Row, RowSource
+from t2.tasks.rows import DisjointSplits, carve_val, check_choice
 from t2.types import Example
 
 ProtocolName = Literal["fixed", "official"]
@@ -42,7 +43,7 @@ class GSM8K:
         check_choice("protocol of gsm8k", protocol, get_args(ProtocolName))
         self.name = name
         self.max_new_tokens = max_new_tokens
-        self._protocol, self._data_files = protocol, data_files
+        self._protocol, self._source = protocol, RowSource("openai/gsm8k", "main", data_files, name)
         self._val_size, self._seed = val_size, seed
         self._splits = DisjointSplits(name, self._build, limit)
 
@@ -58,6 +59,10 @@ class GSM8K:
             return float(predicted is not None and predicted == _official_number(gold))
         number = final_number(text)
         return float(number is not None and number == last_number(gold))
+
+    def about(self) -> dict[str, Any]:
+        """The protocol, and source, version and fingerprint of what was read."""
+        return {"protocol": self._protocol, **self._source.describe()}
 
     def _build(self, split: Split) -> list[Example]:
         if split == "test":
@@ -75,7 +80,7 @@ class GSM8K:
         return carve_val(rows, self._val_size, self._seed, lambda row: str(row["question"]))
 
     def _rows(self, split: str) -> Sequence[Row]:
-        return load_rows("openai/gsm8k", "main", split, ("question", "answer"), self._data_files)
+        return self._source.rows(split, ("question", "answer"))
 
     def _example(self, row: Row) -> Example:
         question, solution = str(row["question"]), str(row["answer"])

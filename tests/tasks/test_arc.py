@@ -33,6 +33,36 @@ def test_three_and_five_options_are_read():
     assert answers == {4: "B", 3: "A", 5: "E"}
 
 
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_only_the_gold_letter_is_right_whatever_the_labels_and_their_number(index):
+    example = task().split("test")[index]
+    scores = {letter: task().score(example, f"The answer is ({letter}).") for letter in "ABCDEF12345"}
+    assert scores == {letter: float(letter == example.answer) for letter in scores}
+
+
+def test_the_id_of_the_row_is_kept():
+    assert [one.metadata["id"] for one in task().split("test")] == [
+        json.loads(line)["id"] for line in Path(FILES["test"]).read_text().splitlines()
+    ]
+
+
+def test_rows_without_ids_have_none(tmp_path):
+    path = tmp_path / "test.json"
+    path.write_text(
+        json.dumps([{"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"}])
+    )
+    assert "id" not in task(data_files={"test": str(path)}).split("test")[0].metadata
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "official"])
+def test_it_says_what_was_read(protocol):
+    about = task(protocol=protocol)
+    about.split("test")
+    described = about.about()
+    assert (described["protocol"], described["source"], described["config"]) == (protocol, "test.jsonl", "ARC-Easy")
+    assert described["splits"]["test"]["rows"] == 3
+
+
 def test_the_system_message_is_verbatim():
     assert task().split("test")[0].system == (
         "The following are multiple choice questions (with answers). Think step by step and then finish your "

@@ -199,3 +199,10 @@ def test_settings_that_cannot_be_used_are_refused(options, message):
 def test_one_domain_and_other_are_enough():
     task = dispatch({"math": numbered("sums")}, other=[numbered("talk")])
     assert {one.answer for one in task.split("test")} == {"math", OTHER}
+
+
+def test_it_says_what_its_tasks_say_of_their_data():
+    documented = numbered("sums")
+    documented.about = lambda: {"source": "org/sums"}
+    task = dispatch({"math": [documented, numbered("plain")], "words": numbered("spelling")})
+    assert task.about() == {"math": {"sums": {"source": "org/sums"}, "plain": {}}, "words": {"spelling": {}}}

@@ -63,6 +63,9 @@ def test_official_splits_are_even_and_odd_rows():
         ("72", "no number", 0.0, 0.0),
         ("1,080", "1080", 1.0, 0.0),  # the official code reads the gold as 80
         ("1,080", "80", 0.0, 1.0),
+        ("1,080", "1,080 in all", 1.0, 1.0),
+        ("1080", "1,080", 1.0, 0.0),
+        ("72", "\\boxed 72, in 5 days", 1.0, 0.0),
         ("-5", "5", 0.0, 1.0),  # and loses the sign
         ("-5", "-5", 1.0, 1.0),
         ("10,000", "0", 0.0, 1.0),
@@ -101,3 +104,12 @@ def test_too_large_a_val_is_refused():
 def test_an_unknown_protocol_is_refused_at_once():
     with pytest.raises(ValueError, match="Did you mean 'official'"):
         task(protocol="oficial")
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "official"])
+def test_it_says_what_was_read(protocol):
+    about = task(protocol=protocol)
+    about.split("test")
+    described = about.about()
+    assert (described["protocol"], described["source"], described["config"]) == (protocol, "test.jsonl", "main")
+    assert described["splits"].keys() == {"test"}

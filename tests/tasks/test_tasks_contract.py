@@ -1,9 +1,11 @@
 """What every task promises, checked for each file of conf/task.
 
 A new task joins by its YAML. One that reads rows (`data_files`) brings a few in tests/tasks/rows/NAME/, one
-JSONL file per split, and an overrides.yaml there if its default sizes need more rows than that.
+JSONL file per split, and an overrides.yaml there if its default sizes need more rows than that. A task that others
+are nested in by its defaults list (`/task@PLACE: NAME`) gets their rows, and its own overrides.yaml.
 """
 
+import json
 import random
 from functools import cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from t2.tasks.base import SPLITS, Task
+from t2.tasks.base import SPLITS, DocumentedTask, Task, grade
 
 CONF = Path(__file__).parents[2] / "conf"
 ROWS = Path(__file__).parent / "rows"
@@ -27,13 +29,23 @@ pytestmark = pytest.mark.parametrize("name", NAMES)
 def build(name):
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(overrides=[f"+task={name}"]).task
+    OmegaConf.set_struct(config, False)  # an overrides.yaml may name an argument that the YAML leaves at its default
+    return instantiate(with_rows(config, name))
+
+
+def with_rows(config, name):
+    """The config with rows of the tests, for itself and for the tasks nested in it."""
     if "data_files" in config:
         files = {path.stem: str(path) for path in (ROWS / name).glob("*.jsonl")}
         assert files, f"conf/task/{name}.yaml reads rows; put a few into {ROWS / name}/SPLIT.jsonl"
         config.data_files = files
-        overrides = ROWS / name / "overrides.yaml"
-        config = OmegaConf.merge(config, OmegaConf.load(overrides)) if overrides.exists() else config
-    return instantiate(config)
+    for entry in OmegaConf.load(CONF / "task" / f"{name}.yaml").get("defaults", []):
+        if "@" in str(entry):
+            ((place, choice),) = entry.items()
+            place = place.partition("@")[2]
+            OmegaConf.update(config, place, with_rows(OmegaConf.select(config, place), choice), merge=False)
+    overrides = ROWS / name / "overrides.yaml"
+    return OmegaConf.merge(config, OmegaConf.load(overrides)) if overrides.exists() else config
 
 
 @cache
@@ -55,7 +67,8 @@ def test_no_split_is_empty(name):
 
 
 def test_no_prompt_stands_in_two_splits(name):
-    train, val, test = ({one.prompt for one in shared(name).split(split)} for split in SPLITS)
+    seen = cache(lambda image: image.load().tobytes())  # the same question may be asked of many pictures
+    train, val, test = ({(one.prompt, *map(seen, one.images)) for one in shared(name).split(split)} for split in SPLITS)
     assert not train & val
     assert not train & test
     assert not val & test
@@ -95,6 +108,22 @@ def test_the_answer_of_another_question_scores_zero(name):
 def test_any_text_scores_between_zero_and_one(name, text):
     task = shared(name)
     assert 0.0 <= task.score(task.split("test")[0], text) <= 1.0
+
+
+def test_a_grade_is_the_score(name):
+    task = shared(name)
+    for one in task.split("test"):
+        for text in (one.answer, "", "12345"):
+            assert grade(task, one, text).score == task.score(one, text)
+
+
+def test_what_it_says_of_its_data_is_plain_json_without_a_folder(name):
+    task = shared(name)
+    if isinstance(task, DocumentedTask):
+        task.split("test")
+        about = json.dumps(task.about())
+        assert json.loads(about) == task.about()
+        assert str(ROWS) not in about
 
 
 def test_global_random_state_is_left_alone(name):

@@ -1,0 +1,128 @@
+"""Two handwritten digits side by side, and a question about both: what they are, their sum, or which is larger.
+
+What a model trained on `t2.tasks.digits` has not been asked: a task for experts on unseen ground. The digits of a
+split are those that `Digits` has in it for the same seed, so none that was learned is in a test. With `larger`, two
+digits of one value are never shown together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from random import Random
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from t2.tasks.base import SPLITS, Split
+from t2.tasks.digits import Digit, check_digits, describe_digits, digit_splits, enlarged, grade_number
+from t2.tasks.rows import DisjointSplits, check_choice
+from t2.types import Example, Grade
+
+Ask = Literal["both", "sum", "larger"]
+
+GAP = 2  # columns of black between the two
+
+
+class DigitPairs:
+    """Both, the sum or the larger of two digits: right if the number that a text gives, or its first two, are."""
+
+    def __init__(
+        self,
+        ask: Ask,
+        prompt: str,
+        name: str,
+        train_size: int = 2000,
+        val_size: int = 200,
+        test_size: int = 400,
+        scale: int = 4,
+        seed: int = 0,
+        limit: int | None = None,
+        max_new_tokens: int = 8,
+    ) -> None:
+        """`*_size` are numbers of pairs, no two of them alike; pictures are 8 `scale` high and 18 `scale` wide.
+
+        Raises:
+            ModuleNotFoundError: scikit-learn is not installed.
+            ValueError: an unknown `ask`, a size or a scale below 1.
+        """
+        check_choice(f"ask of {name}", ask, get_args(Ask))
+        check_digits(name, scale)
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self._ask, self._prompt, self._scale, self._seed = ask, prompt, scale, seed
+        self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
+        for split, size in self._sizes.items():
+            if size < 1:
+                raise ValueError(f"{split}_size of {name} is {size}; allowed: at least 1.")
+        self._read: dict[Split, list[Example]] = {}
+        self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["id"]))
+
+    def split(self, split: Split) -> Sequence[Example]:
+        """The examples of a split; `metadata["values"]` are the two digits.
+
+        Raises:
+            ValueError: as every task, and more pairs asked for than there are.
+        """
+        return self._splits(split)
+
+    def score(self, example: Example, text: str) -> float:
+        """1.0 if the number that the text gives is the answer, else 0.0."""
+        return self.grade(example, text).score
+
+    def grade(self, example: Example, text: str) -> Grade:
+        """Right or not, `reason` being None, `wrong` or, of a text without a number, `no answer`."""
+        if self._ask != "both":
+            return grade_number(str(example.answer), text)
+        numbers = re.findall(r"\d+", text)
+        if len(numbers) < 2:
+            return Grade(0.0, "no answer")
+        found = " and ".join(numbers[:2])
+        return Grade(1.0, None, found) if found == example.answer else Grade(0.0, "wrong", found)
+
+    def about(self) -> dict[str, Any]:
+        """What is asked, source, version, and fingerprints of the splits that were built."""
+        return {"ask": self._ask, "seed": self._seed, **describe_digits(self._read)}
+
+    def _build(self, split: Split) -> list[Example]:
+        self._read[split] = [self._example(left, right) for left, right in self._pairs(split)]
+        return self._read[split]
+
+    def _pairs(self, split: Split) -> list[tuple[Digit, Digit]]:
+        digits, wanted = self._digits[split], self._sizes[split]
+        possible = self._possible(digits)
+        if wanted > possible:
+            raise ValueError(f"{split}_size of {self.name} is {wanted}; there are {possible} pairs. Lower it.")
+        draw = Random(self._seed * len(SPLITS) + SPLITS.index(split))
+        pairs: dict[tuple[int, int], tuple[Digit, Digit]] = {}
+        while len(pairs) < wanted:
+            left, right = draw.sample(digits, 2)
+            if self._ask != "larger" or left.value != right.value:
+                pairs.setdefault((left.index, right.index), (left, right))
+        return list(pairs.values())
+
+    def _possible(self, digits: Sequence[Digit]) -> int:
+        ordered = len(digits) * (len(digits) - 1)
+        counts = Counter(digit.value for digit in digits).values()
+        return ordered - (sum(count * (count - 1) for count in counts) if self._ask == "larger" else 0)
+
+    def _example(self, left: Digit, right: Digit) -> Example:
+        gap = np.zeros((left.pixels.shape[0], GAP), dtype=np.uint8)
+        values = (left.value, right.value)
+        return Example(
+            self._prompt,
+            _answer(self._ask, left.value, right.value),
+            metadata={"id": f"{left.index}-{right.index}", "values": values},
+            images=(enlarged(np.hstack([left.pixels, gap, right.pixels]), self._scale),),
+        )
+
+    @cached_property
+    def _digits(self) -> Mapping[Split, Sequence[Digit]]:
+        return digit_splits(self._seed)
+
+
+def _answer(ask: Ask, left: int, right: int) -> str:
+    answers = {"both": f"{left} and {right}", "sum": str(left + right), "larger": str(max(left, right))}
+    return answers[ask]

@@ -1,0 +1,158 @@
+"""Handwritten digits: 1,797 pictures of 8 x 8 gray values, from scikit-learn's `load_digits` (extra `vision`, BSD).
+
+The smallest real vision task there is, for runs without the hub. Splits are stratified by digit, the same for every
+task with the same seed, and share no picture: of equal ones (there are none in scikit-learn 1.9) the first is kept.
+Pictures are enlarged by repeating their pixels; any other resizing is the processor's business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from t2.grading.answers import final_number, last_number
+from t2.images import PixelImage
+from t2.tasks.base import Split
+from t2.tasks.rows import DisjointSplits
+from t2.types import Example, Grade
+
+TRAIN, VAL = 1200, 200  # the rest, 397 pictures, is test
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@dataclass(frozen=True, eq=False)
+class Digit:
+    """One picture (8, 8) from 0 (black) to 255, the digit on it, and its index in the data."""
+
+    index: int
+    pixels: Pixels
+    value: int
+
+
+class Digits:
+    """Which digit is it: right if the number that a text gives is."""
+
+    def __init__(
+        self,
+        prompt: str,
+        name: str = "digits",
+        scale: int = 4,
+        seed: int = 0,
+        limit: int | None = None,
+        max_new_tokens: int = 8,
+    ) -> None:
+        """`scale` is how many pixels wide and high a pixel becomes, so that pictures are 8 `scale` on each side.
+
+        Raises:
+            ModuleNotFoundError: scikit-learn is not installed.
+            ValueError: a scale below 1.
+        """
+        check_digits(name, scale)
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self._prompt, self._scale, self._seed = prompt, scale, seed
+        self._read: dict[Split, list[Example]] = {}
+        self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["id"]))
+
+    def split(self, split: Split) -> Sequence[Example]:
+        """The examples of a split; `metadata["groups"]["digit"]` is the digit."""
+        return self._splits(split)
+
+    def score(self, example: Example, text: str) -> float:
+        """1.0 if the number that the text gives is the digit, else 0.0."""
+        return self.grade(example, text).score
+
+    def grade(self, example: Example, text: str) -> Grade:
+        """Right or not, `reason` being None, `wrong` or, of a text without a number, `no answer`."""
+        return grade_number(str(example.answer), text)
+
+    def about(self) -> dict[str, Any]:
+        """Source, version, and fingerprints of the splits that were built."""
+        return {"seed": self._seed, **describe_digits(self._read)}
+
+    def _build(self, split: Split) -> list[Example]:
+        self._read[split] = [
+            Example(
+                self._prompt,
+                str(digit.value),
+                metadata={"id": str(digit.index), "groups": {"digit": str(digit.value)}},
+                images=(enlarged(digit.pixels, self._scale),),
+            )
+            for digit in self._digits[split]
+        ]
+        return self._read[split]
+
+    @cached_property
+    def _digits(self) -> Mapping[Split, Sequence[Digit]]:
+        return digit_splits(self._seed)
+
+
+def check_digits(task: str, scale: int) -> None:
+    """What can be said before the data is read.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+        ValueError: a scale below 1.
+    """
+    if find_spec("sklearn") is None:
+        raise ModuleNotFoundError(f'The task {task!r} needs scikit-learn: pip install "t2[vision]"', name="sklearn")
+    if scale < 1:
+        raise ValueError(f"scale of {task} is {scale}; allowed: at least 1.")
+
+
+def digit_splits(seed: int) -> Mapping[Split, Sequence[Digit]]:
+    """The digits of each split, in random order, each digit's share in a split being that in the data."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    gray = np.rint(data.images * (255 / 16)).astype(np.uint8)  # (N, 8, 8), from 17 levels
+    distinct = {pixels.tobytes(): index for index, pixels in reversed(list(enumerate(gray)))}
+    digits = [Digit(index, gray[index], int(data.target[index])) for index in sorted(distinct.values())]
+    train, rest = train_test_split(
+        digits, train_size=TRAIN, stratify=[digit.value for digit in digits], random_state=seed
+    )
+    val, test = train_test_split(rest, train_size=VAL, stratify=[digit.value for digit in rest], random_state=seed)
+    return {"train": train, "val": val, "test": test}
+
+
+def enlarged(pixels: Pixels, scale: int) -> PixelImage:
+    """The picture with each pixel `scale` times as wide and high."""
+    return PixelImage.of(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def grade_number(gold: str, text: str) -> Grade:
+    """Whether the number that a text gives, the marked or else the last one, is the gold."""
+    number = final_number(text)
+    if number is None:
+        return Grade(0.0, "no answer")
+    return Grade(1.0, None, str(number)) if number == last_number(gold) else Grade(0.0, "wrong", str(number))
+
+
+def describe_digits(read: Mapping[Split, Sequence[Example]]) -> dict[str, Any]:
+    """Source and version of the data, and rows and fingerprint of the splits made of it; plain JSON values."""
+    return {
+        "source": "scikit-learn load_digits",
+        "config": None,
+        "version": version("scikit-learn"),
+        "splits": {
+            split: {"rows": len(examples), "fingerprint": _fingerprint(examples)}
+            for split, examples in sorted(read.items())
+        },
+    }
+
+
+def _fingerprint(examples: Sequence[Example]) -> str:
+    content = hashlib.sha256()
+    for example in examples:
+        content.update(f"{example.prompt}\0{example.answer}\0".encode())
+        for image in example.images:
+            content.update(image.load().tobytes())
+    return content.hexdigest()

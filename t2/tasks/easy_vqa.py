@@ -1,0 +1,173 @@
+"""easy-VQA: questions about one colored shape on a 64 x 64 picture, from the package `easy-vqa` (extra `vision`, MIT).
+
+A made-up data set of 5,000 pictures, 48,248 questions and 13 answers, for runs without the hub. Its files are read by
+their place, so neither the package nor the top-level `test` package that it brings along is ever imported; `wheel`
+reads them from a wheel that is not installed at all. Questions are templates, and the same one is asked of many
+pictures: splits share no picture. Three of four answers are yes or no, which `kinds` can leave out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from t2.grading.answers import matching_word
+from t2.images import FileImage, LazyImage, ZipImage
+from t2.tasks.base import Split
+from t2.tasks.rows import DisjointSplits, carve_val, check_choice
+from t2.types import Example, Grade
+
+Kind = Literal["shape", "color", "yes_no"]
+
+SHAPES = ("circle", "rectangle", "triangle")
+COLORS = ("black", "blue", "brown", "gray", "green", "red", "teal", "yellow")
+YES_NO = ("yes", "no")
+ANSWERS = (*SHAPES, *COLORS, *YES_NO)
+_KIND: Mapping[str, Kind] = {
+    **dict.fromkeys(SHAPES, "shape"),
+    **dict.fromkeys(COLORS, "color"),
+    **dict.fromkeys(YES_NO, "yes_no"),
+}
+_PACKAGE = "easy-vqa"
+_DATA = "easy_vqa/data"
+
+
+class EasyVQA:
+    """Which shape, which color, is there one: right if the first of the 13 answers that a text names is."""
+
+    def __init__(
+        self,
+        name: str = "easy_vqa",
+        kinds: Sequence[Kind] = ("shape", "color", "yes_no"),
+        instruction: str | None = None,
+        wheel: str | None = None,
+        val_images: int = 400,
+        seed: int = 0,
+        limit: int | None = None,
+        max_new_tokens: int = 8,
+    ) -> None:
+        """Find the package; no question is read yet.
+
+        Args:
+            kinds: which questions to ask, by their answers.
+            instruction: a line put below each question.
+            wheel: the package's wheel file, where it is not installed.
+            val_images: how many of the 4,000 training pictures, with all their questions, make val.
+
+        Raises:
+            ModuleNotFoundError: the package is not installed, and no wheel is given.
+            FileNotFoundError: no such wheel, or the data is not in it.
+            ValueError: no or unknown kinds, or a file that is no wheel.
+        """
+        for kind in kinds:
+            check_choice(f"an entry in kinds of {name}", kind, get_args(Kind))
+        if not kinds:
+            raise ValueError(f"kinds of {name} is empty; allowed: one or more of {', '.join(get_args(Kind))}.")
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self._kinds, self._instruction = tuple(kinds), instruction
+        self._val_images, self._seed = val_images, seed
+        self._data = _Wheel(Path(wheel).expanduser()) if wheel else _Installed(name)
+        self._read: dict[str, dict[str, Any]] = {}
+        self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["id"]))
+
+    def split(self, split: Split) -> Sequence[Example]:
+        """The examples of a split; `metadata["groups"]["kind"]` is one of `kinds`."""
+        return self._splits(split)
+
+    def score(self, example: Example, text: str) -> float:
+        """1.0 if the answer that the text names first is the gold, else 0.0."""
+        return self.grade(example, text).score
+
+    def grade(self, example: Example, text: str) -> Grade:
+        """Right or not, `reason` being None, `wrong` or, of a text that names none of the answers, `no answer`."""
+        named = matching_word(text, ANSWERS)
+        if named is None:
+            return Grade(0.0, "no answer")
+        return Grade(1.0, None, named) if named == example.answer else Grade(0.0, "wrong", named)
+
+    def about(self) -> dict[str, Any]:
+        """The kinds of questions, and source, version and fingerprint of what was read."""
+        source = {"source": _PACKAGE, "config": None, "version": self._data.version}
+        return {"kinds": list(self._kinds), **source, "splits": dict(sorted(self._read.items()))}
+
+    def _build(self, split: Split) -> list[Example]:
+        if split == "test":
+            return self._examples("test")
+        train, val = self._train_val
+        return train if split == "train" else val
+
+    @cached_property
+    def _train_val(self) -> tuple[list[Example], list[Example]]:
+        examples = self._examples("train")
+        return carve_val(examples, self._val_images, self._seed, lambda one: str(one.metadata["image_id"]))
+
+    def _examples(self, folder: Literal["train", "test"]) -> list[Example]:
+        content = self._data.read(f"{folder}/questions.json")
+        rows = json.loads(content)
+        self._read[folder] = {"rows": len(rows), "fingerprint": hashlib.sha256(content).hexdigest()}
+        pictures = {
+            image: self._data.image(f"{folder}/images/{image}.png") for image in {image for _, _, image in rows}
+        }
+        return [
+            self._example(question, answer, f"{folder}/{index}", f"{folder}/{image}", pictures[image])
+            for index, (question, answer, image) in enumerate(rows)
+            if _KIND[answer] in self._kinds
+        ]
+
+    def _example(self, question: str, answer: str, name: str, image_id: str, picture: LazyImage) -> Example:
+        return Example(
+            f"{question}\n{self._instruction}" if self._instruction else question,
+            answer,
+            metadata={"id": name, "question": question, "image_id": image_id, "groups": {"kind": _KIND[answer]}},
+            images=(picture,),
+        )
+
+
+class _Installed:
+    """The data of the installed package, found by its place and not imported."""
+
+    def __init__(self, task: str) -> None:
+        try:
+            package = distribution(_PACKAGE)
+        except PackageNotFoundError as error:
+            raise ModuleNotFoundError(
+                f'The task {task!r} needs the data of {_PACKAGE}: pip install "t2[vision]", or, to install nothing, '
+                f"pip download --no-deps {_PACKAGE}==1.0 and task.wheel=PATH_OF_THE_WHEEL",
+                name="easy_vqa",
+            ) from error
+        self.version: str | None = package.version
+        self._folder = Path(str(package.locate_file(_DATA)))
+
+    def read(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
+
+    def image(self, name: str) -> LazyImage:
+        return FileImage(self._folder / name)
+
+
+class _Wheel:
+    """The data in a wheel file."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"wheel is {path}, which is not a file. Correct task.wheel.")
+        if not zipfile.is_zipfile(path):
+            raise ValueError(f"wheel is {path}, which is no wheel file. Correct task.wheel, or download it again.")
+        self.version = path.name.split("-")[1] if path.name.count("-") > 1 else None
+        self._path = path
+
+    def read(self, name: str) -> bytes:
+        with zipfile.ZipFile(self._path) as archive:
+            if f"{_DATA}/{name}" not in archive.namelist():
+                raise FileNotFoundError(f"{self._path} holds no {_DATA}/{name}; the wheel of {_PACKAGE} is needed.")
+            return archive.read(f"{_DATA}/{name}")
+
+    def image(self, name: str) -> LazyImage:
+        return ZipImage(self._path, f"{_DATA}/{name}")

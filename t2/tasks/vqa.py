@@ -1,0 +1,232 @@
+"""TextVQA and OK-VQA: questions about a picture with the answers of ten people, graded by soft accuracy.
+
+TextVQA (arXiv 1904.08920, hub `lmms-lab-encoder/textvqa`, CC-BY-4.0) asks about text in pictures, OK-VQA
+(arXiv 1906.00067, hub `lmms-lab-encoder/OK-VQA`, COCO pictures) for knowledge that is not in them. The code of the
+Transformer² paper (arXiv 2501.06252) has no vision part, so prompts and splits are those of lmms-eval: TextVQA is
+tested on the hub's validation split, as the answers of its test split are withheld, and OK-VQA on val2014. val is
+carved out of train, and no picture stands in two splits.
+
+Grading is `t2.grading.vqa`: n of ten people who agree give min(0.3 n, 1). What is judged is the first line of a text;
+lmms-eval would join all of its lines. Pictures are not decoded here.
+"""
+
+from __future__ import annotations
+
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from t2.grading.vqa import normalize_answer, soft_accuracy
+from t2.images import RowImage
+from t2.tasks.base import Split
+from t2.tasks.hub import Row, RowSource
+from t2.tasks.rows import DisjointSplits, carve_val, check_choice
+from t2.types import Example, Grade
+
+ImageKey = Literal["image_id", "question_id"]
+
+IMAGE = "image"
+_FIELDS = ("question", "ocr_tokens")
+_GROUPS = ("question_type", "answer_type")
+
+
+class VQA:
+    """Questions about pictures, as right as people agree with the answer."""
+
+    def __init__(
+        self,
+        name: str,
+        template: str,
+        hub_ids: str | Sequence[str],
+        test_split: str,
+        train_hub_ids: str | Sequence[str] | None = None,
+        image_key: ImageKey = "image_id",
+        capitalize: bool = False,
+        data_files: Mapping[str, str] | None = None,
+        val_images: int = 500,
+        seed: int = 0,
+        limit: int | None = None,
+        max_new_tokens: int = 16,
+    ) -> None:
+        """Name the data and the prompt; nothing is read yet.
+
+        Args:
+            template: the prompt, with {question} and, where wanted, {ocr_tokens}, joined by ", ".
+            test_split: the hub's split that is tested on.
+            train_hub_ids: where the hub's `train` split is, if not in `hub_ids`.
+            image_key: the column that says which picture it is: `image_id`, or a COCO `question_id`, which is the id
+                of the picture and one digit more.
+            capitalize: the question as `str.capitalize` makes it, which also takes its other capitals away.
+            data_files: `train` and `test`, in place of the hub. A picture is given as its bytes or as a path, read
+                from the file's own folder unless it is absolute.
+            val_images: how many pictures of train, with all their questions, make val.
+
+        Raises:
+            ValueError: a template without {question} or with another field, an unknown `image_key`, no data.
+        """
+        check_choice(f"image_key of {name}", image_key, get_args(ImageKey))
+        self.name = name
+        self.max_new_tokens = max_new_tokens
+        self._template, self._capitalize, self._image_key = template, capitalize, image_key
+        self._fields = _template_fields(template, name)
+        self._data_files, self._test_split = data_files, test_split
+        self._val_images, self._seed = val_images, seed
+        self._test_source = self._train_source = RowSource(hub_ids, None, data_files, name)
+        if train_hub_ids and data_files is None:
+            self._train_source = RowSource(train_hub_ids, None, None, name)
+        self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["image_id"]))
+
+    def split(self, split: Split) -> Sequence[Example]:
+        """The examples of a split; `metadata["answers"]` are what people said, `answer` is what most of them did.
+
+        Raises:
+            ValueError: as every task, and a row that nobody answered.
+        """
+        return self._splits(split)
+
+    def score(self, example: Example, text: str) -> float:
+        """The soft accuracy of the first line of `text`.
+
+        `example.answer` itself scores 1.0 where at least 4 of 10 people gave it, and 0.3 for each where fewer did.
+        """
+        return self.grade(example, text).score
+
+    def grade(self, example: Example, text: str) -> Grade:
+        """The soft accuracy, `reason` being None, `partial`, `wrong` or, of a text without words, `empty`."""
+        prediction = next(iter(text.strip().splitlines()), "").strip()
+        if not prediction:
+            return Grade(0.0, "empty")
+        score = soft_accuracy(prediction, example.metadata["answers"])
+        return Grade(score, None if score == 1.0 else "partial" if score > 0.0 else "wrong", prediction)
+
+    def about(self) -> dict[str, Any]:
+        """The prompt and the metric, and source, version and fingerprint of what was read."""
+        about: dict[str, Any] = {"metric": "soft accuracy, answers normalized as by EvalAI"}
+        about |= {"template": self._template, "capitalize": self._capitalize, **self._test_source.describe()}
+        if self._train_source is not self._test_source:
+            about["train"] = self._train_source.describe()
+        return about
+
+    def _build(self, split: Split) -> list[Example]:
+        if split == "test":
+            return self._examples("test")
+        train, val = self._train_val
+        return train if split == "train" else val
+
+    @cached_property
+    def _train_val(self) -> tuple[list[Example], list[Example]]:
+        examples = self._examples("train")
+        return carve_val(examples, self._val_images, self._seed, lambda one: str(one.metadata["image_id"]))
+
+    def _examples(self, part: Literal["train", "test"]) -> list[Example]:
+        source = self._train_source if part == "train" else self._test_source
+        split = part if part == "train" or self._data_files is not None else self._test_split
+        rows = source.rows(split, (*self._fields, "answers", self._image_key, IMAGE))
+        file = self._data_files[part] if self._data_files is not None else None
+        where = f"split {split!r} of {file or source.describe()['source']}"
+        pictures = _pictures(rows, Path(file).expanduser().parent if file else Path())
+        return [
+            self._example(row, RowImage(pictures, index, where, IMAGE), f"row {index} of {where}")
+            for index, row in enumerate(_texts(rows, {*_FIELDS, *_GROUPS, "answers", "image_id", "question_id"}))
+        ]
+
+    def _example(self, row: Row, image: RowImage, where: str) -> Example:
+        question, answers = str(row["question"]), _answers(row, where)
+        shown = {"question": question.capitalize() if self._capitalize else question}
+        if "ocr_tokens" in self._fields:
+            shown["ocr_tokens"] = ", ".join(row["ocr_tokens"] or ())
+        groups = {group: str(row[group]) for group in _GROUPS if row.get(group)}
+        return Example(
+            self._template.format(**shown),
+            most_frequent(answers),
+            metadata={
+                "id": str(row.get("question_id", image.index)),
+                "question": question,
+                "image_id": _image_id(row, self._image_key, where),
+                "answers": answers,
+            }
+            | ({"groups": groups} if groups else {}),
+            images=(image,),
+        )
+
+
+def most_frequent(answers: Sequence[str]) -> str:
+    """The answer that most people gave, as the first of them wrote it; of several such the first. Empty ones count not.
+
+    Answers that differ in form only are one, so that it scores what all who gave it make it worth.
+    """
+    forms = [(normalize_answer(answer), answer) for answer in answers if answer.strip()]
+    (best, _), *_ = Counter(form for form, _ in forms).most_common(1)
+    return " ".join(next(answer for form, answer in forms if form == best).split())
+
+
+def _template_fields(template: str, name: str) -> tuple[str, ...]:
+    """The columns a template shows.
+
+    Raises:
+        ValueError: it cannot be filled in.
+    """
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+    except ValueError as error:
+        raise ValueError(f"template of {name} is {template!r}: {error}. Write {{{{ and }}}} for braces.") from error
+    for field in fields:
+        check_choice(f"a field in template of {name}", field, _FIELDS)
+    if "question" not in fields:
+        raise ValueError(f"template of {name} is {template!r}; it must hold {{question}}.")
+    return tuple(dict.fromkeys(fields))
+
+
+def _answers(row: Row, where: str) -> tuple[str, ...]:
+    answers = row["answers"]
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise ValueError(f"answers of {where} is {str(answers)[:120]}; a list of strings, one per person, is needed.")
+    if not any(answer.strip() for answer in answers):
+        raise ValueError(
+            f"{where[0].upper()}{where[1:]} has no answer, so it cannot be graded: {str(row['question'])[:80]!r}. "
+            "Leave the row out; where a whole split has none (TextVQA's test), take another split."
+        )
+    return tuple(answers)
+
+
+def _image_id(row: Row, key: ImageKey, where: str) -> str:
+    value = str(row[key])
+    if key == "image_id":
+        return value
+    if not (value.isascii() and value.isdigit() and len(value) > 1):
+        raise ValueError(
+            f"question_id of {where} is {value!r}; COCO's has at least two digits, the picture's id and one more. "
+            "Give rows with an image_id, and image_key=image_id."
+        )
+    return value[:-1]
+
+
+def _texts(rows: Sequence[Row], columns: set[str]) -> Iterable[Row]:
+    """The rows without their pictures, which a hub's data set would decode."""
+    import datasets
+
+    if isinstance(rows, datasets.Dataset):
+        texts: Iterable[Row] = rows.select_columns([name for name in rows.column_names if name in columns])
+        return texts
+    return rows
+
+
+def _pictures(rows: Sequence[Row], folder: Path) -> Sequence[Row]:
+    """The column of pictures alone, with paths as seen from `folder`; nothing is decoded, and no bytes are read."""
+    import datasets
+
+    if isinstance(rows, datasets.Dataset):
+        feature = rows.features[IMAGE]
+        if not (isinstance(feature, datasets.Value) and feature.dtype.endswith("string")):
+            pictures: Sequence[Row] = rows.select_columns([IMAGE])
+            return pictures
+        rows = [{IMAGE: path} for path in rows[IMAGE]]
+    return [{IMAGE: _seen_from(folder, row[IMAGE])} for row in rows]
+
+
+def _seen_from(folder: Path, picture: object) -> object:
+    path = picture.get("path") if isinstance(picture, Mapping) and not picture.get("bytes") else picture
+    return str(folder / path) if isinstance(path, str) else picture

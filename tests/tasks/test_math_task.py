@@ -1,0 +1,337 @@
+r"""MATH under both protocols: golds, splits, subjects and levels, and what counts as right."""
+
+import json
+import logging
+import pickle
+from pathlib import Path
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import t2.tasks.math
+from t2.tasks.math import MATH
+from t2.types import Example, Grade
+
+ROWS = Path(__file__).parent / "rows"
+FILES = {split: str(ROWS / "math" / f"{split}.jsonl") for split in ("train", "test")}
+FILES_500 = {split: str(ROWS / "math500" / f"{split}.jsonl") for split in ("train", "test")}
+
+
+def task(**changes):
+    return MATH(**{"data_files": FILES, "val_size": 2, **changes})
+
+
+def rows_of(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def row(solution, **changes):
+    return {"problem": "What is it?", "level": "Level 1", "type": "Algebra", "solution": solution, **changes}
+
+
+def example_of(tmp_path, *rows, **changes):
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps(rows))
+    return task(data_files={"test": str(path)}, **changes).split("test")[0]
+
+
+def asked(gold):
+    return Example("q", f"\\boxed{{{gold}}}")
+
+
+class Symbolic:
+    """In place of math-verify: knows one pair, and which references it can read."""
+
+    def __init__(self):
+        self.asked = []
+
+    def equivalent(self, gold, answer):
+        self.asked.append((gold, answer))
+        return (gold, answer) == ("(x+1)^2", "x^2+2x+1")
+
+    def can_parse(self, gold):
+        return gold != r"\text{blue}"
+
+
+@pytest.fixture
+def symbolic(monkeypatch):
+    grader = Symbolic()
+    monkeypatch.setattr(t2.tasks.math, "MathGrader", lambda: grader)
+    return grader
+
+
+@pytest.mark.parametrize(
+    ("solution", "gold"),
+    [
+        (r"so $x=\boxed{\frac{1}{4}}$.", r"\frac{1}{4}"),
+        (r"It is $\boxed 5$.", "5"),
+        (r"It is $\boxed 5\text{ cm}$.", "5"),
+        (r"It is $\boxed \frac12$ or so.", r"\frac12"),
+        (r"It is \fbox{7}.", "7"),
+        (r"\boxed{1}, no: \boxed{2}", "2"),
+        (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
+        (r"$\boxed{\text{if } x = \frac{\sqrt{2}}{3}}$", r"\text{if } x = \frac{\sqrt{2}}{3}"),
+        (r"$\boxed{-5}$", "-5"),
+        (r"$\boxed{1{,}080}$", "1{,}080"),
+        (r"$\boxed{ 12 }$", "12"),
+    ],
+)
+def test_the_gold_is_the_last_box_of_the_solution(tmp_path, solution, gold):
+    assert example_of(tmp_path, row(solution)).answer == f"\\boxed{{{gold}}}"
+
+
+@pytest.mark.parametrize("solution", ["It is 5.", r"\boxed{5", r"\boxed{}", r"\boxed{ }", r"\boxed{\$}", ""])
+def test_a_row_whose_gold_could_never_score_is_refused(tmp_path, solution):
+    with pytest.raises(ValueError, match=r"must give its answer in .*boxed.*'What is it\?'.*Correct the row"):
+        example_of(tmp_path, row(solution))
+
+
+def test_the_prompt_is_the_problem_and_the_system_message_is_verbatim():
+    example = task().split("test")[0]
+    assert example.prompt == rows_of(FILES["test"])[0]["problem"]
+    assert example.system == (
+        "Solve the question below by reasoning step by step,and put the final answer within \\boxed{}."
+    )
+    assert example.prefill == ""
+
+
+def test_the_worked_solution_is_kept():
+    assert task().split("test")[0].metadata["solution"] == rows_of(FILES["test"])[0]["solution"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [
+        ({"level": "Level 3"}, {"subject": "Algebra", "level": "3"}),
+        ({"level": "Level ?"}, {"subject": "Algebra", "level": "?"}),
+        ({"level": 3, "subject": "Number Theory"}, {"subject": "Number Theory", "level": "3"}),
+    ],
+)
+def test_subject_and_level_are_plain_strings(tmp_path, changes, groups):
+    assert example_of(tmp_path, row(r"\boxed{1}", **changes)).metadata["groups"] == groups
+
+
+def test_math500_rows_are_read_and_named():
+    examples = task(data_files=FILES_500, test_set="math500").split("test")
+    assert [one.metadata["id"] for one in examples] == [one["unique_id"] for one in rows_of(FILES_500["test"])]
+    assert examples[1].metadata["groups"] == {"subject": "Algebra", "level": "3"}
+    assert "id" not in task().split("test")[0].metadata
+
+
+def test_a_row_with_neither_type_nor_subject_is_refused(tmp_path):
+    broken = row(r"\boxed{1}", typ="Algebra")
+    del broken["type"]
+    with pytest.raises(ValueError, match=r"'type' is missing in row 1.*Did you mean 'typ'"):
+        example_of(tmp_path, broken)
+
+
+def test_val_is_carved_out_of_train_by_the_seed():
+    whole = {one["problem"] for one in rows_of(FILES["train"])}
+    vals = []
+    for seed in range(5):
+        train, val = ({one.prompt for one in task(seed=seed).split(split)} for split in ("train", "val"))
+        assert len(val) == 2
+        assert train | val == whole
+        vals.append(frozenset(val))
+    assert len(set(vals)) > 1
+
+
+def test_a_train_problem_of_the_test_set_is_not_learned_from(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(Path(FILES[split]).read_text() for split in ("train", "test")))
+    mixed = task(data_files={"train": str(path), "test": FILES["test"]}, val_size=9)
+    learned = {one.prompt for split in ("train", "val") for one in mixed.split(split)}
+    assert learned <= {one["problem"] for one in rows_of(FILES["train"])}
+
+
+def test_official_has_the_splits_of_fixed():
+    for split in ("train", "val", "test"):
+        assert list(task(protocol="official").split(split)) == list(task().split(split))
+
+
+def test_chosen_subjects_are_taken_out_of_a_file():
+    subjects = [
+        one.metadata["groups"]["subject"]
+        for one in task(configs=["geometry", "counting_and_probability"], val_size=1).split("test")
+    ]
+    assert subjects == ["Counting & Probability", "Geometry", "Geometry"]
+
+
+def test_a_file_without_the_chosen_subjects_says_which_it_has(tmp_path):
+    with pytest.raises(ValueError, match=r"has no row of geometry; its subjects are Algebra\."):
+        example_of(tmp_path, row(r"\boxed{1}"), configs=["geometry"])
+
+
+def hub(monkeypatch):
+    """A hub whose every config has the rows of its subject; the list of what it was asked for comes back."""
+    calls = []
+
+    def load_dataset(hub_id, config, *, split):
+        calls.append((hub_id, config, split))
+        if hub_id == "HuggingFaceH4/MATH-500":
+            return datasets.Dataset.from_list(rows_of(FILES_500[split]))
+        subject = config.replace("_", " ").title().replace("And", "&")
+        return datasets.Dataset.from_list([one for one in rows_of(FILES[split]) if one["type"] == subject])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return calls
+
+
+def test_the_configs_of_the_hub_are_put_together_in_the_given_order(monkeypatch):
+    calls = hub(monkeypatch)
+    whole = task(data_files=None, configs=["prealgebra", "algebra"])
+    assert [one.metadata["groups"]["subject"] for one in whole.split("test")] == [*["Prealgebra"] * 3, "Algebra"]
+    assert calls == [("EleutherAI/hendrycks_math", config, "test") for config in ("prealgebra", "algebra")]
+
+
+def test_all_seven_configs_are_the_default(monkeypatch):
+    calls = hub(monkeypatch)
+    assert len(task(data_files=None).split("test")) == len(rows_of(FILES["test"]))
+    assert len({config for _, config, _ in calls}) == 7
+
+
+def test_math500_tests_on_its_own_set_and_learns_from_math(monkeypatch):
+    calls = hub(monkeypatch)
+    small = task(data_files=None, test_set="math500")
+    assert [one.prompt for one in small.split("test")] == [one["problem"] for one in rows_of(FILES_500["test"])]
+    assert calls == [("HuggingFaceH4/MATH-500", None, "test")]
+    assert len(small.split("train")) + len(small.split("val")) == len(rows_of(FILES["train"]))
+    assert {hub_id for hub_id, _, split in calls if split == "train"} == {"EleutherAI/hendrycks_math"}
+
+
+def test_it_says_what_was_read_source_by_source(monkeypatch):
+    hub(monkeypatch)
+    small = task(data_files=None, test_set="math500", configs=["algebra", "geometry"], protocol="official")
+    small.split("test")
+    about = small.about()
+    assert (about["protocol"], about["configs"]) == ("official", ["algebra", "geometry"])
+    assert [(one["source"], one["splits"]["test"]["rows"]) for one in about["sources"]] == [
+        ("HuggingFaceH4/MATH-500", 3)
+    ]
+    small.split("val")
+    assert [(one["source"], one["config"]) for one in small.about()["sources"]] == [
+        ("EleutherAI/hendrycks_math", "algebra"),
+        ("EleutherAI/hendrycks_math", "geometry"),
+        ("HuggingFaceH4/MATH-500", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed", "official"),
+    [
+        (r"\boxed{1} or \boxed{2}", "2", "2"),
+        (r"So it is $\boxed 2$.", "2", "2"),
+        ("The answer is: 2.\nQuite sure.", "2", "2"),
+        ("The answer is: 1.\nNo. The answer is: 2.\n", "2", "2"),
+        ("The answer is 2.", "2", None),  # the authors want the colon
+        ("the answer is: $2$. Done.", "2", None),
+        ("**The final answer is: 2**", "2", None),
+        (r"The answer is: 2.", "2", "2."),  # and a line that ends
+        (r"The answer is: 1.\nIt is \boxed{2}".replace(r"\n", "\n"), "2", "1"),  # they take the sentence first
+        ("The answer is 2.5. So there.", "2.5", None),
+        (r"\boxed{2", None, None),
+        (r"The answer is 3: \boxed{2", r"3: \boxed{2", None),
+        ("The answer is", None, None),
+        ("The answer is: ", None, ""),
+        ("2", None, None),
+        ("", None, None),
+    ],
+)
+def test_answers_read_by_each_protocol(symbolic, text, fixed, official):
+    assert task().grade(asked("7"), text).extracted == fixed
+    assert task(protocol="official").grade(asked("7"), text).extracted == official
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "fixed", "official"),
+    [
+        (r"\frac{1}{4}", "0.25", True, False),  # the authors compare a fraction with a decimal as texts
+        (r"\frac{1}{4}", r"\dfrac14", True, True),
+        ("1{,}080", "1080", True, False),  # nor do they know a LaTeX separator
+        ("1080", "1,080", True, True),
+        ("-5", "5", False, False),
+        ("-5", "-5.0", True, True),
+        ("50", "0.50", False, True),  # their percentage rule
+        ("(x+1)^2", "x^2+2x+1", True, False),  # their symbolic comparison never ran
+        ("5", "6", False, False),
+        ("5", "five", False, False),
+    ],
+)
+def test_protocols_differ_where_the_official_code_errs(symbolic, gold, answer, fixed, official):
+    text = f"\\boxed{{{answer}}}"
+    assert (task().score(asked(gold), text), task(protocol="official").score(asked(gold), text)) == (fixed, official)
+
+
+@pytest.mark.parametrize("protocol", ["fixed", "official"])
+def test_a_grade_says_why(symbolic, protocol):
+    graded = task(protocol=protocol)
+    assert graded.grade(asked("5"), r"\boxed{5}") == Grade(1.0, None, "5")
+    assert graded.grade(asked("5"), r"\boxed{6}") == Grade(0.0, "wrong", "6")
+    assert graded.grade(asked("5"), "no idea") == Grade(0.0, "no answer", None)
+
+
+def test_cheap_rules_come_before_the_symbolic_ones(symbolic):
+    task().score(asked("5"), r"\boxed{5.0}")
+    assert symbolic.asked == []
+
+
+def test_official_never_asks_the_symbolic_grader(symbolic):
+    task(protocol="official").score(asked("5"), r"\boxed{6}")
+    assert symbolic.asked == []
+
+
+def test_references_that_are_only_text_are_counted_once_each(symbolic, caplog):
+    caplog.set_level(logging.INFO)
+    graded = task()
+    for gold, answer in ((r"\text{blue}", "red"), (r"\text{blue}", "green"), ("5", "6")):
+        graded.score(asked(gold), f"\\boxed{{{answer}}}")
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == [
+        r"math: 1 references so far can only be matched as text, not as expressions; the last: \text{blue}"
+    ]
+
+
+def test_real_expressions_are_compared():
+    graded = task()
+    assert graded.score(asked("(x+1)^2"), r"It is \boxed{x^2+2x+1}.") == 1.0
+    assert graded.score(asked("(x+1)^2"), r"It is \boxed{x^2+2x+2}.") == 0.0
+
+
+def test_a_task_travels_without_its_grader(symbolic):
+    graded = task()
+    graded.score(asked("5"), r"\boxed{6}")
+    other = pickle.loads(pickle.dumps(graded))
+    assert other.score(asked("5"), r"\boxed{5}") == 1.0
+    assert other.grade(asked("5"), r"\boxed{x}").reason == "wrong"
+
+
+@given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
+def test_no_text_is_too_odd_for_the_official_grade(text):
+    assert task(protocol="official").grade(asked("5"), text).score in (0.0, 1.0)
+
+
+@given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
+def test_what_is_judged_stands_in_the_text(text):
+    extracted = t2.tasks.math._final_answer(text)
+    assert extracted is None or (extracted in text and extracted == extracted.strip() != "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"protocol": "oficial"}, "Did you mean 'official'"),
+        ({"test_set": "math-500"}, "Did you mean 'math500'"),
+        ({"configs": ["algebra", "geometri"]}, "Did you mean 'geometry'"),
+        ({"configs": []}, "configs of math is empty; give one or more of: algebra"),
+    ],
+)
+def test_a_wrong_choice_is_refused_at_once(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        task(**wrong)
+
+
+def test_the_name_follows_the_test_set():
+    assert [task(test_set=one).name for one in ("full", "math500")] == ["math", "math500"]
+    assert task(name="algebra").name == "algebra"
