@@ -27,7 +27,7 @@ from torch import Tensor
 
 from t2.adapters.svd import Decomposition
 from t2.adapters.svf import SVF
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.optimizer import OptimizerSettings
 from t2.types import Rollout
 

@@ -34,7 +34,7 @@ from t2.fingerprint import fingerprint_of
 from t2.generation import vllm as t2_vllm
 from t2.generation.base import Generator
 from t2.generation.hf import HFGenerator
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.optimizer import OptimizerSettings
 from t2.runtime import quiet_libraries
 from t2.training import ExpertTraining

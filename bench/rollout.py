@@ -33,8 +33,8 @@ from t2.files import atomic_path
 from t2.generation import vllm as t2_vllm
 from t2.generation.base import Generator
 from t2.generation.hf import HFGenerator
+from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.runtime import git_commit, versions
 from t2.types import Completion, Example, Sampling
 

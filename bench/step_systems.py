@@ -19,9 +19,10 @@ from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
 from t2.adapters.targets import find_targets
 from t2.images import LazyImage, PixelImage
+from t2.language_model import LanguageModel
 from t2.llava import VisionShape, build_llava
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel, load_model, parse_device, parse_dtype
+from t2.models import load_model, parse_device, parse_dtype
 from t2.tiny import byte_tokenizer, tiny_llava, tiny_model
 from t2.types import Completion, Example
 

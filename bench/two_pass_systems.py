@@ -17,7 +17,7 @@ from t2.adapters.svf import SVF
 from t2.experts import Expert, ExpertMetadata
 from t2.fingerprint import fingerprint_of
 from t2.generation.hf import HFGenerator
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.pool import ExpertPool
 from t2.strategies.base import Choice, PooledModel
 from t2.tasks.base import Task

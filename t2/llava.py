@@ -21,7 +21,8 @@ from transformers import (
     LlavaProcessor,
 )
 
-from t2.models import LanguageModel, check_images, check_logits
+from t2.language_model import LanguageModel
+from t2.models import check_images, check_logits
 
 IMAGE_TOKEN = "<image>"
 

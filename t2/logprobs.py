@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 
 from t2.adapters.base import Adapter
 from t2.images import PixelImage
+from t2.language_model import LanguageModel
 from t2.layouts import Layout, group_by_prompt, plain_rows, shared_rows
-from t2.models import LanguageModel
 from t2.types import Completion, Example, KLDirection, TokenLogProbs
 
 log = logging.getLogger(__name__)

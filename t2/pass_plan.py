@@ -21,7 +21,7 @@ import torch
 
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import dense_weight
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 
 DECODE_ROWS = (1, 8, 32)  # batch sizes that `measure` times
 PREFILL_TOKENS = 64

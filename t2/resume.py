@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from t2.adapters.base import Adapter
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 
 
 class TrainableAdapter(Adapter, Protocol):

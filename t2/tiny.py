@@ -13,8 +13,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from t2.language_model import LanguageModel
 from t2.llava import VisionShape, build_llava
-from t2.models import LanguageModel, check_logits, parse_device, parse_dtype
+from t2.models import check_logits, parse_device, parse_dtype
 
 PAD, BOS, EOS, START, END = "<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (

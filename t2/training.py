@@ -26,9 +26,9 @@ from tqdm import tqdm
 from t2.experts import Expert, ExpertMetadata
 from t2.generation.base import Generator
 from t2.generation.reference import ReferenceAnswers
+from t2.language_model import LanguageModel
 from t2.layouts import micro_batches, sampled_log_probs
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
-from t2.models import LanguageModel
 from t2.objectives import Objective
 from t2.optimizer import OptimizerSettings
 from t2.resume import TrainableAdapter, check_identity, identity_of

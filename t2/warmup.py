@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from t2.generation.reference import encode_reference
 from t2.images import LazyImage
+from t2.language_model import LanguageModel
 from t2.llava import VisionShape, build_llava
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.optimizer import OptimizerSettings
 from t2.types import Example
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from t2.adapters.svf import SVF
 from t2.authors import convert, effective_scales, main, match_modules, read_parameters
 from t2.experts import Expert
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.tiny import tiny_model
 
 VALUES = {"layers.0.mlp.up": torch.tensor([4.0, 2.0, 1.0]), "layers.0.mlp.down": torch.tensor([3.0, 1.0])}

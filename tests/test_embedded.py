@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from t2.adapters.svf import SVF
 from t2.generation.hf import HFGenerator
+from t2.language_model import LanguageModel
 from t2.logprobs import prompts_can_be_shared, token_log_probs
-from t2.models import LanguageModel
 from t2.objectives import RLOO
 from t2.pool import ExpertPool
 from t2.strategies.base import Choice, PooledModel

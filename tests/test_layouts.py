@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2.adapters.svf import SVF
+from t2.language_model import LanguageModel
 from t2.layouts import group_by_prompt, micro_batches, plain_rows, shared_rows, tree_mask
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
-from t2.models import LanguageModel
 from t2.tiny import tiny_model
 from t2.types import Completion
 

@@ -11,8 +11,8 @@ from torch.distributions import Categorical, kl_divergence
 
 import t2.logprobs
 from t2.adapters.svf import SVF
+from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.tiny import ARCHITECTURES, tiny_model
 from t2.types import Completion, TokenLogProbs
 

@@ -10,7 +10,8 @@ import torch
 from omegaconf import OmegaConf
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from t2.models import LanguageModel, check_logits, load_model
+from t2.language_model import LanguageModel
+from t2.models import check_logits, load_model
 from t2.sources import file_sha256
 from t2.tiny import ARCHITECTURES, BOS, byte_tokenizer, tiny_model
 from t2.types import Example

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from t2.adapters.svf import SVF
 from t2.generation.hf import HFGenerator
+from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.recompute import recompute_blocks
 from t2.tiny import tiny_model
 from t2.types import Completion, Example, Sampling

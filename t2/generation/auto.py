@@ -8,7 +8,7 @@ from t2.adapters.base import Adapter
 from t2.generation.base import Generator, Worn
 from t2.generation.hf import HFGenerator
 from t2.generation.vllm import EngineSettings, VLLMGenerator, check_installed
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
 

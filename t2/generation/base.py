@@ -12,7 +12,7 @@ from typing import Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from t2.adapters.base import Adapter
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
 # Which weights answer: the adapter's merged ones, whatever it shows at the moment, or the base's.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from t2.adapters.base import Adapter
 from t2.generation.base import AdaptableGenerator, Generator, RowGenerator, RowScales
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
 

@@ -25,7 +25,8 @@ from t2.generation.base import RowScales, Worn
 from t2.generation.prefill import prefill
 from t2.generation.sampling import choose
 from t2.images import LazyImage
-from t2.models import LanguageModel, parse_dtype
+from t2.language_model import LanguageModel
+from t2.models import parse_dtype
 from t2.types import Completion, Example, Sampling
 
 COMPACT_SHARE = 0.25  # finished rows are dropped when they are this share: each drop copies the whole cache

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from t2.images import LazyImage
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 
 SHARED_AT_LEAST = 8  # tokens: what prompts have in common below that is not worth a forward of its own
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from t2.adapters.base import Adapter
 from t2.generation.base import Worn
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from t2.adapters.base import Adapter
 from t2.generation.base import AdaptableGenerator
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.pool import ExpertPool
 from t2.tasks.base import Task
 from t2.types import Example, Mixture

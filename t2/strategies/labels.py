@@ -23,9 +23,9 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2.images import LazyImage
+from t2.language_model import LanguageModel
 from t2.layouts import Layout, micro_batches, shared_rows
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
-from t2.models import LanguageModel
 from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)

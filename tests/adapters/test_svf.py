@@ -11,7 +11,7 @@ from torch import Tensor
 from t2.adapters.parametrizations import PARAMETRIZATIONS
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.tiny import ARCHITECTURES, tiny_model
 
 each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))

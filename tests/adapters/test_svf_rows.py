@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from t2.adapters.svf import SVF
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.tiny import ARCHITECTURES, tiny_model
 
 each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))

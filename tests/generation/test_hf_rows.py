@@ -11,7 +11,7 @@ import t2.generation.hf as hf
 from t2.adapters.svf import SVF
 from t2.generation.base import AdaptableGenerator, RowGenerator
 from t2.generation.hf import HFGenerator
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.tiny import ARCHITECTURES, tiny_model
 from t2.types import Completion, Example, Sampling
 

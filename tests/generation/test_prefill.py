@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from t2.adapters.svf import SVF
 from t2.generation import prefill as module
 from t2.generation.prefill import SHARED_AT_LEAST, common_prefix, prefill
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.tiny import tiny_model
 from t2.types import Example
 

@@ -16,8 +16,8 @@ from t2.adapters.svf import SVF
 from t2.generation import vllm as back_end
 from t2.generation.hf import HFGenerator
 from t2.generation.vllm import EngineSettings, VLLMGenerator, check_installed, complete_weights
+from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.tiny import tiny_model
 from t2.types import Example, Sampling
 

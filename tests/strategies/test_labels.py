@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import t2.strategies.labels
 from t2.adapters.svf import SVF
+from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
-from t2.models import LanguageModel
 from t2.strategies.labels import score_labels
 from t2.tiny import tiny_model
 from t2.types import Completion, Example
