@@ -1,9 +1,9 @@
 """Teaching a vision encoder and a projector to speak to a frozen language model (LLaVA's stage 1, arXiv 2304.08485).
 
-    1  the encoder alone learns to tell the answers apart by their pictures, under a linear head that is then dropped;
-       cheap, since the language model does not run (skipped with encoder_steps=0, or where pictures have several
-       answers)
-    2  encoder and projector learn the reference answers through the language model, which stays as it is
+    1  encoder and projector alone learn to turn a picture into what lies near the embeddings of its answer's words, the
+       first patches the first word; cheap, since the language model does not run, and it need only copy what it then
+       sees (skipped with align_steps=0, or where pictures have several answers)
+    2  both learn the reference answers through the language model, which stays as it is
 
 What comes out is a model that sees, for experts to be trained on: the language model's matrices are those of the text
 model, bit for bit, so its experts fit. Not done here: LLaVA's second stage, which trains the language model as well.
@@ -32,65 +32,83 @@ from t2.optimizer import OptimizerSettings
 from t2.types import Example
 
 log = logging.getLogger(__name__)
+SHARPNESS = 20.0  # of the softmax over cosines with words' embeddings
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """What is built in front of the language model, and how its encoder begins."""
+    """What is built in front of the language model, and how it begins."""
 
     shape: VisionShape = field(default_factory=VisionShape)
-    encoder_steps: int = 300
-    encoder_batch: int = 64
-    encoder_lr: float = 1e-3
+    align_steps: int = 1000
+    align_batch: int = 64
+    align_lr: float = 1e-3
 
     def build(self, text: LanguageModel, examples: Sequence[Example], *, source: str, seed: int) -> LanguageModel:
-        """The model that sees, with an encoder that has had its first stage on `examples`.
+        """The model that sees, which has had its first stage on `examples`.
 
         Raises:
-            ValueError: a number below its least, or `text` sees already.
+            ValueError: a number below its least, an answer of more tokens than a picture has, or `text` sees already.
         """
-        if self.encoder_steps < 0 or self.encoder_batch < 1:
+        if self.align_steps < 0 or self.align_batch < 1:
             raise ValueError(
-                f"encoder_steps={self.encoder_steps}, encoder_batch={self.encoder_batch}; allowed: at least 0 and 1."
+                f"align_steps={self.align_steps}, align_batch={self.align_batch}; allowed: at least 0 and 1."
             )
         lm = build_llava(text, self.shape, source=source, seed=seed)
         answers = answers_by_picture(examples)
         if answers is None:
-            log.info("The encoder skips its first stage: some pictures have several answers, or none.")
-        elif self.encoder_steps:
-            accuracy = self._teach_encoder(lm, answers, seed)
-            log.info("The encoder alone tells %.1f %% of its last batches' pictures apart.", 100 * accuracy)
-        match_scale(lm, [one.images[0] for one in examples if one.images][: self.encoder_batch])
+            log.info("The first stage is skipped: some pictures have several answers, or none.")
+        elif self.align_steps:
+            accuracy = self._align(lm, answers, seed)
+            log.info("Of the last batches' patches %.1f %% lie nearest to their word.", 100 * accuracy)
+        match_scale(lm, [one.images[0] for one in examples if one.images][: self.align_batch])
         return lm
 
-    def _teach_encoder(self, lm: LanguageModel, answers: dict[LazyImage, str], seed: int) -> float:
-        """Stage 1; returns the training accuracy over its last tenth."""
-        names = {name: number for number, name in enumerate(sorted(set(answers.values())))}
-        labels = torch.tensor([names[answer] for answer in answers.values()], device=lm.device)  # (n,)
+    def _align(self, lm: LanguageModel, answers: dict[LazyImage, str], seed: int) -> float:
+        """Stage 1; returns the share of patches nearest to their word over its last tenth."""
         pixels = lm.pixels(list(answers))["pixel_values"]  # (n, 3, H, W)
-        tower = lm.model.get_submodule("model.vision_tower")
-        generator = torch.Generator().manual_seed(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            head = nn.Linear(self.shape.hidden_size, len(names)).to(lm.device, lm.dtype)
-        parameters = [*tower.parameters(), *head.parameters()]
-        tower.requires_grad_(True)
-        adamw, schedule = OptimizerSettings(lr=self.encoder_lr, warmup_steps=10).build(parameters, self.encoder_steps)
-        right: list[float] = []
-        for _ in tqdm(range(self.encoder_steps), desc="encoder", leave=False, disable=None):
-            rows = torch.randint(len(labels), (self.encoder_batch,), generator=generator).to(lm.device)
-            # What the projector will read: the last hidden states of the patches, without CLS.
-            patches = tower(pixels[rows], output_hidden_states=True).hidden_states[-1][:, 1:]  # (b, patches, D)
-            logits = head(patches.mean(dim=1))
+        words = [_ids(lm, answer) for answer in answers.values()]
+        known = sorted({token for ids in words for token in ids})
+        patches = (self.shape.image_size // self.shape.patch_size) ** 2
+        if max(map(len, words)) > patches:
+            raise ValueError(
+                f"An answer has {max(map(len, words))} tokens and a picture {patches}. Lower patch_size, or set "
+                "align_steps=0."
+            )
+        number = {token: place for place, token in enumerate(known)}
+        targets = torch.tensor(
+            [[number[ids[at * len(ids) // patches]] for at in range(patches)] for ids in words], device=lm.device
+        )  # (n, patches): the word that each patch is to lie near
+        embeddings = F.normalize(lm.model.get_input_embeddings().weight[known].float(), dim=-1)  # (words, D)
+        parameters = [parameter for part in bridge_of(lm) for parameter in part.parameters()]
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        adamw, schedule = OptimizerSettings(lr=self.align_lr, warmup_steps=10).build(parameters, self.align_steps)
+        generator, right = torch.Generator().manual_seed(seed), []
+        for _ in tqdm(range(self.align_steps), desc="align", leave=False, disable=None):
+            rows = torch.randint(len(words), (self.align_batch,), generator=generator).to(lm.device)
+            logits = SHARPNESS * F.normalize(image_features(lm, pixels[rows]).float(), dim=-1) @ embeddings.T
             adamw.zero_grad()
-            F.cross_entropy(logits, labels[rows]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(logits.flatten(0, 1), targets[rows].flatten()).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, 1.0)
             adamw.step()
             schedule.step()
-            right.append(float((logits.argmax(dim=1) == labels[rows]).float().mean()))
-        tower.requires_grad_(False)
+            right.append(float((logits.argmax(dim=-1) == targets[rows]).float().mean()))
+        for parameter in parameters:
+            parameter.requires_grad_(False)
         last = right[-max(1, len(right) // 10) :]
         return sum(last) / len(last)
+
+
+def bridge_of(lm: LanguageModel) -> list[nn.Module]:
+    """The vision encoder and the projector."""
+    return [lm.model.get_submodule(f"model.{name}") for name in ("vision_tower", "multi_modal_projector")]
+
+
+def image_features(lm: LanguageModel, pixels: Tensor) -> Tensor:
+    """What the language model gets for pictures: (n, 3, H, W) -> (n, patches, D)."""
+    read = lm.model.get_submodule("model").get_image_features(pixel_values=pixels)
+    return torch.stack(list(read.pooler_output))
 
 
 @torch.no_grad()
@@ -102,9 +120,7 @@ def match_scale(lm: LanguageModel, images: Sequence[LazyImage]) -> None:
     """
     if not images:
         return
-    features: Tensor = torch.cat(
-        list(lm.model.get_submodule("model").get_image_features(**lm.pixels(images)).pooler_output)
-    )  # (n * patches, D)
+    features = image_features(lm, lm.pixels(images)["pixel_values"])  # (n, patches, D)
     last = lm.model.get_submodule("model.multi_modal_projector.linear_2")
     factor = lm.model.get_input_embeddings().weight.std() / features.std()
     for parameter in last.parameters():
@@ -118,9 +134,7 @@ class BridgeTraining(L.LightningModule):
         """Make the bridge trainable; the language model's weights stay frozen."""
         super().__init__()
         self.lm, self.settings, self.total_steps = lm, optimizer, total_steps
-        self.bridge = nn.ModuleDict(
-            {name: lm.model.get_submodule(f"model.{name}") for name in ("vision_tower", "multi_modal_projector")}
-        )
+        self.bridge = nn.ModuleList(bridge_of(lm))
         self.bridge.requires_grad_(True)
         self.losses: list[float] = []
 
@@ -164,3 +178,10 @@ def answers_by_picture(examples: Sequence[Example]) -> dict[LazyImage, str] | No
         if found.setdefault(example.images[0], example.answer) != example.answer:
             return None
     return found or None
+
+
+def _ids(lm: LanguageModel, answer: str) -> list[int]:
+    ids: list[int] = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"The answer {answer!r} has no token, so no picture can be near it.")
+    return ids

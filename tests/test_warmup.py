@@ -27,18 +27,16 @@ PICTURES = [
 ]
 
 
-def test_the_encoder_learns_to_tell_pictures_apart(caplog):
+def test_patches_learn_to_lie_near_their_word(caplog):
     with caplog.at_level("INFO"):
-        Warmup(SHAPE, encoder_steps=60, encoder_batch=8, encoder_lr=3e-3).build(
-            tiny_model(), PICTURES, source="x", seed=0
-        )
-    assert "tells 100.0 %" in caplog.text
+        Warmup(SHAPE, align_steps=60, align_batch=8, align_lr=3e-3).build(tiny_model(), PICTURES, source="x", seed=0)
+    assert "100.0 % lie nearest" in caplog.text
 
 
 def test_a_picture_with_two_answers_skips_that_stage(caplog):
     examples = [*PICTURES, Example("?", "other", images=PICTURES[0].images)]
     with caplog.at_level("INFO"):
-        Warmup(SHAPE, encoder_steps=5).build(tiny_model(), examples, source="x", seed=0)
+        Warmup(SHAPE, align_steps=5).build(tiny_model(), examples, source="x", seed=0)
     assert "several answers" in caplog.text
 
 
@@ -52,21 +50,26 @@ def test_examples_that_are_no_labeled_pictures(examples):
 
 def test_the_same_seed_gives_the_same_model():
     first, second = (
-        Warmup(SHAPE, encoder_steps=3, encoder_batch=4).build(tiny_model(), PICTURES, source="x", seed=1)
-        for _ in range(2)
+        Warmup(SHAPE, align_steps=3, align_batch=4).build(tiny_model(), PICTURES, source="x", seed=1) for _ in range(2)
     )
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_features_begin_as_large_as_embeddings():
-    lm = Warmup(SHAPE, encoder_steps=30, encoder_batch=16).build(tiny_model(), PICTURES, source="x", seed=0)
+    lm = Warmup(SHAPE, align_steps=30, align_batch=16).build(tiny_model(), PICTURES, source="x", seed=0)
     images = [one.images[0] for one in PICTURES]
     features = torch.cat(list(lm.model.model.get_image_features(**lm.pixels(images)).pooler_output))
     torch.testing.assert_close(features.std(), lm.model.get_input_embeddings().weight.std(), rtol=0.01, atol=0)
 
 
-@pytest.mark.parametrize("numbers", [{"encoder_steps": -1}, {"encoder_batch": 0}])
+def test_an_answer_longer_than_a_picture_is_refused():
+    examples = [Example("?", "far too long", images=PICTURES[0].images)]
+    with pytest.raises(ValueError, match="12 tokens and a picture 4"):
+        Warmup(SHAPE).build(tiny_model(), examples, source="x", seed=0)
+
+
+@pytest.mark.parametrize("numbers", [{"align_steps": -1}, {"align_batch": 0}])
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(ValueError, match="allowed: at least"):
         Warmup(SHAPE, **numbers).build(tiny_model(), PICTURES, source="x", seed=0)
@@ -98,7 +101,7 @@ def test_the_script_writes_a_model_that_loads(run_script, tmp_path):
         "task=digits",
         "steps=2",
         "prompts_per_step=2",
-        "warmup.encoder_steps=2",
+        "warmup.align_steps=2",
         "warmup.shape.hidden_size=16",
         "callbacks.validation.limit=3",
         "logger=csv",
