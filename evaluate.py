@@ -21,7 +21,7 @@ from t2.confusion import true_domains
 from t2.evaluation import break_down, describe_data, summarize, write_samples
 from t2.experts import Expert, wear
 from t2.generation.base import Generator
-from t2.models import LanguageModel
+from t2.language_model import LanguageModel
 from t2.pool import ExpertPool
 from t2.runtime import Phases, quiet_libraries, write_results
 from t2.scoring import check_workers
