@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from tiny_pool import tiny_generator, tiny_pool
 
 from t2.adapters.svf import SVF
 from t2.adapters.targets import decoder_blocks, text_name
+from t2.experts import wear
 from t2.generation.hf import HFGenerator
 from t2.generation.reference import encode_reference
 from t2.images import FileImage, PixelImage
@@ -13,8 +15,11 @@ from t2.layouts import group_by_prompt, shared_rows
 from t2.llava import VisionShape, build_llava, save_llava
 from t2.logprobs import prompts_can_be_shared, token_log_probs
 from t2.models import check_images, load_model
+from t2.strategies.dispatch import PromptDispatch
+from t2.strategies.fixed import Fixed
 from t2.strategies.labels import score_labels
 from t2.tiny import tiny_llava, tiny_model
+from t2.two_pass import TwoPass
 from t2.types import Example, Sampling
 from t2.vision import NEVER
 
@@ -250,3 +255,29 @@ def test_labels_are_scored_behind_pictures(lm):
     together = score_labels(lm, EXAMPLES, labels)
     alone = torch.cat([score_labels(lm, [one], labels) for one in EXAMPLES])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+
+
+# Two passes
+
+
+@pytest.mark.parametrize("strategy", [Fixed(uniform=True), PromptDispatch(mode="score")], ids=["uniform", "prompt"])
+def test_two_passes_answer_pictures_the_same_way_in_rows_and_in_groups(strategy):
+    lm, svf = adapted()
+    generator = HFGenerator(lm, svf)
+    pool = tiny_pool(generator)
+    rows, groups = (
+        TwoPass(generator, pool, strategy, by=by).generate(EXAMPLES, Sampling(max_new_tokens=5))
+        for by in ("rows", "groups")
+    )
+    assert [group[0].token_ids for group in rows] == [group[0].token_ids for group in groups]
+    assert [group[0].images for group in rows] == [one.images for one in EXAMPLES]
+
+
+def test_an_expert_of_the_text_model_is_worn_where_it_is_asked_for():
+    expert = tiny_pool(tiny_generator()).experts["math"]
+    lm, svf = adapted()
+    with pytest.raises(ValueError, match="transfer=true"):
+        wear(svf, expert, source=lm.source)
+    wear(svf, expert, source=lm.source, transfer=True)
+    for name, z in svf.state().items():
+        torch.testing.assert_close(z, expert.scales[name])
