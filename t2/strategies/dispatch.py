@@ -165,7 +165,7 @@ class PromptDispatch:
     def _check_prompts(self, examples: Sequence[Example]) -> None:
         solved = {same_text(question) for question, _ in self._shots}
         for example in examples:
-            if same_text(example.prompt) in solved:
+            if not example.images and same_text(example.prompt) in solved:
                 raise ValueError(
                     f"The prompt {example.prompt[:60]!r} is also one of the solved examples in the instruction, which "
                     "gives its label away. Take other examples."

@@ -215,18 +215,14 @@ class FewShot:
 
 def check_disjoint(support: Sequence[Example], examples: Sequence[Example]) -> None:
     """Raise ValueError if a support example is among the test examples; spaces around a prompt do not count."""
-    asked = {_question(example) for example in examples}
-    shared = [example for example in support if _question(example) in asked]
+    asked = {(example.prompt.strip(), example.images) for example in examples}
+    shared = [example for example in support if (example.prompt.strip(), example.images) in asked]
     if shared:
         raise ValueError(
             f"{len(shared)} of {len(support)} support examples are among the {len(examples)} test examples, "
             f"{shared[0].prompt.strip()[:80]!r} for one, so the score would be of what was fitted. Take the support "
             "from another split, or leave these out of the test."
         )
-
-
-def _question(example: Example) -> str:
-    return example.prompt.strip()
 
 
 def _configurations(space: AlphaSpace) -> list[AlphaSpace]:

@@ -18,7 +18,7 @@ from typing import Any
 from t2.grading.answers import matching_word
 from t2.images import LazyImage
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
-from t2.tasks.rows import check_choice, question_of, same_text
+from t2.tasks.rows import check_choice, question_key
 from t2.types import OTHER, Example
 
 OTHER_DESCRIPTION = "anything else"
@@ -99,15 +99,17 @@ class Dispatch:
     def _piles(self, split: Split) -> dict[str, list[Example]]:
         """Label -> as many examples as asked for."""
         tasks = [task for group in self._tasks.values() for task in group]
-        earlier = {_key(one) for task in tasks for other in _EARLIER[split] for one in task.split(other)}
-        owner: dict[str, str] = {}
+        earlier = {question_key(one) for task in tasks for other in _EARLIER[split] for one in task.split(other)}
+        owner: dict[object, str] = {}
         piles = {}
         for label, group in self._tasks.items():
             random = Random(f"{self._seed} {split} {label}")
             fresh = []
             for task in group:
                 kept = [
-                    one for one in task.split(split) if self._is_new(one, label, owner) and _key(one) not in earlier
+                    one
+                    for one in task.split(split)
+                    if self._is_new(one, label, owner) and question_key(one) not in earlier
                 ]
                 random.shuffle(kept)
                 fresh.append([self._example(one, label, task.name) for one in kept])
@@ -122,8 +124,8 @@ class Dispatch:
             piles[label] = mixed[: self._sizes[split]]
         return piles
 
-    def _is_new(self, one: Example, label: str, owner: dict[str, str]) -> bool:
-        key = _key(one)
+    def _is_new(self, one: Example, label: str, owner: dict[object, str]) -> bool:
+        key = question_key(one)
         if owner.get(key, label) != label:
             raise ValueError(
                 f"{self.name}: the question {one.prompt[:60]!r} is both in a task of {owner[key]!r} and in one of "
@@ -199,7 +201,3 @@ def check_labels(domains: Iterable[str]) -> None:
 
 def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
     return [tasks] if isinstance(tasks, Task) else list(tasks)
-
-
-def _key(example: Example) -> str:
-    return same_text(question_of(example))

@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task, grade
-from t2.tasks.rows import check_choice, question_of, same_text
+from t2.tasks.rows import check_choice, question_key
 from t2.types import Example, Grade
 
 ProtocolName = Literal["fixed", "official"]
@@ -117,5 +117,5 @@ def few_shot_order(n: int, seed: int) -> list[int]:
 
 def _new(examples: Sequence[Example], earlier: Sequence[Example]) -> list[Example]:
     """Those of `examples` whose question is none of the earlier ones'."""
-    seen = {same_text(question_of(one)) for one in earlier}
-    return [one for one in examples if same_text(question_of(one)) not in seen]
+    seen = {question_key(one) for one in earlier}
+    return [one for one in examples if question_key(one) not in seen]

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from random import Random
 from typing import TypeVar
 
+from t2.images import LazyImage
 from t2.tasks.base import SPLITS, Split
 from t2.types import Example
 
@@ -57,6 +58,11 @@ def carve_val(
 def question_of(example: Example) -> str:
     """The question itself: `metadata["question"]` where a task keeps it, else the whole prompt."""
     return str(example.metadata.get("question", example.prompt))
+
+
+def question_key(example: Example) -> tuple[str, tuple[LazyImage, ...]]:
+    """What makes two examples the same question: its text, as `same_text` has it, and its pictures."""
+    return same_text(question_of(example)), example.images
 
 
 class DisjointSplits:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from test_fitness import MIXTURES, SUPPORT, Letters, pooled
 
 from t2.experts import Expert
+from t2.images import PixelImage
 from t2.mixtures import load_mixture
 from t2.strategies import few_shot as few_shot_module
 from t2.strategies.base import Strategy
@@ -312,6 +313,13 @@ def test_support_among_the_test_examples_is_refused():
 def test_disjoint_support_passes():
     check_disjoint(SUPPORT, [Example("other"), Example("one more")])
     check_disjoint([], SUPPORT)
+
+
+def test_the_same_words_about_another_picture_are_another_question():
+    first, second = (Example("which?", images=(PixelImage(bytes([n]), (1, 1)),)) for n in (0, 1))
+    check_disjoint([first], [second])
+    with pytest.raises(ValueError, match="1 of 1 support examples"):
+        check_disjoint([first], [second, replace(first, answer="yes")])
 
 
 def from_yaml(*overrides: str, **root: int) -> FewShot:

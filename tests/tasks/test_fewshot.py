@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t2.tasks.base import SPLITS, DocumentedTask, GradingTask, Task
+from t2.tasks.digits import Digits
 from t2.tasks.fewshot import FewShot, few_shot_order
 from t2.types import Example, Grade
 
@@ -188,3 +189,8 @@ def test_it_says_how_the_support_was_drawn_and_what_the_task_says():
     inner = {"name": "numbers", "protocol": "inner", "source": "org/numbers"}
     assert FewShot(Numbered(()), seed=16, protocol="official").about() == {**own, "task": inner}
     assert FewShot(Plain()).about()["task"] == {"name": "plain"}
+
+
+def test_one_question_about_many_pictures_is_many_questions():
+    few = FewShot(Digits("Which?"), shots=5)
+    assert [len(few.split(split)) for split in SPLITS] == [5, 5, 387]
