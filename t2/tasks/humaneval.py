@@ -2,8 +2,9 @@
 
 164 problems, all of them test. `official` copies the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): the
 answer is cut at the first fence and put behind the problem's prompt as it is. `fixed` also drops what follows the
-last line that parses, and what the function does not need. The messages are the same: the prefill opens a fence and
-holds the prompt, so that the model goes on writing the function.
+last line that parses, and what the function does not need. The messages are the same, and the prefill opens a fence and
+holds the prompt, so that the model goes on writing the function; that of `fixed` also begins to indent its body. Without
+that a small model takes the docstring for the whole answer, and closes the fence.
 
 Which tests are run is the rows' business: those of `evalplus/humanevalplus` (hub, Apache-2.0) have the same columns
 and many more tests, which need numpy. Nothing runs a program here; that is the executor's work. There is no partial
@@ -26,6 +27,7 @@ from t2.types import Example, Grade
 
 ProtocolName = Literal["fixed", "official"]
 
+INDENT = "   "  # and the blank that a token such as " return" begins with
 COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 
 
@@ -82,7 +84,8 @@ class HumanEval:
         if self._protocol == "official":
             program = prompt + text.split(FENCE, 1)[0]
         else:
-            program = _program(prompt, fenced_code(PREFILL + text), test.entry_point)
+            body = text if text.startswith("    ") else INDENT + text  # some models indent all the same
+            program = _program(prompt, fenced_code(PREFILL + body), test.entry_point)
         return self._executor.run(program, test)
 
     def about(self) -> dict[str, Any]:
@@ -107,11 +110,12 @@ class HumanEval:
         if f"def {entry_point}(" not in prompt:
             raise ValueError(f"The prompt of {name} does not begin its entry point {entry_point}. Correct the row.")
         end = "" if solution.endswith("\n") else "\n"
+        begun = INDENT if self._protocol == "fixed" else ""
         return Example(
             prompt=f"Write a solution to the following problem:\n{PREFILL}{prompt}\n{FENCE}",
-            answer=f"{solution}{end}{FENCE}",
+            answer=f"{solution.removeprefix(begun)}{end}{FENCE}",
             system=SYSTEM,
-            prefill=f"{PREFILL}{prompt}",
+            prefill=f"{PREFILL}{prompt}{begun}",
             metadata={
                 "id": name,
                 "question": prompt,

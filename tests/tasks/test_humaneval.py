@@ -70,15 +70,16 @@ def test_few_shots_can_be_drawn_from_it():
     assert len(FewShot(task(), shots=2, val_size=1).split("test")) == 4
 
 
-def test_the_messages_are_verbatim():
-    one, row = task().split("test")[2], own_rows()[2]
+@pytest.mark.parametrize(("protocol", "begun"), [("official", ""), ("fixed", "   ")])
+def test_the_messages_are_verbatim(protocol, begun):
+    one, row = task(protocol=protocol).split("test")[2], own_rows()[2]
     assert one.system == (
         "You are an exceptionally intelligent coding assistant that  consistently delivers accurate and reliable "
         "responses to user instructions."
     )
     assert one.prompt == f"Write a solution to the following problem:\n```python\n{row['prompt']}\n```"
-    assert one.prefill == f"```python\n{row['prompt']}"
-    assert one.answer == f"{row['canonical_solution']}```"
+    assert one.prefill == f"```python\n{row['prompt']}{begun}"
+    assert f"{begun}{one.answer}" == f"{row['canonical_solution']}```"
 
 
 def test_the_tests_check_the_entry_point_and_know_the_prompts_helpers():
@@ -90,8 +91,9 @@ def test_the_tests_check_the_entry_point_and_know_the_prompts_helpers():
 
 @pytest.mark.parametrize("protocol", ["fixed", "official"])
 def test_the_completion_goes_on_behind_the_prompt(protocol):
-    one = task().split("test")[0]
-    program = program_of(one, "    return [max(numbers)]\n```\nDone.", protocol)
+    one = task(protocol=protocol).split("test")[0]
+    begun = one.prefill.removeprefix("```python\n").removeprefix(one.metadata["question"])
+    program = program_of(one, "    return [max(numbers)]\n```\nDone.".removeprefix(begun), protocol)
     assert lines(program) == lines(f"{one.metadata['question']}    return [max(numbers)]\n")
 
 
@@ -114,7 +116,7 @@ def test_helpers_behind_the_function_are_kept():
     assert program_of(one, text).endswith("def help(n):\n    return n\n")
 
 
-@pytest.mark.parametrize("opening", ["", "```python\n"])
+@pytest.mark.parametrize("opening", ["\n\n", "```python\n"])
 def test_a_completion_that_defines_all_anew_counts_on_the_prompts_imports(opening):
     one = task().split("test")[0]
     text = f"{opening}def running_max(numbers: List[int]) -> List[int]:\n    return numbers\n```"
