@@ -7,7 +7,7 @@ are nested in by its defaults list (`/task@PLACE: NAME`) gets their rows, and it
 
 import json
 import random
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,7 @@ CONF = Path(__file__).parents[2] / "conf"
 ROWS = Path(__file__).parent / "rows"
 NAMES = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 
-pytestmark = pytest.mark.parametrize("name", NAMES)
+pytestmark = pytest.mark.parametrize("name", NAMES, scope="module")  # one task after the other
 
 
 def build(name):
@@ -48,7 +48,7 @@ def with_rows(config, name):
     return OmegaConf.merge(config, OmegaConf.load(overrides)) if overrides.exists() else config
 
 
-@cache
+@lru_cache(maxsize=1)  # data sets of tens of thousands of rows would slow down whatever runs after them
 def shared(name):
     return build(name)
 
