@@ -139,11 +139,12 @@ class CodeExecutor:
             OSError: the sandbox, which worked before, cannot be started any more.
         """
         reason, detail = _judged(self._sandbox, self._packages, self._limits, program, test, subprocess.DEVNULL)
-        if reason == "unstarted":  # it may have been the moment; the second time we want to know
+        if reason in ("unstarted", "lost"):  # it may have been the moment; the second time we want to know
             with tempfile.TemporaryFile() as complaints:
                 reason, detail = _judged(self._sandbox, self._packages, self._limits, program, test, complaints)
                 if reason == "unstarted":
                     raise OSError(f"The sandbox ({self.level}) cannot be started any more: {_text(complaints)}")
+                reason = "test" if reason == "lost" else reason
         if reason == "test" and not self._warned:
             self._warned = True
             log.warning("A test of %s is at fault: %s. Such samples get score 0.", test.entry_point, detail)
@@ -209,7 +210,10 @@ def _judges(packages: str | None) -> JudgeServer:
 def _judged(
     sandbox: Sandbox, packages: str | None, limits: Limits, program: str, test: CodeTest, stderr: int | IO[bytes]
 ) -> tuple[str | None, str]:
-    """The judge's reason and detail for one program; `unstarted` where the sandbox did not come up."""
+    """The judge's reason and detail for one program; `unstarted` where the sandbox did not come up.
+
+    `lost` where the judge ended without a verdict: by its test, or because somebody ended it.
+    """
     deadline = time.monotonic() + limits.timeout_s
     start = (program, test.entry_point, limits.memory_mb << 20, math.ceil(limits.timeout_s) + 1, packages)
     nonce = os.urandom(8)
@@ -229,6 +233,8 @@ def _judged(
             reply = _judges(packages).judge(request, questions.fileno(), answers.fileno(), deadline)
         except TimeoutError:
             return "timeout", ""
+    if reply is None:
+        return "lost", "the judge ended without a verdict"
     if type(reply) is not tuple or len(reply) != 3 or reply[0] != nonce:
-        return "test", "the judge ended without a verdict"
+        return "test", "the judge gave no verdict"
     return reply[1], reply[2]
