@@ -2,9 +2,9 @@
 
 164 problems, all of them test. `official` copies the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): the
 answer is cut at the first fence and put behind the problem's prompt as it is. `fixed` also drops what follows the
-last line that parses, and what the function does not need. The messages are the same, and the prefill opens a fence and
-holds the prompt, so that the model goes on writing the function; that of `fixed` also begins to indent its body. Without
-that a small model takes the docstring for the whole answer, and closes the fence.
+last line that parses, and what the function does not need. The messages are the same, and the prefill opens a fence
+and holds the prompt, so that the model goes on writing the function; that of `fixed` also begins to indent its body,
+without which a small model takes the docstring for the whole answer and closes the fence.
 
 Which tests are run is the rows' business: those of `evalplus/humanevalplus` (hub, Apache-2.0) have the same columns
 and many more tests, which need numpy. Nothing runs a program here; that is the executor's work. There is no partial
