@@ -14,7 +14,6 @@ linears; alphas are uniform in [0, 1.5]. Not measured: scoring answers, and the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -23,18 +22,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from step import machine
-from step_systems import ROOT, load
+from record import arguments, count, origin, write
+from step_systems import load
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from t2.adapters.svf import SVF
 from t2.experts import Expert, ExpertMetadata
-from t2.files import atomic_path
 from t2.fingerprint import fingerprint_of
 from t2.generation.hf import HFGenerator
 from t2.pool import ExpertPool
-from t2.runtime import git_commit, versions
 from t2.strategies.base import PooledModel
 from t2.strategies.fitness import answer_by_merging, answer_by_rows
 from t2.types import Completion, Example, Mixture, Sampling
@@ -130,16 +127,7 @@ def main(argv: list[str]) -> None:
     disable_progress_bar()
     measured = measure(args)
     print(table(measured))
-    if args.output is not None:
-        result = {
-            "machine": machine(args.device),
-            "versions": versions(),
-            "git_commit": git_commit(ROOT),
-            "arguments": {key: value for key, value in vars(args).items() if key != "output"},
-            **measured,
-        }
-        with atomic_path(args.output) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+    write(origin(args.device) | {"arguments": arguments(args)} | measured, args.output)
 
 
 def _now(device: torch.device) -> float:
@@ -151,19 +139,12 @@ def _now(device: torch.device) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
-    parser.add_argument("--population", type=_count, default=16, help="mixtures")
-    parser.add_argument("--new-tokens", type=_count, default=16, help="tokens of each answer")
-    parser.add_argument("--repeats", type=_count, default=5, help="rounds after the warm-up round")
+    parser.add_argument("--population", type=count, default=16, help="mixtures")
+    parser.add_argument("--new-tokens", type=count, default=16, help="tokens of each answer")
+    parser.add_argument("--repeats", type=count, default=5, help="rounds after the warm-up round")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
-    return value
 
 
 if __name__ == "__main__":

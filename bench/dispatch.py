@@ -9,7 +9,6 @@ which no expert was trained on. The majority class is one label in four.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -19,11 +18,10 @@ from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from step_systems import ROOT
+from record import ROOT, arguments, count, origin, write
 
 from t2.adapters.svf import SVF
 from t2.confusion import confusion_matrix
-from t2.files import atomic_path
 from t2.generation.hf import HFGenerator
 from t2.pool import ExpertPool
 from t2.strategies.base import PooledModel
@@ -60,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     """Measure, print a table, write the JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ways", help="names separated by semicolons; all if not given")
-    parser.add_argument("--limit", type=int, help="the first so many prompts")
+    parser.add_argument("--limit", type=count, help="the first so many prompts")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     args = parser.parse_args(argv)
     task = load_task()
@@ -86,9 +84,7 @@ def main(argv: Sequence[str]) -> None:
         counts = confusion_matrix(gold, chosen, labels)
         rows.append({"name": name, "accuracy": right, "stderr": error, "seconds": seconds, "confusion": counts})
         print(f"{name:<24}{right:>10.3f}{error:>8.3f}{seconds:>9.1f}   {counts}", flush=True)
-    if args.output is not None:
-        with atomic_path(args.output) as partial:
-            partial.write_text(json.dumps({"labels": labels, "systems": rows}, indent=1) + "\n")
+    write(origin() | {"arguments": arguments(args), "labels": labels, "systems": rows}, args.output)
 
 
 if __name__ == "__main__":

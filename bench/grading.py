@@ -11,20 +11,17 @@ made. An answer's seconds hold its wait for a worker. Not measured: extracting a
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from step import machine
-from step_systems import ROOT
+from record import arguments, count, origin, write
 from tqdm import tqdm
 
-from t2.files import atomic_path
 from t2.grading.math import MathGrader
-from t2.runtime import git_commit, versions
 
 HOSTILE = (
     r"{n}9^{{9^{{9^9}}}}",
@@ -110,40 +107,17 @@ def main(argv: list[str]) -> None:
         raise SystemExit(f"--hostile is {args.hostile}; allowed: 0 to --answers ({args.answers}).")
     measured = measure(args)
     print(table(measured))
-    if args.output is not None:
-        result = {
-            "machine": machine("cpu"),
-            "versions": versions(),
-            "git_commit": git_commit(ROOT),
-            "arguments": {key: value for key, value in vars(args).items() if key != "output"},
-            **measured,
-        }
-        with atomic_path(args.output) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+    write(origin() | {"arguments": arguments(args)} | measured, args.output)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--answers", type=_count, default=1000)
-    parser.add_argument("--hostile", type=_count_or_none, default=10, help="how many of them are hostile")
-    parser.add_argument("--workers", type=_count, default=2, help="processes that compare expressions")
-    parser.add_argument("--threads", type=_count, default=8, help="answers graded at the same time")
+    parser.add_argument("--answers", type=count, default=1000)
+    parser.add_argument("--hostile", type=partial(count, at_least=0), default=10, help="how many of them are hostile")
+    parser.add_argument("--workers", type=count, default=2, help="processes that compare expressions")
+    parser.add_argument("--threads", type=count, default=8, help="answers graded at the same time")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     return parser
-
-
-def _count_or_none(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: 0 or more")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
-    return value
 
 
 if __name__ == "__main__":

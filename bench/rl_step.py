@@ -29,16 +29,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from record import ROOT, count, counts, machine, origin, write
 from rl_grow import draw, grow, grow_table
 from rl_size import by_model, memory, memory_table, size_table
 from rl_systems import SYSTEMS, measure
 from rl_work import PHASES, SCORES, Job
-from step import machine
-from step_systems import ROOT
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from t2.files import atomic_path
 from t2.runtime import git_commit, versions
 
 REFERENCE = "trl_lora"
@@ -160,21 +158,21 @@ def main(argv: list[str]) -> None:
         torch.set_num_threads(args.threads)
     job = Job(**{field.name: getattr(args, field.name) for field in fields(Job)})
     if args.one is not None:
-        _write(measure_one(args.one, job), args.output)
+        write(measure_one(args.one, job), args.output)
         return
     if args.grow:
         rows = grow(job, args.grow_samples, args.grow_lengths)
         print(grow_table(rows))
         if args.figure is not None:
             draw(rows, args.figure)
-        about = {"machine": machine("cpu"), "versions": package_versions(), "git_commit": git_commit(ROOT)}
-        _write(about | {"arguments": asdict(job), "grow": rows}, args.output)
+        about = origin() | {"versions": package_versions()}
+        write(about | {"arguments": asdict(job), "grow": rows}, args.output)
         return
     if args.sizes:
         rows, held = by_model(job, args.size_models, args.size_prompt), memory(job, args.size_prompt)
         print(size_table(rows), memory_table(held), sep="\n\n")
-        about = {"machine": machine("cpu"), "versions": package_versions(), "git_commit": git_commit(ROOT)}
-        _write(about | {"arguments": asdict(job), "models": rows, "memory": held}, args.output)
+        about = origin() | {"versions": package_versions()}
+        write(about | {"arguments": asdict(job), "models": rows, "memory": held}, args.output)
         return
     if args.merge is not None:
         result = merge(args.merge)
@@ -182,13 +180,7 @@ def main(argv: list[str]) -> None:
         names = tqdm(args.systems, desc="systems", leave=False)
         result = report(asdict(job), [measure_in_child(name, argv) for name in names])
     print(table(result["systems"]))
-    _write(result, args.output)
-
-
-def _write(result: Mapping[str, Any], path: Path | None) -> None:
-    if path is not None:
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+    write(result, args.output)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -197,23 +189,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--systems", type=_systems, default=list(SYSTEMS), help="comma-separated")
     parser.add_argument("--model", choices=("smollm2", "tiny"), default=job.model)
     parser.add_argument("--task", default=job.task, help="a file of conf/task")
-    parser.add_argument("--prompts", type=_count, default=job.prompts, help="prompts of a step")
+    parser.add_argument("--prompts", type=count, default=job.prompts, help="prompts of a step")
     parser.add_argument("--samples", type=_samples, default=job.samples, help="answers per prompt, 2 or more")
-    parser.add_argument("--new-tokens", type=_count, default=job.new_tokens, help="tokens of every answer")
-    parser.add_argument("--steps", type=_count, default=job.steps, help="timed steps")
-    parser.add_argument("--warmup", type=_count, default=job.warmup, help="steps before them")
-    parser.add_argument("--micro-batch-tokens", type=_count, default=job.micro_batch_tokens)
+    parser.add_argument("--new-tokens", type=count, default=job.new_tokens, help="tokens of every answer")
+    parser.add_argument("--steps", type=count, default=job.steps, help="timed steps")
+    parser.add_argument("--warmup", type=count, default=job.warmup, help="steps before them")
+    parser.add_argument("--micro-batch-tokens", type=count, default=job.micro_batch_tokens)
     parser.add_argument("--scores", choices=SCORES, default=job.scores)
-    parser.add_argument("--threads", type=_count, help="torch's threads; its own choice if not given")
+    parser.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     parser.add_argument("--merge", type=Path, nargs="+", help="JSON files to join")
     parser.add_argument("--grow", action="store_true", help="measure how t2's update grows")
-    parser.add_argument("--grow-samples", type=_counts, default=[1, 2, 4, 8, 16], help="comma-separated")
-    parser.add_argument("--grow-lengths", type=_counts, default=[32, 128, 512], help="prompt tokens, comma-separated")
+    parser.add_argument("--grow-samples", type=counts, default=[1, 2, 4, 8, 16], help="comma-separated")
+    parser.add_argument("--grow-lengths", type=counts, default=[32, 128, 512], help="prompt tokens, comma-separated")
     parser.add_argument("--figure", type=Path, help="with --grow: a figure to write")
     parser.add_argument("--sizes", action="store_true", help="measure t2's update by model, and its memory")
     parser.add_argument("--size-models", type=lambda text: text.split(","), default=["tiny", "smollm2", "llama-1b"])
-    parser.add_argument("--size-prompt", type=_count, default=64, help="prompt tokens")
+    parser.add_argument("--size-prompt", type=count, default=64, help="prompt tokens")
     parser.add_argument("--one", choices=SYSTEMS, help="measure this system in this process, and write its row alone")
     return parser
 
@@ -225,18 +217,8 @@ def _systems(text: str) -> list[str]:
     return names
 
 
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
 def _samples(text: str) -> int:
-    return _count(text, at_least=2)
-
-
-def _count(text: str, at_least: int = 1) -> int:
-    if not text.isdecimal() or int(text) < at_least:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: {at_least} or more")
-    return int(text)
+    return count(text, at_least=2)
 
 
 if __name__ == "__main__":

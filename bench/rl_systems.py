@@ -22,9 +22,10 @@ from typing import Any
 import lightning as L
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from record import ROOT
 from rl_trl import run_trl
 from rl_work import SEED, Grading, Job, Meter, resident
-from step_systems import ROOT, load
+from step_systems import load
 
 import t2
 from t2.adapters.svf import SVF

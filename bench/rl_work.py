@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from step_systems import ROOT
+from record import ROOT
 
 from t2.data import PromptSchedule
 from t2.tasks.base import Split, Task

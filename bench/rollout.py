@@ -24,18 +24,16 @@ from statistics import median
 from typing import Any
 
 import torch
+from record import arguments, count, machine, origin, write
 from rl_systems import endless_vllm
-from step import machine
-from step_systems import ROOT, load
+from step_systems import load
 
 from t2.adapters.svf import SVF
-from t2.files import atomic_path
 from t2.generation import vllm as t2_vllm
 from t2.generation.base import Generator
 from t2.generation.hf import HFGenerator
 from t2.language_model import LanguageModel
 from t2.logprobs import token_log_probs
-from t2.runtime import git_commit, versions
 from t2.types import Completion, Example, Sampling
 
 SYSTEMS = ("generate", "t2_hf", "t2_hf_bf16", "t2_vllm", "t2_vllm_bf16")
@@ -153,15 +151,15 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
     parser.add_argument("--systems", type=lambda text: text.split(","), default=list(SYSTEMS))
-    parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--new-tokens", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=count, default=8)
+    parser.add_argument("--samples", type=count, default=8)
+    parser.add_argument("--new-tokens", type=count, default=32)
+    parser.add_argument("--repeats", type=count, default=3)
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     parser.add_argument("--one", choices=SYSTEMS, help="measure this system in this process, and write its row alone")
     args = parser.parse_args(argv)
     if args.one:
-        _write(measure(args.one, args), args.output)
+        write(measure(args.one, args), args.output)
         return
     rows = []
     for name in args.systems:
@@ -171,16 +169,7 @@ def main(argv: Sequence[str]) -> None:
             subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
             rows.append(json.loads(Path(out).read_text()))
     print(table(rows))
-    settings = {key: value for key, value in vars(args).items() if key not in ("output", "one")}
-    _write(
-        {"git_commit": git_commit(ROOT), "versions": versions(), "arguments": settings, "systems": rows}, args.output
-    )
-
-
-def _write(result: dict[str, Any], path: Path | None) -> None:
-    if path is not None:
-        with atomic_path(path) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+    write(origin() | {"arguments": arguments(args), "systems": rows}, args.output)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ sample per thread comes first. Not measured: programs that run for long, which c
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -19,14 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from step import machine
-from step_systems import ROOT
+from record import arguments, count, origin, write
 from tqdm import tqdm
 
-from t2.files import atomic_path
 from t2.grading.code import CodeExecutor, CodeTest
 from t2.grading.sandbox import Level
-from t2.runtime import git_commit, versions
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 PATIENCE_S = 60.0  # so that a busy machine is slow, not wrong
@@ -106,33 +102,17 @@ def main(argv: list[str]) -> None:
     work = samples(args.samples)
     results = [measure(level, work, args.threads, args.python) for level in args.levels]
     print(table(results))
-    if args.output is not None:
-        result = {
-            "machine": machine("cpu"),
-            "versions": versions(),
-            "git_commit": git_commit(ROOT),
-            "arguments": {key: value for key, value in vars(args).items() if key != "output"},
-            "levels": results,
-        }
-        with atomic_path(args.output) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+    write(origin() | {"arguments": arguments(args), "levels": results}, args.output)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--samples", type=_count, default=256)
-    parser.add_argument("--threads", type=_count, default=2, help="that grade at the same time")
+    parser.add_argument("--samples", type=count, default=256)
+    parser.add_argument("--threads", type=count, default=2, help="that grade at the same time")
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="sandboxes to measure")
     parser.add_argument("--python", help="the interpreter that runs the programs (default: this one)")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
-    return value
 
 
 if __name__ == "__main__":

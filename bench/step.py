@@ -23,8 +23,6 @@ import argparse
 import gc
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -35,13 +33,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from step_systems import MODELS, ROOT, SYSTEMS, Work, build
+from record import arguments, count, origin, write
+from step_systems import MODELS, SYSTEMS, Work, build
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from t2.files import atomic_path
-from t2.models import DTYPES, parse_device
-from t2.runtime import git_commit, versions
+from t2.models import DTYPES
 
 
 def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -153,14 +150,6 @@ def table(systems: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine(device: str) -> dict[str, Any]:
-    """What the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
-    gpu = torch.cuda.get_device_name(parse_device(device)) if parse_device(device).type == "cuda" else None
-    return {"cpu": names[0] if names else platform.machine(), "threads": torch.get_num_threads(), "gpu": gpu}
-
-
 def main(argv: list[str]) -> None:
     """Measure, print the table, and write it with all raw timings where `--output` says."""
     args = _parser().parse_args(argv)
@@ -173,39 +162,25 @@ def main(argv: list[str]) -> None:
         memory |= {name: memory_of_child(name, argv) for name in tqdm(SYSTEMS, desc="memory", leave=False)}
     systems = [row | {"memory": memory[row["system"]]} for row in measure_seconds(args)]
     print(table(systems))
-    if args.output is not None:
-        result = {
-            "machine": machine(args.device),
-            "versions": versions() | {"peft": version("peft")},
-            "git_commit": git_commit(ROOT),
-            "arguments": {key: value for key, value in vars(args).items() if key not in ("one", "output")},
-            "systems": systems,
-        }
-        with atomic_path(args.output) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+    about = origin(args.device)
+    about["versions"] |= {"peft": version("peft")}
+    write(about | {"arguments": arguments(args), "systems": systems}, args.output)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="smollm2")
-    parser.add_argument("--rows", type=_count, default=8, help="completions, N")
-    parser.add_argument("--samples", type=_count, default=1, help="completions of one prompt, G")
-    parser.add_argument("--prompt", type=_count, default=64, help="prompt tokens")
-    parser.add_argument("--completion", type=_count, default=20, help="completion tokens")
-    parser.add_argument("--repeats", type=_count, default=7, help="rounds after the warm-up round")
+    parser.add_argument("--rows", type=count, default=8, help="completions, N")
+    parser.add_argument("--samples", type=count, default=1, help="completions of one prompt, G")
+    parser.add_argument("--prompt", type=count, default=64, help="prompt tokens")
+    parser.add_argument("--completion", type=count, default=20, help="completion tokens")
+    parser.add_argument("--repeats", type=count, default=7, help="rounds after the warm-up round")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     parser.add_argument("--one", choices=SYSTEMS, help="only measure this system's memory, and print it as JSON")
     return parser
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
-    return value
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ model and in where the backward pass ends. Nothing is timed here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
 from peft import LoraConfig, inject_adapter_in_model
+from record import ROOT
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -26,7 +26,6 @@ from t2.models import load_model, parse_device, parse_dtype
 from t2.tiny import byte_tokenizer, tiny_llava, tiny_model
 from t2.types import Completion, Example
 
-ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("smollm2", "tiny", "llama-1b", "llava", "tiny-llava")
 SYSTEMS = ("floor_forward", "floor", "svf", "svf_shared", "lora_all", "lora_qv", "authors")
 RANK = 16

@@ -29,17 +29,14 @@ from statistics import median
 from typing import Any
 
 import torch
+from record import arguments, count, counts, origin, write
 from rl_work import resident
-from step import machine
-from step_systems import ROOT
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 from two_pass_systems import DOMAINS, Given, build, prompts
 
 from t2.adapters.svf import SVF
-from t2.files import atomic_path
 from t2.pass_plan import measure
-from t2.runtime import git_commit, versions
 from t2.strategies.dispatch import PromptDispatch
 from t2.two_pass import By, TwoPass
 from t2.types import Mixture, Sampling
@@ -107,7 +104,7 @@ def measure_pass1(args: argparse.Namespace) -> dict[str, Any]:
     return {"pass1": cells}
 
 
-def measure_memory(args: argparse.Namespace, count: int) -> dict[str, int]:
+def measure_memory(args: argparse.Namespace, number: int) -> dict[str, int]:
     """Bytes held before, and at the peak of, so many examples in this process.
 
     Raises:
@@ -115,12 +112,12 @@ def measure_memory(args: argparse.Namespace, count: int) -> dict[str, int]:
     """
     generator, pool = build(args.model, args.batch_rows)
     system = TwoPass(generator, pool, PromptDispatch(mode="score"), by=args.by)
-    examples = prompts(args.task, min(MEMORY_EXAMPLES)) * (count // min(MEMORY_EXAMPLES))
+    examples = prompts(args.task, min(MEMORY_EXAMPLES)) * (number // min(MEMORY_EXAMPLES))
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS, see proc(5)
     held = resident("VmRSS")
     answers = system.generate(examples, Sampling(max_new_tokens=args.new_tokens))
-    assert len(answers) == count, f"got {len(answers)}"
+    assert len(answers) == number, f"got {len(answers)}"
     return {"held_bytes": held, "peak_bytes": resident("VmHWM")}
 
 
@@ -129,11 +126,11 @@ def compare_memory(argv: list[str]) -> dict[str, Any]:
     found = []
     for way in ("rows", "groups"):
         row: dict[str, Any] = {"by": way}
-        for count in MEMORY_EXAMPLES:
-            command = [sys.executable, __file__, *argv, "--by", way, "--one", str(count)]
+        for number in MEMORY_EXAMPLES:
+            command = [sys.executable, __file__, *argv, "--by", way, "--one", str(number)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            row[str(count)] = json.loads(done.stdout.splitlines()[-1])
-        few, many = (row[str(count)]["peak_bytes"] for count in MEMORY_EXAMPLES)
+            row[str(number)] = json.loads(done.stdout.splitlines()[-1])
+        few, many = (row[str(number)]["peak_bytes"] for number in MEMORY_EXAMPLES)
         found.append(row | {"peak_ratio": many / few})
     return {"memory": found}
 
@@ -155,7 +152,7 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"batch {row['batch']}: pass 1 {first:.3f} s, pass 2 {second:.3f} s, pass 1 / pass 2 {share:.3f}")
     for row in result.get("memory", ()):
         peaks = ", ".join(
-            f"{count} examples {row[str(count)]['peak_bytes'] / 1e6:,.0f} MB" for count in MEMORY_EXAMPLES
+            f"{count} examples {row[str(count)]['peak_bytes'] / 1e6:,.0f} MB" for examples in MEMORY_EXAMPLES
         )
         lines.append(f"{row['by']}: peak of {peaks}, ratio {row['peak_ratio']:.3f}")
     return "\n".join(lines)
@@ -172,39 +169,25 @@ def main(argv: list[str]) -> None:
         return
     result = compare_memory(argv) if args.memory else measure_pass1(args) if args.pass1 else measure_ways(args)
     print(table(result))
-    if args.output is not None:
-        about = {"machine": machine("cpu"), "versions": versions(), "git_commit": git_commit(ROOT)}
-        asked = {key: value for key, value in vars(args).items() if key not in ("one", "output")}
-        with atomic_path(args.output) as partial:
-            partial.write_text(json.dumps(about | {"arguments": asked} | result, indent=1) + "\n")
+    write(origin() | {"arguments": arguments(args)} | result, args.output)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
     parser.add_argument("--task", default="simple_equations", help="a file of conf/task")
-    parser.add_argument("--batches", type=_counts, default=[8, 32, 128], help="prompts, comma-separated")
-    parser.add_argument("--distinct", type=_counts, default=[1, 4, 32], help="mixtures, comma-separated")
-    parser.add_argument("--new-tokens", type=_count, default=24, help="tokens of every answer")
-    parser.add_argument("--batch-rows", type=_count, default=64, help="answers decoded at once")
-    parser.add_argument("--repeats", type=_count, default=3, help="rounds")
-    parser.add_argument("--threads", type=_count, help="torch's threads; its own choice if not given")
+    parser.add_argument("--batches", type=counts, default=[8, 32, 128], help="prompts, comma-separated")
+    parser.add_argument("--distinct", type=counts, default=[1, 4, 32], help="mixtures, comma-separated")
+    parser.add_argument("--new-tokens", type=count, default=24, help="tokens of every answer")
+    parser.add_argument("--batch-rows", type=count, default=64, help="answers decoded at once")
+    parser.add_argument("--repeats", type=count, default=3, help="rounds")
+    parser.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
     parser.add_argument("--by", choices=WAYS, default="auto", help="with --pass1: how the second pass is done")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     parser.add_argument("--pass1", action="store_true", help="compare the first pass with the second")
     parser.add_argument("--memory", action="store_true", help="compare the memory of 100 and 1,000 examples")
-    parser.add_argument("--one", type=_count, help="measure the memory of so many examples, and print it as JSON")
+    parser.add_argument("--one", type=count, help="measure the memory of so many examples, and print it as JSON")
     return parser
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"got {text}; allowed: 1 or more")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from step_systems import ROOT, load
+from record import ROOT
+from step_systems import load
 
 import t2
 from t2.adapters.svf import SVF
