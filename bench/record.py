@@ -39,10 +39,10 @@ def origin(device: str = "cpu") -> dict[str, Any]:
 
 
 def write(result: Mapping[str, Any], path: Path | None) -> None:
-    """Write a result as JSON, if there is a path for it."""
+    """Write a result as JSON, if there is a path for it; what JSON has no form for (paths) as text."""
     if path is not None:
         with atomic_path(path) as partial:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
+            partial.write_text(json.dumps(result, indent=1, default=str) + "\n")
 
 
 def count(text: str, at_least: int = 1) -> int:

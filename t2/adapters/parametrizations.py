@@ -31,9 +31,12 @@ class Direct(nn.Module):
         """The effective multiplier z (R,)."""
         return self.z
 
+    def check(self, z: Tensor) -> None:
+        """Any z will do."""
+
     @torch.no_grad()
     def set_effective(self, z: Tensor) -> None:
-        """Any z will do."""
+        """Take z as it is."""
         self.z.copy_(z)
 
 
@@ -56,8 +59,8 @@ class SigmoidNuclear(nn.Module):
         return m * (self.s.sum() / (self.s * m).sum())
 
     @torch.no_grad()
-    def set_effective(self, z: Tensor) -> None:
-        """Choose p with the largest m at most sigmoid(init_mean) unless that would saturate the smallest.
+    def check(self, z: Tensor) -> None:
+        """Say whether there is a p for z.
 
         Raises:
             ValueError: z is not positive, or it changes the nuclear norm, which this map cannot.
@@ -71,6 +74,16 @@ class SigmoidNuclear(nn.Module):
                 f"This z changes a matrix's nuclear norm by a factor {ratio:.4f}; sigmoid_nuclear keeps it at 1. "
                 "Use parametrization=direct for this expert."
             )
+
+    @torch.no_grad()
+    def set_effective(self, z: Tensor) -> None:
+        """Choose p with the largest m at most sigmoid(init_mean) unless that would saturate the smallest.
+
+        Raises:
+            ValueError: as for `check`.
+        """
+        self.check(z)
+        z = z.to(self.p)
         start = torch.sigmoid(torch.tensor(self.init_mean))
         m = z * torch.minimum(start, 0.99 / z.max())
         self.p.copy_(torch.logit(m))

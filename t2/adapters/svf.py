@@ -94,9 +94,12 @@ class SVF(nn.Module):
         """Wear the given effective multipliers; matrices that `state` leaves out go back to z = 1.
 
         Raises:
-            ValueError: a module that is not adapted, a wrong length, or a z the parametrization cannot take.
+            ValueError: a module that is not adapted, a wrong length, or a z the parametrization cannot take. Nothing
+                has changed then.
         """
         self._check(state)
+        for name, z in state.items():
+            self.layers[name].parametrization.check(z)
         for name, layer in self.layers.items():
             z = state.get(name, torch.ones_like(self.singular_values[name]))
             layer.parametrization.set_effective(z)

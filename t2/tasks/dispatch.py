@@ -24,6 +24,7 @@ from t2.types import OTHER, Example
 OTHER_DESCRIPTION = "anything else"
 PREFILL = "Category:"  # begins the model's turn: without it a small model answers in forms of its own, "- reading: ..."
 INSTRUCTION = "Which category does the text belong to? Reply with the name of the category only."
+Tasks = Task | Sequence[Task] | Mapping[str, Task]  # names are for command lines; a task says its own
 _LABEL = re.compile(r"[^\W_]([\w -]*\w)?")
 _EARLIER: Mapping[Split, tuple[Split, ...]] = {"test": (), "val": ("test",), "train": ("test", "val")}
 
@@ -33,8 +34,8 @@ class Dispatch:
 
     def __init__(
         self,
-        domains: Mapping[str, Task | Sequence[Task]],
-        other: Task | Sequence[Task] | None = None,
+        domains: Mapping[str, Tasks],
+        other: Tasks | None = None,
         descriptions: Mapping[str, str] | None = None,
         train_size: int = 60,
         val_size: int = 40,
@@ -46,7 +47,8 @@ class Dispatch:
         """What is told apart, and how much of it.
 
         Args:
-            domains: label -> the task or tasks whose prompts belong to it; their share is equal while they last.
+            domains: label -> the task or tasks whose prompts belong to it, in a list or by any names; their share is
+                equal while they last.
             other: tasks whose prompts no expert is for; None: `other` is offered as an answer and never right.
             descriptions: label -> one line; give the experts of these domains the same ones.
             train_size: prompts of each label; likewise `val_size` and `test_size`.
@@ -199,5 +201,7 @@ def check_labels(domains: Iterable[str]) -> None:
             )
 
 
-def _as_list(tasks: Task | Sequence[Task]) -> list[Task]:
+def _as_list(tasks: Tasks) -> list[Task]:
+    if isinstance(tasks, Mapping):
+        return list(tasks.values())
     return [tasks] if isinstance(tasks, Task) else list(tasks)

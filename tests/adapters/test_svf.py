@@ -211,6 +211,16 @@ def test_a_state_that_changes_the_nuclear_norm_is_refused_by_the_map_that_keeps_
         svf.load({name: 1.1 * torch.ones_like(s) for name, s in svf.singular_values.items()})
 
 
+def test_a_state_whose_last_matrix_is_refused_changes_none():
+    _, svf = adapted(parametrization="sigmoid_nuclear")
+    before = svf.state()
+    keeps = {name: torch.ones_like(z) for name, z in before.items()}
+    last = list(svf.layers)[-1]
+    with pytest.raises(ValueError, match="nuclear norm"):
+        svf.load(keeps | {last: 2 * keeps[last]})
+    assert all(torch.equal(z, before[name]) for name, z in svf.state().items())
+
+
 @pytest.mark.parametrize("layer", range(2))
 def test_sigmoid_nuclear_keeps_the_nuclear_norm_of_every_matrix(layer):
     _, svf = adapted(parametrization="sigmoid_nuclear", layers=[layer])

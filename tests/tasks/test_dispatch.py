@@ -77,6 +77,14 @@ def test_tasks_of_one_label_share_it_equally_while_they_last():
     assert counts == {"large": 5, "small": 2, "middle": 5}
 
 
+def test_tasks_of_one_label_may_be_named():
+    tasks = [numbered("one"), numbered("two")]
+    words = numbered("spelling")
+    listed = dispatch({"math": tasks, "words": words}, other=[numbered("talk")])
+    named = dispatch({"math": dict(zip("ab", tasks, strict=True)), "words": words}, other={"c": numbered("talk")})
+    assert list(named.split("train")) == list(listed.split("train"))
+
+
 def test_a_prompt_under_two_labels_is_refused():
     twin = numbered("twin")
     twin.splits["train"][2] = "SUMS train  0"
@@ -188,6 +196,7 @@ def test_labels_of_several_words_are_fine():
         ({"train_size": 0}, "train_size of dispatch is 0"),
         ({"domains": {"math": numbered("sums")}}, "give two labels or more"),
         ({"domains": {"math": numbered("sums"), "words": []}}, "each a task or more"),
+        ({"domains": {"math": numbered("sums"), "words": {}}}, "each a task or more"),
         ({"descriptions": {"maths": "sums"}}, "'maths'; allowed: math, words. Did you mean 'math'"),
     ],
 )
