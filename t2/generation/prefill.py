@@ -60,10 +60,8 @@ def common_prefix(prompts: Sequence[tuple[int, ...]], stops: Sequence[int] = ())
     None of `stops` is among them.
     """
     shortest = min(map(len, prompts))
-    first = prompts[0]
-    same = next(
-        (at for at in range(shortest) if first[at] in stops or len({prompt[at] for prompt in prompts}) > 1), shortest
-    )
+    first, last = min(prompts), max(prompts)  # what these two share, all between them share
+    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
     length = min(same, shortest - 1)
     return length if length >= SHARED_AT_LEAST else 0
 

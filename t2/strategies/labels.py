@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from t2.generation.prefill import common_prefix
 from t2.images import LazyImage
 from t2.language_model import LanguageModel
 from t2.layouts import Layout, micro_batches, shared_rows
@@ -66,7 +67,7 @@ def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequenc
         return torch.zeros(0, len(answers))
     if not _can_share(lm, [_completion(prompt, answer) for prompt in prompts for answer in answers]):
         return _score_plain(lm, prompts, answers)
-    shared = _common_length([prompt.ids for prompt in prompts], lm.placeholder_ids)
+    shared = common_prefix([prompt.ids for prompt in prompts], lm.placeholder_ids) if len(prompts) > 1 else 0
     prefix = _key_values(lm, prompts[0].ids[:shared])
     tails = [Prompt(prompt.ids[shared:], prompt.images) for prompt in prompts]
     scores = torch.zeros(len(prompts), len(answers))
@@ -157,19 +158,6 @@ def _batches(lengths: Sequence[int], shared: int, answers: Sequence[Sequence[int
         size = max(1, min(BATCH_TOKENS // tokens, LOGIT_ROWS // (behind + 1)))
         yield order[:size]
         order = order[size:]
-
-
-def _common_length(prompts: Sequence[tuple[int, ...]], stops: Sequence[int]) -> int:
-    """How many tokens all prompts begin with, less where nothing of one would be left; 0 for a single prompt.
-
-    None of `stops` is among them: placeholders are the same for all pictures.
-    """
-    if len(prompts) == 1:
-        return 0
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
-    shortest = min(map(len, prompts))
-    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
-    return min(same, shortest - 1)
 
 
 def _label_ids(lm: LanguageModel, label: str) -> tuple[int, ...]:
