@@ -12,7 +12,6 @@ import hashlib
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -20,7 +19,7 @@ from typing import Any, Literal, get_args
 from t2.grading.answers import matching_word
 from t2.images import FileImage, LazyImage, ZipImage
 from t2.tasks.base import Split
-from t2.tasks.rows import DisjointSplits, carve_val, check_choice
+from t2.tasks.rows import CarvedByPicture, DisjointSplits, check_choice
 from t2.types import Example, Grade
 
 Kind = Literal["shape", "color", "yes_no"]
@@ -72,10 +71,11 @@ class EasyVQA:
         self.name = name
         self.max_new_tokens = max_new_tokens
         self._kinds, self._instruction = tuple(kinds), instruction
-        self._val_images, self._seed = val_images, seed
         self._data = _Wheel(Path(wheel).expanduser()) if wheel else _Installed(name)
         self._read: dict[str, dict[str, Any]] = {}
-        self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["id"]))
+        self._splits = DisjointSplits(
+            name, CarvedByPicture(self._examples, val_images, seed), limit, lambda one: str(one.metadata["id"])
+        )
 
     def split(self, split: Split) -> Sequence[Example]:
         """The examples of a split; `metadata["groups"]["kind"]` is one of `kinds`."""
@@ -96,17 +96,6 @@ class EasyVQA:
         """The kinds of questions, and source, version and fingerprint of what was read."""
         source = {"source": _PACKAGE, "config": None, "version": self._data.version}
         return {"kinds": list(self._kinds), **source, "splits": dict(sorted(self._read.items()))}
-
-    def _build(self, split: Split) -> list[Example]:
-        if split == "test":
-            return self._examples("test")
-        train, val = self._train_val
-        return train if split == "train" else val
-
-    @cached_property
-    def _train_val(self) -> tuple[list[Example], list[Example]]:
-        examples = self._examples("train")
-        return carve_val(examples, self._val_images, self._seed, lambda one: str(one.metadata["image_id"]))
 
     def _examples(self, folder: Literal["train", "test"]) -> list[Example]:
         content = self._data.read(f"{folder}/questions.json")

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import cached_property
 from random import Random
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from t2.images import LazyImage
 from t2.tasks.base import SPLITS, Split
@@ -53,6 +54,30 @@ def carve_val(
     taken = set(Random(seed).sample(distinct, size))
     rest = [row for row, key in zip(rows, keys, strict=True) if key not in taken]
     return rest, [row for row, key in zip(rows, keys, strict=True) if key in taken]
+
+
+class CarvedByPicture:
+    """Splits of data that has train and test alone: val is some of train's pictures, with all their questions."""
+
+    def __init__(self, read: Callable[[Literal["train", "test"]], list[Example]], pictures: int, seed: int) -> None:
+        """`read` gives what the data has; `pictures` become val's, told apart by `metadata["image_id"]`."""
+        self._read, self._pictures, self._seed = read, pictures, seed
+
+    def __call__(self, split: Split) -> list[Example]:
+        """The examples of a split, in their order.
+
+        Raises:
+            ValueError: train has no more pictures than val asks for.
+        """
+        if split == "test":
+            return self._read("test")
+        train, val = self._train_val
+        return train if split == "train" else val
+
+    @cached_property
+    def _train_val(self) -> tuple[list[Example], list[Example]]:
+        examples = self._read("train")
+        return carve_val(examples, self._pictures, self._seed, lambda one: str(one.metadata["image_id"]))
 
 
 def question_of(example: Example) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import string
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,7 +22,7 @@ from t2.grading.vqa import normalize_answer, soft_accuracy
 from t2.images import RowImage
 from t2.tasks.base import Split
 from t2.tasks.hub import Row, RowSource
-from t2.tasks.rows import DisjointSplits, carve_val, check_choice
+from t2.tasks.rows import CarvedByPicture, DisjointSplits, check_choice
 from t2.types import Example, Grade
 
 ImageKey = Literal["image_id", "question_id"]
@@ -73,11 +72,12 @@ class VQA:
         self._template, self._capitalize, self._image_key = template, capitalize, image_key
         self._fields = _template_fields(template, name)
         self._data_files, self._test_split = data_files, test_split
-        self._val_images, self._seed = val_images, seed
         self._test_source = self._train_source = RowSource(hub_ids, None, data_files, name)
         if train_hub_ids and data_files is None:
             self._train_source = RowSource(train_hub_ids, None, None, name)
-        self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["image_id"]))
+        self._splits = DisjointSplits(
+            name, CarvedByPicture(self._examples, val_images, seed), limit, lambda one: str(one.metadata["image_id"])
+        )
 
     def split(self, split: Split) -> Sequence[Example]:
         """The examples of a split; `metadata["answers"]` are what people said, `answer` is what most of them did.
@@ -109,17 +109,6 @@ class VQA:
         if self._train_source is not self._test_source:
             about["train"] = self._train_source.describe()
         return about
-
-    def _build(self, split: Split) -> list[Example]:
-        if split == "test":
-            return self._examples("test")
-        train, val = self._train_val
-        return train if split == "train" else val
-
-    @cached_property
-    def _train_val(self) -> tuple[list[Example], list[Example]]:
-        examples = self._examples("train")
-        return carve_val(examples, self._val_images, self._seed, lambda one: str(one.metadata["image_id"]))
 
     def _examples(self, part: Literal["train", "test"]) -> list[Example]:
         source = self._train_source if part == "train" else self._test_source
