@@ -13,7 +13,7 @@ last token is the input of no prediction and is left out of both. Nothing here r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +85,13 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
         tuple(image for group in groups for image in completions[group[0]].images),
         device,
     )
+
+
+def behind(layout: Layout, shared: int) -> Layout:
+    """The layout of rows with a 4-D mask that all see `shared` tokens before their own (`t2.prefix`)."""
+    mask = layout.attention_mask  # (N', 1, S, S)
+    before = mask.new_ones(*mask.shape[:-1], shared)
+    return replace(layout, attention_mask=torch.cat([before, mask], dim=-1), position_ids=layout.position_ids + shared)
 
 
 def tree_mask(branch: Tensor) -> Tensor:

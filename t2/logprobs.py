@@ -1,15 +1,17 @@
 """From completions to token log-probs: the only code that runs the model for training.
 
-Rows are made of the sampled token ids, never of text that is tokenized again; the completions of one prompt share its
-computation where the architecture allows it (`t2.layouts`). Logits exist only where a sampled token is predicted, and
-only for one chunk of tokens at a time: the chunk is computed again in the backward pass, so no (N, T, V) tensor is ever
-alive. The reference policy of a KL is the same network with the adapter off (no second model).
+Rows are made of the sampled token ids, never of text that is tokenized again; where the architecture allows it, the
+completions of one prompt share its computation (`t2.layouts`), and all prompts that of what they begin with
+(`t2.prefix`). Logits exist only where a sampled token is predicted, and only for one chunk of tokens at a time: the
+chunk is computed again in the backward pass, so no (N, T, V) tensor is ever alive. The reference policy of a KL is the
+same network with the adapter off (no second model).
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,14 +19,16 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.checkpoint import checkpoint
 
 from t2.adapters.base import Adapter
-from t2.images import PixelImage
+from t2.images import LazyImage, PixelImage
 from t2.language_model import LanguageModel
-from t2.layouts import Layout, group_by_prompt, plain_rows, shared_rows
+from t2.layouts import Layout, behind, group_by_prompt, plain_rows, shared_rows
+from t2.prefix import common_prefix, key_values, standing_before
 from t2.types import Completion, Example, KLDirection, TokenLogProbs
 
 log = logging.getLogger(__name__)
 CHUNK_TOKENS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
-CHECK_PROMPTS, CHECK_SAMPLES = (5, 9), (4, 1, 7)  # lengths of the self-check's prompts and completions
+PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, another forward costs more
+CHECK_PREFIX, CHECK_PROMPTS, CHECK_SAMPLES = 32, (5, 3, 9), (4, 1, 7)  # lengths in the self-check
 
 
 def token_log_probs(
@@ -40,17 +44,16 @@ def token_log_probs(
 
     The model is run as it is worn at the call; gradients flow unless the caller forbids them. `kl` needs `adapter`.
     `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq. 1).
-    `shared` lays neighbors with one prompt behind it in one row: the same numbers for less work, on architectures for
-    which `prompts_can_be_shared`.
+    `shared` lays neighbors with one prompt behind it in one row, and what all prompts begin with before all rows: the
+    same numbers for less work, on architectures for which `prompts_can_be_shared`.
     """
-    shared = shared and len(group_by_prompt(completions)) < len(completions)  # else a mask for nothing
-    layout = (shared_rows if shared else plain_rows)(completions, lm.pad_id, lm.device)
-    hidden = _completion_states(lm, layout)  # (L, D), L = all completion tokens
+    layout, prefix = _lay_out(lm, completions, shared=shared)
+    hidden = _completion_states(lm, layout, prefix)  # (L, D), L = all completion tokens
     base = None
     if kl is not None:
         assert adapter is not None, "a KL to the base needs the adapter that is switched off for it"
         with torch.no_grad(), adapter.disabled():
-            base = _completion_states(lm, layout)  # (L, D)
+            base = _completion_states(lm, layout, prefix)  # (L, D)
     starts = range(0, len(layout.targets), CHUNK_TOKENS)
     parts = [
         _chunk(
@@ -86,7 +89,8 @@ def exceeds_window(lm: LanguageModel, completions: Sequence[Completion]) -> bool
 def prompts_can_be_shared(lm: LanguageModel) -> bool:
     """Whether shared rows give what plain rows give, on this very model.
 
-    Decided by comparing both on random tokens; a model whose attention takes no tree mask fails, and the log says so.
+    Decided by comparing both on random tokens behind a common prefix; a model whose attention takes no tree mask, or
+    none behind keys and values, fails, and the log says so.
     """
     generator = torch.Generator().manual_seed(0)
     vocabulary = lm.model.get_input_embeddings().weight.shape[0]
@@ -95,16 +99,19 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
         ids = torch.randint(vocabulary, (count,), generator=generator).tolist()
         return tuple(0 if token in lm.placeholder_ids else token for token in ids)
 
-    prompts = [draw(length) for length in CHECK_PROMPTS]
-    probe = [
-        Completion(prompt, draw(length), (0.0,) * length, "", "stop") for prompt in prompts for length in CHECK_SAMPLES
-    ]
+    prefix = draw(CHECK_PREFIX)
+    window = getattr(lm.model.config.get_text_config(), "sliding_window", None)
+    if window is not None and window < CHECK_PREFIX + max(CHECK_PROMPTS) + max(CHECK_SAMPLES):
+        prefix = ()
+    prompts: list[tuple[tuple[int, ...], tuple[LazyImage, ...]]] = [(draw(length), ()) for length in CHECK_PROMPTS]
     if lm.processor is not None:
         seen = Example("Which?", images=(PixelImage(bytes(range(64)), (8, 8)),))
-        prompt = tuple(lm.encode(seen))
-        probe += [
-            Completion(prompt, draw(length), (0.0,) * length, "", "stop", seen.images) for length in CHECK_SAMPLES
-        ]
+        prompts.append((tuple(lm.encode(seen)), seen.images))
+    probe = [
+        Completion(prefix + prompt, draw(length), (0.0,) * length, "", "stop", images)
+        for prompt, images in prompts
+        for length in CHECK_SAMPLES
+    ]
     plain = token_log_probs(lm, probe).log_probs
     try:
         together = token_log_probs(lm, probe, shared=True).log_probs
@@ -123,9 +130,23 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
     return difference <= allowed
 
 
-def _completion_states(lm: LanguageModel, layout: Layout) -> Tensor:
+def _lay_out(lm: LanguageModel, completions: Sequence[Completion], *, shared: bool) -> tuple[Layout, tuple[int, ...]]:
+    """The rows of a forward, and the prefix that stands before all of them, empty where that saves too little."""
+    groups = group_by_prompt(completions) if shared else []
+    prompts = [completions[group[0]].prompt_ids for group in groups]
+    length = common_prefix(prompts, lm.placeholder_ids) if len(prompts) > 1 else 0
+    if length * (len(prompts) - 1) < PREFIX_SAVES_AT_LEAST:
+        length = 0
+    if not length and len(groups) in (0, len(completions)):  # a tree mask would be for nothing
+        return plain_rows(completions, lm.pad_id, lm.device), ()
+    tails = [replace(one, prompt_ids=one.prompt_ids[length:]) for one in completions] if length else completions
+    return behind(shared_rows(tails, lm.pad_id, lm.device), length), prompts[0][:length]
+
+
+def _completion_states(lm: LanguageModel, layout: Layout, prefix: tuple[int, ...]) -> Tensor:
     """Last hidden states where completion tokens are predicted, (L, D)."""
-    states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images)
+    before = standing_before(key_values(lm, prefix), len(layout.input_ids))
+    states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, **before)
     return states[layout.row, layout.column]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from t2.adapters.svf import SVF
 from t2.language_model import LanguageModel
@@ -104,8 +105,8 @@ def test_a_model_that_ignores_the_mask_is_found_out(
     honest = LanguageModel.hidden_states
 
     def deaf(
-        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object = ()
-    ) -> torch.Tensor:
+        self: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
+    ) -> Tensor:
         return honest(self, ids, torch.ones_like(ids), positions)
 
     monkeypatch.setattr(LanguageModel, "hidden_states", deaf)
@@ -120,11 +121,11 @@ def test_a_model_that_refuses_the_mask_is_found_out(
     honest = LanguageModel.hidden_states
 
     def strict(
-        self: LanguageModel, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, images: object = ()
-    ) -> torch.Tensor:
+        self: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
+    ) -> Tensor:
         if mask.ndim == 4:
             raise ValueError("masks have two dimensions here")
-        return honest(self, ids, mask, positions)
+        return honest(self, ids, mask, positions, **cache)
 
     monkeypatch.setattr(LanguageModel, "hidden_states", strict)
     with caplog.at_level(logging.WARNING):

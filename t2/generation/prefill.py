@@ -17,8 +17,7 @@ from transformers import DynamicCache
 
 from t2.images import LazyImage
 from t2.language_model import LanguageModel
-
-SHARED_AT_LEAST = 8  # tokens: what prompts have in common below that is not worth a forward of its own
+from t2.prefix import common_prefix
 
 
 def prefill(
@@ -52,18 +51,6 @@ def prefill(
         cache.batch_repeat_interleave(samples)
         logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
     return cache, logits, mask
-
-
-def common_prefix(prompts: Sequence[tuple[int, ...]], stops: Sequence[int] = ()) -> int:
-    """How many tokens all prompts begin with, leaving each one of its own at least; 0 below SHARED_AT_LEAST.
-
-    None of `stops` is among them.
-    """
-    shortest = min(map(len, prompts))
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
-    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
-    length = min(same, shortest - 1)
-    return length if length >= SHARED_AT_LEAST else 0
 
 
 def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:

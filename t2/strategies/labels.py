@@ -14,26 +14,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import NamedTuple
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from t2.generation.prefill import common_prefix
 from t2.images import LazyImage
 from t2.language_model import LanguageModel
-from t2.layouts import Layout, micro_batches, shared_rows
+from t2.layouts import behind, micro_batches, shared_rows
 from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
+from t2.prefix import KeyValues, common_prefix, key_values, standing_before
 from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)
 BATCH_TOKENS = 4096  # of one forward, the shared instruction and padding included: what bounds the keys and values
 LOGIT_ROWS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
-
-KeyValues = list[tuple[Tensor, Tensor]]  # of each layer, (1, heads, P, D) each
 
 
 class Prompt(NamedTuple):
@@ -68,7 +65,7 @@ def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequenc
     if not _can_share(lm, [_completion(prompt, answer) for prompt in prompts for answer in answers]):
         return _score_plain(lm, prompts, answers)
     shared = common_prefix([prompt.ids for prompt in prompts], lm.placeholder_ids) if len(prompts) > 1 else 0
-    prefix = _key_values(lm, prompts[0].ids[:shared])
+    prefix = key_values(lm, prompts[0].ids[:shared])
     tails = [Prompt(prompt.ids[shared:], prompt.images) for prompt in prompts]
     scores = torch.zeros(len(prompts), len(answers))
     for batch in _batches([len(tail.ids) for tail in tails], shared, answers):
@@ -84,44 +81,23 @@ def _score_batch(
     answers: Sequence[Sequence[int]],
 ) -> Tensor:
     """Scores (b, K) of prompts that go on with `tails` behind a prefix of `shared` tokens."""
-    layout = shared_rows(
-        [_completion(tail, answer) for tail in tails for answer in answers], lm.pad_id, lm.device
-    )  # neighbors with the same tail come into one row
-    layout = _behind(layout, shared)
+    # Neighbors with the same tail come into one row.
+    branches = [_completion(tail, answer) for tail in tails for answer in answers]
+    layout = behind(shared_rows(branches, lm.pad_id, lm.device), shared)
     rows, width = layout.input_ids.shape
-    cache = DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix] or None)
     hidden = lm.hidden_states(
         layout.input_ids,
         layout.attention_mask,
         layout.position_ids,
         layout.images,
-        past_key_values=cache,
-        use_cache=True,
-    )  # (rows, width, D), and keys and values into the cache
+        **standing_before(prefix, rows),
+    )  # (rows, width, D)
     # All first tokens of a prompt's labels are predicted at one place: the head runs once there.
     places, where = torch.unique(layout.row * width + layout.column, return_inverse=True)  # (U,), (L,)
     log_probs = torch.log_softmax(lm.logits(hidden.flatten(0, 1)[places]), dim=-1)  # (U, V)
     tokens = log_probs[where, layout.targets].view(len(tails), -1)  # (b, all labels' tokens)
     by_label = torch.split(tokens, [len(answer) for answer in answers], dim=1)
     return torch.stack([part.sum(dim=1) for part in by_label], dim=1)
-
-
-def _behind(layout: Layout, shared: int) -> Layout:
-    """The layout of rows that all see `shared` tokens before their own."""
-    mask = layout.attention_mask  # (rows, 1, width, width)
-    before = mask.new_ones(*mask.shape[:-1], shared)
-    return replace(layout, attention_mask=torch.cat([before, mask], dim=-1), position_ids=layout.position_ids + shared)
-
-
-def _key_values(lm: LanguageModel, ids: Sequence[int]) -> KeyValues:
-    """Keys and values of a prefix, none of an empty one."""
-    if not ids:
-        return []
-    cache = DynamicCache()  # without a config every layer keeps all tokens
-    input_ids = torch.tensor([ids], device=lm.device)
-    positions = torch.arange(len(ids), device=lm.device)[None]
-    lm.hidden_states(input_ids, torch.ones_like(input_ids), positions, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
 
 
 def _score_plain(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> Tensor:

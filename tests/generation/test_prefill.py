@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from t2.adapters.svf import SVF
 from t2.generation import prefill as module
-from t2.generation.prefill import SHARED_AT_LEAST, common_prefix, prefill
+from t2.generation.prefill import prefill
 from t2.language_model import LanguageModel
+from t2.prefix import SHARED_AT_LEAST, common_prefix
 from t2.tiny import tiny_model
 from t2.types import Example
 
@@ -79,17 +78,3 @@ def test_a_short_window_reads_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     assert module._slides(lm, prompts)
     monkeypatch.setattr(lm.model.config.get_text_config(), "sliding_window", max(map(len, prompts)))
     assert not module._slides(lm, prompts)
-
-
-@given(
-    prefix=st.lists(st.integers(0, 3), max_size=20),
-    tails=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=4),
-)
-def test_the_common_prefix_is_common_and_leaves_a_token(prefix: list[int], tails: list[list[int]]) -> None:
-    prompts = [(*prefix, *tail) for tail in tails]
-    length = common_prefix(prompts)
-    assert length == 0 or SHARED_AT_LEAST <= length < min(map(len, prompts))
-    assert len({prompt[:length] for prompt in prompts}) == 1
-    longest = min(map(len, prompts)) - 1
-    if 0 < length < longest:
-        assert len({prompt[: length + 1] for prompt in prompts}) > 1
