@@ -152,7 +152,7 @@ def table(result: Mapping[str, Any]) -> str:
         lines.append(f"batch {row['batch']}: pass 1 {first:.3f} s, pass 2 {second:.3f} s, pass 1 / pass 2 {share:.3f}")
     for row in result.get("memory", ()):
         peaks = ", ".join(
-            f"{count} examples {row[str(count)]['peak_bytes'] / 1e6:,.0f} MB" for examples in MEMORY_EXAMPLES
+            f"{number} examples {row[str(number)]['peak_bytes'] / 1e6:,.0f} MB" for number in MEMORY_EXAMPLES
         )
         lines.append(f"{row['by']}: peak of {peaks}, ratio {row['peak_ratio']:.3f}")
     return "\n".join(lines)

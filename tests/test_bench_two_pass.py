@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -56,3 +57,18 @@ def test_no_prompts_are_refused(capsys):
     with pytest.raises(SystemExit):
         bench.main([*TINY, "--batches", "0"])
     assert "allowed: 1 or more" in capsys.readouterr().err
+
+
+def test_the_memory_of_few_and_many_is_compared_way_by_way(monkeypatch, capsys, tmp_path):
+    def measured(command, **options):
+        arguments = command[2:]
+        way, number = (arguments[arguments.index(name) + 1] for name in ("--by", "--one"))
+        peak = {"rows": 2, "groups": 3}[way] * 10**6 * int(number)
+        return SimpleNamespace(stdout=json.dumps({"held_bytes": 1, "peak_bytes": peak}) + "\n")
+
+    monkeypatch.setattr(bench.subprocess, "run", measured)
+    bench.main(["--memory", "--model", "tiny", "--output", str(tmp_path / "memory.json")])
+    rows, groups = capsys.readouterr().out.splitlines()
+    assert rows == "rows: peak of 100 examples 200 MB, 1000 examples 2,000 MB, ratio 10.000"
+    assert groups.startswith("groups: peak of 100 examples 300 MB")
+    assert [row["by"] for row in json.loads((tmp_path / "memory.json").read_text())["memory"]] == ["rows", "groups"]
