@@ -66,7 +66,7 @@ def test_the_memory_of_few_and_many_is_compared_way_by_way(monkeypatch, capsys, 
         peak = {"rows": 2, "groups": 3}[way] * 10**6 * int(number)
         return SimpleNamespace(stdout=json.dumps({"held_bytes": 1, "peak_bytes": peak}) + "\n")
 
-    monkeypatch.setattr(bench.subprocess, "run", measured)
+    monkeypatch.setattr(bench, "subprocess", SimpleNamespace(run=measured, PIPE=None))
     bench.main(["--memory", "--model", "tiny", "--output", str(tmp_path / "memory.json")])
     rows, groups = capsys.readouterr().out.splitlines()
     assert rows == "rows: peak of 100 examples 200 MB, 1000 examples 2,000 MB, ratio 10.000"
