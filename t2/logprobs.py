@@ -2,21 +2,22 @@
 
 Rows are made of the sampled token ids, never of text that is tokenized again; where the architecture allows it, the
 completions of one prompt share its computation (`t2.layouts`), and all prompts that of what they begin with
-(`t2.prefix`). Logits exist only where a sampled token is predicted, and only for one chunk of tokens at a time: the
-chunk is computed again in the backward pass, so no (N, T, V) tensor is ever alive. The reference policy of a KL is the
-same network with the adapter off (no second model).
+(`t2.prefix`). Logits exist only where a sampled token is predicted, only for one chunk of tokens at a time, and never
+in the backward pass, so no (N, T, V) tensor is ever alive. The reference policy of a KL is the same network with the
+adapter off (no second model).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.checkpoint import checkpoint
 
 from t2.adapters.base import Adapter
 from t2.images import LazyImage, PixelImage
@@ -63,7 +64,6 @@ def token_log_probs(
             None if base is None else base[span],
             temperature,
             kl,
-            alone=len(starts) == 1,
         )
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
@@ -162,18 +162,17 @@ def _chunk(
     base: Tensor | None,
     temperature: float,
     kl: KLDirection | None,
-    alone: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs, entropies and divergences (l,) of one chunk; computed again in the backward pass unless alone."""
+    """Log-probs, entropies and divergences (l,) of one chunk."""
 
-    def compute(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def compute(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         logits = lm.logits(hidden)  # (l, V) fp32
         log_p = torch.log_softmax(logits / temperature, dim=-1)
         chosen = log_p.gather(1, targets[:, None]).squeeze(1)
         with torch.no_grad():
             entropy = -(log_p.exp() * log_p).sum(dim=-1)
         if base is None:
-            return chosen, entropy, torch.zeros_like(entropy)
+            return chosen, entropy, None
         if temperature != 1.0:
             log_p = torch.log_softmax(logits, dim=-1)
         with torch.no_grad():
@@ -181,6 +180,43 @@ def _chunk(
         first, second = (log_p, log_q) if kl == "policy_base" else (log_q, log_p)
         return chosen, entropy, (first.exp() * (first - second)).sum(dim=-1)
 
-    if not hidden.requires_grad or alone:
-        return compute(hidden)
-    return checkpoint(compute, hidden, use_reentrant=False)  # type: ignore[no-any-return]
+    if hidden.requires_grad:
+        chosen, entropy, divergence = _RowWise.apply(hidden, compute)  # type: ignore[no-untyped-call]
+    else:
+        chosen, entropy, divergence = compute(hidden)
+    return chosen, entropy, torch.zeros_like(entropy) if divergence is None else divergence
+
+
+class _RowWise(torch.autograd.Function):
+    """Numbers that each depend on one row of the hidden states alone, their gradients taken on the way.
+
+    The gradient of their sum is then that of each, row by row (l, D), and all that is kept: the logits, which are many
+    times as large, are gone before the backward pass and are not computed again in it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        with torch.enable_grad():
+            leaf = hidden.detach().requires_grad_()
+            chosen, entropy, divergence = compute(leaf)
+            gradients = [
+                torch.autograd.grad(value.sum(), leaf, retain_graph=value is chosen and divergence is not None)[0]
+                for value in (chosen, divergence)
+                if value is not None
+            ]
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(entropy)
+        return chosen.detach(), entropy, None if divergence is None else divergence.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor, None]:
+        chosen, _, divergence = outer
+        total = sum(
+            gradient * weight[:, None].to(gradient.dtype)
+            for gradient, weight in zip(ctx.saved_tensors, (chosen, divergence), strict=False)
+            if weight is not None
+        )
+        return total, None

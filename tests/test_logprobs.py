@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -121,16 +122,22 @@ def test_no_tensor_of_all_logits_is_kept_for_the_backward_pass(monkeypatch):
     lm, _ = adapted()
     monkeypatch.setattr(t2.logprobs, "CHUNK_TOKENS", 4)
     vocabulary = lm.model.config.vocab_size
-    kept: list[int] = []
+    rows: list[int] = []
+    seen: list[weakref.ref[Tensor]] = []
 
     def pack(tensor: Tensor) -> Tensor:
         if tensor.shape[-1:] == (vocabulary,):
-            kept.append(tensor.numel() // vocabulary)
+            kept = tensor.clone()  # what the graph holds from now on
+            rows.append(len(kept))
+            seen.append(weakref.ref(kept))
+            return kept
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        token_log_probs(lm, COMPLETIONS)
-    assert kept == []
+        token = token_log_probs(lm, COMPLETIONS)
+    assert token.log_probs.requires_grad
+    assert set(rows) - {lm.model.config.hidden_size} <= {1, 2, 3, 4}  # the head's own weight is seen as well
+    assert [one for one in seen if one() is not None] == []
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
