@@ -100,18 +100,27 @@ class LanguageModel:
         images: Sequence[LazyImage] = (),
         **cache: Any,
     ) -> Tensor:
-        """What goes into the head: (N, S) ids, mask and positions -> (N, S, D); a 4D mask is passed on.
+        """What goes into the head: (N, S) ids, mask and positions -> (N, S, D); a 4D bool mask is passed on.
 
         `images` are those of all rows, in their order.
         """
         hidden: Tensor = self.model.base_model(
             input_ids=input_ids,
-            attention_mask=attention_mask,
+            attention_mask=self._as_its_attention_takes_it(attention_mask),
             position_ids=position_ids,
             **({"use_cache": False} | cache),
             **self.pixels(images),
         ).last_hidden_state
         return hidden
+
+    def _as_its_attention_takes_it(self, mask: Tensor) -> Tensor:
+        """A 4D bool mask as numbers where attention is written out (Gemma 2): there it is added to the scores."""
+        written_out = self.model.config.get_text_config()._attn_implementation == "eager"
+        if mask.ndim != 4 or not written_out:
+            return mask
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(self.dtype).min
+        )
 
     def pixels(self, images: Sequence[LazyImage]) -> dict[str, Tensor]:
         """What the forward takes for the pictures of a batch, in the order of its rows."""

@@ -17,7 +17,7 @@ from t2.logprobs import exceeds_window, prompts_can_be_shared, token_log_probs
 from t2.tiny import tiny_model
 from t2.types import Completion
 
-SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2")
+SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3")
 
 
 def completion(prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Completion:

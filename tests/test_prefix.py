@@ -21,7 +21,7 @@ from t2.recompute import recompute_blocks
 from t2.tiny import tiny_llava, tiny_model
 from t2.types import Completion, Example
 
-SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2")
+SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3")
 
 
 def draw(seed: int, prefix: int, tails: tuple[int, ...], samples: tuple[int, ...]) -> list[Completion]:

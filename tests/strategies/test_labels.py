@@ -182,9 +182,24 @@ def test_no_gradient_is_kept():
     assert not score_labels(lm, [Example("x")], LABELS).requires_grad
 
 
-def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog):
+def test_attention_that_is_written_out_takes_a_tree_mask_too(caplog):
     lm = copy.deepcopy(model())
-    lm.model.set_attn_implementation("eager")  # adds a bool mask as if it were a number
+    lm.model.set_attn_implementation("eager")  # adds its mask to the scores, so a bool one has to become numbers
+    with caplog.at_level(logging.WARNING):
+        check(lm)
+    assert not caplog.records
+
+
+def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog, monkeypatch):
+    lm = copy.deepcopy(model())
+    honest = type(lm).hidden_states
+
+    def strict(self, ids, mask, *others, **cache):
+        if mask.ndim == 4:
+            raise ValueError("masks have two dimensions here")
+        return honest(self, ids, mask, *others, **cache)
+
+    monkeypatch.setattr(type(lm), "hidden_states", strict)
     with caplog.at_level(logging.WARNING):
         check(lm)
         check(lm)
