@@ -60,6 +60,12 @@ class LanguageModel:
         dtype: torch.dtype = self.model.dtype
         return dtype
 
+    @property
+    def sliding_window(self) -> int | None:
+        """How many tokens back some or all layers see; None: all of them."""
+        window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        return window
+
     def encode(self, example: Example, reserve: int = 0) -> list[int]:
         """The prompt's ids, ready for generation; `reserve` is the room to leave for new tokens.
 

@@ -81,8 +81,8 @@ def exceeds_window(lm: LanguageModel, completions: Sequence[Completion]) -> bool
 
     Plain rows would then forget the prompt's beginning, and shared rows under their own mask would not.
     """
-    window = getattr(lm.model.config.get_text_config(), "sliding_window", None)
-    return window is not None and max(len(c.prompt_ids) + len(c.token_ids) for c in completions) > window
+    longest = max(len(c.prompt_ids) + len(c.token_ids) for c in completions)
+    return lm.sliding_window is not None and longest > lm.sliding_window
 
 
 @torch.no_grad()
@@ -99,10 +99,9 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
         ids = torch.randint(vocabulary, (count,), generator=generator).tolist()
         return tuple(0 if token in lm.placeholder_ids else token for token in ids)
 
-    prefix = draw(CHECK_PREFIX)
-    window = getattr(lm.model.config.get_text_config(), "sliding_window", None)
-    if window is not None and window < CHECK_PREFIX + max(CHECK_PROMPTS) + max(CHECK_SAMPLES):
-        prefix = ()
+    longest = CHECK_PREFIX + max(CHECK_PROMPTS) + max(CHECK_SAMPLES)
+    fits = lm.sliding_window is None or longest <= lm.sliding_window
+    prefix = draw(CHECK_PREFIX) if fits else ()  # plain rows would forget it, which is no fault of the model
     prompts: list[tuple[tuple[int, ...], tuple[LazyImage, ...]]] = [(draw(length), ()) for length in CHECK_PROMPTS]
     if lm.processor is not None:
         seen = Example("Which?", images=(PixelImage(bytes(range(64)), (8, 8)),))

@@ -55,8 +55,7 @@ def prefill(
 
 def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:
     """Whether a sliding window is shorter than a prompt: its cache then forgets, counted with the padding."""
-    window = getattr(lm.model.config.get_text_config(), "sliding_window", None)
-    return window is not None and max(map(len, prompts)) > window
+    return lm.sliding_window is not None and max(map(len, prompts)) > lm.sliding_window
 
 
 def _read(

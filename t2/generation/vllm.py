@@ -62,6 +62,11 @@ class EngineSettings:
             )
         if not 0.0 < self.memory_share <= 1.0:
             raise ValueError(f"generation.engine.memory_share is {self.memory_share}; allowed: above 0, at most 1.")
+        if self.block_tokens is not None and self.block_tokens < 1:
+            raise ValueError(
+                f"generation.engine.block_tokens is {self.block_tokens}; allowed: what vLLM's attention takes (on a "
+                f"CPU multiples of {CPU_BLOCK_TOKENS}), or null for t2's choice."
+            )
 
 
 @dataclass
@@ -210,7 +215,9 @@ def _build(lm: LanguageModel, settings: EngineSettings) -> Engine:
     # It warns of every layer that is not sent, and most are not.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     length = min(lm.context_length, settings.max_length or lm.context_length)
-    blocks = settings.block_tokens or (CPU_BLOCK_TOKENS if lm.device.type == "cpu" else None)
+    blocks = settings.block_tokens
+    if blocks is None and lm.device.type == "cpu":
+        blocks = CPU_BLOCK_TOKENS
     try:
         llm = LLM(
             model=lm.model.name_or_path,

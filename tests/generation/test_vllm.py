@@ -145,7 +145,10 @@ def test_a_model_without_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         VLLMGenerator(tiny_model())
 
 
-@pytest.mark.parametrize(("setting", "match"), [({"dtype": "float8"}, "float"), ({"memory_share": 0}, "memory_share")])
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [({"dtype": "float8"}, "float"), ({"memory_share": 0}, "memory_share"), ({"block_tokens": 0}, "block_tokens is 0")],
+)
 def test_impossible_settings_are_refused(setting: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         EngineSettings(**setting)
