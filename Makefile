@@ -15,7 +15,7 @@ STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
 	$(BIN)/python evaluate.py task=chain_sum expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
-	@$(BIN)/python -m t2.analysis --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
+	@$(BIN)/python -m t2.evaluation.tables --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
 	@echo "Two passes with the experts that ship: which domain is a prompt of, then the answer of its expert and of the base"
 	$(BIN)/python adapt.py experts=smollm2_135m strategy=classifier prompt_file=docs/prompts.txt sampling.max_new_tokens=24 hydra.run.dir=$(RUN)/adapt
@@ -27,7 +27,7 @@ study: $(READY)
 	$(BIN)/python evaluate.py experiment=study/two_pass hydra.run.dir=$(STUDY)/two_pass
 	$(BIN)/python evaluate.py -m experiment=study/few_shot seed=1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=few_shot_$${seed}'
 	$(BIN)/python evaluate.py -m experiment=study/shots seed=0,1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=shots_$${seed}'
-	$(BIN)/python -m t2.study $(STUDY)/*/ --out $(STUDY)
+	$(BIN)/python -m t2.evaluation.study $(STUDY)/*/ --out $(STUDY)
 
 test: check
 	$(BIN)/pytest
@@ -36,7 +36,7 @@ test: check
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	.venv-vllm/bin/pytest tests/generation/test_vllm.py
+	.venv-vllm/bin/pytest tests/policy/test_vllm.py
 
 check: $(READY)
 	$(BIN)/ruff check .

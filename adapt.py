@@ -18,17 +18,19 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from t2.analysis import bars, history_table
-from t2.experts import Expert, wear
-from t2.generation.base import AdaptableGenerator, Generator
-from t2.mixtures import MIXTURE_FILE
-from t2.pool import ExpertPool
-from t2.runtime import Phases, quiet_libraries, write_results
-from t2.scripts import launch
-from t2.strategies.base import Choice, PooledModel
-from t2.systems import BASE, EXPERT, Searcher, choose_support
+from t2.adaptation.strategy import Choice, PooledModel
+from t2.adaptation.two_pass import TwoPass
+from t2.evaluation.benchmark import choose_support
+from t2.evaluation.systems import BASE, EXPERT, Searcher
+from t2.evaluation.tables import bars, history_table
+from t2.experts.expert import Expert, wear
+from t2.experts.mixture_file import MIXTURE_FILE
+from t2.experts.pool import ExpertPool
+from t2.policy.generator import AdaptableGenerator, Generator
+from t2.run.launch import launch, quiet_libraries
+from t2.run.phases import Phases
+from t2.run.results import write_results
 from t2.tasks.base import Task
-from t2.two_pass import TwoPass
 from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)

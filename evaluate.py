@@ -15,32 +15,31 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from t2.analysis import plot_confusion, results_text
-from t2.callbacks import SAMPLES_FILE
-from t2.confusion import true_domains
-from t2.evaluation import break_down, describe_data, summarize, write_samples
-from t2.experts import Expert, wear
-from t2.generation.base import Generator
-from t2.language_model import LanguageModel
-from t2.pool import ExpertPool
-from t2.runtime import Phases, quiet_libraries, write_results
-from t2.scoring import check_workers
-from t2.scripts import launch
-from t2.strategies.base import Strategy
-from t2.systems import (
+from t2.adaptation.strategy import Strategy
+from t2.evaluation.benchmark import choose_support, labels_of, tasks_of, true_domains
+from t2.evaluation.evaluate import describe_data
+from t2.evaluation.figures import plot_confusion
+from t2.evaluation.report import break_down, summarize, write_samples
+from t2.evaluation.scoring import check_workers
+from t2.evaluation.systems import (
     BASE,
     EXPERT,
     Outcome,
-    choose_support,
     is_scored,
-    labels_of,
     measure,
     name_strategies,
     pool_systems,
     share_costs,
     summarize_adaptation,
-    tasks_of,
 )
+from t2.evaluation.tables import results_text
+from t2.experts.expert import Expert, wear
+from t2.experts.pool import ExpertPool
+from t2.models.language_model import LanguageModel
+from t2.policy.generator import Generator
+from t2.run.launch import launch, quiet_libraries
+from t2.run.phases import Phases
+from t2.run.results import SAMPLES_FILE, write_results
 from t2.tasks.base import Task
 from t2.types import Example
 

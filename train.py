@@ -17,20 +17,22 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import t2
-from t2.analysis import plot_learning_curve, results_table, seconds_table
-from t2.callbacks import LAST_CHECKPOINT, Validation
-from t2.data import PromptData
-from t2.evaluation import describe_data, evaluate, summarize
-from t2.experts import EXPERT_FILE, ExpertMetadata
-from t2.fingerprint import fingerprint_of
-from t2.generation.hf import HFGenerator
-from t2.llava import save_llava
-from t2.recompute import recompute_blocks
-from t2.runtime import git_commit, quiet_libraries, write_results
-from t2.scripts import launch
-from t2.training import ExpertTraining
+from t2.evaluation.evaluate import describe_data, evaluate
+from t2.evaluation.figures import plot_learning_curve
+from t2.evaluation.report import summarize
+from t2.evaluation.tables import results_table, seconds_table
+from t2.experts.expert import EXPERT_FILE, ExpertMetadata
+from t2.experts.fingerprint import fingerprint_of
+from t2.models.llava import save_llava
+from t2.policy.hf import HFGenerator
+from t2.run.launch import launch, quiet_libraries
+from t2.run.results import git_commit, write_results
+from t2.training.activation_checkpointing import recompute_blocks
+from t2.training.alignment import BridgeTraining
+from t2.training.callbacks import LAST_CHECKPOINT, Validation
+from t2.training.data import PromptData
+from t2.training.module import ExpertTraining
 from t2.types import Sampling
-from t2.warmup import BridgeTraining
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"

@@ -27,14 +27,15 @@ from step_systems import load
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from t2.adaptation.fitness import answer_by_merging, answer_by_rows
+from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
-from t2.experts import Expert, ExpertMetadata
-from t2.fingerprint import fingerprint_of
-from t2.generation.hf import HFGenerator
-from t2.pool import ExpertPool
-from t2.strategies.base import PooledModel
-from t2.strategies.fitness import answer_by_merging, answer_by_rows
-from t2.types import Completion, Example, Mixture, Sampling
+from t2.experts.expert import Expert, ExpertMetadata
+from t2.experts.fingerprint import fingerprint_of
+from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
+from t2.policy.hf import HFGenerator
+from t2.types import Completion, Example, Sampling
 
 DOMAINS = ("math", "code", "language")
 SPREAD = 0.008  # standard deviation of a z trained for 25 steps

@@ -21,13 +21,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from record import ROOT, arguments, count, origin, write
 
+from t2.adaptation.dispatch import PromptDispatch
+from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
-from t2.confusion import confusion_matrix
-from t2.experts import Expert
-from t2.generation.hf import HFGenerator
-from t2.pool import ExpertPool
-from t2.strategies.base import PooledModel
-from t2.strategies.dispatch import PromptDispatch
+from t2.evaluation.statistics import confusion_matrix
+from t2.experts.expert import Expert
+from t2.experts.pool import ExpertPool
+from t2.policy.hf import HFGenerator
 from t2.tasks.dispatch import Dispatch
 from t2.types import OTHER, Example
 

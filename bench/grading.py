@@ -2,10 +2,10 @@ r"""Seconds to grade mathematics answers, some of them hostile, and the longest 
 
     python bench/grading.py [--answers 1000] [--hostile 10] [--workers 2] [--threads 8] [--output FILE.json]
 
-Threads compare made-up answers with their references by one `MathGrader`, as `t2.scoring` does. Four in five are for
-math-verify to decide; the rest are cheap. Hostile ones (towers of powers, an enormous factorial, deep nesting) stand at
-even distances. All are different, so that no verdict is remembered, and whether each is right is known from how it was
-made. An answer's seconds hold its wait for a worker. Not measured: extracting answers from a model's text.
+Threads compare made-up answers with their references by one `MathGrader`, as `t2.evaluation.scoring` does. Four in five
+are for math-verify to decide; the rest are cheap. Hostile ones (towers of powers, an enormous factorial, deep nesting)
+stand at even distances. All are different, so that no verdict is remembered, and whether each is right is known from
+how it was made. An answer's seconds hold its wait for a worker. Not measured: extracting answers from a model's text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from record import arguments, count, origin, write
 from tqdm import tqdm
 
-from t2.grading.math import MathGrader
+from t2.grading.math.equality import MathGrader
 
 HOSTILE = (
     r"{n}9^{{9^{{9^9}}}}",

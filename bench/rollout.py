@@ -29,11 +29,11 @@ from rl_systems import endless_vllm
 from step_systems import load
 
 from t2.adapters.svf import SVF
-from t2.generation import vllm as t2_vllm
-from t2.generation.base import Generator
-from t2.generation.hf import HFGenerator
-from t2.language_model import LanguageModel
-from t2.logprobs import token_log_probs
+from t2.models.language_model import LanguageModel
+from t2.policy import vllm as t2_vllm
+from t2.policy.generator import Generator
+from t2.policy.hf import HFGenerator
+from t2.policy.log_probs import token_log_probs
 from t2.types import Completion, Example, Sampling
 
 SYSTEMS = ("generate", "t2_hf", "t2_hf_bf16", "t2_vllm", "t2_vllm_bf16")
@@ -48,7 +48,7 @@ class TransformersGenerate:
         self.lm, self.adapter = lm, adapter
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
-        """As in `t2.generation.base`, without log-probs."""
+        """As in `t2.policy.generator`, without log-probs."""
         prompts = [self.lm.encode(example) for example in examples for _ in range(sampling.samples)]
         width = max(map(len, prompts))
         ids = torch.tensor([[self.lm.pad_id] * (width - len(prompt)) + prompt for prompt in prompts])

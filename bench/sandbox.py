@@ -2,10 +2,11 @@
 
     python bench/sandbox.py [--samples 256] [--threads 2] [--levels bwrap unshare subprocess] [--output FILE.json]
 
-Threads grade programs by one `CodeExecutor`, as `t2.scoring` does; 256 is the rollout of a training step. The programs
-have the shape of HumanEval's: a function with type hints, which imports typing, and ten asserts. One in four is right,
-the others are wrong, raise, or do not compile, and each grade is compared with what was expected. A warm-up of one
-sample per thread comes first. Not measured: programs that run for long, which cost what `timeout_s` says.
+Threads grade programs by one `CodeExecutor`, as `t2.evaluation.scoring` does; 256 is the rollout of a training step.
+The programs have the shape of HumanEval's: a function with type hints, which imports typing, and ten asserts. One in
+four is right, the others are wrong, raise, or do not compile, and each grade is compared with what was expected. A
+warm-up of one sample per thread comes first. Not measured: programs that run for long, which cost what `timeout_s`
+says.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any, NamedTuple, get_args
 from record import arguments, count, origin, write
 from tqdm import tqdm
 
-from t2.grading.code import CodeExecutor, CodeTest
-from t2.grading.sandbox import Level
+from t2.grading.sandbox.executor import CodeExecutor, CodeTest
+from t2.grading.sandbox.isolation import Level
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 PATIENCE_S = 60.0  # so that a busy machine is slow, not wrong

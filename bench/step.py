@@ -38,7 +38,7 @@ from step_systems import MODELS, SYSTEMS, Work, build
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from t2.models import DTYPES
+from t2.models.loading import DTYPES
 
 
 def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """The systems that bench/step.py compares: what each puts into its copy of the model, and one step of it.
 
-One code path computes the loss for all of them (`Work.loss`, through t2.logprobs); they differ in what stands in the
-model and in where the backward pass ends. Nothing is timed here.
+One code path computes the loss for all of them (`Work.loss`, through t2.policy.log_probs); they differ in what stands
+in the model and in where the backward pass ends. Nothing is timed here.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
 from t2.adapters.targets import find_targets
-from t2.images import LazyImage, PixelImage
-from t2.language_model import LanguageModel
-from t2.llava import VisionShape, build_llava
-from t2.logprobs import token_log_probs
-from t2.models import load_model, parse_device, parse_dtype
-from t2.tiny import byte_tokenizer, tiny_llava, tiny_model
-from t2.types import Completion, Example
+from t2.models.language_model import LanguageModel
+from t2.models.llava import VisionShape, build_llava
+from t2.models.loading import load_model, parse_device, parse_dtype
+from t2.models.tiny import byte_tokenizer, tiny_llava, tiny_model
+from t2.policy.log_probs import token_log_probs
+from t2.types import Completion, Example, LazyImage, PixelImage
 
 MODELS = ("smollm2", "tiny", "llama-1b", "llava", "tiny-llava")
 SYSTEMS = ("floor_forward", "floor", "svf", "svf_shared", "lora_all", "lora_qv", "authors")

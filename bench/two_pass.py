@@ -35,11 +35,12 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 from two_pass_systems import DOMAINS, Given, build, prompts
 
+from t2.adaptation.dispatch import PromptDispatch
+from t2.adaptation.pass_plan import measure
+from t2.adaptation.two_pass import By, TwoPass
 from t2.adapters.svf import SVF
-from t2.pass_plan import measure
-from t2.strategies.dispatch import PromptDispatch
-from t2.two_pass import By, TwoPass
-from t2.types import Mixture, Sampling
+from t2.experts.mixture import Mixture
+from t2.types import Sampling
 
 WAYS: tuple[By, ...] = ("rows", "groups", "auto")
 MEMORY_EXAMPLES = (100, 1000)

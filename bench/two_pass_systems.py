@@ -14,15 +14,16 @@ from record import ROOT
 from step_systems import load
 
 import t2
+from t2.adaptation.strategy import Choice, PooledModel
 from t2.adapters.svf import SVF
-from t2.experts import Expert, ExpertMetadata
-from t2.fingerprint import fingerprint_of
-from t2.generation.hf import HFGenerator
-from t2.language_model import LanguageModel
-from t2.pool import ExpertPool
-from t2.strategies.base import Choice, PooledModel
+from t2.experts.expert import Expert, ExpertMetadata
+from t2.experts.fingerprint import fingerprint_of
+from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
+from t2.models.language_model import LanguageModel
+from t2.policy.hf import HFGenerator
 from t2.tasks.base import Task
-from t2.types import Example, Mixture
+from t2.types import Example
 
 DOMAINS = ("arithmetic", "sorting", "spelling")
 

@@ -12,19 +12,15 @@ All records are frozen: a stage hands on a new record and never edits an old one
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from torch import Tensor
-
-from t2.images import LazyImage
+import numpy as np
+from PIL import Image
 
 OTHER = "other"  # the label of a prompt that no expert is for: the base model answers it
 FinishReason = Literal["stop", "length"]
-MixingRule = Literal["delta", "paper"]
-KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse
 
 
 @dataclass(frozen=True)
@@ -112,144 +108,38 @@ class Completion:
         assert self.token_ids, "a completion has at least one token"
 
 
-@dataclass(frozen=True)
-class Mixture:
-    """How much of each of K experts an example wears: a row of alphas per expert, for all matrices or one per matrix.
+@runtime_checkable
+class LazyImage(Protocol):
+    """A picture by its place; hashable, so that prompts can be compared."""
 
-    delta    z' = 1 + sum_k alpha_k (z_k - 1)     a coordinate from the base; no alpha is a share, any may exceed 1
-    paper    z' = sum_k alpha_k z_k               paper §3.2; alphas that sum to 1 give what `delta` gives
-    """
-
-    alphas: tuple[tuple[float, ...], ...]  # (K, 1) or (K, M)
-    rule: MixingRule = "delta"
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for alphas that mean nothing."""
-        rows = self.alphas
-        if not rows or len({len(row) for row in rows}) != 1 or not rows[0]:
-            raise ValueError(f"A mixture has a row of alphas per expert, all of one length; got {rows!r}.")
-        if not all(math.isfinite(alpha) for row in rows for alpha in row):
-            raise ValueError(f"A mixture's alphas are finite numbers; got {rows!r}.")
-        if self.rule not in ("delta", "paper"):
-            raise ValueError(f"The mixing rule is {self.rule!r}; allowed: delta, paper.")
-
-    @classmethod
-    def of(cls, *alphas: float, rule: MixingRule = "delta") -> Mixture:
-        """One alpha per expert."""
-        return cls(tuple((float(alpha),) for alpha in alphas), rule)
-
-    @classmethod
-    def base(cls, experts: int) -> Mixture:
-        """No expert at all: the base model."""
-        return cls.of(*(0.0,) * experts)
-
-    @property
-    def means(self) -> tuple[float, ...]:
-        """Each expert's alpha, averaged over matrices (K,)."""
-        return tuple(sum(row) / len(row) for row in self.alphas)
-
-    def normalized(self) -> Mixture:
-        """The same mixture with alphas that sum to 1 over the experts, for every matrix.
+    def load(self) -> Image.Image:
+        """The picture in RGB.
 
         Raises:
-            ValueError: some sum is 0.
+            ValueError: it cannot be decoded; the message says which one.
+            FileNotFoundError: it is in a file that is not there.
         """
-        totals = [sum(column) for column in zip(*self.alphas, strict=True)]
-        if any(abs(total) < 1e-12 for total in totals):
-            raise ValueError(f"Alphas that sum to 0 cannot be normalized: {self.alphas!r}. Give one expert a share.")
-        rows = (tuple(a / total for a, total in zip(row, totals, strict=True)) for row in self.alphas)
-        return Mixture(tuple(rows), self.rule)
+        ...
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """What one training step learns from: N completions of B examples, G each, ordered by example.
+class PixelImage:
+    """A picture held in memory: `pixels` are the bytes of (height, width) gray values, or of (height, width, 3)."""
 
-    `rewards` are the objective's rewards (after its map), `advantages` the weights of the policy
-    gradient. `total_*` describe the whole rollout and stay the same in every `select`ed part, so that
-    losses of micro-batches add up to the loss of the whole.
-    """
+    pixels: bytes = field(repr=False)
+    shape: tuple[int, ...]
 
-    completions: tuple[Completion, ...]  # N
-    rewards: Tensor  # (N,)
-    advantages: Tensor  # (N,)
-    temperature: float
-    total_samples: int
-    total_tokens: int
-    max_new_tokens: int
+    @classmethod
+    def of(cls, values: np.ndarray[Any, np.dtype[np.uint8]]) -> PixelImage:
+        """A picture of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
+        shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
+        if values.dtype != np.uint8 or not shaped or not values.size:
+            raise ValueError(
+                f"Pixels are {values.dtype} of shape {values.shape}; "
+                "allowed: uint8 (height, width) or (height, width, 3), with at least one pixel."
+            )
+        return cls(values.tobytes(), values.shape)
 
-    def __post_init__(self) -> None:
-        """Check that all parts speak of the same N completions."""
-        n = len(self.completions)
-        assert self.rewards.shape == (n,), f"rewards {tuple(self.rewards.shape)}, expected ({n},)"
-        assert self.advantages.shape == (n,), f"advantages {tuple(self.advantages.shape)}, expected ({n},)"
-
-    def select(self, rows: Sequence[int]) -> Rollout:
-        """The part of this rollout made of the given completions; totals stay those of the whole."""
-        index = list(rows)
-        return replace(
-            self,
-            completions=tuple(self.completions[i] for i in index),
-            rewards=self.rewards[index],
-            advantages=self.advantages[index],
-        )
-
-
-@dataclass(frozen=True)
-class TokenLogProbs:
-    """What the training forward knows about each completion token; padding is where `mask` is False.
-
-    `log_probs` carries the gradient. `entropy` is detached. `kl` is the divergence between policy and
-    base at each position over the full vocabulary (None when it was not asked for).
-    """
-
-    log_probs: Tensor  # (N, T)
-    mask: Tensor  # (N, T) bool
-    entropy: Tensor  # (N, T)
-    kl: Tensor | None  # (N, T)
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss to call `backward` on, and the named numbers it was made of (floats, for the log)."""
-
-    total: Tensor  # ()
-    parts: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Report:
-    """How one system did on one task: a score in [0, 1] per example, the mean of its samples, in their order."""
-
-    task: str
-    system: str
-    examples: tuple[Example, ...]
-    completions: tuple[Completion, ...]  # the first of each example
-    scores: tuple[float, ...]
-    majority: float | None  # accuracy of always giving the most frequent reference answer
-    seconds: Mapping[str, float]
-    samples: tuple[tuple[Completion, ...], ...] = ()  # B x G
-    grades: tuple[tuple[Grade, ...], ...] = ()  # B x G
-
-    @property
-    def mean(self) -> float:
-        """Mean score."""
-        return sum(self.scores) / len(self.scores)
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of the mean, from the sample variance (nan for a single example)."""
-        n = len(self.scores)
-        if n < 2:
-            return float("nan")
-        mean = self.mean
-        return math.sqrt(sum((score - mean) ** 2 for score in self.scores) / (n - 1) / n)
-
-
-@dataclass(frozen=True)
-class Paired:
-    """Two systems on the same examples: mean difference, its 95 % interval, a two-sided p-value."""
-
-    difference: float
-    ci95: tuple[float, float]
-    p_value: float
+    def load(self) -> Image.Image:
+        """The picture in RGB."""
+        return Image.fromarray(np.frombuffer(self.pixels, np.uint8).reshape(self.shape)).convert("RGB")

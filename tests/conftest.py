@@ -16,7 +16,7 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 
-from t2.scripts import launch
+from t2.run.launch import launch
 from t2.tasks.base import Split
 from t2.types import Example
 

@@ -10,16 +10,18 @@ from conftest import ROOT
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from t2.adaptation.strategy import Choice, PooledModel
+from t2.adaptation.two_pass import TwoPass
 from t2.adapters.svf import SVF
-from t2.generation.hf import HFGenerator
-from t2.language_model import LanguageModel
-from t2.logprobs import prompts_can_be_shared, token_log_probs
-from t2.objectives import RLOO
-from t2.pool import ExpertPool
-from t2.strategies.base import Choice, PooledModel
+from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
+from t2.models.language_model import LanguageModel
+from t2.policy.hf import HFGenerator
+from t2.policy.log_probs import prompts_can_be_shared, token_log_probs
 from t2.tasks.base import Task
-from t2.two_pass import TwoPass
-from t2.types import Example, Mixture, Rollout, Sampling
+from t2.training.objectives import RLOO
+from t2.training.rollout import Rollout
+from t2.types import Example, Sampling
 
 pytestmark = [pytest.mark.embedded, pytest.mark.slow]
 EXAMPLES = [Example(f"State the final answer to the following arithmetic problem: {a} + 4 =") for a in (2, 13, 125)]

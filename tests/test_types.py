@@ -7,7 +7,9 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from t2.types import Completion, Example, Report, Rollout, Sampling
+from t2.evaluation.report import Report
+from t2.training.rollout import Rollout
+from t2.types import Completion, Example, Sampling
 
 
 def completion(tokens: int = 1) -> Completion:

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from t2.adapters.svf import SVF
-from t2.experts import Expert, ExpertMetadata
-from t2.fingerprint import fingerprint_of
-from t2.generation.hf import HFGenerator
-from t2.pool import ExpertPool
-from t2.tiny import tiny_model
+from t2.experts.expert import Expert, ExpertMetadata
+from t2.experts.fingerprint import fingerprint_of
+from t2.experts.pool import ExpertPool
+from t2.models.tiny import tiny_model
+from t2.policy.hf import HFGenerator
 
 DOMAINS = ("math", "letters")
 

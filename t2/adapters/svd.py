@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.files import save_tensors
+from t2.run.files import save_tensors
 
 log = logging.getLogger(__name__)
 

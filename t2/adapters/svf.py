@@ -9,7 +9,7 @@ An adapted Linear has three faces, which compute the same function at the price 
     rows       factored, z (B, R)     to adapt: every example of a batch wears its own mixture
 
 and `disabled()`, the untouched Linear. Which matrices and which map from parameters to z: see `t2.adapters.targets`
-and `t2.adapters.parametrizations`. Not done here: what z means across experts (`t2.experts`).
+and `t2.adapters.parametrizations`. Not done here: what z means across experts (`t2.experts.expert`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from t2.adapters.parametrizations import make_parametrization
 from t2.adapters.svd import decompose_all
 from t2.adapters.svf_linear import Face, SVFLinear, dense_weight
 from t2.adapters.targets import find_targets, text_name
-from t2.sources import cache_root
+from t2.run.fetch import cache_root
 
 
 class SVF(nn.Module):
@@ -37,7 +37,7 @@ class SVF(nn.Module):
         layers: None for all, a list of block indices, or a fraction of the blocks (evenly spaced).
         parametrization: `direct` (paper) or `sigmoid_nuclear` (the authors' code).
         seed: seeds a random initialization where the parametrization has one.
-        cache: keep decompositions on disk (under `t2.sources.cache_root()`).
+        cache: keep decompositions on disk (under `t2.run.fetch.cache_root()`).
         progress: show a progress bar while decomposing.
     """
 

@@ -2,7 +2,7 @@ r"""Reading an answer out of a model's text: numbers, \boxed{}, option letters, 
 
 Pure functions that never raise, touch no random state and take time linear in the text, whatever a model
 wrote. They only extract. What counts as right is the task's business, symbolic mathematics that of
-`t2.grading.math`. Numbers are exact decimals, so "72.0" equals "72"; exponents and fractions are not read
+`t2.grading.math.equality`. Numbers are exact decimals, so "72.0" equals "72"; exponents and fractions are not read
 as one number.
 """
 

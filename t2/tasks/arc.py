@@ -17,9 +17,10 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from t2.grading.answers import choice_letter
+from t2.run.messages import check_choice
 from t2.tasks.base import Split
-from t2.tasks.hub import Row, RowSource
-from t2.tasks.rows import DisjointSplits, check_choice
+from t2.tasks.row_source import Row, RowSource
+from t2.tasks.splits import DisjointSplits
 from t2.types import Example
 
 Config = Literal["ARC-Easy", "ARC-Challenge"]

@@ -2,13 +2,16 @@
 
 A task is *one* scorer: `score` is the metric of an evaluation, the reward of a training step (before the
 objective's map) and the fitness of a search, so the three cannot drift apart. A task knows nothing of models:
-chat templates belong to `t2.models`, reward maps to `t2.objectives`.
+chat templates belong to `t2.models.loading`, reward maps to `t2.training.objectives`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
+
+import torch
+from torch import Tensor
 
 from t2.types import Example, Grade
 
@@ -57,3 +60,19 @@ class DocumentedTask(Task, Protocol):
 def grade(task: Task, example: Example, text: str) -> Grade:
     """What the task says of an answer, with as much as it can say."""
     return task.grade(example, text) if isinstance(task, GradingTask) else Grade(task.score(example, text))
+
+
+def check_scores(scores: Sequence[float], what: str) -> Tensor:
+    """Scores as a float32 tensor (N,).
+
+    Raises:
+        ValueError: a score is NaN or outside [0, 1].
+    """
+    tensor = torch.tensor(scores, dtype=torch.float32)
+    wrong = [index for index, score in enumerate(scores) if not 0.0 <= score <= 1.0]
+    if wrong:
+        raise ValueError(
+            f"{what} gave the score {scores[wrong[0]]} to answer {wrong[0]}; a score lies in [0, 1] "
+            "(the map to a reward is the objective's: reward_right, reward_wrong)."
+        )
+    return tensor

@@ -16,9 +16,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.digits import Digit, check_digits, describe_digits, digit_splits, enlarged, grade_number
-from t2.tasks.rows import DisjointSplits, check_choice
+from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade
 
 Ask = Literal["both", "sum", "larger"]

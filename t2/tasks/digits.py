@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from t2.grading.answers import final_number, last_number
-from t2.images import PixelImage
 from t2.tasks.base import Split
-from t2.tasks.rows import DisjointSplits
-from t2.types import Example, Grade
+from t2.tasks.splits import DisjointSplits
+from t2.types import Example, Grade, PixelImage
 
 TRAIN, VAL = 1200, 200  # the rest, 397 pictures, is test
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]

@@ -16,10 +16,10 @@ from random import Random
 from typing import Any
 
 from t2.grading.answers import matching_word
-from t2.images import LazyImage
+from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
-from t2.tasks.rows import check_choice, question_key
-from t2.types import OTHER, Example
+from t2.tasks.splits import question_key
+from t2.types import OTHER, Example, LazyImage
 
 OTHER_DESCRIPTION = "anything else"
 PREFILL = "Category:"  # begins the model's turn: without it a small model answers in forms of its own, "- reading: ..."

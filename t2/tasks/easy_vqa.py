@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from t2.grading.answers import matching_word
-from t2.images import FileImage, LazyImage, ZipImage
+from t2.run.messages import check_choice
 from t2.tasks.base import Split
-from t2.tasks.rows import CarvedByPicture, DisjointSplits, check_choice
-from t2.types import Example, Grade
+from t2.tasks.images import FileImage, ZipImage
+from t2.tasks.splits import CarvedByPicture, DisjointSplits
+from t2.types import Example, Grade, LazyImage
 
 Kind = Literal["shape", "color", "yes_no"]
 

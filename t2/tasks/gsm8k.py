@@ -15,9 +15,10 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from t2.grading.answers import final_number, last_number
+from t2.run.messages import check_choice
 from t2.tasks.base import Split
-from t2.tasks.hub import Row, RowSource
-from t2.tasks.rows import DisjointSplits, carve_val, check_choice
+from t2.tasks.row_source import Row, RowSource
+from t2.tasks.splits import DisjointSplits, carve_val
 from t2.types import Example
 
 ProtocolName = Literal["fixed", "official"]

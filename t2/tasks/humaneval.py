@@ -17,12 +17,13 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from t2.grading.code import CodeExecutor, CodeTest
-from t2.grading.programs import cut_program, fenced_code, unix_newlines
+from t2.grading.sandbox.executor import CodeExecutor, CodeTest
+from t2.grading.sandbox.programs import cut_program, fenced_code, unix_newlines
+from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
-from t2.tasks.hub import Row, RowSource
 from t2.tasks.mbpp import FENCE, PREFILL, SYSTEM, seeded_split
-from t2.tasks.rows import DisjointSplits, check_choice
+from t2.tasks.row_source import Row, RowSource
+from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade
 
 ProtocolName = Literal["fixed", "official"]
@@ -68,8 +69,8 @@ class HumanEval:
         if split != "test" and self._sizes is None:
             raise ValueError(
                 f"{self.name} has no {split} split: all its problems are for testing. Learn from another task "
-                "(task=mbpp), adapt with a few examples of the test split (t2.tasks.fewshot.FewShot), or divide it: "
-                "task.split_sizes={train: 40, val: 24}."
+                "(task=mbpp), adapt with a few examples of the test split (t2.tasks.few_shot_split.FewShot), or divide "
+                "it: task.split_sizes={train: 40, val: 24}."
             )
         return self._splits(split)
 

@@ -6,9 +6,9 @@ same train problems.
 
 `official` copies what the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) makes of an answer: the text
 behind the last "The answer is: " up to a period that ends a line, else the last \boxed{}, compared by
-`t2.grading.official_math`. The authors only test on MATH: train and val are those of `fixed`. `fixed` reads the last
-\boxed{}, else what the text says that the answer is, compares by cheap rules and then with math-verify, and carves val
-out of train. The messages to the model are the same, and there are no few-shot examples here.
+`t2.grading.math.paper_equality`. The authors only test on MATH: train and val are those of `fixed`. `fixed` reads the
+last \boxed{}, else what the text says that the answer is, compares by cheap rules and then with math-verify, and carves
+val out of train. The messages to the model are the same, and there are no few-shot examples here.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from t2.grading.answers import boxed
-from t2.grading.math import MathGrader, cheaply_equal
-from t2.grading.official_math import is_equiv
+from t2.grading.math.equality import MathGrader, cheaply_equal
+from t2.grading.math.paper_equality import is_equiv
+from t2.run.messages import check_choice
 from t2.tasks.base import Split
-from t2.tasks.hub import Row, RowSource
-from t2.tasks.rows import DisjointSplits, carve_val, check_choice
+from t2.tasks.row_source import Row, RowSource
+from t2.tasks.splits import DisjointSplits, carve_val
 from t2.types import Example, Grade
 
 ProtocolName = Literal["fixed", "official"]

@@ -6,9 +6,9 @@ pass, so one that only satisfies what it was shown is wrong.
 
 `official` copies the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): of `plus`, the first 300 rows in file
 order, shuffled with seed 16, give 200 to train and 100 to val, the rest is test; base tests; the answer is cut at the
-first fence and goes through EvalPlus's legacy sanitizer. The paper used MBPP+ v0.1.0 (399 problems, 99 of them
-test); the hub holds v0.2.0 (378, so 78), and numbers of the two do not compare. `fixed` splits `plus` by a seed, keeps
-the splits of the other variants, and cuts the answer with `t2.grading.programs.cut_program`. The messages are the
+first fence and goes through EvalPlus's legacy sanitizer. The paper used MBPP+ v0.1.0 (399 problems, 99 of them test);
+the hub holds v0.2.0 (378, so 78), and numbers of the two do not compare. `fixed` splits `plus` by a seed, keeps the
+splits of the other variants, and cuts the answer with `t2.grading.sandbox.programs.cut_program`. The messages are the
 same, but for a line break behind the official prefill.
 
 `tests=plus` grades the test split by the base asserts and MBPP+'s many more; train and val keep the base asserts.
@@ -23,8 +23,8 @@ from functools import cached_property
 from random import Random
 from typing import Any, Literal, get_args
 
-from t2.grading.code import CodeExecutor, CodeTest
-from t2.grading.programs import (
+from t2.grading.sandbox.executor import CodeExecutor, CodeTest
+from t2.grading.sandbox.programs import (
     cut_program,
     defines,
     entry_point_of,
@@ -33,9 +33,10 @@ from t2.grading.programs import (
     normalized_source,
     unix_newlines,
 )
+from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
-from t2.tasks.hub import Row, RowSource
-from t2.tasks.rows import DisjointSplits, check_choice
+from t2.tasks.row_source import Row, RowSource
+from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade
 
 ProtocolName = Literal["fixed", "official"]

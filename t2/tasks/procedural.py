@@ -14,8 +14,9 @@ from dataclasses import fields
 from typing import Any, Literal, get_args
 
 from t2.grading.answers import first_line, last_number, matching_word
+from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
-from t2.tasks.rows import check_choice, same_text
+from t2.tasks.splits import same_text
 from t2.types import Example
 
 Extract = Literal["number", "word", "line"]

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from t2.grading.vqa import normalize_answer, soft_accuracy
-from t2.images import RowImage
+from t2.run.messages import check_choice
 from t2.tasks.base import Split
-from t2.tasks.hub import Row, RowSource
-from t2.tasks.rows import CarvedByPicture, DisjointSplits, check_choice
+from t2.tasks.images import RowImage
+from t2.tasks.row_source import Row, RowSource
+from t2.tasks.splits import CarvedByPicture, DisjointSplits
 from t2.types import Example, Grade
 
 ImageKey = Literal["image_id", "question_id"]

@@ -11,8 +11,8 @@ from torch import Tensor
 from t2.adapters.parametrizations import PARAMETRIZATIONS
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
-from t2.language_model import LanguageModel
-from t2.tiny import ARCHITECTURES, tiny_model
+from t2.models.language_model import LanguageModel
+from t2.models.tiny import ARCHITECTURES, tiny_model
 
 each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 IDS = torch.randint(256, (3, 10), generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from t2.adapters.svf_linear import dense_weight
 from t2.adapters.targets import chosen_layers, decoder_blocks, find_targets
-from t2.tiny import ARCHITECTURES, tiny_model
+from t2.models.tiny import ARCHITECTURES, tiny_model
 
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2.grading.code import CodeTest
+from t2.grading.sandbox.executor import CodeTest
 from t2.types import Grade
 
 

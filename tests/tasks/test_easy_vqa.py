@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from t2.images import FileImage
 from t2.tasks import easy_vqa
 from t2.tasks.base import SPLITS, DocumentedTask, GradingTask
 from t2.tasks.easy_vqa import ANSWERS, EasyVQA
+from t2.tasks.images import FileImage
 from t2.types import Example, Grade
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from recorder import Recorder
 
-from t2.grading.code import CodeExecutor
-from t2.tasks.fewshot import FewShot
+from t2.grading.sandbox.executor import CodeExecutor
+from t2.tasks.few_shot_split import FewShot
 from t2.tasks.humaneval import HumanEval
 
 ROWS = Path(__file__).parent / "rows" / "humaneval" / "test.jsonl"

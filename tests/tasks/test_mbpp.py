@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from recorder import Recorder
 
-from t2.grading.code import CodeExecutor
+from t2.grading.sandbox.executor import CodeExecutor
 from t2.tasks.mbpp import MBPP, official_order
 
 ROWS = Path(__file__).parent / "rows" / "mbpp" / "test.jsonl"

@@ -1,0 +1,245 @@
+"""Few-shot adaptation: search for the mixture that does best on a few solved examples (paper §3.2, strategy C).
+
+All examples then wear that one mixture. The base model and the uniform mixture are always tried, so the result is never
+worse than either on the support set; the result is the best member that was met, not the mean of the search. Nothing
+but the support set decides, also where the configuration is searched for (the paper chose its own on test examples).
+The search itself is in `t2.adaptation.search`, what a mixture is worth in `t2.adaptation.fitness`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
+
+from torch import Tensor
+from tqdm import tqdm
+
+from t2.adaptation.fitness import Accuracy, FitnessFunction, Likelihood
+from t2.adaptation.search import AlphaSpace, Fitness, Generation, SearchSettings, search
+from t2.adaptation.strategy import Choice, PooledModel
+from t2.experts.mixture import Mixture
+from t2.experts.mixture_file import save_mixture
+from t2.experts.pool import ExpertPool
+from t2.run.messages import check_choice
+from t2.tasks.base import Task
+from t2.types import Example
+
+FitnessName = Literal["accuracy", "likelihood"]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One line of the history. `alpha_mean` and `alpha_std` (K,) are those of the search, averaged over matrices."""
+
+    iteration: int
+    per_matrix: bool
+    normalize: bool
+    best: float
+    likelihood: float  # what broke ties
+    mean: float
+    alpha_mean: tuple[float, ...]
+    alpha_std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What a search has found, and for which pool."""
+
+    mixture: Mixture
+    best: Fitness
+    space: AlphaSpace
+    history: tuple[Iteration, ...]
+    pool: tuple[str, tuple[str, ...]]  # identity, and the domains in the order of the alphas
+    support: tuple[str, ...]  # prompts
+
+
+class FewShot:
+    """Finds one mixture for a task.
+
+    Args:
+        shots: how many support examples are used, the first of those given; each counts the same.
+        fitness: `accuracy` of greedy answers, or `likelihood` of the reference answers (no decoding).
+        space: which mixtures are searched.
+        search: the optimizer and its settings.
+        seed: the source of every random choice.
+        search_configurations: search with one alpha per expert and one per matrix, free and normalized, and keep what
+            is best on the support set, ties by likelihood; `space` says the rest.
+        end_of_turn: `likelihood` counts the token that ends an answer, too.
+        progress: show a progress bar.
+    """
+
+    name = "few_shot"
+
+    def __init__(
+        self,
+        shots: int = 10,
+        fitness: FitnessName = "accuracy",
+        space: AlphaSpace | None = None,
+        search: SearchSettings | None = None,
+        seed: int = 0,
+        search_configurations: bool = False,
+        end_of_turn: bool = False,
+        progress: bool = True,
+    ) -> None:
+        """Keep the choices; nothing is computed before `fit`.
+
+        Raises:
+            ValueError: values outside what is allowed.
+        """
+        if shots < 1:
+            raise ValueError(f"strategy.shots is {shots}; allowed: at least 1.")
+        check_choice("strategy.fitness", fitness, get_args(FitnessName))
+        self.shots, self.fitness, self.seed = shots, fitness, seed
+        self.end_of_turn, self.progress = end_of_turn, progress
+        self.search = search or SearchSettings()
+        self.spaces = _configurations(space or AlphaSpace()) if search_configurations else [space or AlphaSpace()]
+        self._fitted: _Fitted | None = None
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """The mixture that was found; None before `fit`."""
+        return None if self._fitted is None else self._fitted.mixture
+
+    @property
+    def history(self) -> tuple[Iteration, ...]:
+        """The course of the latest `fit`, all configurations one after the other."""
+        return () if self._fitted is None else self._fitted.history
+
+    def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
+        """Search on the first `shots` of the support examples; a search that fails leaves what was found before.
+
+        Raises:
+            ValueError: fewer examples than `shots`, examples that cannot be used, or a fitness that is not finite.
+        """
+        if len(support) < self.shots:
+            raise ValueError(
+                f"{len(support)} support examples of {task.name} were given for shots={self.shots}. Lower "
+                "strategy.shots, or give more examples."
+            )
+        examples = list(support[: self.shots])
+        measure: FitnessFunction = (
+            Accuracy(model, task, examples)
+            if self.fitness == "accuracy"
+            else Likelihood(model, examples, end_of_turn=self.end_of_turn)
+        )
+        generations = len(self.spaces) * self.search.iterations
+        history: list[Iteration] = []
+        with tqdm(
+            total=generations,
+            desc=f"{self.name} {task.name}",
+            unit="generation",
+            leave=False,
+            disable=None if self.progress else True,
+        ) as bar:
+            found = [(self._search(model.pool, space, measure, history, bar), space) for space in self.spaces]
+        last, space = max(found, key=lambda one: one[0].best)
+        self._fitted = _Fitted(
+            mixture=space.mixture(last.member, len(model.pool.domains)),
+            best=last.best,
+            space=space,
+            history=tuple(history),
+            pool=(model.pool.identity, model.pool.domains),
+            support=tuple(example.prompt for example in examples),
+        )
+
+    def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
+        """The mixture that was found, for every example.
+
+        Raises:
+            ValueError: it has not been fitted, or not to this pool.
+        """
+        return [Choice(self._found(model.pool).mixture)] * len(examples)
+
+    def save(self, path: Path, pool: ExpertPool, task: Task) -> None:
+        """Write the mixture, how it was found and on which examples.
+
+        Raises:
+            ValueError: it has not been fitted, or not to this pool.
+            OSError: the file cannot be written.
+        """
+        fitted = self._found(pool)
+        details = {
+            "fitness": self.fitness,
+            "best": asdict(fitted.best),
+            "shots": self.shots,
+            "support": list(fitted.support),
+            "space": asdict(fitted.space),
+            "search": asdict(self.search),
+            "history": [asdict(line) for line in fitted.history],
+        }
+        save_mixture(path, fitted.mixture, pool, strategy=self.name, task=task.name, seed=self.seed, details=details)
+
+    def _search(
+        self,
+        pool: ExpertPool,
+        space: AlphaSpace,
+        measure: FitnessFunction,
+        history: list[Iteration],
+        bar: tqdm[NoReturn],
+    ) -> Generation:
+        """The last generation of one search; every generation adds a line to `history`."""
+        experts, matrices = len(pool.domains), len(pool.modules)
+
+        def evaluate(members: Tensor) -> list[Fitness]:
+            mixtures = [space.mixture(member, experts) for member in members]
+            distinct = list(dict.fromkeys(mixtures))
+            known = dict(zip(distinct, measure(distinct), strict=True))
+            return [known[mixture] for mixture in mixtures]
+
+        generations = search(
+            self.search.start(space, experts, matrices, self.seed),
+            evaluate,
+            space.first(experts, matrices),
+            self.search.iterations,
+            lambda members: space.repaired(members, experts),
+        )
+        for number, generation in enumerate(generations):
+            history.append(_line(number, generation, space, experts))
+            bar.set_postfix(best=f"{generation.best.value:.4g}", refresh=False)
+            bar.update()
+        return generation
+
+    def _found(self, pool: ExpertPool) -> _Fitted:
+        if self._fitted is None:
+            raise ValueError("few_shot has no mixture yet: call fit with solved examples of the task first.")
+        identity, domains = self._fitted.pool
+        if (pool.identity, pool.domains) != self._fitted.pool:
+            raise ValueError(
+                f"The mixture was found for the experts {', '.join(domains)} ({identity}), and this pool has "
+                f"{', '.join(pool.domains)} ({pool.identity}). Fit again."
+            )
+        return self._fitted
+
+
+def check_disjoint(support: Sequence[Example], examples: Sequence[Example]) -> None:
+    """Raise ValueError if a support example is among the test examples; spaces around a prompt do not count."""
+    asked = {(example.prompt.strip(), example.images) for example in examples}
+    shared = [example for example in support if (example.prompt.strip(), example.images) in asked]
+    if shared:
+        raise ValueError(
+            f"{len(shared)} of {len(support)} support examples are among the {len(examples)} test examples, "
+            f"{shared[0].prompt.strip()[:80]!r} for one, so the score would be of what was fitted. Take the support "
+            "from another split, or leave these out of the test."
+        )
+
+
+def _configurations(space: AlphaSpace) -> list[AlphaSpace]:
+    """The grid of the paper's appendix, the simplest first: of equals the first counts."""
+    grid = product((False, True), (False, True))
+    return [replace(space, per_matrix=per_matrix, normalize=normalize) for per_matrix, normalize in grid]
+
+
+def _line(number: int, generation: Generation, space: AlphaSpace, experts: int) -> Iteration:
+    return Iteration(
+        iteration=number,
+        per_matrix=space.per_matrix,
+        normalize=space.normalize,
+        best=generation.best.value,
+        likelihood=generation.best.likelihood,
+        mean=generation.mean_value,
+        alpha_mean=tuple(generation.mean.view(experts, -1).mean(dim=1).tolist()),
+        alpha_std=tuple(generation.std.view(experts, -1).mean(dim=1).tolist()),
+    )

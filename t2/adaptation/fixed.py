@@ -1,0 +1,124 @@
+"""Strategies that choose once and for all: the base model, and one mixture that is given.
+
+`Fixed` wears alphas by domain, the paper's uniform 1/K (§4.3: 24.47 on MATH against the base's 24.54), or a mixture
+that a search has saved. Neither looks at an example, so neither names a label.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import get_args
+
+from t2.adaptation.strategy import Choice, PooledModel
+from t2.experts.mixture import MixingRule, Mixture
+from t2.experts.mixture_file import find_mixture, load_mixture
+from t2.experts.pool import ExpertPool
+from t2.tasks.base import Task
+from t2.types import Example
+
+
+class Base:
+    """No expert, for any example."""
+
+    name = "base"
+
+    def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
+        """Nothing to learn."""
+
+    def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
+        """The base model for each of B examples."""
+        return [Choice(Mixture.base(len(model.pool.domains)))] * len(examples)
+
+
+class Fixed:
+    """One mixture for every example, from exactly one of `alphas`, `uniform` and `mixture`."""
+
+    def __init__(
+        self,
+        alphas: Mapping[str, float] | None = None,
+        uniform: bool | float = False,
+        mixture: Path | str | None = None,
+        rule: MixingRule | None = None,
+        normalize: bool = False,
+        name: str = "fixed",
+    ) -> None:
+        """Keep the choice; whether it fits a pool is said when there is one.
+
+        Args:
+            alphas: domain -> alpha; domains that are left out get 0.
+            uniform: True for 1/K each as in the paper, or the alpha that each gets.
+            mixture: a saved mixture.json, or the folder that holds it.
+            rule: `delta` (None means that) or `paper`; a saved mixture has its own.
+            normalize: divide by the sum of the alphas.
+            name: the system's name in reports.
+
+        Raises:
+            FileNotFoundError: there is no such mixture file.
+            ValueError: none or several of the three are given, an alpha is not finite, or all are 0 and to be
+                normalized.
+        """
+        given = {"alphas": alphas is not None, "uniform": uniform is not False, "mixture": mixture is not None}
+        if sum(given.values()) != 1:
+            got = " and ".join(name for name, is_given in given.items() if is_given) or "none of them"
+            raise ValueError(f"A fixed strategy has exactly one of alphas, uniform, mixture; got {got}.")
+        if rule is not None and rule not in get_args(MixingRule):
+            raise ValueError(f"strategy.rule is {rule!r}; allowed: {', '.join(get_args(MixingRule))}.")
+        if mixture is not None and rule is not None:
+            raise ValueError(f"strategy.rule={rule}: a saved mixture has its own rule. Leave it null.")
+        if alphas is not None:
+            _check_alphas(alphas, normalize=normalize)
+        elif uniform is not False:
+            _check_alphas({"uniform": float(uniform)}, normalize=normalize)
+        self.alphas = None if alphas is None else {domain: float(alpha) for domain, alpha in alphas.items()}
+        self.uniform = uniform
+        self.saved = None if mixture is None else find_mixture(mixture)
+        self.rule: MixingRule = "delta" if rule is None else rule
+        self.normalize, self.name = normalize, name
+
+    def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
+        """Nothing to learn."""
+
+    def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
+        """The same choice for each of B examples.
+
+        Raises:
+            ValueError: the mixture does not fit the pool.
+        """
+        return [Choice(self.mixture(model.pool))] * len(examples)
+
+    def mixture(self, pool: ExpertPool) -> Mixture:
+        """What is worn of this pool.
+
+        Raises:
+            ValueError: alphas of a domain that the pool has not, or a mixture that was saved for another pool.
+        """
+        mixture = self._mixture(pool)
+        return mixture.normalized() if self.normalize else mixture
+
+    def _mixture(self, pool: ExpertPool) -> Mixture:
+        if self.saved is not None:
+            return load_mixture(self.saved, pool)
+        if self.alphas is None:
+            alpha = 1 / len(pool.domains) if self.uniform is True else float(self.uniform)
+            return Mixture.of(*[alpha] * len(pool.domains), rule=self.rule)
+        for domain in self.alphas:
+            if domain not in pool.domains:
+                near = get_close_matches(domain, pool.domains, n=1)
+                hint = f" Did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"strategy.alphas names {domain!r}; the pool's domains are {', '.join(pool.domains)}.{hint}"
+                )
+        return Mixture.of(*(self.alphas.get(domain, 0.0) for domain in pool.domains), rule=self.rule)
+
+
+def _check_alphas(alphas: Mapping[str, float], *, normalize: bool) -> None:
+    if not alphas:
+        raise ValueError("strategy.alphas is empty. Name at least one domain, or use strategy=base.")
+    wrong = {domain: alpha for domain, alpha in alphas.items() if not math.isfinite(alpha)}
+    if wrong:
+        raise ValueError(f"strategy.alphas must be finite numbers; got {wrong}.")
+    if normalize and abs(sum(alphas.values())) < 1e-12:
+        raise ValueError(f"Alphas that sum to 0 cannot be normalized: {dict(alphas)}. Give one domain a share.")

@@ -1,0 +1,250 @@
+"""Searching for alphas: the space they lie in, and two optimizers behind one ask-and-tell protocol (paper §3.2, C).
+
+    cem      the cross-entropy method as in the authors' code (`optim_modules.py:213-593`): a normal distribution with a
+             diagonal covariance, refitted to the best members of each generation
+    cmaes    CMA-ES (arXiv 1604.00772) of the package `cmaes`; it sees ranks alone, so ties are broken for it too
+
+Otherwise than in the authors' code, random numbers come from a seeded generator of the search's own, and alphas to be
+normalized cannot be all zero. Nothing here runs a model: what a member is worth is for the caller to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import cmaes
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2.experts.mixture import MixingRule, Mixture
+from t2.run.messages import check_choice
+
+OptimizerName = Literal["cem", "cmaes"]
+RESERVED = 2  # places of a generation that given members may take: the base and the uniform mixture
+DECIMALS = 6  # of an alpha; what differs by less is one mixture, evaluated once
+ALL_ZERO = 1e-6  # alphas that count as none
+
+
+@dataclass(frozen=True, order=True)
+class Fitness:
+    """What a member is worth; `likelihood` decides between equal values."""
+
+    value: float
+    likelihood: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number that cannot be compared."""
+        if not (math.isfinite(self.value) and math.isfinite(self.likelihood)):
+            raise ValueError(
+                f"A member's fitness is {self.value} and its likelihood {self.likelihood}; both must be finite. "
+                "Narrow the bounds of alpha, or look for what is damaged in the experts."
+            )
+
+
+@dataclass(frozen=True)
+class AlphaSpace:
+    """Which mixtures are searched: alphas in [low, high], one per expert or one per expert and matrix.
+
+    `normalize` divides a matrix's alphas by their sum; sampled ones that are all zero become uniform. A member of
+    nothing but zeros is the base, under either rule, also where it is outside what is searched.
+    """
+
+    low: float = 0.0
+    high: float = 1.5
+    per_matrix: bool = False
+    normalize: bool = False
+    rule: MixingRule = "delta"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for bounds that hold nothing, or whose alphas cannot be normalized."""
+        check_choice("The mixing rule", self.rule, get_args(MixingRule))
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"Alphas lie between low={self.low} and high={self.high}; low must be below high.")
+        if self.normalize and self.low < 0.0:
+            raise ValueError(
+                f"Alphas down to low={self.low} can sum to 0 or less, which cannot be normalized. "
+                "Set low=0 or above, or normalize=false."
+            )
+
+    def columns(self, matrices: int) -> int:
+        """Alphas per expert."""
+        return matrices if self.per_matrix else 1
+
+    def first(self, experts: int, matrices: int) -> Tensor:
+        """The base and the uniform mixture as members (2, n), wherever the bounds are."""
+        size = experts * self.columns(matrices)
+        return torch.tensor([[0.0] * size, [1.0 / experts] * size], dtype=torch.float64)
+
+    def repaired(self, members: Tensor, experts: int) -> Tensor:
+        """Sampled members (P, n) in which every matrix's alphas can be normalized, if they are to be."""
+        if not self.normalize:
+            return members
+        alphas = members.view(len(members), experts, -1)  # (P, K, columns)
+        empty = alphas.sum(dim=1, keepdim=True) < ALL_ZERO
+        return torch.where(empty, 1.0 / experts, alphas).reshape(members.shape)
+
+    def mixture(self, member: Tensor, experts: int) -> Mixture:
+        """The mixture that a member (n,) stands for."""
+        alphas = member.view(experts, -1)  # (K, columns)
+        is_base = bool((alphas.abs() < ALL_ZERO).all())
+        if self.normalize and not is_base:
+            alphas = alphas / alphas.sum(dim=0)
+        rows = tuple(tuple(round(alpha, DECIMALS) for alpha in row) for row in alphas.tolist())
+        return Mixture(rows, "delta" if is_base else self.rule)
+
+
+class Optimizer(Protocol):
+    """Proposes members and learns from what they are worth; the higher the better."""
+
+    mean: Tensor  # (n,)
+    std: Tensor  # (n,)
+
+    def ask(self, given: int) -> Tensor:
+        """New members (P - given, n) at most, for a generation that has room for P with those given."""
+        ...
+
+    def tell(self, members: Tensor, fitness: Sequence[Fitness], given: int) -> None:
+        """Learn from a generation (P, n), of which the first `given` members were not asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How to search. `elite_share`, `ema` and `std_floor` are the cross-entropy method's alone."""
+
+    optimizer: OptimizerName = "cem"
+    population: int = 16
+    iterations: int = 10
+    elite_share: float = 0.2
+    ema: float = 0.0
+    std_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for values that no search could follow."""
+        check_choice("search.optimizer", self.optimizer, get_args(OptimizerName))
+        checks = {
+            "population": (self.population >= RESERVED + 4, f"at least {RESERVED + 4}"),  # CMA-ES wants 4 of its own
+            "iterations": (self.iterations >= 1, "at least 1"),
+            "elite_share": (0.0 < self.elite_share <= 1.0, "above 0 and at most 1"),
+            "ema": (0.0 <= self.ema < 1.0, "from 0 to below 1"),
+            "std_floor": (0.0 <= self.std_floor < math.inf, "0 or above"),
+        }
+        for name, (fine, allowed) in checks.items():
+            if not fine:
+                raise ValueError(f"search.{name} is {getattr(self, name)}; allowed: {allowed}.")
+        if self.optimizer == "cem" and self.elites < 2:
+            raise ValueError(
+                f"search.elite_share={self.elite_share} of population={self.population} is {self.elites} elites, and a "
+                "standard deviation needs 2. Raise one of them."
+            )
+
+    @property
+    def elites(self) -> int:
+        """How many members the distribution is refitted to; rounded down as in the authors' code."""
+        return int(self.elite_share * self.population + 1e-9)  # 0.29 * 100 is just below 29
+
+    def start(self, space: AlphaSpace, experts: int, matrices: int, seed: int) -> Optimizer:
+        """An optimizer that starts around the uniform mixture."""
+        mean = space.first(experts, matrices)[1].clamp(space.low, space.high)
+        if self.optimizer == "cmaes":
+            return CMAES(mean, space, self.population - RESERVED, seed)
+        return CEM(mean, space, self, seed)
+
+
+class CEM:
+    """The cross-entropy method; given members take part like its own, as the authors' best so far does."""
+
+    def __init__(self, mean: Tensor, space: AlphaSpace, settings: SearchSettings, seed: int) -> None:
+        """Start at `mean` (n,) with half the range as standard deviation."""
+        self.mean = mean
+        self.std = torch.full_like(mean, (space.high - space.low) / 2)
+        self._space, self._settings = space, settings
+        self._random = torch.Generator().manual_seed(seed)
+
+    def ask(self, given: int) -> Tensor:
+        """A full population less the members given (P - given, n)."""
+        shape = (self._settings.population - given, len(self.mean))
+        noise = torch.randn(shape, generator=self._random, dtype=torch.float64)
+        return (self.mean + self.std * noise).clamp(self._space.low, self._space.high)
+
+    def tell(self, members: Tensor, fitness: Sequence[Fitness], given: int) -> None:
+        """Refit to the elites (P', n); members that are equal in everything keep their order."""
+        order = sorted(range(len(members)), key=fitness.__getitem__, reverse=True)
+        elites = members[order[: self._settings.elites]]
+        ema = self._settings.ema
+        self.mean = (1 - ema) * elites.mean(dim=0) + ema * self.mean
+        std = (1 - ema) * elites.std(dim=0) + ema * self.std  # unbiased, as in the authors' code
+        self.std = std.clamp(min=self._settings.std_floor)
+
+
+class CMAES:
+    """CMA-ES; it learns from its own samples alone, since foreign members would blow up its step size."""
+
+    def __init__(self, mean: Tensor, space: AlphaSpace, population: int, seed: int) -> None:
+        """Start at `mean` (n,) with 0.3 of the range as step size, the advice of arXiv 1604.00772, appendix B."""
+        sigma = 0.3 * (space.high - space.low)
+        self.mean, self.std = mean, torch.full_like(mean, sigma)
+        self._population = population
+        self._cma = cmaes.CMA(
+            mean=mean.numpy(),
+            sigma=sigma,
+            bounds=np.array([[space.low, space.high]] * len(mean)),
+            n_max_resampling=1,  # then clipped: with many alphas hardly a sample lies within all bounds
+            seed=seed % 2**32,
+            population_size=population,
+        )
+
+    def ask(self, given: int) -> Tensor:
+        """Always as many members, (P - RESERVED, n)."""
+        assert given <= RESERVED, f"{given} given members, room for {RESERVED}"
+        return torch.from_numpy(np.stack([self._cma.ask() for _ in range(self._population)]))
+
+    def tell(self, members: Tensor, fitness: Sequence[Fitness], given: int) -> None:
+        """Learn from the ranks; `std` is that of this generation's samples."""
+        own, worth = members[given:], list(fitness)[given:]
+        order = sorted(range(len(own)), key=worth.__getitem__, reverse=True)
+        self._cma.tell([(own[index].numpy(), float(rank)) for rank, index in enumerate(order)])
+        self.mean, self.std = torch.from_numpy(self._cma.mean.copy()), own.std(dim=0)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one iteration found: its best member (n,), and the distribution that it leaves behind."""
+
+    member: Tensor  # (n,)
+    best: Fitness
+    mean_value: float
+    mean: Tensor  # (n,)
+    std: Tensor  # (n,)
+
+
+def search(
+    optimizer: Optimizer,
+    evaluate: Callable[[Tensor], Sequence[Fitness]],
+    first: Tensor,
+    iterations: int,
+    repaired: Callable[[Tensor], Tensor] = lambda members: members,
+) -> Iterator[Generation]:
+    """Yield a generation at a time; the last one's best member is the result of the search.
+
+    `first` (2, n) are members of the first generation; from then on member 0 is the best so far, evaluated again, so
+    that with an `evaluate` that always says the same the best never gets worse. Of equals the first counts.
+    `repaired` is applied to what the optimizer proposes.
+
+    Raises:
+        ValueError: a fitness is NaN or infinite.
+    """
+    given = first
+    for _ in range(iterations):
+        members = torch.cat([given, repaired(optimizer.ask(len(given)))])  # (P, n)
+        fitness = list(evaluate(members))
+        assert len(fitness) == len(members), f"{len(fitness)} values for {len(members)} members"
+        optimizer.tell(members, fitness, len(given))
+        top = max(range(len(members)), key=fitness.__getitem__)
+        given = members[top : top + 1]
+        mean_value = sum(one.value for one in fitness) / len(fitness)
+        yield Generation(members[top], fitness[top], mean_value, optimizer.mean, optimizer.std)

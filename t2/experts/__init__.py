@@ -1,0 +1,1 @@
+"""Expert files, pools of experts, mixtures of them, and conversions."""

@@ -1,0 +1,137 @@
+"""mixture.json: a mixture that was found, with the pool it is for and how it came about.
+
+A file is good for one set of experts: the pool's identity is part of it, so that alphas never meet other experts. The
+order of the domains may differ: alphas go by domain. What a strategy wants to remember (the history of a search, for
+one) goes into `details`, which is kept and not read here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import t2
+from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
+from t2.run.files import atomic_path
+
+FORMAT_VERSION = 1
+MIXTURE_FILE = "mixture.json"  # its name in a run's folder
+_FIELDS = ("alphas", "rule", "domains", "pool", "strategy", "task", "seed", "details", "t2_version")
+
+
+def save_mixture(
+    path: Path,
+    mixture: Mixture,
+    pool: ExpertPool,
+    *,
+    strategy: str,
+    task: str,
+    seed: int,
+    details: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a mixture of the pool's experts and return the path; what was there stays intact if that fails.
+
+    Raises:
+        ValueError: the mixture is for another number of experts or matrices, or `details` holds NaN or infinity.
+        OSError: the file cannot be written.
+    """
+    pool.check_mixture(mixture)
+    content = {
+        "format_version": FORMAT_VERSION,
+        "alphas": mixture.alphas,
+        "rule": mixture.rule,
+        "domains": pool.domains,
+        "pool": pool.identity,
+        "strategy": strategy,
+        "task": task,
+        "seed": seed,
+        "details": dict(details or {}),
+        "t2_version": t2.__version__,
+    }
+    try:
+        text = json.dumps(content, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise ValueError(f"The details of a mixture must be finite numbers ({error}); nothing was written.") from error
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n")
+    return path
+
+
+def find_mixture(place: Path | str) -> Path:
+    """The mixture file of a run's folder, or the file itself.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(place) / MIXTURE_FILE if Path(place).is_dir() else Path(place)
+    if path.is_file():
+        return path
+    near = get_close_matches(path.name, sorted(other.name for other in path.parent.glob("*.json")), n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise FileNotFoundError(f"No mixture file at {path}.{hint} Give a {MIXTURE_FILE}, or the folder adapt.py wrote.")
+
+
+def load_mixture(path: Path | str, pool: ExpertPool) -> Mixture:
+    """Read a mixture of this pool's experts.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged or of another version, or made for another pool.
+    """
+    path = find_mixture(path)
+    try:
+        content = _read(path.read_bytes())
+        _check_pool(content, pool)
+        rows = dict(zip(content["domains"], content["alphas"], strict=True))
+        mixture = Mixture(tuple(tuple(rows[domain]) for domain in pool.domains), content["rule"])
+        pool.check_mixture(mixture)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    return mixture
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    """The file's fields, their types checked."""
+    try:
+        fields = json.loads(content)
+    except ValueError as error:  # UnicodeDecodeError is one, too
+        raise ValueError(f"it is no JSON ({error}). Fit the mixture again.") from error
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Give a {MIXTURE_FILE} of adapt.py, or "
+            "fit the mixture again."
+        )
+    missing = [name for name in _FIELDS if name not in fields]
+    if missing:
+        raise ValueError(f"it lacks {', '.join(missing)}. Fit the mixture again.")
+    domains, alphas = fields["domains"], fields["alphas"]
+    if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
+        raise ValueError(f"its domains are {domains!r}; expected a list of names.")
+    if not isinstance(alphas, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in alphas):
+        raise ValueError("its alphas are no lists of numbers, one list per domain. Fit the mixture again.")
+    if len(alphas) != len(domains):
+        raise ValueError(f"it has {len(alphas)} rows of alphas for {len(domains)} domains. Fit the mixture again.")
+    return dict(fields)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_pool(content: Mapping[str, Any], pool: ExpertPool) -> None:
+    domains = content["domains"]
+    if sorted(domains) != sorted(pool.domains):
+        raise ValueError(
+            f"it was made for a pool of {', '.join(domains)}; this one has {', '.join(pool.domains)}. Load that pool, "
+            "or fit the mixture again."
+        )
+    if content["pool"] != pool.identity:
+        raise ValueError(
+            f"it was made for other experts of the same domains (pool {content['pool']}, this one is {pool.identity}). "
+            "Load those, or fit the mixture again."
+        )

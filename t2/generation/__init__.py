@@ -1,1 +1,0 @@
-"""Who answers: back ends that turn examples into completions."""

@@ -1,0 +1,201 @@
+"""A frozen language model with its tokenizer: prompts as ids, and the two halves of its forward.
+
+The forward is split in two, `hidden_states` and `logits`, so that training pays for the head only at completion
+positions. What an architecture does after its head (a softcap, a scale) is repeated here, and every load checks that
+both halves together give the model's own logits (`t2.models.loading`). A model of pictures and text is the same with a
+processor (`t2.models.image_inputs`). Nothing here loads, adapts or samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2.models.image_inputs import NEVER, chat_text, ids_with_images, pixel_inputs, placeholder_ids
+from t2.types import Example, LazyImage
+
+
+@dataclass
+class LanguageModel:
+    """A model and what is needed to ask it: `end_ids` is every id that ends an answer."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    source: str
+    processor: Any | None = None
+    context_length: int = field(init=False)
+    end_ids: frozenset[int] = field(init=False)
+    pad_id: int = field(init=False)
+    placeholder_ids: tuple[int, ...] = field(init=False)  # what stands for pictures in a prompt
+
+    def __post_init__(self) -> None:
+        """Freeze the model, and read what it and its tokenizer say of ends, padding and length."""
+        self.model.requires_grad_(False)
+        self.model.eval()
+        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if length is None:
+            raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
+        self.context_length = int(length)
+        self.end_ids = _end_ids(self.model, self.tokenizer)
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
+        self.placeholder_ids = placeholder_ids(self.model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    @property
+    def sliding_window(self) -> int | None:
+        """How many tokens back some or all layers see; None: all of them."""
+        window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
+        return window
+
+    def encode(self, example: Example, reserve: int = 0) -> list[int]:
+        """The prompt's ids, ready for generation; `reserve` is the room to leave for new tokens.
+
+        Raises:
+            ValueError: the prompt does not fit into the context, the chat template refuses the example, or the model
+                sees no images and the example has some.
+        """
+        if example.images and self.processor is None:
+            raise ValueError(
+                f"The example {example.prompt[:60]!r} has an image, and {self.source} reads text alone. Take a "
+                "base_model that sees, or a task without images."
+            )
+        if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
+            head = f"{example.system}\n\n" if example.system is not None else ""
+            places = "".join(f"{self.processor.image_token}\n" for _ in example.images) if self.processor else ""
+            text = f"{head}{places}{example.prompt}\n{example.prefill}"
+            ids = self._bos() + self._ids(text, example.images)
+        else:
+            ids = self._ids(self._chat(example) + example.prefill, example.images)
+        if len(ids) + reserve > self.context_length:
+            raise ValueError(
+                f"The prompt has {len(ids)} tokens and {reserve} are kept for the answer, but the context of "
+                f"{self.source} is {self.context_length}. Shorten the prompt, lower max_new_tokens, or "
+                f"take a model with a longer context. The prompt begins {example.prompt[:60]!r}."
+            )
+        return ids
+
+    def decode(self, ids: list[int] | tuple[int, ...] | Tensor) -> str:
+        """The text of `ids` without special tokens, spaces as they were."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        images: Sequence[LazyImage] = (),
+        **cache: Any,
+    ) -> Tensor:
+        """What goes into the head: (N, S) ids, mask and positions -> (N, S, D); a 4D bool mask is passed on.
+
+        `images` are those of all rows, in their order.
+        """
+        hidden: Tensor = self.model.base_model(
+            input_ids=input_ids,
+            attention_mask=self._as_its_attention_takes_it(attention_mask),
+            position_ids=position_ids,
+            **({"use_cache": False} | cache),
+            **self.pixels(images),
+        ).last_hidden_state
+        return hidden
+
+    def _as_its_attention_takes_it(self, mask: Tensor) -> Tensor:
+        """A 4D bool mask as numbers where attention is written out (Gemma 2): there it is added to the scores."""
+        written_out = self.model.config.get_text_config()._attn_implementation == "eager"
+        if mask.ndim != 4 or not written_out:
+            return mask
+        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
+            ~mask, torch.finfo(self.dtype).min
+        )
+
+    def pixels(self, images: Sequence[LazyImage]) -> dict[str, Tensor]:
+        """What the forward takes for the pictures of a batch, in the order of its rows."""
+        return pixel_inputs(self.processor, self.model, images) if images else {}
+
+    def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
+        """The model's own logits (N, V) behind the last of (N, S) inputs; `images` are those of all rows."""
+        logits: Tensor = self.model(**inputs, **self.pixels(images), logits_to_keep=1).logits[:, -1]
+        return self.without_placeholders(logits)
+
+    def without_placeholders(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) under which no placeholder of a picture is ever written."""
+        if not self.placeholder_ids:
+            return logits
+        return logits.index_fill(-1, torch.tensor(self.placeholder_ids, device=logits.device), NEVER)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's logits in float32 of hidden states: (..., D) -> (..., V)."""
+        config = self.model.config.get_text_config()
+        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
+            logits = cap * torch.tanh(logits / cap)
+        return self.without_placeholders(logits)
+
+    def _chat(self, example: Example) -> str:
+        """The example in the model's chat template, up to where the answer begins."""
+        try:
+            return chat_text(self.processor, self.tokenizer, example)
+        except TemplateError as error:
+            raise ValueError(
+                f"The chat template of {self.source} refuses the example ({error}). Some templates know no "
+                "system message: leave `system` out and put its text into the prompt."
+            ) from error
+
+    def _ids(self, text: str, images: Sequence[LazyImage]) -> list[int]:
+        """The ids of a text that already holds whatever special tokens it needs."""
+        if images:
+            return ids_with_images(self.processor, text, images)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _bos(self) -> list[int]:
+        """The id that this tokenizer puts before plain text, if it does."""
+        bos = self.tokenizer.bos_token_id
+        return [bos] if bos is not None and self.tokenizer("")["input_ids"][:1] == [bos] else []
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every id that ends an answer, by the generation config, the tokenizer and the chat template."""
+    named = model.generation_config.eos_token_id
+    ids = set(named) if isinstance(named, list | tuple) else {named}
+    ids |= {tokenizer.eos_token_id, _end_of_turn_id(tokenizer)}
+    return frozenset(int(i) for i in ids if i is not None)
+
+
+def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The added token that the chat template puts behind an answer (<|im_end|>, <|eot_id|>, …)."""
+    if tokenizer.chat_template is None:
+        return None
+    answer = "the answer"
+    turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # a template for a single question has no turns to end
+        return None
+    tail = text.rpartition(answer)[2].lstrip()
+    added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
+    ends = [token for token in added if tail.startswith(token)]
+    return added[max(ends, key=len)] if ends else None

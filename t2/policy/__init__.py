@@ -1,0 +1,1 @@
+"""The model as a policy: completions, and the log-probabilities of completions."""

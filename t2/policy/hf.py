@@ -1,0 +1,240 @@
+"""Generation with a transformers model, under the adapter's merged weights.
+
+A decode loop of our own instead of `model.generate`, for four things a policy gradient needs and that one has not:
+a prompt is read once for its G samples, and what all prompts begin with once (`t2.policy.prefix`); finished rows
+leave the batch; the log-prob of every sampled token is kept without keeping (T, N, V) scores; and a sample depends on
+its seed and place alone, not on how prompts were batched (one uniform number per token, drawn beforehand, inverts the
+cumulative distribution).
+
+Not done here: beam search, speculative decoding, paged caches (see vLLM).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from t2.adapters.base import Adapter, RowAdapter
+from t2.models.language_model import LanguageModel
+from t2.models.loading import parse_dtype
+from t2.policy.generator import RowScales, Worn
+from t2.policy.prefix import prefill
+from t2.policy.sampling import choose
+from t2.types import Completion, Example, LazyImage, Sampling
+
+COMPACT_SHARE = 0.25  # finished rows are dropped when they are this share: each drop copies the whole cache
+
+
+@dataclass
+class _Row:
+    """One completion in the making."""
+
+    place: int  # b * G + g
+    prompt: tuple[int, ...]
+    images: tuple[LazyImage, ...]
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+class HFGenerator:
+    """Answers with `lm`; `worn` says what of the adapter: merged weights, whatever it shows now, or none of it."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        adapter: Adapter | None = None,
+        *,
+        worn: Worn = "merged",
+        batch_rows: int = 64,
+        dtype: str | None = None,
+        progress: bool = False,
+    ) -> None:
+        """`batch_rows` bounds the rows (prompts * samples) that are decoded at once.
+
+        `dtype` (bfloat16) rounds the adapted weights while they are merged: faster where the processor has it, at a
+        cost in exactness that training logs as `train/log_prob_drift`. None keeps the model's own.
+
+        Raises:
+            ValueError: values outside what is allowed, or a dtype without an adapter whose weights it would round.
+        """
+        if batch_rows < 1:
+            raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
+        if worn not in ("merged", "as_is", "base"):
+            raise ValueError(f"worn is {worn!r}; allowed: merged, as_is, base.")
+        if dtype is not None and (adapter is None or worn == "as_is"):
+            raise ValueError(
+                f"generation.dtype={dtype} rounds merged weights, and here none are merged; set base_model.dtype."
+            )
+        self.lm, self.adapter, self.worn = lm, adapter, worn
+        self.batch_rows, self.progress = batch_rows, progress
+        self.dtype = None if dtype is None else parse_dtype(dtype)
+        self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
+        self._rows: tuple[RowScales, Sequence[int]] | None = None
+
+    def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
+        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing.
+
+        An empty state is the base, for which nothing is merged.
+        """
+        return self._wearing(state, None)
+
+    def with_rows(self, scales: RowScales, index: Sequence[int]) -> HFGenerator:
+        """The same generator for `len(index)` examples, of which example b wears state index[b].
+
+        `scales` gives the states with the numbers it is asked for, module -> (D, R); it is asked once a batch. Nothing
+        is merged, so `dtype` says nothing here.
+
+        Raises:
+            ValueError: the adapter cannot give every example its own state.
+        """
+        if not isinstance(self.adapter, RowAdapter):
+            raise ValueError(f"{type(self.adapter).__name__} cannot give every example its own state; use by=groups.")
+        return self._wearing(None, (scales, index))
+
+    def _wearing(self, state: Mapping[str, Tensor] | None, rows: tuple[RowScales, Sequence[int]] | None) -> HFGenerator:
+        if self.adapter is None:
+            raise ValueError("This generator has no adapter that could wear a state.")
+        other = copy.copy(self)
+        other.worn, other._state, other._rows = "base" if state == {} else "merged", state, rows
+        return other
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        """B examples -> B lists of G completions, in the order of the examples.
+
+        Raises:
+            ValueError: a prompt and its new tokens do not fit the model's context.
+        """
+        done = dict(self.stream(examples, sampling))
+        return [done[place] for place in range(len(examples))]
+
+    @torch.no_grad()
+    def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Yield (place, G completions) of each example as soon as its last answer ends, in whatever order that is.
+
+        Between two of them the adapter shows what it generates with: the model is not to be used before the end.
+
+        Raises:
+            ValueError: a prompt and its new tokens do not fit the model's context.
+        """
+        if self._rows is not None and len(self._rows[1]) != len(examples):
+            raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
+        prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
+        samples, steps = sampling.samples, sampling.max_new_tokens
+        noise = torch.Generator().manual_seed(sampling.seed)
+        uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
+        bar = tqdm(
+            total=len(uniforms), desc="generate", unit="answer", leave=False, disable=None if self.progress else True
+        )
+        with self._face(), bar:
+            for batch in self._batches(prompts, samples):
+                rows = [_Row(b * samples + g, prompts[b], examples[b].images) for b in batch for g in range(samples)]
+                with self._worn_by(batch, samples) as wear:
+                    for first in self._decode(rows, samples, sampling, uniforms, wear):
+                        group = rows[first : first + samples]
+                        yield group[0].place // samples, [self._finish(row, sampling) for row in group]
+                        bar.update(samples)
+
+    def _face(self) -> AbstractContextManager[object]:
+        if self.adapter is None or self.worn == "as_is" or self._rows is not None:
+            return nullcontext()
+        if self.worn == "base" and self.dtype is None:
+            return self.adapter.disabled()
+        return self.adapter.merged({} if self.worn == "base" else self._state, dtype=self.dtype)
+
+    @contextmanager
+    def _worn_by(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[_Row]], None]]:
+        """Give out what tells the adapter which rows come next; it does nothing where all wear the same."""
+        if self._rows is None:
+            yield lambda rows: None
+            return
+        assert isinstance(self.adapter, RowAdapter), "with_rows checked it"
+        scales, index = self._rows
+        distinct = sorted({index[b] for b in batch})
+        place = {state: at for at, state in enumerate(distinct)}
+        with self.adapter.rows(scales(distinct)) as select:
+            yield lambda rows: select(
+                torch.tensor([place[index[row.place // samples]] for row in rows], device=self.lm.device)
+            )
+
+    def _batches(self, prompts: Sequence[tuple[int, ...]], samples: int) -> Iterator[list[int]]:
+        """Indices of prompts, longest first: little padding, and memory runs out at once or never."""
+        order = sorted(range(len(prompts)), key=lambda b: -len(prompts[b]))
+        size = max(1, self.batch_rows // samples)
+        yield from (order[start : start + size] for start in range(0, len(order), size))
+
+    def _decode(
+        self,
+        rows: list[_Row],
+        samples: int,
+        sampling: Sampling,
+        uniforms: Tensor,
+        wear: Callable[[Sequence[_Row]], None],
+    ) -> Iterator[int]:
+        """Fill the rows of one batch, neighbors by prompt; yields a prompt's first row when its last one is done."""
+        device = self.lm.device
+        asked = rows[::samples]
+        states = [0 if self._rows is None else self._rows[1][row.place // samples] for row in asked]
+        cache, logits, mask = prefill(
+            self.lm,
+            [row.prompt for row in asked],
+            samples,
+            states,
+            lambda places: wear([asked[place] for place in places]),
+            [row.images for row in asked],
+        )
+        draws = uniforms.to(device)
+        live, open_groups = rows, list(range(0, len(rows), samples))
+        wear(live)
+        for step in range(sampling.max_new_tokens):
+            places = torch.tensor([row.place for row in live], device=device)
+            tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
+            self._record(live, tokens.tolist(), log_probs.tolist(), sampling)
+            keep = [index for index, row in enumerate(live) if not row.stopped]
+            last = not keep or step + 1 == sampling.max_new_tokens
+            done = [at for at in open_groups if last or all(row.stopped for row in rows[at : at + samples])]
+            open_groups = [at for at in open_groups if at not in done]
+            yield from done
+            if last:
+                return
+            if len(keep) <= (1 - COMPACT_SHARE) * len(live):
+                index = torch.tensor(keep, device=device)
+                cache.batch_select_indices(index)
+                tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
+                wear(live)
+            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
+            logits = self.lm.next_logits(
+                input_ids=tokens[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(dim=1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+            )
+
+    def _record(self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling) -> None:
+        for row, token, log_prob in zip(rows, tokens, log_probs, strict=True):
+            if row.stopped:
+                continue
+            row.tokens.append(token)
+            row.log_probs.append(log_prob)
+            row.stopped = token in self.lm.end_ids or (
+                bool(sampling.stop) and any(word in self.lm.decode(row.tokens) for word in sampling.stop)
+            )
+
+    def _finish(self, row: _Row, sampling: Sampling) -> Completion:
+        text = self.lm.decode(row.tokens)
+        cuts = [text.index(word) for word in sampling.stop if word in text]
+        return Completion(
+            prompt_ids=row.prompt,
+            token_ids=tuple(row.tokens),
+            log_probs=tuple(row.log_probs),
+            text=text[: min(cuts)] if cuts else text,
+            finish="stop" if row.stopped else "length",
+            images=row.images,
+        )

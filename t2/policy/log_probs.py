@@ -1,0 +1,237 @@
+"""From completions to token log-probs: the only code that runs the model for training.
+
+Rows are made of the sampled token ids, never of text that is tokenized again; where the architecture allows it, the
+completions of one prompt share its computation (`t2.policy.packing`), and all prompts that of what they begin with
+(`t2.policy.prefix`). Logits exist only where a sampled token is predicted, only for one chunk of tokens at a time, and
+never in the backward pass, so no (N, T, V) tensor is ever alive. The reference policy of a KL is the same network with
+the adapter off (no second model).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.utils.rnn import pad_sequence
+
+from t2.adapters.base import Adapter
+from t2.models.language_model import LanguageModel
+from t2.policy.packing import Layout, behind, group_by_prompt, plain_rows, shared_rows
+from t2.policy.prefix import common_prefix, key_values, standing_before
+from t2.types import Completion, Example, LazyImage, PixelImage
+
+KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse
+
+
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """What the training forward knows about each completion token; padding is where `mask` is False.
+
+    `log_probs` carries the gradient. `entropy` is detached. `kl` is the divergence between policy and
+    base at each position over the full vocabulary (None when it was not asked for).
+    """
+
+    log_probs: Tensor  # (N, T)
+    mask: Tensor  # (N, T) bool
+    entropy: Tensor  # (N, T)
+    kl: Tensor | None  # (N, T)
+
+
+log = logging.getLogger(__name__)
+CHUNK_TOKENS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
+PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, another forward costs more
+CHECK_PREFIX, CHECK_PROMPTS, CHECK_SAMPLES = 32, (5, 3, 9), (4, 1, 7)  # lengths in the self-check
+
+
+def token_log_probs(
+    lm: LanguageModel,
+    completions: Sequence[Completion],
+    *,
+    temperature: float = 1.0,
+    kl: KLDirection | None = None,
+    adapter: Adapter | None = None,
+    shared: bool = False,
+) -> TokenLogProbs:
+    """Log-prob, entropy and (where `kl` names a direction) divergence from the base, at every completion token.
+
+    The model is run as it is worn at the call; gradients flow unless the caller forbids them. `kl` needs `adapter`.
+    `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq. 1).
+    `shared` lays neighbors with one prompt behind it in one row, and what all prompts begin with before all rows: the
+    same numbers for less work, on architectures for which `prompts_can_be_shared`.
+    """
+    layout, prefix = _lay_out(lm, completions, shared=shared)
+    hidden = _completion_states(lm, layout, prefix)  # (L, D), L = all completion tokens
+    base = None
+    if kl is not None:
+        assert adapter is not None, "a KL to the base needs the adapter that is switched off for it"
+        with torch.no_grad(), adapter.disabled():
+            base = _completion_states(lm, layout, prefix)  # (L, D)
+    starts = range(0, len(layout.targets), CHUNK_TOKENS)
+    parts = [
+        _chunk(
+            lm,
+            hidden[span],
+            layout.targets[span],
+            None if base is None else base[span],
+            temperature,
+            kl,
+        )
+        for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
+    ]
+    log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
+    return TokenLogProbs(
+        log_probs=_unflatten(log_probs, layout),
+        mask=_unflatten(torch.ones_like(log_probs, dtype=torch.bool), layout),
+        entropy=_unflatten(entropy, layout),
+        kl=None if kl is None else _unflatten(divergence, layout),
+    )
+
+
+def exceeds_window(lm: LanguageModel, completions: Sequence[Completion]) -> bool:
+    """Whether a sliding attention window is shorter than a completion with its prompt.
+
+    Plain rows would then forget the prompt's beginning, and shared rows under their own mask would not.
+    """
+    longest = max(len(c.prompt_ids) + len(c.token_ids) for c in completions)
+    return lm.sliding_window is not None and longest > lm.sliding_window
+
+
+@torch.no_grad()
+def prompts_can_be_shared(lm: LanguageModel) -> bool:
+    """Whether shared rows give what plain rows give, on this very model.
+
+    Decided by comparing both on random tokens behind a common prefix; a model whose attention takes no tree mask, or
+    none behind keys and values, fails, and the log says so.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = lm.model.get_input_embeddings().weight.shape[0]
+
+    def draw(count: int) -> tuple[int, ...]:
+        ids = torch.randint(vocabulary, (count,), generator=generator).tolist()
+        return tuple(0 if token in lm.placeholder_ids else token for token in ids)
+
+    longest = CHECK_PREFIX + max(CHECK_PROMPTS) + max(CHECK_SAMPLES)
+    fits = lm.sliding_window is None or longest <= lm.sliding_window
+    prefix = draw(CHECK_PREFIX) if fits else ()  # plain rows would forget it, which is no fault of the model
+    prompts: list[tuple[tuple[int, ...], tuple[LazyImage, ...]]] = [(draw(length), ()) for length in CHECK_PROMPTS]
+    if lm.processor is not None:
+        seen = Example("Which?", images=(PixelImage(bytes(range(64)), (8, 8)),))
+        prompts.append((tuple(lm.encode(seen)), seen.images))
+    probe = [
+        Completion(prefix + prompt, draw(length), (0.0,) * length, "", "stop", images)
+        for prompt, images in prompts
+        for length in CHECK_SAMPLES
+    ]
+    plain = token_log_probs(lm, probe).log_probs
+    try:
+        together = token_log_probs(lm, probe, shared=True).log_probs
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:  # what models raise at a 4-D mask
+        log.warning("Prompts are not shared: %s takes no tree mask (%s).", type(lm.model).__name__, error)
+        return False
+    difference = float((plain - together).abs().max())
+    allowed = (1e-3 if lm.dtype == torch.float32 else 0.1) * max(1.0, float(plain.abs().max()) / 10)
+    if difference > allowed:
+        log.warning(
+            "Prompts are not shared: %s gives log-probs %.2g apart from plain rows (allowed: %.2g).",
+            type(lm.model).__name__,
+            difference,
+            allowed,
+        )
+    return difference <= allowed
+
+
+def _lay_out(lm: LanguageModel, completions: Sequence[Completion], *, shared: bool) -> tuple[Layout, tuple[int, ...]]:
+    """The rows of a forward, and the prefix that stands before all of them, empty where that saves too little."""
+    groups = group_by_prompt(completions) if shared else []
+    prompts = [completions[group[0]].prompt_ids for group in groups]
+    length = common_prefix(prompts, lm.placeholder_ids) if len(prompts) > 1 else 0
+    if length * (len(prompts) - 1) < PREFIX_SAVES_AT_LEAST:
+        length = 0
+    if not length and len(groups) in (0, len(completions)):  # a tree mask would be for nothing
+        return plain_rows(completions, lm.pad_id, lm.device), ()
+    tails = [replace(one, prompt_ids=one.prompt_ids[length:]) for one in completions] if length else completions
+    return behind(shared_rows(tails, lm.pad_id, lm.device), length), prompts[0][:length]
+
+
+def _completion_states(lm: LanguageModel, layout: Layout, prefix: tuple[int, ...]) -> Tensor:
+    """Last hidden states where completion tokens are predicted, (L, D)."""
+    before = standing_before(key_values(lm, prefix), len(layout.input_ids))
+    states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, **before)
+    return states[layout.row, layout.column]
+
+
+def _unflatten(flat: Tensor, layout: Layout) -> Tensor:
+    """(L,) -> (N, T), zeros (False) where a completion is shorter."""
+    return pad_sequence(list(torch.split(flat, list(layout.lengths))), batch_first=True)
+
+
+def _chunk(
+    lm: LanguageModel,
+    hidden: Tensor,
+    targets: Tensor,
+    base: Tensor | None,
+    temperature: float,
+    kl: KLDirection | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs, entropies and divergences (l,) of one chunk."""
+
+    def compute(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        logits = lm.logits(hidden)  # (l, V) fp32
+        log_p = torch.log_softmax(logits / temperature, dim=-1)
+        chosen = log_p.gather(1, targets[:, None]).squeeze(1)
+        with torch.no_grad():
+            entropy = -(log_p.exp() * log_p).sum(dim=-1)
+        if base is None:
+            return chosen, entropy, None
+        if temperature != 1.0:
+            log_p = torch.log_softmax(logits, dim=-1)
+        with torch.no_grad():
+            log_q = torch.log_softmax(lm.logits(base), dim=-1)
+        first, second = (log_p, log_q) if kl == "policy_base" else (log_q, log_p)
+        return chosen, entropy, (first.exp() * (first - second)).sum(dim=-1)
+
+    if hidden.requires_grad:
+        chosen, entropy, divergence = _RowWise.apply(hidden, compute)  # type: ignore[no-untyped-call]
+    else:
+        chosen, entropy, divergence = compute(hidden)
+    return chosen, entropy, torch.zeros_like(entropy) if divergence is None else divergence
+
+
+class _RowWise(torch.autograd.Function):
+    """Numbers that each depend on one row of the hidden states alone, their gradients taken on the way.
+
+    The gradient of their sum is then that of each, row by row (l, D), and all that is kept: the logits, which are many
+    times as large, are gone before the backward pass and are not computed again in it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, compute: Callable[[Tensor], tuple[Tensor, Tensor, Tensor | None]]
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        with torch.enable_grad():
+            leaf = hidden.detach().requires_grad_()
+            chosen, entropy, divergence = compute(leaf)
+            gradients = [
+                torch.autograd.grad(value.sum(), leaf, retain_graph=value is chosen and divergence is not None)[0]
+                for value in (chosen, divergence)
+                if value is not None
+            ]
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(entropy)
+        return chosen.detach(), entropy, None if divergence is None else divergence.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor, None]:
+        chosen, _, divergence = outer
+        total = sum(
+            gradient * weight[:, None].to(gradient.dtype)
+            for gradient, weight in zip(ctx.saved_tensors, (chosen, divergence), strict=False)
+            if weight is not None
+        )
+        return total, None

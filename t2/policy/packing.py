@@ -1,0 +1,184 @@
+"""How completions are laid out in the rows of one forward pass: plain, or sharing their prompt.
+
+    plain     prompt a1 a2 a3 .        one row per completion, padded at the right, where causality hides it
+              prompt b1 b2 . .
+
+    shared    prompt a1 a2 a3 b1 b2    one row per prompt: each completion sees the prompt and itself (tree mask), and
+                                       its positions restart behind the prompt: the computation is that of plain rows
+
+For G samples of S tokens behind a prompt of P, shared rows take P + G S tokens instead of G (P + S). A completion's
+last token is the input of no prediction and is left out of both. Nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from t2.types import Completion, LazyImage
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows for a model, and where in them each of the L completion tokens is predicted."""
+
+    input_ids: Tensor  # (N', S), N' rows
+    attention_mask: Tensor  # (N', S) of ones, or (N', 1, S, S) bool: may the first see the second
+    position_ids: Tensor  # (N', S)
+    row: Tensor  # (L,)
+    column: Tensor  # (L,)
+    targets: Tensor  # (L,)
+    lengths: tuple[int, ...]  # completion tokens of each completion, in their order; sums to L
+    images: tuple[LazyImage, ...]  # of all rows, in their order
+
+
+def plain_rows(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Layout:
+    """One row per completion."""
+    rows = [torch.tensor(c.prompt_ids + c.token_ids[:-1]) for c in completions]
+    input_ids = pad_sequence(rows, batch_first=True, padding_value=pad_id)
+    columns = [torch.arange(len(c.token_ids)) + len(c.prompt_ids) - 1 for c in completions]
+    return _layout(
+        completions,
+        input_ids,
+        torch.ones_like(input_ids),  # padding stands where causality hides it, and a mask costs time
+        torch.arange(input_ids.shape[1]).expand_as(input_ids),
+        torch.arange(len(rows)).repeat_interleave(torch.tensor([len(column) for column in columns])),
+        torch.cat(columns),
+        tuple(image for c in completions for image in c.images),
+        device,
+    )
+
+
+def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Layout:
+    """One row per run of completions with the same prompt."""
+    groups = group_by_prompt(completions)
+    rows, positions, columns, branches = [], [], [], []
+    for group in groups:
+        prompt = completions[group[0]].prompt_ids
+        pieces, places, numbers = [torch.tensor(prompt)], [torch.arange(len(prompt))], [torch.zeros(len(prompt))]
+        start = len(prompt)
+        for number, index in enumerate(group, start=1):
+            inputs = completions[index].token_ids[:-1]
+            pieces.append(torch.tensor(inputs, dtype=torch.long))
+            places.append(torch.arange(len(inputs)) + len(prompt))
+            numbers.append(torch.full((len(inputs),), number))
+            # The first token is predicted at the prompt's end, the others at their predecessors.
+            columns.append(torch.cat([torch.tensor([len(prompt) - 1]), torch.arange(len(inputs)) + start]))
+            start += len(inputs)
+        rows.append(torch.cat(pieces))
+        positions.append(torch.cat(places))
+        branches.append(torch.cat(numbers))
+    per_row = torch.tensor([sum(len(completions[index].token_ids) for index in group) for group in groups])
+    branch = pad_sequence(branches, batch_first=True, padding_value=-1)  # (N', S): 0 prompt, k completion, -1 padding
+    return _layout(
+        completions,
+        pad_sequence(rows, batch_first=True, padding_value=pad_id),
+        tree_mask(branch),
+        pad_sequence(positions, batch_first=True),
+        torch.arange(len(rows)).repeat_interleave(per_row),
+        torch.cat(columns),
+        tuple(image for group in groups for image in completions[group[0]].images),
+        device,
+    )
+
+
+def behind(layout: Layout, shared: int) -> Layout:
+    """The layout of rows with a 4-D mask that all see `shared` tokens before their own (`t2.policy.prefix`)."""
+    mask = layout.attention_mask  # (N', 1, S, S)
+    before = mask.new_ones(*mask.shape[:-1], shared)
+    return replace(layout, attention_mask=torch.cat([before, mask], dim=-1), position_ids=layout.position_ids + shared)
+
+
+def tree_mask(branch: Tensor) -> Tensor:
+    """Which positions see which: (N', S) branch numbers -> (N', 1, S, S) bool.
+
+    A position sees itself and what stands before it in its own branch or in the prompt (branch 0). Padding (-1) sees
+    padding, so that no row of the softmax is empty.
+    """
+    seen, seer = branch[:, None, None, :], branch[:, None, :, None]
+    causal = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
+    return causal & ((seen == seer) | ((seen == 0) & (seer > 0)))
+
+
+def sampled_log_probs(completions: Sequence[Completion], like: Tensor) -> Tensor:
+    """The log-probs kept at sampling, padded with zeros to the shape, type and device of `like` (N, T)."""
+    padded = pad_sequence([torch.tensor(c.log_probs, dtype=like.dtype) for c in completions], batch_first=True)
+    assert padded.shape == like.shape, f"{tuple(padded.shape)} against {tuple(like.shape)}"
+    return padded.to(like.device)
+
+
+def group_by_prompt(completions: Sequence[Completion]) -> list[list[int]]:
+    """Indices of neighbors that answer the same prompt."""
+    groups: list[list[int]] = []
+    for index, completion in enumerate(completions):
+        first = completions[groups[-1][0]] if groups else None
+        if first is not None and (first.prompt_ids, first.images) == (completion.prompt_ids, completion.images):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def micro_batches(completions: Sequence[Completion], tokens: int, *, shared: bool) -> list[list[int]]:
+    """Split indices into micro-batches of at most `tokens` tokens, padding included (but at least one row).
+
+    Rows of similar length come together, so that little is padding; the order of completions inside a loss does not
+    matter. A prompt whose samples exceed the budget is spread over micro-batches of their own.
+    """
+    rows = [[index] for index in range(len(completions))]
+    alone: list[list[int]] = []
+    if shared:
+        parts = [_within(completions, group, tokens) for group in group_by_prompt(completions)]
+        rows = [group[0] for group in parts if len(group) == 1]
+        alone = [part for group in parts if len(group) > 1 for part in group]  # together they would be one row again
+    size = {id(row): _row_tokens(completions, row) for row in rows}
+    batches: list[list[list[int]]] = []
+    for row in sorted(rows, key=lambda row: -size[id(row)]):
+        if batches and size[id(batches[-1][0])] * (len(batches[-1]) + 1) <= tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return [*alone, *([index for row in batch for index in row] for batch in batches)]
+
+
+def _within(completions: Sequence[Completion], group: list[int], tokens: int) -> list[list[int]]:
+    """One prompt's completions, cut into rows of at most `tokens` tokens."""
+    parts: list[list[int]] = [[]]
+    for index in group:
+        if parts[-1] and _row_tokens(completions, [*parts[-1], index]) > tokens:
+            parts.append([])
+        parts[-1].append(index)
+    return parts
+
+
+def _row_tokens(completions: Sequence[Completion], row: Sequence[int]) -> int:
+    return len(completions[row[0]].prompt_ids) + sum(len(completions[index].token_ids) - 1 for index in row)
+
+
+def _layout(
+    completions: Sequence[Completion],
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    position_ids: Tensor,
+    row: Tensor,
+    column: Tensor,
+    images: tuple[LazyImage, ...],
+    device: torch.device,
+) -> Layout:
+    """Move everything to the device at once and add the targets."""
+    targets = torch.tensor([token for c in completions for token in c.token_ids])
+    assert row.shape == column.shape == targets.shape, f"{row.shape}, {column.shape}, {targets.shape}"
+    return Layout(
+        input_ids.to(device),
+        attention_mask.to(device),
+        position_ids.to(device),
+        row.to(device),
+        column.to(device),
+        targets.to(device),
+        lengths=tuple(len(c.token_ids) for c in completions),
+        images=images,
+    )

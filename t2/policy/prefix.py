@@ -1,0 +1,142 @@
+"""What the prompts of a batch begin with, computed once: a system message, an instruction, solved examples.
+
+    prefix . . . . |  prompt 1  a1 a2 b1 b2      keys and values of the prefix stand before those of every row;
+                   |  prompt 2  c1 c2 d1         gradients go through them as through the rows
+
+It ends before the first picture, since placeholders are the same for all of them, and leaves every prompt a token of
+its own. The cache that carries it never grows, so that a block may be computed again in the backward pass; decoding,
+where one has to grow, is `t2.policy.prefix`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from t2.models.language_model import LanguageModel
+from t2.types import LazyImage
+
+SHARED_AT_LEAST = 8  # tokens: what prompts have in common below that is not worth a forward of its own
+KeyValues = list[tuple[Tensor, Tensor]]  # of each layer, (1, heads, P, D) each
+
+
+def common_prefix(prompts: Sequence[tuple[int, ...]], stops: Sequence[int] = ()) -> int:
+    """How many tokens all prompts begin with, leaving each one of its own at least; 0 below SHARED_AT_LEAST.
+
+    None of `stops` is among them.
+    """
+    shortest = min(map(len, prompts))
+    first, last = min(prompts), max(prompts)  # what these two share, all between them share
+    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
+    length = min(same, shortest - 1)
+    return length if length >= SHARED_AT_LEAST else 0
+
+
+def key_values(lm: LanguageModel, ids: Sequence[int]) -> KeyValues:
+    """Keys and values of a prefix as the model is worn at the call, none of an empty one."""
+    if not ids:
+        return []
+    cache = _Kept()
+    input_ids = torch.tensor([ids], device=lm.device)
+    positions = torch.arange(len(ids), device=lm.device)[None]
+    lm.hidden_states(input_ids, torch.ones_like(input_ids), positions, past_key_values=cache, use_cache=True)
+    return [cache.kept[layer] for layer in sorted(cache.kept)]
+
+
+def standing_before(prefix: KeyValues, rows: int) -> dict[str, Any]:
+    """What `LanguageModel.hidden_states` takes, beside rows laid out behind it, to see a prefix from every row."""
+    if not prefix:
+        return {}
+    cache = _Fixed([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix])
+    return {"past_key_values": cache, "use_cache": True}
+
+
+class _Kept(DynamicCache):  # type: ignore[misc]  # transformers' classes have no types
+    """Keeps the keys and values of one forward, or of the same one computed again."""
+
+    def __init__(self) -> None:
+        super().__init__()  # without a config every layer keeps all tokens
+        self.kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.kept[layer_idx] = (key_states, value_states)
+        return key_states, value_states
+
+
+class _Fixed(DynamicCache):  # type: ignore[misc]  # as above
+    """Puts the prefix before what a layer has computed, and stays as it is."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        layer = self.layers[layer_idx]
+        return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
+
+
+def prefill(
+    lm: LanguageModel,
+    prompts: Sequence[tuple[int, ...]],
+    samples: int,
+    states: Sequence[int],
+    wear: Callable[[Sequence[int]], None],
+    images: Sequence[tuple[LazyImage, ...]] | None = None,
+) -> tuple[DynamicCache, Tensor, Tensor]:
+    """Cache, last logits (N, V) and mask (N, S) of B prompts, each repeated for its G samples.
+
+    `states` says which of several states each prompt is read under (B,), and `wear` is told which prompts come next.
+    `images` are each prompt's pictures (B,).
+    """
+    cache = DynamicCache(config=lm.model.config)
+    shared = (
+        0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts, lm.placeholder_ids)
+    )
+    if shared:
+        first_of = {state: place for place, state in reversed(list(enumerate(states)))}
+        leaders = sorted(first_of.values())
+        wear(leaders)
+        _read(lm, [prompts[place][:shared] for place in leaders], cache, 0)
+        at = {states[place]: number for number, place in enumerate(leaders)}
+        cache.batch_select_indices(torch.tensor([at[state] for state in states], device=lm.device))
+    wear(range(len(prompts)))
+    pictures = [picture for of_one in images or () for picture in of_one]
+    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, pictures)
+    if samples > 1:
+        cache.batch_repeat_interleave(samples)
+        logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
+    return cache, logits, mask
+
+
+def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:
+    """Whether a sliding window is shorter than a prompt: its cache then forgets, counted with the padding."""
+    return lm.sliding_window is not None and max(map(len, prompts)) > lm.sliding_window
+
+
+def _read(
+    lm: LanguageModel,
+    parts: Sequence[tuple[int, ...]],
+    cache: DynamicCache,
+    seen: int,
+    images: Sequence[LazyImage] = (),
+) -> tuple[Tensor, Tensor]:
+    """Continue `seen` cached tokens by the parts, left-padded: the last logits (n, V) and the whole mask (n, S)."""
+    width = max(map(len, parts))
+    ids = torch.tensor([[lm.pad_id] * (width - len(part)) + list(part) for part in parts], device=lm.device)  # (n, S')
+    lengths = torch.tensor([len(part) for part in parts], device=lm.device)
+    places = torch.arange(width, device=lm.device)
+    own = (places >= width - lengths[:, None]).long()  # (n, S')
+    mask = torch.cat([own.new_ones(len(parts), seen), own], dim=1)
+    logits = lm.next_logits(
+        images,
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=(own.cumsum(dim=1) - 1).clamp(min=0) + seen,
+        past_key_values=cache,
+        use_cache=True,
+    )
+    return logits, mask

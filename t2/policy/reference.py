@@ -1,0 +1,46 @@
+"""The reference answers as if the model had given them: what next-token training learns, and what likelihoods are of.
+
+Nothing is sampled, so log-probs are zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from t2.models.language_model import LanguageModel
+from t2.types import Completion, Example, Sampling
+
+
+class ReferenceAnswers:
+    """Answers every example with its reference and the token that ends a turn."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        """Keep the model, whose tokenizer is asked."""
+        self.lm = lm
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        """B examples -> B lists of one completion; `sampling` says nothing here.
+
+        Raises:
+            ValueError: an example without a reference answer, or one that does not fit the context.
+        """
+        return [[encode_reference(self.lm, example, end_of_turn=True)] for example in examples]
+
+
+def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = False) -> Completion:
+    """The reference answer right behind the prompt, or, after a space, behind the words it is prefilled with.
+
+    Raises:
+        ValueError: there is no answer, it has no token, or it does not fit the context.
+    """
+    if not example.answer:
+        raise ValueError(f"The example {example.prompt[:60]!r} has no reference answer, and one is needed here.")
+    parted = not example.prefill or example.prefill[-1].isspace() or example.answer[0].isspace()
+    text = example.answer if parted else f" {example.answer}"
+    ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if end_of_turn:
+        if lm.tokenizer.eos_token_id is None:
+            raise ValueError(f"The tokenizer of {lm.source} names no token that ends a turn.")
+        ids = [*ids, int(lm.tokenizer.eos_token_id)]
+    prompt = lm.encode(example, reserve=len(ids))
+    return Completion(tuple(prompt), tuple(ids), (0.0,) * len(ids), text, "stop", example.images)

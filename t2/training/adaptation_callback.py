@@ -1,0 +1,244 @@
+"""Two-pass adaptation while an expert is trained: how a pool that holds it does on a set of benchmarks.
+
+Every so many steps and at the end, each strategy is fitted and scored on the benchmarks' validation examples, with the
+expert in training in the pool. Into the run folder go `adaptation.csv` (a line per step, benchmark and system) and
+`confusion.csv` (a line per step, strategy, true domain and chosen one), into the loggers the same numbers, and into W&B
+also tables and figures. The test split is never read, and training goes on as if nothing had been asked: random states
+are put back, and what the adapter has learned is left alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from t2.adaptation.strategy import Strategy
+from t2.adaptation.two_pass import By
+from t2.evaluation.benchmark import choose_support, labels_of, tasks_of, true_domains
+from t2.evaluation.figures import plot_confusion
+from t2.evaluation.report import compare
+from t2.evaluation.statistics import dispatch_accuracy
+from t2.evaluation.systems import (
+    BASE,
+    PASSES,
+    Outcome,
+    measure,
+    name_strategies,
+    pool_systems,
+    share_costs,
+    summarize_adaptation,
+)
+from t2.experts.pool import ExpertPool
+from t2.policy.generator import AdaptableGenerator, Generator
+from t2.run.files import atomic_path
+from t2.tasks.base import Split, Task
+from t2.training.module import ExpertTraining
+from t2.types import Example, Sampling
+
+log = logging.getLogger(__name__)
+ADAPTATION_FILE, CONFUSION_FILE = "adaptation.csv", "confusion.csv"
+CONFUSION_COLUMNS = ("step", "system", "true", "chosen", "count")
+
+Row = dict[str, Any]
+
+
+class Adaptation(L.Callback):
+    """Scores strategies on benchmarks every `every` steps and at the end, and the base once.
+
+    Args:
+        benchmarks: tasks by name, as in conf/benchmarks, where `benchmark_domains` may stand among them.
+        strategies: system name -> strategy.
+        pool: the other experts; None: the expert in training is the only one.
+        every: steps between two evaluations.
+        limit: the first so many validation examples of each benchmark.
+        shots: support examples that strategies may be fitted to, from `support_split`.
+        singles: score each expert by itself, too.
+        by: how the second pass wears mixtures.
+        seed: decides which examples are the support.
+    """
+
+    def __init__(
+        self,
+        *,
+        benchmarks: Mapping[str, Any],
+        strategies: Mapping[str, Strategy],
+        pool: ExpertPool | None = None,
+        every: int = 25,
+        limit: int = 20,
+        shots: int = 10,
+        support_split: Split = "train",
+        singles: bool = False,
+        by: By = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Keep the choices, and draw the support examples.
+
+        Raises:
+            ValueError: no benchmark, two strategies of one name, too few examples, or numbers outside what is allowed.
+        """
+        if every < 1 or limit < 1:
+            raise ValueError(f"adaptation: every={every}, limit={limit}; both are at least 1.")
+        self.tasks: list[Task] = tasks_of(benchmarks)
+        if not self.tasks:
+            raise ValueError("adaptation.benchmarks is empty. Name at least one task.")
+        self.domains: Mapping[str, str | None] | None = benchmarks.get("benchmark_domains")
+        self.strategies, self.pool = name_strategies(None, strategies), pool
+        self.every, self.singles, self.by = every, singles, by
+        self.examples = {task.name: task.split("val")[:limit] for task in self.tasks}
+        self.support = {
+            task.name: choose_support(
+                task, shots=shots, split=support_split, seed=seed, scored=self.examples[task.name]
+            )
+            for task in self.tasks
+        }
+        self.base: dict[str, Outcome] = {}  # by task; the base does not change
+        self.steps: set[int] = set()  # that were evaluated
+        self.systems: Mapping[str, Generator] = {}  # of the latest evaluation
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raise ValueError now where the expert in training does not go with the pool."""
+        self._systems(pl_module)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Evaluate what the steps so far have made; before the next step, so that a resumed run decides alike."""
+        if trainer.global_step and trainer.global_step % self.every == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the last step, unless it was."""
+        self._evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps that were evaluated."""
+        return {"steps": sorted(self.steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.steps = set(state_dict["steps"])
+
+    def _systems(self, module: L.LightningModule) -> tuple[ExpertPool, Mapping[str, Generator]]:
+        """The pool with the expert as it is now, and who answers with it."""
+        assert isinstance(module, ExpertTraining), f"this callback serves ExpertTraining, got {type(module).__name__}"
+        generator, domain = module.generator, module.metadata.domain
+        if not isinstance(generator, AdaptableGenerator):
+            raise ValueError(f"{type(generator).__name__} cannot wear mixtures; use generation=hf or generation=vllm.")
+        expert = module.expert(step=module.global_step, val_before=None, val_after=None)
+        pool = ExpertPool({domain: expert}) if self.pool is None else self.pool.with_expert(domain, expert)
+        true_domains([task.name for task in self.tasks], self.domains, labels_of(pool))
+        systems = pool_systems(generator, pool, self.strategies, singles=self.singles, uniform=False, by=self.by)
+        share_costs([*self.systems.values(), *systems.values()])
+        self.systems = {BASE: generator.with_state({}), **systems}
+        return pool, self.systems
+
+    def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        step = trainer.global_step
+        if step in self.steps:
+            return
+        pool, systems = self._systems(module)
+        assert isinstance(module, ExpertTraining), "_systems checked it"
+        with module.phases("adaptation"), isolate_rng(include_cuda=True):
+            outcomes = [outcome for task in self.tasks for outcome in self._score(task, systems)]
+        domains = true_domains([task.name for task in self.tasks], self.domains, labels_of(pool))
+        confusion = summarize_adaptation(outcomes, domains=domains, labels=labels_of(pool))["confusion"]
+        self.steps.add(step)
+        rows = [_row(step, outcome, self.base[outcome.report.task]) for outcome in outcomes]
+        cells = list(_cells(step, confusion))
+        run = Path(trainer.default_root_dir)
+        _replace_rows(run / ADAPTATION_FILE, step, rows)
+        if cells:
+            _replace_rows(run / CONFUSION_FILE, step, cells)
+        self._log(trainer, rows, cells, confusion)
+
+    def _score(self, task: Task, systems: Mapping[str, Generator]) -> list[Outcome]:
+        examples: Sequence[Example] = self.examples[task.name]
+        sampling = Sampling(max_new_tokens=task.max_new_tokens)
+        outcomes = []
+        for system, generator in systems.items():
+            if system == BASE and task.name in self.base:
+                outcomes.append(self.base[task.name])
+                continue
+            share_costs(systems.values())
+            support = self.support[task.name]
+            outcomes.append(measure(generator, task, examples, sampling, system=system, support=support))
+        self.base[task.name] = outcomes[0]
+        return outcomes
+
+    def _log(self, trainer: L.Trainer, rows: Sequence[Row], cells: Sequence[Row], confusion: Mapping[str, Any]) -> None:
+        step = trainer.global_step
+        metrics = {
+            f"adaptation/{row['task']}/{row['system']}/{name}": float(value)
+            for row in rows
+            for name, value in row.items()
+            if name in ("score", *PASSES) or name.startswith("alpha:")
+        }
+        for system, matrix in confusion.items():
+            accuracy = dispatch_accuracy(matrix["counts"])
+            assert accuracy is not None, "a matrix has prompts"
+            metrics[f"adaptation/dispatch_accuracy/{system}"] = accuracy
+        figures = {}
+        for system, matrix in confusion.items():
+            figures[system] = Path(trainer.default_root_dir) / f"confusion_{system}.png"
+            plot_confusion(matrix["counts"], matrix["labels"], figures[system])
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+            if isinstance(logger, WandbLogger):
+                _log_table(logger, "adaptation", rows, step)
+                _log_table(logger, "confusion", cells, step)
+                for system, path in figures.items():
+                    logger.log_image(f"confusion/{system}", images=[str(path)], step=step)
+        for row in rows:
+            log.info("step %d: %s, %s: %.1f %%", step, row["task"], row["system"], 100 * row["score"])
+
+
+def _row(step: int, outcome: Outcome, base: Outcome) -> Row:
+    """A line of adaptation.csv."""
+    report = outcome.report
+    pair = compare(report, base.report, resamples=1000)
+    return {
+        "step": step,
+        "task": report.task,
+        "system": report.system,
+        "score": report.mean,
+        "stderr": report.stderr,
+        "n": len(report.scores),
+        "difference": pair.difference,
+        "p_value": pair.p_value,
+        **{part: report.seconds[part] for part in PASSES if part in report.seconds},
+        **{f"alpha:{domain}": alpha for domain, alpha in outcome.alphas.items()},
+    }
+
+
+def _cells(step: int, confusion: Mapping[str, Any]) -> Iterable[Row]:
+    """The lines of confusion.csv, of the domains that prompts were of."""
+    for system, matrix in confusion.items():
+        for true, counts in zip(matrix["labels"], matrix["counts"], strict=True):
+            if any(counts):
+                for chosen, count in zip(matrix["labels"], counts, strict=True):
+                    yield dict(zip(CONFUSION_COLUMNS, (step, system, true, chosen, count), strict=True))
+
+
+def _replace_rows(path: Path, step: int, rows: Sequence[Row]) -> None:
+    """Write the file's rows of earlier steps, and these; later ones are of a run that was killed and resumed."""
+    known: list[Row] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            known = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    columns = list(dict.fromkeys(name for row in [*known, *rows] for name in row))
+    with atomic_path(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        writer.writerows([*known, *rows])
+
+
+def _log_table(logger: WandbLogger, name: str, rows: Sequence[Row], step: int) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    data = [[row.get(column) for column in columns] for row in rows]
+    if data:
+        logger.log_table(name, columns=columns, data=data, step=step)

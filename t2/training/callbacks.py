@@ -1,0 +1,202 @@
+"""What happens around the training steps: validation, the best expert, checkpoints, samples, progress.
+
+Validation is a callback of ours rather than Lightning's loop, because a checkpoint written after step k must decide
+alone whether step k was validated: here it happens before step k + 1 starts, so a run killed in between validates
+again on resuming and ends as if it had not been killed. Nothing here touches the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import WandbLogger
+from tqdm import tqdm
+
+from t2.evaluation.evaluate import evaluate
+from t2.experts.expert import EXPERT_FILE
+from t2.run.files import atomic_path
+from t2.run.metrics_csv import MetricsCSV
+from t2.run.results import SAMPLES_FILE
+from t2.training.module import ExpertTraining
+from t2.types import Sampling
+
+log = logging.getLogger(__name__)
+LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
+
+
+def _training(module: L.LightningModule) -> ExpertTraining:
+    assert isinstance(module, ExpertTraining), f"these callbacks serve ExpertTraining, got {type(module).__name__}"
+    return module
+
+
+class Validation(L.Callback):
+    """Greedy accuracy on the validation split; keeps the best expert and stops when it no longer improves.
+
+    Runs before the first step (so that an expert is at least as good as the base), every `every` steps and at the
+    end. `patience` is the number of validations without improvement after which training stops (None: never; paper:
+    early stopping on validation).
+    """
+
+    def __init__(self, *, every: int = 5, patience: int | None = None, limit: int | None = None) -> None:
+        """`limit` takes the first so many examples of the split."""
+        if every < 1 or (patience is not None and patience < 1) or (limit is not None and limit < 1):
+            raise ValueError(f"validation: every={every}, patience={patience}, limit={limit}; all are at least 1.")
+        self.every, self.patience, self.limit = every, patience, limit
+        self.reports: dict[int, tuple[float, ...]] = {}  # step -> a score per example
+        self.best_step = 0
+        self.majority: float | None = None  # accuracy of always giving the most frequent answer
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Validate what the steps so far have made."""
+        if trainer.global_step % self.every == 0:
+            self._validate(trainer, _training(pl_module))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validate the last step, unless it was."""
+        self._validate(trainer, _training(pl_module))
+
+    def _validate(self, trainer: L.Trainer, module: ExpertTraining) -> None:
+        step = trainer.global_step
+        if step in self.reports:
+            return
+        examples = module.task.split("val")[: self.limit]
+        sampling = Sampling(max_new_tokens=module.sampling.max_new_tokens, stop=module.sampling.stop)
+        with module.phases("validate"):
+            report = evaluate(
+                module.generator, module.task, examples, sampling, system="expert", workers=module.score_workers
+            )
+        self.reports[step], self.majority = report.scores, report.majority
+        if report.mean > self._mean(self.best_step) or step == self.best_step:
+            self.best_step = step
+            before = self._mean(0) if 0 in self.reports else None
+            expert = module.expert(step=step, val_before=before, val_after=report.mean)
+            expert.save(Path(trainer.default_root_dir) / EXPERT_FILE)
+        for logger in trainer.loggers:
+            logger.log_metrics({"val/score": report.mean, "val/stderr": report.stderr}, step=step)
+        log.info("step %d: validation %.3f (best %.3f, step %d)", step, report.mean, self.best, self.best_step)
+        waited = sum(known > self.best_step for known in self.reports)
+        if self.patience is not None and waited >= self.patience:
+            log.info("No better validation for %d times: training stops at step %d.", waited, step)
+            trainer.should_stop = True
+
+    def _mean(self, step: int) -> float:
+        return sum(self.reports[step]) / len(self.reports[step])
+
+    @property
+    def best(self) -> float:
+        """The best validation score so far."""
+        return self._mean(self.best_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Scores by step, so that a resumed run decides alike."""
+        return {
+            "reports": {step: list(scores) for step, scores in self.reports.items()},
+            "best_step": self.best_step,
+            "majority": self.majority,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.reports = {step: tuple(scores) for step, scores in state_dict["reports"].items()}
+        self.best_step, self.majority = state_dict["best_step"], state_dict["majority"]
+
+
+class SampleTable(L.Callback):
+    """Some answers of every n-th step: `samples.jsonl` in the run folder, and a table in W&B."""
+
+    COLUMNS = ("step", "prompt", "reference", "answer", "score", "reason", "finish", "tokens")
+
+    def __init__(self, *, every: int = 5, rows: int = 8) -> None:
+        """Keep the first `rows` answers."""
+        self.every, self.rows = every, rows
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Record the step that just ended."""
+        record = _training(pl_module).last_step
+        if record is None or record.step % self.every:
+            return
+        table = [
+            [record.step, example.prompt, example.answer, c.text, grade.score, grade.reason, c.finish, len(c.token_ids)]
+            for example, group, grades in zip(record.examples, record.completions, record.grades, strict=True)
+            for c, grade in zip(group, grades, strict=True)
+        ][: self.rows]
+        path = Path(trainer.default_root_dir) / SAMPLES_FILE
+        known = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in known if json.loads(line)["step"] < record.step]
+        with atomic_path(path) as partial:
+            new = [json.dumps(dict(zip(self.COLUMNS, row, strict=True))) for row in table]
+            partial.write_text("\n".join([*kept, *new]) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.log_table("samples", columns=list(self.COLUMNS), data=table, step=trainer.global_step)
+
+
+class Checkpoints(L.Callback):
+    """Writes `checkpoints/last.ckpt` every `every` steps, and says how to go on when a run is interrupted."""
+
+    def __init__(self, *, every: int = 1) -> None:
+        """A checkpoint holds only what is trained, so one per step costs milliseconds."""
+        if every < 1:
+            raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")
+        self.every = every
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the CSV forget what is about to be computed again."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsCSV):
+                logger.resume_at(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Save after the step."""
+        if trainer.global_step % self.every == 0:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT, weights_only=False)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Say where the run stands and how to go on."""
+        run = Path(trainer.default_root_dir)
+        if (run / LAST_CHECKPOINT).exists():
+            log.warning("Stopped; every finished step is saved. Go on with: python train.py resume=%s", run)
+
+
+class Progress(L.Callback):
+    """One bar over the steps with score, length and time left; a line per step where there is no terminal."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar at the step the run starts or resumes at."""
+        self.first, self.total, self.start = trainer.global_step, int(trainer.max_steps), time.perf_counter()
+        self.bar = tqdm(total=self.total, initial=self.first, desc="train", unit="step", disable=None)
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        """Show the step that just ended."""
+        metrics = _training(pl_module).metrics
+        score, length = metrics["train/score"], metrics["rollout/length"]
+        if not self.bar.disable:
+            self.bar.set_postfix(score=f"{score:.2f}", length=f"{length:.0f}", refresh=False)
+            self.bar.update(1)
+            return
+        step = trainer.global_step
+        per_step = (time.perf_counter() - self.start) / max(1, step - self.first)
+        seconds = _training(pl_module).phases.step_seconds
+        log.info(
+            "step %d/%d: score %.2f, length %.0f, %s, %.0f s left",
+            step,
+            self.total,
+            score,
+            length,
+            ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items() if phase != "score"),
+            per_step * (self.total - step),
+        )
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that the message after it stands on its own line."""
+        if "bar" in vars(self):
+            self.bar.close()

@@ -1,0 +1,242 @@
+"""One training step of an expert: rollout -> score -> advantages -> loss -> step (paper §3.1, Eq. 1).
+
+Manual optimization, because one step is one rollout and then as many micro-batches as fit: the Trainer's own
+accumulation and clipping stay unset. Everything random is a function of (seed, step), so a run that was killed and
+resumed ends with the same z, number for number. Checkpoints hold the adapter's parameters, the optimizer, its schedule
+and the loop, never the frozen weights.
+
+Not here: where prompts come from (`t2.training.data`), the gradient of a rollout (`t2.training.policy_gradient`),
+validation and early stopping (`t2.training.callbacks`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from t2.evaluation.scoring import answer_and_score, check_workers
+from t2.experts.expert import Expert, ExpertMetadata
+from t2.models.language_model import LanguageModel
+from t2.policy.generator import Generator
+from t2.policy.log_probs import prompts_can_be_shared
+from t2.policy.reference import ReferenceAnswers
+from t2.run.phases import Phases
+from t2.tasks.base import Task
+from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
+from t2.training.objectives import Objective
+from t2.training.optimizer import OptimizerSettings
+from t2.training.policy_gradient import accumulate_gradient
+from t2.training.rollout import Rollout
+from t2.types import Completion, Example, Grade, Sampling
+
+log = logging.getLogger(__name__)
+FLAT_STEPS_BEFORE_WARNING = 5
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The answers of the latest step, for tables and logs."""
+
+    step: int
+    examples: Sequence[Example]
+    completions: Sequence[Sequence[Completion]]  # B x G
+    scores: Tensor  # (B, G)
+    grades: Sequence[Sequence[Grade]]  # B x G
+
+
+class ExpertTraining(L.LightningModule):
+    """Trains an adapter on a task's own reward.
+
+    Args:
+        lm, adapter: the frozen model and the adapter injected into it.
+        generator: answers with the adapter's present state; where the objective is off-policy, in validation alone.
+        metadata: what the expert's file will say of its origin.
+        sampling: how training answers are sampled; its seed is replaced by one per step.
+        total_steps: length of the learning-rate schedule.
+        micro_batch_tokens: bound on prompt + completion tokens of one forward and backward.
+        share_prompts: let the samples of one prompt share its computation, where the architecture allows it.
+        kl_every: log the KL to the base every so many steps even where its coefficient is 0 (0: never).
+        score_workers: threads that grade answers while others are being made.
+        seed: the source of every random choice, together with the step.
+    """
+
+    def __init__(
+        self,
+        *,
+        lm: LanguageModel,
+        adapter: TrainableAdapter,
+        task: Task,
+        objective: Objective,
+        generator: Generator,
+        metadata: ExpertMetadata,
+        sampling: Sampling,
+        optimizer: OptimizerSettings,
+        total_steps: int,
+        micro_batch_tokens: int = 1024,
+        share_prompts: bool = True,
+        kl_every: int = 10,
+        score_workers: int = 2,
+        seed: int = 0,
+    ) -> None:
+        """Keep the parts; nothing is computed."""
+        super().__init__()
+        self.automatic_optimization = False
+        self.adapter = adapter
+        self.lm, self.task, self.objective, self.generator = lm, task, objective, generator
+        self.metadata, self.sampling, self.settings, self.total_steps = metadata, sampling, optimizer, total_steps
+        check_workers(score_workers)
+        self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
+        self.score_workers = score_workers
+        self.share_prompts = share_prompts  # settled by a self-check when training starts
+        self.phases = Phases()
+        self.last_step: StepRecord | None = None
+        self.metrics: dict[str, float] = {}  # of the latest step
+        self.flat_steps = 0  # steps in a row whose advantages were all zero
+
+    def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Expert:
+        """The adapter's present state as an expert."""
+        return Expert(
+            self.adapter.state(),
+            replace(self.metadata, step=step, val_before=val_before, val_after=val_after),
+        )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW over the adapter's parameters, with the schedule stepped once per training step."""
+        adamw, schedule = self.settings.build(self.adapter.trainable(), self.total_steps)
+        return {"optimizer": adamw, "lr_scheduler": schedule}
+
+    def on_train_start(self) -> None:
+        """Find out whether this architecture can share prompts."""
+        self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+        """Stop before this step where a callback (early stopping) asked for it."""
+        return -1 if self.trainer.should_stop else None
+
+    def training_step(self, batch: list[Example], batch_idx: int) -> None:
+        """One rollout of `batch` and one optimizer step on it."""
+        step = self.global_step
+        self.phases.start_step()
+        self.metrics = {}
+        rollout = self._rollout(batch, step)
+        with self.phases("update"):
+            self._update(rollout, with_kl=self._wants_kl(step))
+        self._warn_if_flat(rollout)
+        seconds = self.phases.step_seconds
+        self.metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
+        self.metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(seconds["rollout"], 1e-9)
+        for logger in self.trainer.loggers:  # not self.log, which repeats old values of what a step left out
+            logger.log_metrics(self.metrics, step=step)
+
+    def _rollout(self, batch: list[Example], step: int) -> Rollout:
+        """Answer and score the batch; logs what the answers were like."""
+        sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
+        scored = answer_and_score(
+            self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
+            self.task,
+            batch,
+            sampling,
+            workers=self.score_workers,
+            phases=self.phases,
+        )
+        completions, scores, grades = scored.completions, scored.scores, scored.grades
+        truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
+        rewards = self.objective.rewards(scores, truncated)
+        advantages = self.objective.advantages(rewards, truncated)
+        flat = tuple(c for group in completions for c in group)
+        lengths = torch.tensor([float(len(c.token_ids)) for c in flat])
+        self.last_step = StepRecord(step, batch, completions, scores, grades)
+        reasons = Counter(one.reason for group in grades for one in group if one.reason is not None)
+        self.metrics |= {
+            "train/score": float(scores.mean()),
+            "train/reward": float(rewards.mean()),
+            "train/reward_std": float(rewards.std(correction=0)),
+            "train/informative_prompts": float((advantages != 0).any(dim=1).float().mean()),
+            "rollout/length": float(lengths.mean()),
+            "rollout/length_max": float(lengths.max()),
+            "rollout/truncated": float(truncated.float().mean()),
+            **{f"reasons/{reason}": count / len(flat) for reason, count in reasons.items()},  # those of this step
+        }
+        return Rollout(
+            completions=flat,
+            rewards=rewards.flatten(),
+            advantages=advantages.flatten(),
+            temperature=sampling.scoring_temperature,
+            total_samples=len(flat),
+            total_tokens=int(lengths.sum()),
+            max_new_tokens=sampling.max_new_tokens,
+        )
+
+    def _wants_kl(self, step: int) -> bool:
+        return self.objective.kl_coefficient > 0 or (self.kl_every > 0 and step % self.kl_every == 0)
+
+    def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
+        """Accumulate the gradient over micro-batches, clip it, step."""
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), "one optimizer is configured"
+        assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
+        optimizer.zero_grad()
+        self.metrics |= accumulate_gradient(
+            self.lm,
+            self.adapter,
+            self.objective,
+            rollout,
+            with_kl=with_kl,
+            share_prompts=self.share_prompts,
+            micro_batch_tokens=self.micro_batch_tokens,
+            backward=self.manual_backward,
+        )
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.trainable(), self.settings.clip_norm))
+        optimizer.step()
+        schedule.step()
+        self.metrics |= {
+            "train/grad_norm": grad_norm,
+            "train/lr": optimizer.param_groups[0]["lr"],
+            **_scale_statistics(self.adapter.state()),
+        }
+
+    def _warn_if_flat(self, rollout: Rollout) -> None:
+        self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1
+        if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
+            log.warning(
+                "For %d steps all answers to a prompt have had the same reward (mean %.2f): nothing is learned. The "
+                "task may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
+                "choose another task.",
+                self.flat_steps,
+                float(rollout.rewards.mean()),
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resumed run has to agree with, and the counters it goes on from."""
+        checkpoint["t2"] = identity_of(self.lm, self.adapter) | {
+            "flat_steps": self.flat_steps,
+            "seconds": dict(self.phases.total_seconds),
+            "torch_rng": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Raise ValueError where the checkpoint is of another model or adapter."""
+        saved = checkpoint.get("t2")
+        check_identity(saved, identity_of(self.lm, self.adapter))
+        assert saved is not None, "it was checked"
+        self.flat_steps = saved["flat_steps"]
+        self.phases.total_seconds.update(saved["seconds"])
+        torch.set_rng_state(saved["torch_rng"])
+
+
+def _scale_statistics(state: Mapping[str, Tensor]) -> dict[str, float]:
+    """How far the multipliers have moved from 1."""
+    change = torch.cat([z.flatten() for z in state.values()]) - 1.0
+    return {
+        "scales/std": float(change.std()),
+        "scales/mean": float(change.mean()),
+        "scales/max_change": float(change.abs().max()),
+    }

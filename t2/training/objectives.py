@@ -1,0 +1,218 @@
+"""What a training step minimizes: how scores become rewards, rewards become advantages, and both become a loss.
+
+    Reinforce   the paper's: reward ±1, no baseline, sum over tokens, KL to the base over the full vocabulary (Eq. 1)
+    RLOO        G samples per prompt, each judged against the mean of the other G - 1 (arXiv 2402.14740)
+    SFT         the reference answer with advantage 1: next-token fine-tuning (paper, Table 4 rows 4 and 6)
+
+Every choice that published variants differ in is an argument with the paper's value named. A loss is a sum over
+completions with weights fixed by the *whole* rollout, so the losses of micro-batches add up to it exactly. Not here:
+which model produced the log-probs (`t2.policy.log_probs`), and the task's scores, which come in as they are, in [0, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from t2.policy.log_probs import KLDirection, TokenLogProbs
+from t2.policy.packing import sampled_log_probs
+from t2.training.rollout import Loss, Rollout
+from t2.types import Sampling
+
+LengthNorm = Literal["none", "mean", "batch_tokens", "max_new_tokens"]
+Truncated = Literal["keep", "wrong", "drop"]
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "kl_direction": ("policy_base", "base_policy"),
+    "length_norm": ("none", "mean", "batch_tokens", "max_new_tokens"),
+    "truncated": ("keep", "wrong", "drop"),
+    "batch_norm": ("none", "center", "standardize"),
+}
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """How completions are judged."""
+
+    on_policy: bool  # completions come from the policy (True) or are reference answers (False)
+    kl_coefficient: float
+    kl_direction: KLDirection
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise ValueError where answers sampled like this could not be judged."""
+        ...
+
+    def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
+        """Scores (B, G) in [0, 1] and truncation flags (B, G) -> rewards (B, G)."""
+        ...
+
+    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """Rewards (B, G) -> weights of the policy gradient (B, G)."""
+        ...
+
+    def loss(self, token: TokenLogProbs, rollout: Rollout) -> Loss:
+        """The loss of some completions of a rollout; the parts' losses add up to the whole's."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class _PolicyGradient:
+    """What the objectives share: reward map, length normalization, truncation, KL.
+
+    Attributes:
+        reward_right, reward_wrong: the rewards of score 1 and 0; scores between are mapped linearly. Paper: 1 and -1
+            (vision: -0.1 for a wrong answer, Appendix A.1).
+        kl_coefficient: lambda of Eq. 1. Paper: chosen among 0, 0.1, 0.2, 0.3; the authors' code: 0.
+        kl_direction: `policy_base` is the paper's KL(policy || base); `base_policy` what the authors' code computes.
+        length_norm: a completion's log-prob is summed over tokens (`none`, paper) or divided by its own length
+            (`mean`), by the rollout's mean length (`batch_tokens`, as DAPO) or by the budget (`max_new_tokens`,
+            as Dr. GRPO).
+        advantage_clip: bound on |advantage|; None is the paper's.
+        importance_cap: weigh each token by min(p_training / p_sampling, cap), for rollouts by an engine whose
+            log-probs differ from the trainer's (truncated importance sampling); None is the paper's.
+        truncated: answers cut off by the token budget count as they are (`keep`, paper), as wrong, or not at all.
+    """
+
+    on_policy = True
+    reward_right: float = 1.0
+    reward_wrong: float = -1.0
+    kl_coefficient: float = 0.0
+    kl_direction: KLDirection = "policy_base"
+    length_norm: LengthNorm = "none"
+    advantage_clip: float | None = None
+    importance_cap: float | None = None
+    truncated: Truncated = "keep"
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a choice that does not exist."""
+        for name, allowed in CHOICES.items():
+            got = getattr(self, name, allowed[0])
+            if got not in allowed:
+                raise ValueError(f"objective.{name} is {got!r}; allowed: {', '.join(allowed)}.")
+        if not self.kl_coefficient >= 0:  # NaN too
+            raise ValueError(f"objective.kl_coefficient is {self.kl_coefficient}; allowed: 0 or above.")
+        if not self.reward_right > self.reward_wrong:
+            raise ValueError(
+                f"objective.reward_right ({self.reward_right}) must exceed reward_wrong ({self.reward_wrong})."
+            )
+        if self.advantage_clip is not None and not self.advantage_clip > 0:
+            raise ValueError(
+                f"objective.advantage_clip is {self.advantage_clip}; allowed: above 0, or null for no bound."
+            )
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Any sampling will do."""
+
+    def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
+        """Scores (B, G) in [0, 1] -> rewards (B, G) between reward_wrong and reward_right."""
+        assert scores.shape == truncated.shape, f"{tuple(scores.shape)} against {tuple(truncated.shape)}"
+        if self.truncated == "wrong":
+            scores = scores.masked_fill(truncated, 0.0)
+        return self.reward_wrong + (self.reward_right - self.reward_wrong) * scores
+
+    def loss(self, token: TokenLogProbs, rollout: Rollout) -> Loss:
+        """-(1/N) sum_n A_n sum_t log p_nt + kl_coefficient (1/N) sum_n sum_t KL_nt, N of the whole rollout."""
+        n, length = token.log_probs.shape
+        assert token.mask.shape == (n, length), f"mask {tuple(token.mask.shape)}, expected {(n, length)}"
+        advantages = rollout.advantages.to(token.log_probs)  # (N,)
+        assert advantages.shape == (n,), f"{n} completions with {tuple(advantages.shape)} advantages"
+        mask = token.mask.to(token.log_probs.dtype)
+        weight = mask * self._token_weight(mask, rollout)  # (N, T)
+        ratio: Tensor | float = 1.0
+        if self.importance_cap is not None:
+            log_ratio = token.log_probs.detach() - sampled_log_probs(rollout.completions, token.log_probs)
+            ratio = log_ratio.exp().clamp(max=self.importance_cap)  # (N, T)
+        policy = -(advantages[:, None] * weight * ratio * token.log_probs).sum() / rollout.total_samples
+        parts = {"policy": policy.item()}
+        total = policy
+        if token.kl is not None:
+            kl = (weight * token.kl).sum() / rollout.total_samples
+            parts["kl"] = kl.item()
+            if self.kl_coefficient > 0:
+                total = total + self.kl_coefficient * kl
+        return Loss(total, parts)
+
+    def _token_weight(self, mask: Tensor, rollout: Rollout) -> Tensor | float:
+        """What each token's term is multiplied by: (N, 1) or a number."""
+        if self.length_norm == "mean":
+            return 1.0 / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
+        if self.length_norm == "batch_tokens":
+            return rollout.total_samples / rollout.total_tokens
+        return 1.0 / rollout.max_new_tokens if self.length_norm == "max_new_tokens" else 1.0
+
+    def _finish(self, advantages: Tensor, truncated: Tensor) -> Tensor:
+        """Clip, then leave out dropped answers; (B, G) -> (B, G)."""
+        if self.advantage_clip is not None:
+            advantages = advantages.clamp(-self.advantage_clip, self.advantage_clip)
+        return advantages.masked_fill(truncated, 0.0) if self.truncated == "drop" else advantages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reinforce(_PolicyGradient):
+    """REINFORCE as in the paper: the advantage is the reward itself.
+
+    `batch_norm` subtracts the batch's mean reward (`center`) and divides by its standard deviation (`standardize`,
+    `rw_norm` of the authors' code, off by default there); `none` is the paper's.
+    """
+
+    batch_norm: Literal["none", "center", "standardize"] = "none"
+
+    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """Rewards (B, G) -> advantages (B, G)."""
+        advantages = rewards
+        if self.batch_norm != "none":
+            advantages = rewards - rewards.mean()
+        if self.batch_norm == "standardize" and rewards.numel() > 1:
+            advantages = advantages / rewards.std().clamp(min=1e-7)
+        return self._finish(advantages, truncated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLOO(_PolicyGradient):
+    """REINFORCE with a leave-one-out baseline: unbiased, less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise ValueError for one sample per prompt: nothing is left when one is left out."""
+        if sampling.samples < 2:
+            raise ValueError(
+                "objective=rloo compares samples of one prompt and got 1; set sampling.samples to 2 or more, "
+                "or use objective=reinforce."
+            )
+
+    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """Rewards (B, G) -> advantages (B, G); zero for an answer that has none to be compared with."""
+        assert rewards.shape[1] > 1, "RLOO leaves one of G samples out; G = 1 leaves nothing"
+        kept = ~truncated if self.truncated == "drop" else torch.ones_like(truncated)
+        counted = rewards * kept
+        others = (kept.sum(dim=1, keepdim=True) - kept.long()).clamp(min=1)  # (B, G), how many judge each answer
+        baseline = (counted.sum(dim=1, keepdim=True) - counted) / others
+        lonely = kept.sum(dim=1, keepdim=True) < 2  # nobody to be compared with
+        return self._finish((rewards - baseline).masked_fill(lonely, 0.0), truncated)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFT(_PolicyGradient):
+    """Likelihood of the reference answers, end of turn included; nothing is sampled and no score counts."""
+
+    on_policy = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for what only sampled answers have."""
+        super().__post_init__()
+        if self.importance_cap is not None:
+            raise ValueError("objective.importance_cap is for sampled answers; reference answers have no sampler.")
+
+    def check_sampling(self, sampling: Sampling) -> None:
+        """Raise ValueError for more answers than the reference, or another temperature than the model's own."""
+        if sampling.samples != 1 or sampling.scoring_temperature != 1.0:
+            raise ValueError(
+                f"objective=sft learns the one reference answer; got sampling.samples={sampling.samples} and "
+                f"temperature={sampling.temperature}. Set sampling.samples=1 sampling.temperature=1."
+            )
+
+    def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
+        """(B, G) ones: every reference answer counts the same."""
+        return self._finish(torch.ones_like(rewards), truncated)

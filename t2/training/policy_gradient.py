@@ -1,0 +1,80 @@
+"""The gradient of one rollout: each micro-batch through the model, its loss, its backward (paper §3.1, Eq. 1).
+
+    rollout -> the answers that matter -> micro-batches by tokens -> log-probs -> loss -> backward, and sums for the log
+
+Not here: sampling and scoring, and what is done with the gradient: clipping, the optimizer and its schedule belong to
+`t2.training.module`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from torch import Tensor
+from tqdm import tqdm
+
+from t2.adapters.base import Adapter
+from t2.models.language_model import LanguageModel
+from t2.policy.log_probs import exceeds_window, token_log_probs
+from t2.policy.packing import micro_batches, sampled_log_probs
+from t2.training.objectives import Objective
+from t2.training.rollout import Rollout
+
+log = logging.getLogger(__name__)
+
+
+def accumulate_gradient(
+    lm: LanguageModel,
+    adapter: Adapter,
+    objective: Objective,
+    rollout: Rollout,
+    *,
+    with_kl: bool,
+    share_prompts: bool,
+    micro_batch_tokens: int,
+    backward: Callable[[Tensor], None],
+) -> dict[str, float]:
+    """Give `backward` the loss of each micro-batch, and return what the update was like, as metrics.
+
+    Answers without an advantage add nothing to the policy's gradient and are left out, unless the KL to the base is
+    asked for (`with_kl`). A rollout in which no answer has one calls `backward` only where the objective uses the KL.
+    """
+    # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all, also where
+    # the KL is looked at for the log.
+    learns = objective.kl_coefficient > 0 or bool((rollout.advantages != 0).any())
+    used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
+    completions = [rollout.completions[n] for n in used]
+    shared = share_prompts and not exceeds_window(lm, rollout.completions)
+    if shared != share_prompts:
+        log.warning("Prompts are not shared in this step: answers reach beyond the model's sliding window.")
+    sums = {"policy": 0.0, "kl": 0.0, "entropy": 0.0}
+    drift, tokens = 0.0, 0
+    parts = micro_batches(completions, micro_batch_tokens, shared=shared)
+    for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
+        part = rollout.select([used[row] for row in rows])
+        token = token_log_probs(
+            lm,
+            part.completions,
+            temperature=rollout.temperature,
+            kl=objective.kl_direction if with_kl else None,
+            adapter=adapter,
+            shared=shared,
+        )
+        loss = objective.loss(token, part)
+        if learns:
+            backward(loss.total)
+        for name, value in loss.parts.items():
+            sums[name] += value
+        sums["entropy"] += float(token.entropy.sum())
+        tokens += int(token.mask.sum())
+        apart = (token.log_probs.detach() - sampled_log_probs(part.completions, token.log_probs)).abs()
+        drift = max(drift, float(apart.max()))  # both are 0 where padded
+    metrics = {"train/policy_loss": sums["policy"]}
+    if tokens:
+        metrics["train/entropy"] = sums["entropy"] / tokens
+        if objective.on_policy:
+            metrics["train/log_prob_drift"] = drift  # largest |training - sampling| of a log-prob
+    if with_kl:
+        metrics["train/kl"] = sums["kl"]
+    return metrics

@@ -1,0 +1,52 @@
+"""What a training step learns from, and what it minimizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from t2.types import Completion
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one training step learns from: N completions of B examples, G each, ordered by example.
+
+    `rewards` are the objective's rewards (after its map), `advantages` the weights of the policy
+    gradient. `total_*` describe the whole rollout and stay the same in every `select`ed part, so that
+    losses of micro-batches add up to the loss of the whole.
+    """
+
+    completions: tuple[Completion, ...]  # N
+    rewards: Tensor  # (N,)
+    advantages: Tensor  # (N,)
+    temperature: float
+    total_samples: int
+    total_tokens: int
+    max_new_tokens: int
+
+    def __post_init__(self) -> None:
+        """Check that all parts speak of the same N completions."""
+        n = len(self.completions)
+        assert self.rewards.shape == (n,), f"rewards {tuple(self.rewards.shape)}, expected ({n},)"
+        assert self.advantages.shape == (n,), f"advantages {tuple(self.advantages.shape)}, expected ({n},)"
+
+    def select(self, rows: Sequence[int]) -> Rollout:
+        """The part of this rollout made of the given completions; totals stay those of the whole."""
+        index = list(rows)
+        return replace(
+            self,
+            completions=tuple(self.completions[i] for i in index),
+            rewards=self.rewards[index],
+            advantages=self.advantages[index],
+        )
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss to call `backward` on, and the named numbers it was made of (floats, for the log)."""
+
+    total: Tensor  # ()
+    parts: Mapping[str, float]

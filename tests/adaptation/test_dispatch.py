@@ -1,0 +1,309 @@
+"""Dispatch by prompt: what is asked, under which weights, and what each answer means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import t2.adaptation.dispatch
+from t2.adaptation.dispatch import CONTENT_FREE, PromptDispatch, boxed_example, boxed_label
+from t2.adaptation.strategy import PooledModel
+from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
+from t2.policy.hf import HFGenerator
+from t2.policy.label_scores import score_labels
+from t2.tasks.dispatch import Dispatch, dispatch_example
+from t2.types import OTHER, Completion, Example, Sampling
+from tests.adaptation.test_strategies_contract import CONF, pooled
+
+QUESTIONS = [Example("1 + 1", system="be brief", prefill="So"), Example("spell tree"), Example("hello there")]
+DOMAINS = {"math": "sums and products", "words": "spelling"}  # as in `pooled`
+
+
+class Scripted:
+    """A generator that answers with given texts, and notes what it is asked."""
+
+    def __init__(self, model: PooledModel, texts: Sequence[str]) -> None:
+        self.lm, self.adapter = model.lm, model.adapter
+        self.texts, self.asked, self.state = texts, [], None
+
+    def with_state(self, state: Mapping[str, torch.Tensor]) -> Scripted:
+        self.state = state
+        return self
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        self.asked.append((examples, sampling))
+        return [[Completion((1,), (1,), (0.0,), text, "stop")] for text in self.texts]
+
+
+@pytest.fixture
+def planted(monkeypatch):
+    """Make the labels' scores (B, K + 1), in the order math, words, other; gives out what was asked."""
+    asked = []
+
+    def plant(rows):
+        def score(lm, examples, labels):
+            assert tuple(labels) == (" math", " words", " other")
+            asked.append([example.prompt for example in examples])
+            return torch.tensor(rows)
+
+        monkeypatch.setattr(t2.adaptation.dispatch, "score_labels", score)
+        return asked
+
+    return plant
+
+
+def choose(strategy: PromptDispatch, model: PooledModel | None = None, examples: Sequence[Example] = QUESTIONS):
+    return strategy.choose(model or pooled(), examples)
+
+
+# What each answer means
+
+
+def test_other_is_the_base_also_after_an_expert(planted):
+    planted([[5.0, 0.0, 0.0], [0.0, 0.0, 5.0], [0.0, 5.0, 0.0]])
+    found = choose(PromptDispatch(calibrate=False))
+    assert [choice.label for choice in found] == ["math", OTHER, "words"]
+    assert [choice.mixture for choice in found] == [Mixture.of(1, 0), Mixture.base(2), Mixture.of(0, 1)]
+
+
+def test_an_answer_that_cannot_be_read_is_the_base_also_after_an_expert():
+    texts = [r"It is \boxed{words}.", r"\boxed{code}", "words"]
+    found = choose(PromptDispatch("generate"), PooledModel(Scripted(pooled(), texts), pooled().pool))
+    assert [choice.label for choice in found] == ["words", OTHER, OTHER]
+    assert [choice.mixture for choice in found] == [Mixture.of(0, 1), Mixture.base(2), Mixture.base(2)]
+    assert all(choice.scores == {} for choice in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (r"\boxed{math}", "math"),
+        (r"so: \boxed{ Math } \boxed{words}", "math"),
+        (r"\boxed{other}", OTHER),
+        (r"\boxed{category}", OTHER),
+        (r"\boxed{math, words}", OTHER),
+        (r"\boxed{math", OTHER),
+        (r"boxed{math}", OTHER),
+        (r"\boxed{}", OTHER),
+        ("math", OTHER),
+        ("", OTHER),
+    ],
+)
+def test_reading_a_box(text, label):
+    assert boxed_label(text, DOMAINS) == label
+
+
+def test_soft_alphas_are_the_labels_probabilities_and_the_rest_is_the_bases(planted):
+    planted([[math.log(5), math.log(3), math.log(2)]])
+    (choice,) = choose(PromptDispatch(soft=True, calibrate=False), examples=QUESTIONS[:1])
+    assert choice.mixture.rule == "delta"
+    assert choice.mixture.means == pytest.approx((0.5, 0.3))
+    assert choice.label == "math"
+    assert choice.scores == pytest.approx({"math": 0.5, "words": 0.3, OTHER: 0.2})
+
+
+def test_soft_and_certain_of_other_is_the_base(planted):
+    planted([[-1e4, -1e4, 0.0]])
+    (choice,) = choose(PromptDispatch(soft=True, calibrate=False), examples=QUESTIONS[:1])
+    assert choice.mixture == Mixture.base(2)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"), [(0.01, (1.0, 0.0)), (2.0, (0.465, 0.282)), (1e6, (1 / 3, 1 / 3))]
+)
+def test_the_temperature_sharpens_or_flattens(planted, temperature, expected):
+    planted([[1.0, 0.0, -0.2]])
+    strategy = PromptDispatch(soft=True, calibrate=False, temperature=temperature)
+    assert choose(strategy, examples=QUESTIONS[:1])[0].mixture.means == pytest.approx(expected, abs=1e-2)
+
+
+def test_calibration_takes_off_what_a_model_answers_to_anything(planted):
+    rows = [[0.0, -9.0, -5.0], [-2.0, -8.0, -5.0], [-2.0, -9.0, -3.0], [-1.0, -9.0, -5.0]]
+    asked = planted(rows[:3])
+    assert [choice.label for choice in choose(PromptDispatch(calibrate=False))] == ["math"] * 3
+    planted(rows)
+    assert [choice.label for choice in choose(PromptDispatch())] == ["math", "words", OTHER]
+    assert asked[1] == [*asked[0], dispatch_example(CONTENT_FREE, DOMAINS).prompt]
+
+
+def test_scores_that_are_no_numbers_are_refused(planted):
+    planted([[0.0, float("nan"), 0.0]])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        choose(PromptDispatch(calibrate=False), examples=QUESTIONS[:1])
+
+
+# What is asked, under which weights
+
+
+def test_scores_are_those_of_the_base_whatever_the_adapter_has_learned():
+    model = pooled()
+    with model.adapter.disabled():
+        asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
+        scores = score_labels(model.lm, asked, (" math", " words", " other"))
+    expected = torch.softmax(scores[:-1] - scores[-1], dim=1)
+    model.adapter.load(model.pool.experts["math"].scales)
+    for choice, row in zip(choose(PromptDispatch(), model), expected.tolist(), strict=True):
+        assert list(choice.scores.values()) == pytest.approx(row, abs=1e-4)
+
+
+def test_the_classifier_wears_the_dispatch_expert_and_takes_it_off():
+    model = pooled()
+    before = model.adapter.state()
+    worn = choose(PromptDispatch(expert="dispatch"), model)
+    assert all(torch.equal(z, before[name]) for name, z in model.adapter.state().items())
+    assert model.adapter.face.name == "factored"
+    assert worn != choose(PromptDispatch(), model)
+    model.adapter.load(model.pool.dispatch.scales)
+    with model.adapter.merged():
+        asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
+        scores = score_labels(model.lm, asked, (" math", " words", " other"))
+    for choice, row in zip(worn, torch.softmax(scores[:-1] - scores[-1], dim=1).tolist(), strict=True):
+        assert list(choice.scores.values()) == pytest.approx(row, abs=1e-4)
+
+
+def test_the_classifier_is_asked_what_it_was_trained_on(planted, letter_task):
+    task = Dispatch({"words": letter_task, "math": Sums()}, descriptions=DOMAINS, train_size=3, val_size=2, test_size=2)
+    trained = task.split("train")
+    asked = planted([[0.0, 0.0, 0.0]] * len(trained))
+    questions = [Example(one.metadata["question"], system="be brief", prefill="So") for one in trained]
+    choose(PromptDispatch(expert="dispatch", calibrate=False), examples=questions)
+    assert asked == [[one.prompt for one in trained]]
+
+
+class Sums:
+    """A task of another domain."""
+
+    name, max_new_tokens = "sums", 4
+
+    def split(self, split):
+        return [Example(f"{split} {i} + 1 =", answer="2") for i in range(5)]
+
+    def score(self, example, text):
+        return 0.0
+
+
+def test_a_pool_without_a_dispatch_expert_has_no_classifier():
+    model = PooledModel(pooled().generator, ExpertPool(pooled().pool.experts))
+    with pytest.raises(ValueError, match=r"'prompt' wears the pool's dispatch expert.*task=dispatch"):
+        choose(PromptDispatch(expert="dispatch"), model)
+    assert len(choose(PromptDispatch(), model)) == 3
+
+
+def test_generate_asks_the_base_once_for_all():
+    scripted = Scripted(pooled(), ["", "", ""])
+    choose(PromptDispatch("generate"), PooledModel(scripted, pooled().pool))
+    ((asked, sampling),) = scripted.asked
+    assert scripted.state == {}
+    assert asked == [boxed_example(example.prompt, DOMAINS) for example in QUESTIONS]
+    assert sampling.temperature == 0.0
+    assert r"\boxed{category}" in asked[0].prompt
+    assert "- math: sums and products\n- words: spelling\n- other: anything else\n" in asked[0].prompt
+
+
+def test_generate_answers_as_the_base_model_does(monkeypatch):
+    model, texts = pooled(), []
+    monkeypatch.setattr(t2.adaptation.dispatch, "boxed_label", lambda text, domains: texts.append(text) or OTHER)
+    model.adapter.load(model.pool.experts["math"].scales)
+    choose(PromptDispatch("generate"), model)
+    base = HFGenerator(model.lm, model.adapter, worn="base")
+    expected = base.generate([boxed_example(e.prompt, DOMAINS) for e in QUESTIONS], Sampling(max_new_tokens=32))
+    assert texts == [group[0].text for group in expected]
+
+
+# Solved examples in the instruction
+
+SHOTS = {"words": ["spell a", "spell b", "spell c"], "math": ["1 + 2", "2 + 2"], OTHER: ["hi", "bye"]}
+
+
+def test_solved_examples_stand_in_turn_before_the_question(planted):
+    asked = planted([[0.0, 0.0, 0.0]])
+    choose(PromptDispatch(examples=SHOTS, shots=2, calibrate=False), examples=QUESTIONS[:1])
+    lines = [line.partition(": ")[2] for line in asked[0][0].splitlines() if line.startswith(("Text", "Category:"))]
+    assert lines == [
+        *("1 + 2", "math", "hi", OTHER, "spell a", "words", "2 + 2", "math", "bye", OTHER, "spell b", "words"),
+        "1 + 1",
+    ]
+
+
+def test_all_examples_of_a_mapping_are_taken_without_shots(planted):
+    asked = planted([[0.0, 0.0, 0.0]])
+    choose(PromptDispatch(examples=SHOTS, calibrate=False), examples=QUESTIONS[:1])
+    assert asked[0][0].count("Category: ") == len([one for prompts in SHOTS.values() for one in prompts])
+
+
+def test_generate_shows_solved_boxes():
+    scripted = Scripted(pooled(), [""])
+    strategy = PromptDispatch("generate", examples=SHOTS, shots=1)
+    choose(strategy, PooledModel(scripted, pooled().pool), QUESTIONS[:1])
+    assert "Question: 1 + 2\nCategory: \\boxed{math}\n\n" in scripted.asked[0][0][0].prompt
+
+
+def test_examples_of_a_dispatch_task_are_from_its_train_split(planted, letter_task):
+    task = Dispatch({"words": letter_task, "math": Sums()}, train_size=3, val_size=2, test_size=2)
+    asked = planted([[0.0, 0.0, 0.0]])
+    choose(PromptDispatch(examples=task, shots=2, calibrate=False), examples=QUESTIONS[:1])
+    texts = [line.removeprefix("Text: ") for line in asked[0][0].splitlines() if line.startswith("Text: ")]
+    assert len(texts) == 5
+    assert set(texts[:-1]) <= {one.metadata["question"] for one in task.split("train")}
+
+
+def test_a_prompt_that_is_a_solved_example_is_refused():
+    with pytest.raises(ValueError, match=r"'Spell  A' is also one of the solved examples"):
+        choose(PromptDispatch(examples=SHOTS), examples=[Example("Spell  A")])
+
+
+def test_an_example_of_no_domain_is_refused_with_a_hint():
+    with pytest.raises(ValueError, match=r"'maths'; allowed: math, other, words. Did you mean 'math'"):
+        choose(PromptDispatch(examples={"maths": ["1 + 2"]}))
+
+
+def test_the_yaml_takes_examples_from_a_task():
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=["+strategy=prompt", "strategy.shots=2", "+task@strategy.examples=dispatch"])
+    assert isinstance(instantiate(config.strategy), PromptDispatch)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "scores"}, "mode is 'scores'; allowed: generate, score. Did you mean 'score'"),
+        ({"expert": "math"}, "expert is 'math'; allowed: dispatch"),
+        ({"temperature": 0.0}, "temperature is 0.0; allowed: a number above 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"mode": "generate", "soft": True}, "mode=generate has none"),
+        ({"mode": "generate", "expert": "dispatch"}, "trained to answer with the bare label"),
+        ({"expert": "dispatch", "examples": SHOTS}, "trained to answer with the bare label"),
+        ({"shots": 2}, "shots is 2 without examples"),
+        ({"examples": SHOTS, "shots": 0}, "shots is 0; allowed: at least 1"),
+        ({"examples": SHOTS, "shots": 3}, "There are 2 examples of 'math'; shots asks for 3"),
+        ({"examples": {"math": []}}, "There are 0 examples of 'math'"),
+        ({"examples": Dispatch({"a": [Sums()], "b": [Sums()]})}, "examples is a task, and shots is null"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PromptDispatch(**options)
+
+
+@pytest.mark.parametrize("mode", ["score", "generate"])
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_is_refused(mode, prompt):
+    with pytest.raises(ValueError, match="The prompt is empty"):
+        choose(PromptDispatch(mode), examples=[QUESTIONS[0], Example(prompt)])
+
+
+@pytest.mark.parametrize("mode", ["score", "generate"])
+def test_domains_that_cannot_be_told_apart_are_refused(mode):
+    experts = pooled().pool.experts
+    pool = ExpertPool({"math": experts["math"], "mathematics": experts["words"]})
+    with pytest.raises(ValueError, match="'math' is part of the label 'mathematics'"):
+        choose(PromptDispatch(mode), PooledModel(pooled().generator, pool))

@@ -1,0 +1,345 @@
+"""Few-shot adaptation on a tiny model: what it finds, what it keeps, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from conftest import ROOT
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from t2.adaptation import few_shot as few_shot_module
+from t2.adaptation.few_shot import FewShot, check_disjoint
+from t2.adaptation.fitness import Accuracy, Likelihood
+from t2.adaptation.search import AlphaSpace, Fitness, SearchSettings
+from t2.adaptation.strategy import Strategy
+from t2.experts.expert import Expert
+from t2.experts.mixture import Mixture
+from t2.experts.mixture_file import load_mixture
+from t2.types import Example, PixelImage
+from tests.adaptation.test_fitness import MIXTURES, SUPPORT, Letters, pooled
+
+QUICK = SearchSettings(population=6, iterations=3, elite_share=0.4)
+TARGET = (0.3, 1.2)
+
+
+def few_shot(shots=4, search=QUICK, **arguments) -> FewShot:
+    return FewShot(shots, search=search, progress=False, **arguments)
+
+
+def distance(mixture: Mixture) -> float:
+    return sum((mean - goal) ** 2 for mean, goal in zip(mixture.means, TARGET, strict=True))
+
+
+@pytest.fixture
+def by_distance(monkeypatch):
+    """Fitness without a model: the nearer the mean alphas are to TARGET, the better; calls are recorded."""
+    calls: list[list[Mixture]] = []
+
+    def measure(mixtures):
+        calls.append(list(mixtures))
+        return [Fitness(-distance(mixture)) for mixture in mixtures]
+
+    monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: measure)
+    return calls
+
+
+@pytest.mark.parametrize("optimizer", ["cem", "cmaes"])
+def test_finds_the_best_mixture(by_distance, optimizer):
+    strategy = few_shot(search=SearchSettings(optimizer, population=20, iterations=25))
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    assert strategy.mixture is not None
+    assert distance(strategy.mixture) < 1e-3
+
+
+@pytest.mark.parametrize("fitness", ["accuracy", "likelihood"])
+@pytest.mark.parametrize("per_matrix", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_is_never_worse_on_the_support_than_the_base_and_uniform(fitness, per_matrix, normalize):
+    model, task = pooled(), Letters("E")
+    strategy = few_shot(fitness=fitness, space=AlphaSpace(per_matrix=per_matrix, normalize=normalize))
+    strategy.fit(model, task, SUPPORT)
+    measure = Accuracy(model, task, SUPPORT) if fitness == "accuracy" else Likelihood(model, SUPPORT)
+    found, base, uniform = measure([strategy.mixture, Mixture.base(2), Mixture.of(0.5, 0.5)])
+    assert found.value >= max(base.value, uniform.value) - 1e-4
+    assert found.value == pytest.approx(strategy.history[-1].best, abs=1e-4)
+
+
+def test_likelihood_is_raised_by_the_search():
+    model = pooled()
+    strategy = few_shot(fitness="likelihood", search=SearchSettings(population=10, iterations=6))
+    strategy.fit(model, Letters(), SUPPORT)
+    assert strategy.history[-1].best > Likelihood(model, SUPPORT)([Mixture.base(2)])[0].value + 1e-3
+
+
+def test_the_base_is_kept_where_nothing_is_better(monkeypatch):
+    monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: lambda mixtures: [Fitness(0.5)] * len(mixtures))
+    strategy = few_shot(space=AlphaSpace(low=0.5, high=1.0, normalize=True, rule="paper"))
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    assert strategy.mixture == Mixture.base(2)
+
+
+def test_the_best_is_evaluated_again_as_member_0(by_distance):
+    strategy = few_shot()
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    assert by_distance[0][:2] == [Mixture.base(2), Mixture.of(0.5, 0.5)]
+    for before, call in pairwise(by_distance):
+        assert call[0] == min([*before, call[0]], key=distance)
+    assert strategy.mixture == min(by_distance[-1], key=distance)
+
+
+def test_members_that_are_one_mixture_are_evaluated_once(by_distance):
+    few_shot(space=AlphaSpace(low=0.0, high=1e-7)).fit(pooled(), Letters(), SUPPORT)  # all round to the base
+    assert by_distance[0] == [Mixture.base(2), Mixture.of(0.5, 0.5)]
+    assert [len(call) for call in by_distance] == [2, 2, 2]
+
+
+def test_a_seed_repeats_and_another_does_not(by_distance):
+    found = []
+    for seed in (1, 1, 2):
+        strategy = few_shot(seed=seed)
+        strategy.fit(pooled(), Letters(), SUPPORT)
+        found.append(strategy.mixture)
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_second_fit_of_one_strategy_repeats_the_first(by_distance):
+    strategy = few_shot()
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    first = strategy.mixture, strategy.history
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    assert (strategy.mixture, strategy.history) == first
+
+
+def test_per_matrix_alphas_differ_between_matrices():
+    model = pooled()
+    strategy = few_shot(space=AlphaSpace(low=0.1, per_matrix=True), search=replace(QUICK, population=12))
+    strategy.fit(model, Letters("E"), SUPPORT)
+    rows = strategy.mixture.alphas
+    assert {len(row) for row in rows} == {len(model.pool.modules)}
+    assert strategy.mixture == Mixture.base(2) or len(set(rows[0])) > 1
+
+
+def test_normalized_alphas_sum_to_1(by_distance):
+    strategy = few_shot(space=AlphaSpace(normalize=True))
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    assert all(sum(m.means) == pytest.approx(1, abs=1e-5) for call in by_distance for m in call if any(m.means))
+    assert sum(strategy.mixture.means) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_rule_reaches_every_mixture_but_the_base(by_distance):
+    few_shot(space=AlphaSpace(rule="paper")).fit(pooled(), Letters(), SUPPORT)
+    assert {m.rule for call in by_distance for m in call if any(m.means)} == {"paper"}
+    assert by_distance[0][0] == Mixture.base(2)
+
+
+@pytest.mark.parametrize(
+    ("liked", "expected"),
+    [
+        (lambda space: 0.5, (False, False)),
+        (lambda space: float(space.normalize), (False, True)),
+        (lambda space: float(space.per_matrix and space.normalize), (True, True)),
+    ],
+)
+def test_the_configuration_is_chosen_by_support_fitness(monkeypatch, liked, expected):
+    current = []
+
+    def mixture(self, member, experts):
+        current[:] = [self]
+        return original(self, member, experts)
+
+    original = AlphaSpace.mixture
+    monkeypatch.setattr(AlphaSpace, "mixture", mixture)
+    monkeypatch.setattr(
+        few_shot_module, "Accuracy", lambda *_: lambda mixtures: [Fitness(liked(current[0]))] * len(mixtures)
+    )
+    strategy = few_shot(search_configurations=True)
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    chosen = strategy._fitted.space
+    assert (chosen.per_matrix, chosen.normalize) == expected
+    assert len(strategy.history) == 4 * QUICK.iterations
+    assert len({(line.per_matrix, line.normalize) for line in strategy.history}) == 4
+
+
+def test_configurations_with_equal_values_are_chosen_by_likelihood(monkeypatch):
+    worth = {1: -3.0}  # alphas per expert -> likelihood
+
+    def measure(mixtures):
+        return [Fitness(1.0, worth.get(len(mixture.alphas[0]), -1.0)) for mixture in mixtures]
+
+    monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: measure)
+    strategy = few_shot(search_configurations=True)
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    assert strategy._fitted.space.per_matrix
+
+
+def test_the_history_tells_every_iteration(by_distance):
+    strategy = few_shot(search=SearchSettings(population=12, iterations=8))
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    history = strategy.history
+    assert [line.iteration for line in history] == list(range(8))
+    assert [line.best for line in history] == sorted(line.best for line in history)
+    assert all(line.mean <= line.best for line in history)
+    assert history[-1].alpha_mean == pytest.approx(TARGET, abs=0.3)
+    assert max(history[-1].alpha_std) < min(history[0].alpha_std)
+
+
+def test_every_example_wears_the_mixture_and_no_label(by_distance):
+    strategy, model = few_shot(), pooled()
+    strategy.fit(model, Letters(), SUPPORT)
+    choices = strategy.choose(model, SUPPORT[:3])
+    assert [choice.mixture for choice in choices] == [strategy.mixture] * 3
+    assert {choice.label for choice in choices} == {None}
+    assert strategy.choose(model, []) == []
+
+
+def test_is_a_strategy():
+    assert isinstance(FewShot(), Strategy)
+    assert FewShot().name == "few_shot"
+
+
+def test_only_the_first_shots_are_used(monkeypatch):
+    seen = []
+
+    def accuracy(model, task, examples):
+        seen.append(examples)
+        return lambda mixtures: [Fitness(0.0)] * len(mixtures)
+
+    monkeypatch.setattr(few_shot_module, "Accuracy", accuracy)
+    few_shot(shots=2).fit(pooled(), Letters(), SUPPORT)
+    assert seen == [SUPPORT[:2]]
+
+
+def test_not_fitted(tmp_path):
+    with pytest.raises(ValueError, match="call fit"):
+        few_shot().choose(pooled(), SUPPORT)
+    with pytest.raises(ValueError, match="call fit"):
+        few_shot().save(tmp_path / "mixture.json", pooled().pool, Letters())
+    assert few_shot().mixture is None
+    assert few_shot().history == ()
+
+
+def test_too_few_examples():
+    with pytest.raises(ValueError, match=r"4 support examples of letters.*shots=5"):
+        few_shot(shots=5).fit(pooled(), Letters(), SUPPORT)
+
+
+def test_a_fitness_that_is_no_number_is_refused_and_the_last_mixture_kept(monkeypatch, by_distance):
+    strategy = few_shot()
+    strategy.fit(pooled(), Letters(), SUPPORT)
+    before = strategy.mixture, strategy.history
+
+    class Broken(Letters):
+        def score(self, example, text):
+            return float("nan")
+
+    monkeypatch.setattr(few_shot_module, "Accuracy", Accuracy)
+    with pytest.raises(ValueError, match="gave the score nan"):
+        strategy.fit(pooled(), Broken(), SUPPORT)
+    assert (strategy.mixture, strategy.history) == before
+
+
+@pytest.mark.parametrize("change", ["numbers", "order", "one more"])
+def test_another_pool_is_refused(by_distance, tmp_path, change):
+    strategy, model = few_shot(), pooled()
+    strategy.fit(model, Letters(), SUPPORT)
+    math = model.pool.experts["math"]
+    scaled = Expert({name: z * 1.01 for name, z in math.scales.items()}, math.metadata)
+    other = {
+        "numbers": lambda pool: pool.with_expert("math", scaled),
+        "order": lambda pool: replace(pool, experts=dict(reversed(pool.experts.items()))),
+        "one more": lambda pool: pool.with_expert("more", scaled),
+    }[change](model.pool)
+    with pytest.raises(ValueError, match="Fit again"):
+        strategy.choose(replace(model, pool=other), SUPPORT)
+    with pytest.raises(ValueError, match="Fit again"):
+        strategy.save(tmp_path / "mixture.json", other, Letters())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_saved_mixture_comes_back_with_its_history(by_distance, tmp_path):
+    strategy, model, path = few_shot(seed=5), pooled(), tmp_path / "mixture.json"
+    strategy.fit(model, Letters(), SUPPORT)
+    strategy.save(path, model.pool, Letters())
+    assert load_mixture(path, model.pool) == strategy.mixture
+    content = json.loads(path.read_text())
+    assert (content["strategy"], content["task"], content["seed"]) == ("few_shot", "letters", 5)
+    details = content["details"]
+    assert [line["best"] for line in details["history"]] == [line.best for line in strategy.history]
+    assert details["support"] == [example.prompt for example in SUPPORT]
+    assert details["search"]["population"] == QUICK.population
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shots": 0}, "shots is 0"),
+        ({"fitness": "acuracy"}, "Did you mean 'accuracy'"),
+        ({"space": AlphaSpace(low=-1.0), "search_configurations": True}, "cannot be normalized"),
+    ],
+)
+def test_choices_that_cannot_be_followed_are_refused_at_once(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FewShot(**arguments)
+
+
+def test_the_end_of_the_turn_reaches_the_likelihood():
+    found = []
+    for end_of_turn in (False, True):
+        strategy = few_shot(fitness="likelihood", end_of_turn=end_of_turn, search=replace(QUICK, iterations=1))
+        strategy.fit(pooled(), Letters(), SUPPORT)
+        found.append(strategy.history[0].mean)
+    assert found[0] != found[1]
+
+
+def test_the_model_is_left_as_it_was():
+    model = pooled()
+    model.adapter.load(model.pool.state(MIXTURES[1]))
+    before = model.adapter.state()
+    few_shot().fit(model, Letters(), SUPPORT)
+    after = model.adapter.state()
+    assert all(torch.equal(z, after[name]) for name, z in before.items())
+
+
+def test_support_among_the_test_examples_is_refused():
+    with pytest.raises(ValueError, match=r"1 of 4 support examples are among the 2 test.*'a longer question'"):
+        check_disjoint(SUPPORT, [Example("other"), Example(" a longer question\n", "another answer")])
+
+
+def test_disjoint_support_passes():
+    check_disjoint(SUPPORT, [Example("other"), Example("one more")])
+    check_disjoint([], SUPPORT)
+
+
+def test_the_same_words_about_another_picture_are_another_question():
+    first, second = (Example("which?", images=(PixelImage(bytes([n]), (1, 1)),)) for n in (0, 1))
+    check_disjoint([first], [second])
+    with pytest.raises(ValueError, match="1 of 1 support examples"):
+        check_disjoint([first], [second, replace(first, answer="yes")])
+
+
+def from_yaml(*overrides: str, **root: int) -> FewShot:
+    node = OmegaConf.load(ROOT / "conf" / "strategy" / "few_shot.yaml")
+    node = OmegaConf.merge(node, OmegaConf.from_dotlist(list(overrides)))
+    return instantiate(OmegaConf.create({"seed": 0, **root, "strategy": node}).strategy)
+
+
+def test_the_yaml_makes_a_whole_strategy():
+    strategy = from_yaml("search.optimizer=cmaes", "space.high=1.0", seed=7)
+    assert isinstance(strategy, FewShot)
+    assert strategy.seed == 7
+    assert strategy.search.optimizer == "cmaes"
+    assert strategy.spaces == [AlphaSpace(high=1.0)]
+
+
+def test_the_yaml_takes_the_shots_of_the_script():
+    assert from_yaml(shots=3).shots == 3
+    assert from_yaml("shots=5", shots=3).shots == 5
+
+
+def test_the_yaml_repeats_the_defaults():
+    assert vars(from_yaml()) == vars(FewShot())

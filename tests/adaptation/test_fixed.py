@@ -1,0 +1,145 @@
+"""The base and fixed mixtures: what every example wears, and choices that no pool could follow."""
+
+from __future__ import annotations
+
+import hydra
+import pytest
+from conftest import ROOT, LetterTask
+from hydra.utils import instantiate
+
+from t2.adaptation.fixed import Base, Fixed
+from t2.adaptation.strategy import Choice, PooledModel, Strategy
+from t2.experts.mixture import Mixture
+from t2.experts.mixture_file import save_mixture
+from t2.experts.pool import ExpertPool
+from t2.models.tiny import tiny_model
+from t2.policy.hf import HFGenerator
+from t2.types import Example
+from tests.experts.test_pool import make_expert
+
+EXAMPLES = [Example(prompt="a"), Example(prompt="b")]
+
+
+@pytest.fixture
+def pool() -> ExpertPool:
+    return ExpertPool({"math": make_expert(1), "code": make_expert(2), "logic": make_expert(3)})
+
+
+@pytest.fixture
+def model(pool) -> PooledModel:
+    return PooledModel(HFGenerator(tiny_model(layers=1)), pool)
+
+
+@pytest.mark.parametrize("strategy", [Base(), Fixed(uniform=True)])
+def test_they_are_strategies_with_nothing_to_fit(strategy, model):
+    assert isinstance(strategy, Strategy)
+    strategy.fit(model, LetterTask(), [])
+    assert len(strategy.choose(model, EXAMPLES)) == 2
+    assert strategy.choose(model, []) == []
+
+
+def test_base_wears_no_expert(model):
+    assert Base().choose(model, EXAMPLES) == [Choice(Mixture.of(0, 0, 0))] * 2
+
+
+def test_alphas_go_by_domain_and_the_others_get_0(pool):
+    assert Fixed(alphas={"logic": 0.5, "math": 2}).mixture(pool) == Mixture.of(2.0, 0.0, 0.5)
+
+
+def test_every_example_wears_the_same(model, pool):
+    strategy = Fixed(alphas={"code": 1.0})
+    assert strategy.choose(model, EXAMPLES) == [Choice(strategy.mixture(pool))] * 2
+
+
+def test_uniform_is_one_over_k(pool):
+    assert Fixed(uniform=True).mixture(pool) == Mixture.of(1 / 3, 1 / 3, 1 / 3)
+    assert Fixed(uniform=True).mixture(pool.with_expert("d", make_expert(4))) == Mixture.of(*[0.25] * 4)
+
+
+@pytest.mark.parametrize("number", [1.0, 1, 0.5, 0])
+def test_a_uniform_number_is_every_alpha(pool, number):
+    assert Fixed(uniform=number).mixture(pool) == Mixture.of(*[number] * 3)
+
+
+def test_the_rule_is_the_mixtures(pool):
+    assert Fixed(uniform=True, rule="paper").mixture(pool).rule == "paper"
+    assert Fixed(uniform=True).mixture(pool).rule == "delta"
+
+
+def test_normalized_alphas_sum_to_1(pool):
+    assert Fixed(alphas={"math": 3.0, "code": 1.0}, normalize=True).mixture(pool) == Mixture.of(0.75, 0.25, 0.0)
+    assert Fixed(uniform=2.0, normalize=True).mixture(pool).means == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+
+
+def test_a_saved_mixture_is_worn_with_its_own_rule(pool, tmp_path):
+    mixture = Mixture(((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), (0.0, -1.0, 0.5)), "paper")
+    path = save_mixture(tmp_path / "mixture.json", mixture, pool, strategy="few_shot", task="gcd", seed=0)
+    assert Fixed(mixture=path).mixture(pool) == mixture
+    assert Fixed(mixture=str(tmp_path)).mixture(pool) == mixture
+
+
+def test_a_saved_mixture_of_another_pool_is_refused(pool, tmp_path):
+    path = save_mixture(tmp_path / "m.json", Mixture.base(3), pool, strategy="few_shot", task="gcd", seed=0)
+    with pytest.raises(ValueError, match="made for other experts"):
+        Fixed(mixture=path).mixture(pool.with_expert("code", make_expert(9)))
+
+
+def test_a_missing_mixture_is_told_at_once(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No mixture file"):
+        Fixed(mixture=tmp_path / "mixture.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "exactly one of alphas, uniform, mixture; got none"),
+        ({"alphas": {"math": 1.0}, "uniform": True}, "got alphas and uniform"),
+        ({"uniform": 0.0, "mixture": "m.json"}, "got uniform and mixture"),
+        ({"alphas": {}}, "alphas is empty"),
+        ({"alphas": {"math": float("nan")}}, "finite numbers; got {'math': nan}"),
+        ({"alphas": {"math": float("inf")}}, "finite"),
+        ({"uniform": float("nan")}, "finite"),
+        ({"alphas": {"math": 0.0}, "normalize": True}, "sum to 0 cannot be normalized"),
+        ({"alphas": {"math": 1.0, "code": -1.0}, "normalize": True}, "sum to 0 cannot be normalized"),
+        ({"uniform": 0.0, "normalize": True}, "sum to 0 cannot be normalized"),
+        ({"uniform": True, "rule": "papr"}, "strategy.rule is 'papr'; allowed: delta, paper"),
+        ({"mixture": "m.json", "rule": "paper"}, "has its own rule"),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        Fixed(**options)
+
+
+def test_a_saved_mixture_of_zeros_cannot_be_normalized(pool, tmp_path):
+    path = save_mixture(tmp_path / "m.json", Mixture.base(3), pool, strategy="base", task="gcd", seed=0)
+    with pytest.raises(ValueError, match="sum to 0 cannot be normalized"):
+        Fixed(mixture=path, normalize=True).mixture(pool)
+
+
+def test_an_unknown_domain_is_refused_with_a_hint(pool):
+    with pytest.raises(ValueError, match=r"'maths'; the pool's domains are math, code, logic\. Did you mean 'math'"):
+        Fixed(alphas={"maths": 1.0}).mixture(pool)
+
+
+# The YAML files
+
+
+def built(name: str, *overrides: str) -> Strategy:
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra.compose(f"strategy/{name}", overrides=list(overrides))
+    return instantiate(cfg.strategy)
+
+
+def test_base_is_built_from_its_file():
+    assert built("base").name == "base"
+
+
+def test_uniform_is_built_from_its_file(pool):
+    strategy = built("uniform")
+    assert (strategy.name, strategy.mixture(pool)) == ("uniform", Mixture.of(1 / 3, 1 / 3, 1 / 3))
+
+
+def test_fixed_is_built_with_alphas_from_the_command_line(pool):
+    strategy = built("fixed", "strategy.alphas={math: 1.0, logic: 0.5}")
+    assert (strategy.name, strategy.mixture(pool)) == ("fixed", Mixture.of(1.0, 0.0, 0.5))

@@ -1,0 +1,64 @@
+"""Confusion matrices count what was chosen for what, and refuse what they cannot count."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2.evaluation.benchmark import true_domains
+from t2.evaluation.statistics import confusion_matrix, dispatch_accuracy, row_shares
+
+LABELS = ("math", "code", "other")
+
+
+def test_rows_are_true_and_columns_chosen() -> None:
+    counts = confusion_matrix(["math", "math", "code"], ["code", "math", "other"], LABELS)
+    assert counts == ((1, 1, 0), (0, 0, 1), (0, 0, 0))
+
+
+@given(st.lists(st.tuples(st.sampled_from(LABELS), st.sampled_from(LABELS))))
+def test_every_prompt_is_counted_once(pairs: list[tuple[str, str]]) -> None:
+    true, chosen = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    counts = confusion_matrix(true, chosen, LABELS)
+    assert [sum(row) for row in counts] == [true.count(label) for label in LABELS]
+    assert [sum(column) for column in zip(*counts, strict=True)] == [chosen.count(label) for label in LABELS]
+    right = sum(a == b for a, b in pairs)
+    assert dispatch_accuracy(counts) == (pytest.approx(right / len(pairs)) if pairs else None)
+
+
+def test_shares_of_a_domain_without_prompts_are_unknown() -> None:
+    assert row_shares(((1, 3), (0, 0))) == ((0.25, 0.75), (None, None))
+
+
+def test_a_chosen_label_that_is_none_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'mth' is no label; allowed: math, code, other. Did you mean 'math'"):
+        confusion_matrix(["math"], ["mth"], LABELS)
+
+
+def test_lengths_must_agree() -> None:
+    with pytest.raises(ValueError, match="2 true domains for 1"):
+        confusion_matrix(["math", "math"], ["code"], LABELS)
+
+
+def test_a_label_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="one twice"):
+        confusion_matrix([], [], ("math", "math"))
+
+
+def test_without_a_mapping_no_task_has_a_domain() -> None:
+    assert true_domains(["gcd"], None, LABELS) == {}
+
+
+def test_a_null_domain_leaves_a_task_out() -> None:
+    assert true_domains(["gcd", "mbpp"], {"gcd": None, "mbpp": "code", "unused": "math"}, LABELS) == {"mbpp": "code"}
+
+
+def test_a_benchmark_without_a_domain_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"'gcd' is a benchmark without a domain.*Did you mean it by 'gdc'"):
+        true_domains(["gcd"], {"gdc": "math"}, LABELS)
+
+
+def test_a_domain_that_is_no_label_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"benchmark_domains.gcd is 'maths'; allowed: math, code, other. Did you mean"):
+        true_domains(["gcd"], {"gcd": "maths"}, LABELS)

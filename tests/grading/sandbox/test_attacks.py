@@ -1,0 +1,159 @@
+"""No hostile program passes, and none leaves anything behind: all attacks of a level at once, then a look around."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from attacks import TEST
+from raids import ATTACKS
+from sandboxes import ISOLATED, LEVELS, executor, processes_with
+
+from t2.grading.sandbox import isolation as sandbox
+from t2.grading.sandbox.executor import CodeTest
+from t2.types import Grade
+
+PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/", "/usr", "/usr/bin", "/root", str(Path.home()), ".")
+TIMEOUT_S = 5.0  # for a busy machine: an attack that should end by itself has to get that far
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What the attacks of one level came to."""
+
+    grades: dict[str, Grade]
+    processes: list[int]
+    judges: list[str]
+    files: list[str]
+    callers: int
+    descriptors: tuple[list[str], list[str]]
+    library_size: tuple[int, int]
+
+
+def attacks_for(level: str) -> list[str]:
+    """Those that may be run at a level: without isolation, only the tame ones."""
+    return [name for name, attack in ATTACKS.items() if attack.tame or level in ISOLATED]
+
+
+@pytest.fixture(scope="module", params=LEVELS)
+def aftermath(request) -> Iterator[Aftermath]:
+    marker = f"t2marker{uuid.uuid4().hex}"
+    one = executor(request.param, timeout_s=TIMEOUT_S)
+    one.run("def f(x): return 23770", TEST)
+    with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
+        patch.setitem(sandbox.ENVIRONMENT, "T2_MARKER", marker)
+        listener.setblocking(False)
+        port = str(listener.getsockname()[1])
+
+        def run(name: str) -> Grade:
+            words = {"MARKER": marker, "PORT": port, "PACKAGE": pytest.__file__}
+            program = ATTACKS[name].program
+            for word, meaning in words.items():
+                program = program.replace(word, meaning)
+            return one.run(program, TEST)
+
+        names = attacks_for(request.param)
+        before = sorted(os.listdir("/proc/self/fd")), os.stat(os.__file__).st_size
+        with ThreadPoolExecutor(12) as pool:
+            grades = dict(zip(names, pool.map(run, names), strict=True))
+        yield Aftermath(
+            grades,
+            survivors(marker),
+            judging(),
+            [str(path) for place in PLACES for path in Path(place).glob(f"{marker}*")],
+            callers(listener),
+            (before[0], sorted(os.listdir("/proc/self/fd"))),
+            (before[1], os.stat(os.__file__).st_size),
+        )
+
+
+def survivors(marker: str) -> list[int]:
+    """The processes that are left, after a moment for the kernel to clear namespaces away."""
+    for _ in range(50):
+        left = list(processes_with(marker))
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
+
+
+def judging() -> list[str]:
+    """The judges that are still at work, after the moment that they may outlive their deadline by."""
+    children = Path("/proc/self/task").glob("*/children")
+    servers = [pid for file in children for pid in file.read_text().split()]
+    for _ in range(50):
+        left = [pid for server in servers for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
+
+
+def callers(listener: socket.socket) -> int:
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return 0
+    return 1
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_attack_fails_for_the_reason_it_should(aftermath, name):
+    if name not in aftermath.grades:
+        pytest.skip("not run without isolation")
+    assert aftermath.grades[name].score == 0.0
+    assert aftermath.grades[name].reason in ATTACKS[name].reasons
+
+
+def test_no_process_is_left(aftermath):
+    assert aftermath.processes == []
+
+
+def test_no_judge_is_left(aftermath):
+    assert aftermath.judges == []
+
+
+def test_no_file_is_left(aftermath):
+    assert aftermath.files == []
+
+
+def test_nobody_was_called(aftermath):
+    assert aftermath.callers == 0
+
+
+def test_no_descriptor_is_left_open(aftermath):
+    assert aftermath.descriptors[0] == aftermath.descriptors[1]
+
+
+def test_the_library_is_as_it_was(aftermath):
+    assert aftermath.library_size[0] == aftermath.library_size[1]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_next_program_is_graded_as_ever(aftermath, level):
+    one = executor(level)
+    assert one.run("def f(x): return x * 7919 + 13", TEST).score == 1.0
+    assert one.run("def f(x): return x", TEST).reason == "wrong"
+
+
+def test_the_marker_would_be_found():
+    """That a survivor and a file are noticed at all."""
+    marker = f"t2marker{uuid.uuid4().hex}"
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {"T2_MARKER": marker})
+    try:
+        assert list(processes_with(marker)) == [pid]
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+
+
+def test_what_remains():
+    """The stated limit: a forged answer that is right passes, as does one that the prompt gave away."""
+    assert executor("isolated").run("def f(x): return 23770", CodeTest("f", "assert f(3) == 23770")).score == 1.0

@@ -1,0 +1,235 @@
+"""Label scores against each prompt and label alone, on architectures that share rows and on those that cannot."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import logging
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import t2.policy.label_scores
+from t2.adapters.svf import SVF
+from t2.models.language_model import LanguageModel
+from t2.models.tiny import tiny_model
+from t2.policy.label_scores import score_labels
+from t2.policy.log_probs import token_log_probs
+from t2.types import Completion, Example
+
+model = functools.cache(tiny_model)
+INSTRUCTION = "Which one does it belong to: sums, spelling or something else? "
+PROMPTS = [INSTRUCTION + text for text in ("1 + 2", "How is a rather long word like this one spelled?", "N/A", "x")]
+LABELS = ("sums", "spelling", "a", "spoon")  # two share tokens, none has the length of another
+
+
+def naive(lm: LanguageModel, prompts, labels):
+    """Each prompt and label by itself, (B, K)."""
+    scores = []
+    for prompt in prompts:
+        for label in labels:
+            ids = tuple(lm.tokenizer(label, add_special_tokens=False)["input_ids"])
+            alone = Completion(tuple(lm.encode(Example(prompt))), ids, (0.0,) * len(ids), "", "stop")
+            with torch.no_grad():
+                scores.append(token_log_probs(lm, [alone]).log_probs.sum())
+    return torch.stack(scores).view(len(prompts), len(labels))
+
+
+def check(lm: LanguageModel, prompts=PROMPTS, labels=LABELS) -> None:
+    got = score_labels(lm, [Example(prompt) for prompt in prompts], labels)
+    torch.testing.assert_close(got, naive(lm, prompts, labels), rtol=0, atol=1e-4)
+
+
+def runs(lm: LanguageModel, monkeypatch) -> list[tuple[int, int]]:
+    """The shapes of all forwards that follow."""
+    shapes: list[tuple[int, int]] = []
+    inner = lm.model.base_model.forward
+
+    def forward(*args, **kwargs):
+        shapes.append(tuple(kwargs["input_ids"].shape))
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(lm.model.base_model, "forward", forward)
+    return shapes
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2"])
+def test_scores_are_those_of_each_prompt_and_label_alone(architecture):
+    check(model(architecture))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2"])
+def test_the_instruction_is_shared_where_it_can_be(architecture, monkeypatch):
+    monkeypatch.setattr(t2.policy.label_scores, "token_log_probs", None)  # what plain rows are made with
+    score_labels(model(architecture), [Example(prompt) for prompt in PROMPTS], LABELS)
+
+
+def test_the_scores_tell_prompts_and_labels_apart():
+    scores = score_labels(model(), [Example(prompt) for prompt in PROMPTS], LABELS)
+    assert scores.shape == (4, 4)
+    assert scores.dtype == torch.float32
+    assert torch.pdist(scores).min() > 1e-2
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize(
+    ("prompts", "labels"),
+    [
+        (PROMPTS[:1], LABELS),
+        (PROMPTS[:1] * 3, LABELS),
+        ([PROMPTS[1], PROMPTS[0], PROMPTS[1]], LABELS),
+        (PROMPTS, ("sums",)),
+        (PROMPTS, ("a", "b", "c")),
+        (PROMPTS, ("sum", "sum a", "sum b", "sum")),
+        (["1", "12", "123"], LABELS),
+    ],
+    ids=["one prompt", "one prompt thrice", "not in order", "one label", "one token", "same beginnings", "in another"],
+)
+def test_odd_prompts_and_labels(architecture, prompts, labels):
+    check(model(architecture), prompts, labels)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize(
+    "prompts",
+    [["abc", "xy", "a longer one"], ["a", "b"], ["abc", "abcdef", "ab"], ["abc", "abc"], ["ab", "ac", "x"]],
+    ids=["nothing in common", "one token", "one begins another", "the same", "one apart"],
+)
+def test_whatever_the_prompts_begin_with(architecture, prompts, monkeypatch):
+    lm = model(architecture)
+    monkeypatch.setattr(lm, "encode", lambda example, reserve=0: list(example.prompt.encode()), raising=False)
+    check(lm, prompts)
+
+
+texts = st.text("ab ", min_size=1, max_size=12)
+
+
+@settings(max_examples=40)
+@given(st.lists(texts, min_size=1, max_size=6), st.lists(texts.filter(str.strip), min_size=1, max_size=4))
+def test_any_prompts_and_labels(prompts, labels):
+    check(model(), prompts, labels)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1, 512), (600, 512), (4096, 1), (4096, 40)])
+def test_batches_change_nothing(tokens, rows, monkeypatch):
+    monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", tokens)
+    monkeypatch.setattr(t2.policy.label_scores, "LOGIT_ROWS", rows)
+    check(model(), [*PROMPTS, *reversed(PROMPTS)])
+
+
+def test_the_instruction_runs_once_whatever_the_number_of_batches(monkeypatch):
+    lm = copy.deepcopy(model())
+    check(lm)  # its self-check is done
+    monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", 1)
+    shapes = runs(lm, monkeypatch)
+    score_labels(lm, [Example(prompt) for prompt in PROMPTS], LABELS)
+    (first, *others) = shapes
+    assert len(others) == len(PROMPTS)
+    assert first[0] == 1
+    assert first[1] > len(INSTRUCTION)
+    assert max(width for _, width in others) < 100
+
+
+def test_logits_exist_only_where_a_label_is_predicted(monkeypatch):
+    lm, seen = copy.deepcopy(model()), []
+    check(lm)
+    inner = lm.logits
+    monkeypatch.setattr(lm, "logits", lambda hidden: seen.append(hidden.shape[0]) or inner(hidden), raising=False)
+    score_labels(lm, [Example(prompt) for prompt in PROMPTS], LABELS)
+    behind = sum(len(label) - 1 for label in LABELS)
+    assert sum(seen) == len(PROMPTS) * (1 + behind)  # the first tokens of all labels are predicted at one place
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(1000, 512), (100_000, 64)])
+def test_logits_and_keys_are_bounded_for_many_prompts(tokens, rows, monkeypatch):
+    lm, seen = copy.deepcopy(model()), []
+    check(lm)
+    monkeypatch.setattr(t2.policy.label_scores, "LOGIT_ROWS", rows)
+    monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", tokens)
+    inner, shapes = lm.logits, runs(lm, monkeypatch)
+    monkeypatch.setattr(lm, "logits", lambda hidden: seen.append(hidden.shape[0]) or inner(hidden), raising=False)
+    score_labels(lm, [Example(INSTRUCTION + "x" * (7 * i % 60)) for i in range(60)], LABELS)
+    assert max(seen) <= rows
+    shared = shapes[0][1]
+    assert max(prompts * (shared + width) for prompts, width in shapes[1:]) <= tokens
+
+
+def test_a_label_is_tokenized_as_an_answer_that_begins_a_turn(monkeypatch):
+    lm = tiny_model(chat_template=False)  # a tokenizer that puts BOS before plain text
+    check(lm)
+    assert lm.tokenizer("a")["input_ids"] != lm.tokenizer("a", add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("state", ["disabled", "merged"])
+def test_the_model_is_scored_as_it_is_worn(state):
+    lm = copy.deepcopy(model())
+    before = score_labels(lm, [Example("x")], LABELS)
+    svf = SVF(cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    svf.load({name: torch.linspace(0.5, 1.5, len(s)) for name, s in svf.singular_values.items()})
+    with getattr(svf, state)():
+        check(lm)
+        same = torch.allclose(score_labels(lm, [Example("x")], LABELS), before, atol=1e-4)
+    assert same == (state == "disabled")
+
+
+def test_no_gradient_is_kept():
+    lm = copy.deepcopy(model())
+    svf = SVF(cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    assert not score_labels(lm, [Example("x")], LABELS).requires_grad
+
+
+def test_attention_that_is_written_out_takes_a_tree_mask_too(caplog):
+    lm = copy.deepcopy(model())
+    lm.model.set_attn_implementation("eager")  # adds its mask to the scores, so a bool one has to become numbers
+    with caplog.at_level(logging.WARNING):
+        check(lm)
+    assert not caplog.records
+
+
+def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog, monkeypatch):
+    lm = copy.deepcopy(model())
+    honest = type(lm).hidden_states
+
+    def strict(self, ids, mask, *others, **cache):
+        if mask.ndim == 4:
+            raise ValueError("masks have two dimensions here")
+        return honest(self, ids, mask, *others, **cache)
+
+    monkeypatch.setattr(type(lm), "hidden_states", strict)
+    with caplog.at_level(logging.WARNING):
+        check(lm)
+        check(lm)
+    assert sum("Prompts are not shared" in record.message for record in caplog.records) == 1
+
+
+def test_a_window_shorter_than_a_prompt_gets_plain_rows_and_says_so_once(caplog):
+    lm = copy.deepcopy(model("mistral"))
+    lm.model.config.sliding_window = 24
+    with caplog.at_level(logging.WARNING):
+        check(lm)
+        check(lm)
+    assert sum("sliding window of Mistral" in record.message for record in caplog.records) == 1
+
+
+def test_no_examples_have_no_scores():
+    assert score_labels(model(), [], LABELS).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"), [((), "no labels to score"), (("a", ""), "'' has no token"), ((" ",), "' ' has no token")]
+)
+def test_labels_that_cannot_be_scored_are_refused(labels, message):
+    with pytest.raises(ValueError, match=message):
+        score_labels(model(), [Example("x")], labels)
+
+
+def test_a_prompt_that_leaves_no_room_for_a_label_is_refused():
+    lm = model()
+    room = lm.context_length - len(lm.encode(Example("")))
+    score_labels(lm, [Example("x" * (room - 8))], ["spelling"])
+    with pytest.raises(ValueError, match="8 are kept for the answer"):
+        score_labels(lm, [Example("x" * (room - 7))], ["spelling"])

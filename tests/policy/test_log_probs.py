@@ -1,0 +1,252 @@
+"""Token log-probs against the naive way: every logit of every row, one completion at a time."""
+
+import copy
+import functools
+import weakref
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
+
+import t2.policy.log_probs
+from t2.adapters.svf import SVF
+from t2.models.language_model import LanguageModel
+from t2.models.tiny import ARCHITECTURES, tiny_model
+from t2.policy.log_probs import TokenLogProbs, token_log_probs
+from t2.types import Completion
+
+each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+each_direction = pytest.mark.parametrize("kl", ["policy_base", "base_policy"])
+original = functools.cache(tiny_model)
+
+
+def completion(prompt: int, tokens: int, seed: int = 0) -> Completion:
+    generator = torch.Generator().manual_seed(100 * prompt + tokens + seed)
+    ids = torch.randint(256, (prompt + tokens,), generator=generator).tolist()
+    return Completion(tuple(ids[:prompt]), tuple(ids[prompt:]), (0.0,) * tokens, "", "stop")
+
+
+COMPLETIONS = [completion(5, 7), completion(1, 1), completion(20, 3), completion(2, 16), completion(9, 1)]
+
+
+def adapted(architecture: str = "llama", spread: float = 0.2) -> tuple[LanguageModel, SVF]:
+    lm = copy.deepcopy(original(architecture))
+    svf = SVF(cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    generator = torch.Generator().manual_seed(0)
+    noise = {name: torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()}
+    svf.load({name: 1 + spread * values for name, values in noise.items()})
+    return lm, svf
+
+
+def naive_logits(lm: LanguageModel, c: Completion) -> Tensor:
+    """The model's own logits that predict each completion token, (T, V) in float64."""
+    ids = torch.tensor([c.prompt_ids + c.token_ids])
+    return lm.model(input_ids=ids).logits[0, len(c.prompt_ids) - 1 : -1].double()
+
+
+def naive(lm: LanguageModel, c: Completion, temperature: float = 1.0) -> Tensor:
+    """Log-probs of one completion (T,)."""
+    log_probs = torch.log_softmax(naive_logits(lm, c) / temperature, dim=-1)
+    return log_probs[torch.arange(len(c.token_ids)), torch.tensor(c.token_ids)]
+
+
+def unpadded(values: Tensor, completions: Sequence[Completion] = COMPLETIONS) -> list[Tensor]:
+    return [row[: len(c.token_ids)].double() for row, c in zip(values, completions, strict=True)]
+
+
+def gradients(svf: SVF, loss: Tensor) -> list[Tensor]:
+    return [grad.double() for grad in torch.autograd.grad(loss, svf.trainable())]
+
+
+def assert_close(got: Sequence[Tensor], expected: Sequence[Tensor], share: float = 1e-4) -> None:
+    """Differences are small beside the largest entry of all: single entries may be almost zero."""
+    scale = max(float(e.detach().abs().max()) for e in expected)
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=share * scale)
+
+
+@each_architecture
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probs_are_those_of_the_models_own_logits(architecture, temperature):
+    lm, _ = adapted(architecture)
+    token = token_log_probs(lm, COMPLETIONS, temperature=temperature)
+    assert_close(unpadded(token.log_probs), [naive(lm, c, temperature) for c in COMPLETIONS])
+
+
+@each_architecture
+def test_gradients_are_those_of_naive_autograd(architecture):
+    lm, svf = adapted(architecture)
+    weights = [torch.linspace(-1, 2, len(c.token_ids), dtype=torch.float64) for c in COMPLETIONS]
+    got = unpadded(token_log_probs(lm, COMPLETIONS, temperature=0.7).log_probs)
+    expected = [naive(lm, c, 0.7) for c in COMPLETIONS]
+    losses = [sum((w * row).sum() for w, row in zip(weights, rows, strict=True)) for rows in (got, expected)]
+    assert_close(*(gradients(svf, loss) for loss in losses), share=1e-3)
+
+
+@each_architecture
+def test_a_batch_is_its_rows_one_by_one(architecture):
+    lm, svf = adapted(architecture)
+    together = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)
+    for row, c in enumerate(COMPLETIONS):
+        alone = token_log_probs(lm, [c], kl="policy_base", adapter=svf)
+        for name in ("log_probs", "entropy", "kl"):
+            ours = getattr(together, name)[row : row + 1, : len(c.token_ids)]
+            torch.testing.assert_close(ours, getattr(alone, name), rtol=1e-4, atol=1e-4)
+
+
+def test_order_does_not_matter():
+    lm, _ = adapted()
+    forward = unpadded(token_log_probs(lm, COMPLETIONS).log_probs)
+    backward = unpadded(token_log_probs(lm, COMPLETIONS[::-1]).log_probs, COMPLETIONS[::-1])
+    assert_close(backward[::-1], forward)
+
+
+@each_direction
+def test_chunking_changes_nothing(monkeypatch, kl):
+    lm, svf = adapted()
+    results = []
+    for tokens in (512, 3, 1):
+        monkeypatch.setattr(t2.policy.log_probs, "CHUNK_TOKENS", tokens)
+        token = token_log_probs(lm, COMPLETIONS, temperature=0.7, kl=kl, adapter=svf)
+        loss = token.log_probs.sum() + 0.3 * token.kl.sum()
+        results.append([token.log_probs, token.entropy, token.kl, *gradients(svf, loss)])
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            assert_close([got], [expected], share=1e-5)
+
+
+def test_no_tensor_of_all_logits_is_kept_for_the_backward_pass(monkeypatch):
+    lm, _ = adapted()
+    monkeypatch.setattr(t2.policy.log_probs, "CHUNK_TOKENS", 4)
+    vocabulary = lm.model.config.vocab_size
+    rows: list[int] = []
+    seen: list[weakref.ref[Tensor]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        if tensor.shape[-1:] == (vocabulary,):
+            kept = tensor.clone()  # what the graph holds from now on
+            rows.append(len(kept))
+            seen.append(weakref.ref(kept))
+            return kept
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        token = token_log_probs(lm, COMPLETIONS)
+    assert token.log_probs.requires_grad
+    assert set(rows) - {lm.model.config.hidden_size} <= {1, 2, 3, 4}  # the head's own weight is seen as well
+    assert [one for one in seen if one() is not None] == []
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_entropy(temperature):
+    lm, _ = adapted()
+    token = token_log_probs(lm, COMPLETIONS, temperature=temperature)
+    expected = [Categorical(logits=naive_logits(lm, c) / temperature).entropy() for c in COMPLETIONS]
+    assert_close(unpadded(token.entropy), [e.detach() for e in expected])
+    assert not token.entropy.requires_grad
+
+
+def naive_kl(lm: LanguageModel, svf: SVF, kl: str) -> list[Tensor]:
+    divergences = []
+    for c in COMPLETIONS:
+        policy = Categorical(logits=naive_logits(lm, c))
+        with svf.disabled(), torch.no_grad():
+            base = Categorical(logits=naive_logits(lm, c))
+        pair = (policy, base) if kl == "policy_base" else (base, policy)
+        divergences.append(kl_divergence(*pair))
+    return divergences
+
+
+@each_direction
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_kl_is_the_untempered_closed_form(architecture, kl, temperature):
+    lm, svf = adapted(architecture)
+    token = token_log_probs(lm, COMPLETIONS, temperature=temperature, kl=kl, adapter=svf)
+    expected = naive_kl(lm, svf, kl)
+    assert min(e.min().item() for e in expected) > 1e-3
+    assert_close(unpadded(token.kl), expected)
+
+
+@each_direction
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_gradients_of_the_kl(kl, temperature):
+    lm, svf = adapted()
+    token = token_log_probs(lm, COMPLETIONS, temperature=temperature, kl=kl, adapter=svf)
+    expected = torch.cat(naive_kl(lm, svf, kl)).sum()
+    assert_close(gradients(svf, token.kl.sum()), gradients(svf, expected), share=1e-3)
+
+
+def test_the_two_directions_differ():
+    lm, svf = adapted()
+    one, other = (token_log_probs(lm, COMPLETIONS, kl=kl, adapter=svf).kl for kl in ("policy_base", "base_policy"))
+    assert not torch.allclose(one, other, rtol=0.05)
+
+
+@each_architecture
+@each_direction
+def test_kl_at_one_is_zero(architecture, kl):
+    lm, svf = adapted(architecture, spread=0.0)
+    token = token_log_probs(lm, COMPLETIONS, kl=kl, adapter=svf)
+    assert token.kl.abs().max().item() < 1e-5
+
+
+def test_kl_leaves_the_adapter_worn():
+    lm, svf = adapted()
+    before = token_log_probs(lm, COMPLETIONS).log_probs
+    token = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)
+    assert torch.equal(token.log_probs, before)
+    assert svf.face.name == "factored"
+
+
+def test_kl_needs_the_adapter():
+    with pytest.raises(AssertionError, match="needs the adapter"):
+        token_log_probs(original("llama"), COMPLETIONS, kl="policy_base")
+
+
+def test_without_kl_the_model_runs_once_and_none_is_returned(monkeypatch):
+    lm, svf = adapted()
+    runs = []
+    monkeypatch.setattr(type(lm), "hidden_states", count(type(lm).hidden_states, runs))
+    assert token_log_probs(lm, COMPLETIONS, adapter=svf).kl is None
+    assert len(runs) == 1
+
+
+def count(function, runs: list[int]):
+    def counted(*args):
+        runs.append(1)
+        return function(*args)
+
+    return counted
+
+
+def test_padding_is_zero_outside_the_mask():
+    lm, svf = adapted()
+    token: TokenLogProbs = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)
+    lengths = [len(c.token_ids) for c in COMPLETIONS]
+    expected = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    assert torch.equal(token.mask, expected)
+    for values in (token.log_probs, token.entropy, token.kl):
+        assert values.shape == expected.shape
+        assert bool((values[~expected] == 0).all())
+
+
+def test_the_pad_id_within_an_answer_is_a_token_like_any_other():
+    lm, _ = adapted()
+    odd = Completion((1, lm.pad_id, 2), (3, lm.pad_id, 4), (0.0,) * 3, "", "stop")
+    got = token_log_probs(lm, [odd, COMPLETIONS[2]]).log_probs
+    assert_close([got[0, :3].double()], [naive(lm, odd)])
+
+
+def test_no_grad_is_respected():
+    lm, _ = adapted()
+    with torch.no_grad():
+        assert not token_log_probs(lm, COMPLETIONS).log_probs.requires_grad
+
+
+def test_bf16_model_gives_fp32_log_probs():
+    lm = tiny_model("llama", dtype="bfloat16")
+    assert token_log_probs(lm, COMPLETIONS).log_probs.dtype == torch.float32

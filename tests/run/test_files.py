@@ -1,0 +1,118 @@
+"""Atomic files: complete or not there at all, whatever goes wrong while writing."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from t2.run.files import atomic_path, save_tensors
+
+
+def write(path: Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text)
+
+
+def test_content_and_folders_are_written(tmp_path):
+    path = tmp_path / "new" / "folder" / "a.txt"
+    write(path, "content")
+    assert path.read_text() == "content"
+
+
+def test_nothing_but_the_file_remains(tmp_path):
+    write(tmp_path / "a.txt", "content")
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_readers_see_the_old_file_until_the_block_ends(tmp_path):
+    path = tmp_path / "a.txt"
+    write(path, "old")
+    with atomic_path(path) as partial:
+        partial.write_text("new, half of i")
+        assert path.read_text() == "old"
+        assert partial.parent == path.parent  # a rename across file systems would not be atomic
+    assert path.read_text() == "new, half of i"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), OSError(errno.EIO, "disk"), KeyboardInterrupt()])
+def test_failure_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, error):
+    path = tmp_path / "a.txt"
+    write(path, "old")
+
+    def crash(partial: Path) -> None:
+        partial.write_text("half")
+        raise error
+
+    with pytest.raises(type(error)), atomic_path(path) as partial:
+        crash(partial)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_full_disk_says_what_to_do(tmp_path):
+    path = tmp_path / "a.txt"
+    with (
+        pytest.raises(OSError, match=r"disk is full.*a\.txt.*T2_CACHE.*hydra\.run\.dir") as caught,
+        atomic_path(path),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_disk_errors_are_not_called_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError) as caught, atomic_path(tmp_path / "a.txt"):
+        raise PermissionError(errno.EACCES, "no")
+    assert "full" not in str(caught.value)
+
+
+def test_others_may_read_the_file(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write(tmp_path / "a.txt", "shared")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o644
+
+
+def test_umask_is_left_as_it_was(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write(tmp_path / "a.txt", "x")
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+def test_tensors_come_back_bit_for_bit(tmp_path):
+    path = tmp_path / "a.safetensors"
+    tensors = {
+        "view": torch.randn(4, 3).T,  # not contiguous
+        "half": torch.randn(5).bfloat16(),
+        "parameter": torch.nn.Parameter(torch.randn(2)),
+    }
+    save_tensors(path, tensors, {"key": "value ²"})
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in load_file(path).items())
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"key": "value ²"}
+
+
+def test_tensors_on_a_full_disk_keep_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"z": torch.ones(3)})
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="disk is full"):
+        save_tensors(path, {"z": torch.zeros(3)})
+    assert os.listdir(tmp_path) == ["a.safetensors"]
+    assert torch.equal(load_file(path)["z"], torch.ones(3))

@@ -1,0 +1,144 @@
+"""adapt.py as a user runs it: finding a mixture, answering prompts from everywhere, and what is said of bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_pool import save_pool
+
+from t2.experts.mixture_file import load_mixture
+from t2.experts.pool import ExpertPool
+
+Run = Callable[..., Any]
+SEARCH = ("strategy.search.population=6", "strategy.search.iterations=2", "strategy.search.elite_share=0.5")
+FIT = ("strategy=few_shot", "task=gcd", "shots=3", *SEARCH)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pool(tmp_path_factory.mktemp("adapt") / "pool")
+
+
+@pytest.fixture
+def adapt(run_script: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run adapt.py with the pool; returns what it printed."""
+
+    def run(*arguments: str, run: str = "run") -> str:
+        capsys.readouterr()
+        pool = (
+            []
+            if "no pool" in arguments
+            else ["+experts._target_=t2.experts.pool.ExpertPool.load", f"+experts.experts={folder}"]
+        )
+        given = [argument for argument in arguments if argument != "no pool"]
+        run_script(
+            "adapt", "base_model=tiny", "sampling.max_new_tokens=3", *pool, f"hydra.run.dir={tmp_path / run}", *given
+        )
+        return capsys.readouterr().out
+
+    return run
+
+
+def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code not in (0, None)
+    captured = capsys.readouterr()
+    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
+
+
+def test_a_mixture_is_found_saved_and_worn_later(adapt, folder, tmp_path) -> None:
+    shown = adapt(*FIT)
+    found = load_mixture(tmp_path / "run" / "mixture.json", ExpertPool.load(folder))
+    assert len(found.alphas) == 2
+    assert "Fitness on 3 support examples of gcd" in shown
+    header, _, first, second = shown[shown.index("iteration") :].splitlines()[:4]
+    assert header.split() == ["iteration", "best", "mean", "alphas", "±"]
+    assert (first.split()[0], second.split()[0]) == ("0", "1")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (results["command"], results["task"], results["strategy"]) == ("adapt", "gcd", "few_shot")
+    assert list(results["alphas"]["gcd"]["few_shot"].values()) == pytest.approx(list(found.means))
+    later = adapt("strategy=fixed", f"strategy.mixture={tmp_path / 'run'}", "prompt=hello", run="later")
+    for mean in found.means:
+        assert f"{mean:.3f}" in later
+    assert "[fixed]" in later
+
+
+def test_a_prompt_shows_scores_alphas_and_both_answers(adapt) -> None:
+    shown = adapt("strategy=prompt_soft", "prompt=What is 3 + 4?")
+    order = [shown.index(part) for part in ("[base]", "[pass 1, prompt_soft: ", "Scores", "Alphas", "[prompt_soft]")]
+    assert order == sorted(order)
+    scores = shown[shown.index("Scores") :].splitlines()[1:4]
+    assert [line.split()[0] for line in scores] == ["letters", "math", "other"]
+    assert sum(float(line.split()[-1]) for line in scores) == pytest.approx(1.0, abs=2e-3)
+
+
+def test_an_expert_and_a_strategy_side_by_side(adapt, folder) -> None:
+    shown = adapt("strategy=uniform", f"expert={folder / 'math.safetensors'}", "prompt=hello")
+    assert all(f"[{system}]" in shown for system in ("base", "expert", "uniform"))
+
+
+def test_a_strategy_that_was_just_fitted_answers_prompts(adapt) -> None:
+    assert "[few_shot]" in adapt(*FIT, "prompt=hello")
+
+
+def test_a_file_has_a_prompt_a_line(adapt, tmp_path) -> None:
+    (tmp_path / "prompts.txt").write_text("first: a, b\nsecond\n")
+    shown = adapt("strategy=uniform", f"prompt_file={tmp_path / 'prompts.txt'}")
+    assert [line for line in shown.splitlines() if line.startswith(">>>")] == [">>> first: a, b", ">>> second"]
+
+
+def test_standard_input_has_a_prompt_a_line(adapt, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\nthree"))
+    assert adapt("strategy=uniform", "prompt=-").count("[uniform]") == 3
+
+
+@pytest.mark.parametrize("end", ["\n", ""])  # an empty line, the end of the input
+def test_the_loop_asks_until_an_empty_line_or_the_end(adapt, monkeypatch, end: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"one\ntwo\n{end}" + "three\n" * bool(end)))
+    assert adapt("strategy=uniform", "interactive=true").count("[uniform]") == 2
+
+
+BAD_INPUT = {
+    "empty prompt": (("strategy=prompt", "prompt="), ["The prompt is empty"]),
+    "blank prompt": (("strategy=prompt", "prompt=  "), ["The prompt is empty"]),
+    "two places": (("strategy=prompt", "prompt=a", "interactive=true"), ["prompt and interactive are given"]),
+    "nothing to answer": (("strategy=prompt",), ["nothing to answer: give prompt=TEXT"]),
+    "nothing to adapt with": (("no pool", "prompt=a"), ["nothing to adapt with: give expert=RUN"]),
+    "strategy without a pool": (("no pool", "strategy=prompt", "prompt=a"), ["experts=POOL is not given"]),
+    "pool without a strategy": (("prompt=a",), ["strategy=S is not given"]),
+    "few-shot without a task": (("strategy=few_shot", "prompt=a"), ["give task=T", "strategy.mixture=RUN"]),
+    "more shots than examples": ((*FIT, "shots=5000"), ["shots=5000, and the train split of gcd has 180"]),
+    "no prompt file": (("strategy=prompt", "prompt_file=no/such.txt"), ["no/such.txt"]),
+    "pool that is not there": (("strategy=prompt", "prompt=a", "experts.experts=no/such"), ["No folder of experts"]),
+    "mixture that is not there": (("strategy=fixed", "strategy.mixture=no/such", "prompt=a"), ["No mixture file"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_has_its_own_message(case: str, adapt, caplog, capsys) -> None:
+    overrides, expected = BAD_INPUT[case]
+    shown = error_of(lambda: adapt(*overrides), caplog, capsys)
+    for part in expected:
+        assert part in shown, shown
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize(("text", "message"), [("a\n\nb\n", "Line 2 of"), ("", "There is no prompt in")])
+def test_empty_lines_and_files_are_refused(adapt, tmp_path, caplog, capsys, text: str, message: str) -> None:
+    (tmp_path / "prompts.txt").write_text(text)
+    prompts = f"prompt_file={tmp_path / 'prompts.txt'}"
+    assert message in error_of(lambda: adapt("strategy=prompt", prompts), caplog, capsys)
+
+
+def test_a_mixture_of_another_pool_is_refused(adapt, tmp_path, caplog, capsys) -> None:
+    adapt(*FIT)
+    other = save_pool(tmp_path / "other", ("letters", "code"))
+    arguments = ("strategy=fixed", f"strategy.mixture={tmp_path / 'run'}", f"experts.experts={other}", "prompt=a")
+    assert "pool" in error_of(lambda: adapt(*arguments, run="later"), caplog, capsys)

@@ -1,0 +1,159 @@
+"""evaluate.py with a pool, as a user runs it: every system on the same examples, and what is said of bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_pool import DOMAINS, save_pool
+
+Run = Callable[..., Any]
+FEW_SHOT = (
+    "shots=3",
+    "strategies.fs.search.population=6",
+    "strategies.fs.search.iterations=2",
+    "strategies.fs.search.elite_share=0.5",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pool(tmp_path_factory.mktemp("evaluate") / "pool")
+
+
+@pytest.fixture
+def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Run evaluate.py with the pool; returns results.json."""
+
+    def run(*arguments: str) -> dict[str, Any]:
+        pool = (
+            []
+            if "no pool" in arguments
+            else ["+experts._target_=t2.experts.pool.ExpertPool.load", f"+experts.experts={folder}"]
+        )
+        given = [argument for argument in arguments if argument != "no pool"]
+        run_script(
+            "evaluate", "base_model=tiny", "limit=4", "sampling.max_new_tokens=3", *pool,
+            f"hydra.run.dir={tmp_path / 'run'}", *given,
+        )  # fmt: skip
+        results: dict[str, Any] = json.loads((tmp_path / "run" / "results.json").read_text())
+        return results
+
+    return run
+
+
+def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code not in (0, None)
+    captured = capsys.readouterr()
+    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
+
+
+def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None:
+    results = evaluate(
+        "benchmarks=arithmetic", "~benchmarks.basic_arithmetic", "~benchmarks.chain_sum", "strategy=prompt",
+        "+strategy@strategies.fs=few_shot", *FEW_SHOT, "benchmark_domains={gcd: math, products: null}",
+    )  # fmt: skip
+    systems = ["base", "expert:letters", "expert:math", "uniform", "prompt", "fs"]
+    assert {task: list(table) for task, table in results["scores"].items()} == {"gcd": systems, "products": systems}
+    assert {task: list(table) for task, table in results["paired"].items()} == {
+        "gcd": systems[1:],
+        "products": systems[1:],
+    }
+    assert {entry["n"] for table in results["scores"].values() for entry in table.values()} == {4}
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    asked = {
+        (task, system): tuple(line["prompt"] for line in lines if (line["task"], line["system"]) == (task, system))
+        for task in ("gcd", "products")
+        for system in systems
+    }
+    assert len(set(asked.values())) == 2
+    assert (results["task"], results["strategy"]) == (["products", "gcd"], ["prompt", "fs"])
+    assert results["experts"] == sorted(DOMAINS)
+    for table in results["pass_seconds"].values():
+        assert list(table) == systems[1:]
+        assert all(table[system].keys() == {"pass1", "pass2"} for system in table)
+    assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
+    parts = sum(value for name, value in results["seconds"].items() if name != "total")
+    assert parts < results["seconds"]["total"]  # no phase is counted twice
+    alphas = results["alphas"]["gcd"]
+    assert alphas["expert:math"] == {"letters": 0.0, "math": 1.0}
+    assert alphas["uniform"] == {"letters": 0.5, "math": 0.5}
+    assert alphas["fs"].keys() == {"letters", "math"}
+    confusion = results["confusion"]
+    assert confusion.keys() == {"prompt"}  # few_shot names no label
+    assert confusion["prompt"]["labels"] == ["letters", "math", "other"]
+    assert [sum(row) for row in confusion["prompt"]["counts"]] == [0, 4, 0]  # gcd alone has a domain
+    assert (tmp_path / "run" / "confusion_prompt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_pool_without_a_strategy(evaluate) -> None:
+    results = evaluate("task=gcd")
+    assert list(results["scores"]["gcd"]) == ["base", "expert:letters", "expert:math", "uniform"]
+    assert (results["strategy"], results["confusion"]) == ("fixed", {})
+
+
+def test_an_expert_beside_a_pool(evaluate, folder) -> None:
+    results = evaluate("task=gcd", "singles=false", f"expert={folder / 'math.safetensors'}")
+    assert list(results["scores"]["gcd"]) == ["base", "expert", "uniform"]
+
+
+def test_the_expert_alone_and_in_the_pool_answer_alike(evaluate, folder, tmp_path) -> None:
+    evaluate("task=gcd", f"expert={folder / 'math.safetensors'}")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
+    answers = {
+        system: [line["answer"] for line in lines if line["system"] == system]
+        for system in ("base", "expert", "expert:math")
+    }
+    assert answers["expert"] == answers["expert:math"] != answers["base"]
+
+
+def test_benchmarks_bring_their_domains(evaluate) -> None:
+    results = evaluate(
+        "benchmarks=arithmetic", "~benchmarks.basic_arithmetic", "~benchmarks.chain_sum", "~benchmarks.products",
+        "+benchmarks.benchmark_domains={gcd: letters}", "strategy=prompt",
+    )  # fmt: skip
+    assert results["scores"].keys() == {"gcd"}
+    assert [sum(row) for row in results["confusion"]["prompt"]["counts"]] == [4, 0, 0]
+
+
+def test_a_task_without_domains_is_noted(evaluate, capsys) -> None:
+    results = evaluate("task=gcd", "strategy=prompt", "singles=false", "uniform=false")
+    assert results["confusion"] == {}
+    assert "No domain, so not in a confusion matrix: gcd" in capsys.readouterr().out
+
+
+BAD_INPUT = {
+    "no pool": (("no pool", "strategy=prompt"), ["prompt would choose among the experts of a pool: give experts=POOL"]),
+    "benchmark without a domain": (("benchmark_domains={gdc: math}",), ["'gcd' is a benchmark without a domain"]),
+    "domain that is no label": (("benchmark_domains={gcd: maths}",), ["'maths'", "Did you mean 'math'"]),
+    "two of one name": (
+        ("strategy=prompt", "+strategy@strategies.prompt=prompt"), ["Two strategies are called 'prompt'"],
+    ),
+    "more shots than examples": (
+        ("strategy=few_shot", "shots=5000"), ["shots=5000, and the train split of gcd has 180 examples"],
+    ),
+    "support from the test split": (
+        ("strategy=few_shot", "support_split=test"), ["support_split=test: support examples are in nobody's test set"],
+    ),
+    "support that is scored": (
+        ("strategy=few_shot", "split=train", "limit=null"), ["support examples are among the 180 test examples"],
+    ),
+    "unknown strategy": (("strategy=promt",), ["Did you mean 'prompt'"]),
+    "unknown way of pass 2": (("strategy=prompt", "by=row"), ["allowed: auto, rows, groups"]),
+    "nobody to grade": (("score_workers=0",), ["score_workers is 0; allowed: at least 1"]),
+    "pool of another model": (("base_model.seed=1",), ["transfer=true"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_has_its_own_message(case: str, evaluate, caplog, capsys) -> None:
+    overrides, expected = BAD_INPUT[case]
+    shown = error_of(lambda: evaluate("task=gcd", *overrides), caplog, capsys)
+    for part in expected:
+        assert part in shown, shown
+    assert "Traceback" not in shown

