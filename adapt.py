@@ -23,7 +23,7 @@ from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.benchmark import choose_support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
 from t2.evaluation.tables import bars, history_table
-from t2.experts.expert import Expert, wear
+from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
 from t2.policy.generator import AdaptableGenerator, Generator
@@ -54,12 +54,12 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
         adapter.inject(lm.model, lm.source)
     build = instantiate(cfg.generation)
     generator: AdaptableGenerator = build(lm=lm, adapter=adapter)
-    systems: dict[str, Generator] = {BASE: build(lm=lm, adapter=adapter, worn="base")}
+    systems: dict[str, Generator] = {BASE: build(lm=lm, adapter=adapter, weights="base")}
     if expert is not None:
-        wear(adapter, expert, source=lm.source, transfer=cfg.transfer)
+        apply_expert(adapter, expert, source=lm.source, transfer=cfg.transfer)
         systems[EXPERT] = generator
     if strategy is not None:
-        systems[strategy.name] = TwoPass(generator, pool, strategy, by=cfg.by, transfer=cfg.transfer)
+        systems[strategy.name] = TwoPass(generator, pool, strategy, pass2=cfg.pass2, transfer=cfg.transfer)
         if task is not None:
             with phases("fit"):
                 strategy.fit(PooledModel(generator, pool), task, support)
@@ -129,7 +129,7 @@ def save(
     assert strategy.mixture is not None, "it was fitted"
     run = Path(cfg.paths.run)
     strategy.save(run / MIXTURE_FILE, pool, task)
-    alphas = dict(zip(pool.domains, strategy.mixture.means, strict=True))
+    weights = dict(zip(pool.domains, strategy.mixture.means, strict=True))
     fitness = max(line.best for line in strategy.history)
     results = {
         "command": "adapt",
@@ -137,17 +137,17 @@ def save(
         "adapter": type(generator.adapter).__name__,
         "task": task.name,
         "strategy": strategy.name,
-        "trainable_parameters": sum(map(len, strategy.mixture.alphas)),
+        "trainable_parameters": sum(map(len, strategy.mixture.weights)),
         "scores": {},  # the support is no test: see evaluate.py
         "paired": {},
-        "alphas": {task.name: {strategy.name: alphas}},
+        "weights": {task.name: {strategy.name: weights}},
         "support": {"n": shots, "split": cfg.support_split, "fitness": fitness},
         "seconds": seconds,
         "seed": cfg.seed,
     }
     write_results(run, results)
     print(f"\n{history_table(strategy.history)}")
-    print(f"\nFitness on {shots} support examples of {task.name}: {fitness:.3f}\n\nAlphas\n{bars(alphas)}")
+    print(f"\nFitness on {shots} support examples of {task.name}: {fitness:.3f}\n\nAlphas\n{bars(weights)}")
     log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
 
 
@@ -172,7 +172,7 @@ def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:
     print(f"\n[pass 1, {system}{label}]")
     if choice.scores:
         print(f"Scores\n{bars(choice.scores)}")
-    print(f"Alphas\n{bars(dict(zip(pool.domains, choice.mixture.means, strict=True)))}")
+    print(f"Mixing weights\n{bars(dict(zip(pool.domains, choice.mixture.means, strict=True)))}")
 
 
 def ask() -> str:

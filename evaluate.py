@@ -29,11 +29,10 @@ from t2.evaluation.systems import (
     measure,
     name_strategies,
     pool_systems,
-    share_costs,
     summarize_adaptation,
 )
 from t2.evaluation.tables import results_text
-from t2.experts.expert import Expert, wear
+from t2.experts.expert import Expert, apply_expert
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
@@ -131,17 +130,18 @@ def make_plan(cfg: DictConfig) -> Plan:
 
 def build_systems(cfg: DictConfig, plan: Plan, lm: LanguageModel, adapter: Any) -> dict[str, Generator]:
     """System name -> who answers."""
-    generators: dict[str, Generator] = {BASE: instantiate(cfg.generation)(lm=lm, adapter=adapter, worn="base")}
+    generators: dict[str, Generator] = {BASE: instantiate(cfg.generation)(lm=lm, adapter=adapter, weights="base")}
     if adapter is None:
         return generators
     adapted = instantiate(cfg.generation)(lm=lm, adapter=adapter)
     if plan.expert is not None:
-        wear(adapter, plan.expert, source=lm.source, transfer=cfg.transfer)
+        apply_expert(adapter, plan.expert, source=lm.source, transfer=cfg.transfer)
         generators[EXPERT] = adapted
     if plan.pool is not None:
         generators |= pool_systems(
             adapted, plan.pool, plan.strategies,
-            singles=cfg.singles, uniform=cfg.uniform, controls=cfg.transfer_controls, by=cfg.by, transfer=cfg.transfer,
+            singles=cfg.singles, uniform=cfg.uniform, controls=cfg.transfer_controls, pass2=cfg.pass2,
+            transfer=cfg.transfer,
         )  # fmt: skip
     return generators
 
@@ -155,7 +155,6 @@ def score(cfg: DictConfig, plan: Plan, task: Task, generators: Mapping[str, Gene
     for system, generator in generators.items():
         if not is_scored(system, plan.domains.get(task.name)):
             continue
-        share_costs(generators.values())
         outcome = measure(
             generator, task, plan.examples[task.name], sampling,
             system=system, support=plan.support[task.name], workers=cfg.score_workers,

@@ -28,7 +28,7 @@ from t2.policy.hf import HFGenerator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import git_commit, write_results
 from t2.training.activation_checkpointing import recompute_blocks
-from t2.training.alignment import BridgeTraining
+from t2.training.alignment import AlignmentTraining
 from t2.training.callbacks import LAST_CHECKPOINT, Validation
 from t2.training.data import PromptData
 from t2.training.module import ExpertTraining
@@ -78,7 +78,7 @@ def warm_up(cfg: DictConfig) -> dict[str, Any]:
     examples = task.split("val")[: cfg.callbacks.validation.limit]
     folder = run / "llava"
     lm = warmup.build(instantiate(cfg.base_model), task.split("train"), source=str(folder), seed=cfg.seed)
-    module = BridgeTraining(lm, optimizer, cfg.steps)
+    module = AlignmentTraining(lm, optimizer, cfg.steps)
     greedy = Sampling(max_new_tokens=task.max_new_tokens)
     reports = {"base": evaluate(HFGenerator(lm), task, examples, greedy, system="base")}
     loggers = list(instantiate(cfg.logger).values())

@@ -8,7 +8,8 @@
 Both give greedy answers of exactly `--new-tokens` tokens (no token ends one) by the code that the few-shot search runs,
 in one process, taking turns, after a warm-up round in which their answers are compared. The ratio is the median over
 rounds of merging's seconds by rows' within a round. The experts are random, as far from 1 as trained ones, on all
-linears; alphas are uniform in [0, 1.5]. Not measured: scoring answers, and the optimizer that proposes mixtures.
+linears; mixing weights are uniform in [0, 1.5]. Not measured: scoring answers, and the optimizer that proposes
+mixtures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from step_systems import load
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from t2.adaptation.fitness import answer_by_merging, answer_by_rows
+from t2.adaptation.fitness import complete_merged, complete_per_example
 from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
 from t2.experts.expert import Expert, ExpertMetadata
@@ -66,9 +67,9 @@ def pooled_model(model: str, device: str, rows: int) -> PooledModel:
 
 
 def population(members: int) -> list[Mixture]:
-    """Random mixtures, one alpha per expert."""
-    alphas = HIGHEST_ALPHA * torch.rand(members, len(DOMAINS), generator=torch.Generator().manual_seed(1))
-    return [Mixture.of(*row) for row in alphas.tolist()]
+    """Random mixtures, one mixing weight per expert."""
+    weights = HIGHEST_ALPHA * torch.rand(members, len(DOMAINS), generator=torch.Generator().manual_seed(1))
+    return [Mixture.of(*row) for row in weights.tolist()]
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model = pooled_model(args.model, args.device, args.population * len(QUESTIONS))
     mixtures, examples = population(args.population), [Example(question) for question in QUESTIONS]
     sampling = Sampling(max_new_tokens=args.new_tokens)
-    systems = {"rows": answer_by_rows, "merging": answer_by_merging}
+    systems = {"rows": complete_per_example, "merging": complete_merged}
     answers = {name: answer(model, mixtures, examples, sampling) for name, answer in systems.items()}
     equal = check_answers(answers["rows"], answers["merging"])
     seconds: dict[str, list[float]] = {name: [] for name in systems}

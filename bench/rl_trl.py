@@ -99,7 +99,7 @@ def run_trl(lm: LanguageModel, grading: Grading, job: Job, meter: Meter) -> int:
 
 def _row(example: Example) -> dict[str, Any]:
     """The example as a conversation, which TRL puts into the chat template as t2 does."""
-    assert not example.prefill, "TRL has no prefill"
+    assert not example.response_prefix, "TRL has no prefill"
     system = [] if example.system is None else [{"role": "system", "content": example.system}]
     return {"prompt": [*system, {"role": "user", "content": example.prompt}]}
 

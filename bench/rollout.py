@@ -6,7 +6,7 @@ Every round moves z first, so that the weights are merged (and sent to vLLM) as 
 by itself. All systems answer the same prompts with as many samples of exactly as many tokens, at temperature 1 (end
 tokens are switched off). Each runs in a process of its own; vLLM's CPU build wants its own environment, in which the
 others run as well. Drift is the largest and the mean difference of a log-prob at sampling to the one that training
-computes (factored face, the model's own type) for the same tokens.
+computes (factored mode, the model's own type) for the same tokens.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Seconds and memory of two-pass inference: rows against groups against `auto`, and the first pass against the second.
+"""Seconds and memory of two-pass inference: merged against per example, and the first pass against the second.
 
     python bench/two_pass.py [--model smollm2|tiny] [--batches 8,32,128] [--distinct 1,4,32] [--output FILE.json]
     python bench/two_pass.py --pass1     seconds of choosing by prompt (strategy `prompt`, mode score) and of answering
     python bench/two_pass.py --memory    peak memory of 100 and of 1,000 examples, in a process each
 
 The pool holds three random experts, z = 1 + 0.01 N(0, 1), and mixtures are random: what is measured does not depend on
-what experts know. All answers have the same length, as end tokens are switched off. The three ways take turns in one
-process; `auto / better` is the median over rounds of auto's seconds over those of the faster of rows and groups in the
-same round. `auto` has timed the model before (`calibration`).
+what experts know. All answers have the same length, as end tokens are switched off. Both ways take turns in one
+process; `auto / better` is the median over rounds of the seconds of the way that `auto` takes over those of the faster
+way.
 
 Memory is the kernel's VmHWM, set back after loading. The 1,000 examples are the 100 repeated, so that prompts are no
-longer; rows and groups are measured each by itself, since merged weights are held in groups alone.
+longer; both ways are measured each by itself, since merged weights are held by one of them alone.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ import json
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,13 +34,12 @@ from transformers.utils.logging import disable_progress_bar
 from two_pass_systems import DOMAINS, Given, build, prompts
 
 from t2.adaptation.dispatch import PromptDispatch
-from t2.adaptation.pass_plan import measure
-from t2.adaptation.two_pass import By, TwoPass
+from t2.adaptation.two_pass import Pass2, TwoPass
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.types import Sampling
 
-WAYS: tuple[By, ...] = ("rows", "groups", "auto")
+WAYS: tuple[Pass2, ...] = ("merged", "per_example")
 MEMORY_EXAMPLES = (100, 1000)
 
 
@@ -51,16 +48,12 @@ def measure_ways(args: argparse.Namespace) -> dict[str, Any]:
     generator, pool = build(args.model, args.batch_rows)
     assert isinstance(generator.adapter, SVF), "built with one"
     examples, sampling = prompts(args.task, max(args.batches)), Sampling(max_new_tokens=args.new_tokens)
-    start = time.perf_counter()
-    costs = measure(generator.lm, generator.adapter)
-    calibration = {"seconds": time.perf_counter() - start, "costs": asdict(costs)}
-    alphas = random.Random(0)
+    weights = random.Random(0)
     cells: list[dict[str, Any]] = []
     for batch, distinct in tqdm([(b, d) for b in args.batches for d in args.distinct], desc="cells", leave=False):
-        mixtures = [Mixture.of(*(alphas.uniform(0.1, 1.5) for _ in DOMAINS)) for _ in range(distinct)]
+        mixtures = [Mixture.of(*(weights.uniform(0.1, 1.5) for _ in DOMAINS)) for _ in range(distinct)]
         strategy = Given([mixtures[place % distinct] for place in range(batch)])
-        systems = {way: TwoPass(generator, pool, strategy, by=way) for way in WAYS}
-        systems["auto"].costs = costs
+        systems = {way: TwoPass(generator, pool, strategy, pass2=way) for way in WAYS}
         if not cells:
             for system in systems.values():
                 system.generate(examples[:batch], Sampling(max_new_tokens=2))
@@ -70,12 +63,12 @@ def measure_ways(args: argparse.Namespace) -> dict[str, Any]:
         seconds = {
             way: [r.seconds["pass2"] for r in system.records[-args.repeats :]] for way, system in systems.items()
         }
-        done = systems["auto"].records[-1]
+        mixtures_used = systems["merged"].records[-1].mixtures
         cells.append(
-            {"batch": batch, "distinct": done.mixtures, "seconds": seconds}
-            | {"auto_merged": done.merged, "auto_rows": done.rows, "auto_to_better": auto_to_better(seconds)}
+            {"batch": batch, "distinct": mixtures_used, "seconds": seconds}
+            | {"auto_to_better": auto_to_better(seconds, mixtures_used)}
         )
-    return {"calibration": calibration, "cells": cells}
+    return {"cells": cells}
 
 
 def spent(system: TwoPass, part: str, rounds: int) -> list[float]:
@@ -83,16 +76,16 @@ def spent(system: TwoPass, part: str, rounds: int) -> list[float]:
     return [record.seconds[part] for record in system.records[-rounds:]]
 
 
-def auto_to_better(seconds: Mapping[By, Sequence[float]]) -> float:
-    """The median over rounds of auto's seconds over those of the faster other way."""
-    rounds = zip(seconds["auto"], seconds["rows"], seconds["groups"], strict=True)
-    return median(auto / min(rows, groups) for auto, rows, groups in rounds)
+def auto_to_better(seconds: Mapping[Pass2, Sequence[float]], distinct: int) -> float:
+    """The median over rounds of the seconds of what `auto` would do over those of the faster way."""
+    rounds = zip(seconds["merged"], seconds["per_example"], strict=True)
+    return median((merged if distinct == 1 else each) / min(merged, each) for merged, each in rounds)
 
 
 def measure_pass1(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds of both passes by batch, with the experts that the prompts ask for."""
     generator, pool = build(args.model, args.batch_rows)
-    system = TwoPass(generator, pool, PromptDispatch(mode="score"), by=args.by)
+    system = TwoPass(generator, pool, PromptDispatch(mode="score"), pass2=args.pass2)
     sampling, cells = Sampling(max_new_tokens=args.new_tokens), []
     system.generate(prompts(args.task, 2), Sampling(max_new_tokens=2))
     for batch in tqdm(args.batches, desc="batches", leave=False):
@@ -112,7 +105,7 @@ def measure_memory(args: argparse.Namespace, number: int) -> dict[str, int]:
         OSError: there is no /proc.
     """
     generator, pool = build(args.model, args.batch_rows)
-    system = TwoPass(generator, pool, PromptDispatch(mode="score"), by=args.by)
+    system = TwoPass(generator, pool, PromptDispatch(mode="score"), pass2=args.pass2)
     examples = prompts(args.task, min(MEMORY_EXAMPLES)) * (number // min(MEMORY_EXAMPLES))
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS, see proc(5)
@@ -125,10 +118,10 @@ def measure_memory(args: argparse.Namespace, number: int) -> dict[str, int]:
 def compare_memory(argv: list[str]) -> dict[str, Any]:
     """`measure_memory` in a process for every way and number of examples."""
     found = []
-    for way in ("rows", "groups"):
-        row: dict[str, Any] = {"by": way}
+    for way in WAYS:
+        row: dict[str, Any] = {"pass2": way}
         for number in MEMORY_EXAMPLES:
-            command = [sys.executable, __file__, *argv, "--by", way, "--one", str(number)]
+            command = [sys.executable, __file__, *argv, "--pass2", way, "--one", str(number)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             row[str(number)] = json.loads(done.stdout.splitlines()[-1])
         few, many = (row[str(number)]["peak_bytes"] for number in MEMORY_EXAMPLES)
@@ -140,13 +133,12 @@ def table(result: Mapping[str, Any]) -> str:
     """The measurements as text, one line per cell."""
     lines = []
     if "cells" in result:
-        lines.append(f"calibration {result['calibration']['seconds']:.1f} s")
-        head = f"{'batch':>6}{'distinct':>10}" + "".join(f"{f'{way} s':>10}" for way in WAYS)
-        lines.append(head + f"{'merged':>8}{'in rows':>9}{'auto / better':>15}")
+        head = f"{'batch':>6}{'distinct':>10}" + "".join(f"{f'{way} s':>15}" for way in WAYS)
+        lines.append(head + f"{'auto / better':>15}")
     for row in result.get("cells", ()):
         line = f"{row['batch']:>6}{row['distinct']:>10}"
-        line += "".join(f"{median(row['seconds'][way]):>10.3f}" for way in WAYS)
-        lines.append(f"{line}{row['auto_merged']:>8}{row['auto_rows']:>9}{row['auto_to_better']:>15.3f}")
+        line += "".join(f"{median(row['seconds'][way]):>15.3f}" for way in WAYS)
+        lines.append(f"{line}{row['auto_to_better']:>15.3f}")
     for row in result.get("pass1", ()):
         first, second = (median(row["seconds"][part]) for part in ("pass1", "pass2"))
         share = row["pass1_to_pass2"]
@@ -155,7 +147,7 @@ def table(result: Mapping[str, Any]) -> str:
         peaks = ", ".join(
             f"{number} examples {row[str(number)]['peak_bytes'] / 1e6:,.0f} MB" for number in MEMORY_EXAMPLES
         )
-        lines.append(f"{row['by']}: peak of {peaks}, ratio {row['peak_ratio']:.3f}")
+        lines.append(f"{row['pass2']}: peak of {peaks}, ratio {row['peak_ratio']:.3f}")
     return "\n".join(lines)
 
 
@@ -183,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-rows", type=count, default=64, help="answers decoded at once")
     parser.add_argument("--repeats", type=count, default=3, help="rounds")
     parser.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
-    parser.add_argument("--by", choices=WAYS, default="auto", help="with --pass1: how the second pass is done")
+    parser.add_argument("--pass2", choices=WAYS, default="auto", help="with --pass1: how the second pass is done")
     parser.add_argument("--output", type=Path, help="a JSON file to write")
     parser.add_argument("--pass1", action="store_true", help="compare the first pass with the second")
     parser.add_argument("--memory", action="store_true", help="compare the memory of 100 and 1,000 examples")

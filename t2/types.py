@@ -35,7 +35,7 @@ class Example:
     prompt: str
     answer: str | None = None
     system: str | None = None
-    prefill: str = ""
+    response_prefix: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[LazyImage, ...] = ()
 
@@ -110,10 +110,10 @@ class Completion:
 
 @runtime_checkable
 class LazyImage(Protocol):
-    """A picture by its place; hashable, so that prompts can be compared."""
+    """A image by its place; hashable, so that prompts can be compared."""
 
     def load(self) -> Image.Image:
-        """The picture in RGB.
+        """The image in RGB.
 
         Raises:
             ValueError: it cannot be decoded; the message says which one.
@@ -124,14 +124,14 @@ class LazyImage(Protocol):
 
 @dataclass(frozen=True)
 class PixelImage:
-    """A picture held in memory: `pixels` are the bytes of (height, width) gray values, or of (height, width, 3)."""
+    """A image held in memory: `pixels` are the bytes of (height, width) gray values, or of (height, width, 3)."""
 
     pixels: bytes = field(repr=False)
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, values: np.ndarray[Any, np.dtype[np.uint8]]) -> PixelImage:
-        """A picture of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
+        """A image of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
         shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
         if values.dtype != np.uint8 or not shaped or not values.size:
             raise ValueError(
@@ -141,5 +141,5 @@ class PixelImage:
         return cls(values.tobytes(), values.shape)
 
     def load(self) -> Image.Image:
-        """The picture in RGB."""
+        """The image in RGB."""
         return Image.fromarray(np.frombuffer(self.pixels, np.uint8).reshape(self.shape)).convert("RGB")

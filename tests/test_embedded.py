@@ -92,7 +92,7 @@ def test_it_answers_and_learns_from_its_answers(model: tuple[LanguageModel, SVF]
 
 def test_greedy_answers_are_those_of_transformers(model: tuple[LanguageModel, SVF]) -> None:
     lm, svf = model
-    ours = HFGenerator(lm, svf, worn="base").generate(EXAMPLES, Sampling(max_new_tokens=10))
+    ours = HFGenerator(lm, svf, weights="base").generate(EXAMPLES, Sampling(max_new_tokens=10))
     for example, (completion,) in zip(EXAMPLES, ours, strict=True):
         prompt = torch.tensor([lm.encode(example)])
         with svf.disabled():
@@ -116,7 +116,7 @@ def test_the_experts_that_ship_are_worn_row_by_row_as_merged(model: tuple[Langua
         assert row.token_ids == merged.token_ids
         torch.testing.assert_close(torch.tensor(row.log_probs), torch.tensor(merged.log_probs), rtol=0, atol=1e-3)
     answers = [group[0].token_ids for group in found["rows"]]
-    assert answers[-2] == HFGenerator(lm, svf, worn="base").generate(EXAMPLES[:1], sampling)[0][0].token_ids
+    assert answers[-2] == HFGenerator(lm, svf, weights="base").generate(EXAMPLES[:1], sampling)[0][0].token_ids
     assert len(set(answers)) > 1  # the experts do something
 
 

@@ -7,7 +7,7 @@ r"""Choosing an expert by asking the model which domain a prompt belongs to (pap
 those. Hard choices give one expert a share of 1; soft ones give every expert its label's probability and leave the
 share of `other` to the base, which the rule `delta` does by leaving it out. A model favors some labels whatever it is
 asked: contextual calibration (Zhao et al. 2021, arXiv 2102.09690) takes off the scores of a prompt that says nothing.
-With `expert="dispatch"` the pool's dispatch expert is worn while scoring, and asked what it was trained on by
+With `expert="dispatch"` the pool's dispatch expert is active while scoring, and asked what it was trained on by
 `t2.tasks.dispatch`. Nothing is fitted, and nothing here generates with a mixture.
 """
 
@@ -65,10 +65,10 @@ class PromptDispatch:
 
         Args:
             mode: `score` or `generate`, which knows no scores: the three that follow say nothing there.
-            soft: alphas are the labels' probabilities, instead of 1 for the most likely.
+            soft: mixing weights are the labels' probabilities, instead of 1 for the most likely.
             temperature: of softmax(score / temperature).
             calibrate: take off the scores of a prompt without content.
-            expert: worn while scoring; None: the base.
+            expert: active while scoring; None: the base.
             examples: solved ones for the instruction: label -> prompts, or the train split of a task `dispatch`.
             shots: how many of them for each label; None: all that the mapping has.
 
@@ -85,11 +85,11 @@ class PromptDispatch:
         if expert is not None and (mode == "generate" or examples is not None):
             raise ValueError(
                 "The dispatch expert was trained to answer with the bare label, without examples. "
-                "Wear it with mode=score and examples=null."
+                "Apply it with mode=score and examples=null."
             )
         self.name = name
         self._mode, self._soft, self._temperature, self._calibrate = mode, soft, temperature, calibrate
-        self._wears_dispatch = expert is not None
+        self._uses_dispatch_expert = expert is not None
         self._shots = _interleaved(examples, shots)
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
@@ -100,7 +100,7 @@ class PromptDispatch:
 
         Raises:
             ValueError: domains that are no labels, an example of no domain of the pool, no dispatch expert where one
-                is to be worn, an empty prompt, or one that is an example of the instruction.
+                is to be applied, an empty prompt, or one that is an example of the instruction.
         """
         descriptions = {domain: expert.metadata.description for domain, expert in model.pool.experts.items()}
         check_labels(descriptions)
@@ -123,8 +123,11 @@ class PromptDispatch:
         ]
         sampling = Sampling(max_new_tokens=ANSWER_TOKENS)
         groups = model.generator.with_state({}).generate(asked, sampling)  # no state: z = 1, the base
-        labels = [boxed_label(group[0].text, descriptions) for group in groups]
-        return [Choice(_hard(label, descriptions), label) for label in labels]
+        choices = []
+        for (completion,) in groups:
+            label = boxed_label(completion.text, descriptions)
+            choices.append(Choice(_hard(label, descriptions), label, tokens=len(completion.token_ids)))
+        return choices
 
     def _scored(
         self,
@@ -137,7 +140,7 @@ class PromptDispatch:
         labels = (*descriptions, OTHER)
         questions = [*examples, *([Example(CONTENT_FREE)] if self._calibrate else [])]
         asked = [dispatch_example(one.prompt, descriptions, shots=self._shots, images=one.images) for one in questions]
-        with _worn(model, dispatch):
+        with _applied(model, dispatch):
             scores = score_labels(
                 model.lm, asked, [answer_text(label) for label in labels]
             ).double()  # (B, K + 1), one more row where calibrated
@@ -155,11 +158,11 @@ class PromptDispatch:
         return Choice(mixture, label, dict(zip(labels, values, strict=True)))
 
     def _dispatch_expert(self, model: PooledModel) -> Expert | None:
-        if not self._wears_dispatch:
+        if not self._uses_dispatch_expert:
             return None
         if model.pool.dispatch is None:
             raise ValueError(
-                f"The strategy {self.name!r} wears the pool's dispatch expert, and this pool has none. Train one "
+                f"The strategy {self.name!r} applies the pool's dispatch expert, and this pool has none. Train one "
                 "(python train.py task=dispatch) and add it to the pool as `dispatch`, or take strategy=prompt."
             )
         return model.pool.dispatch
@@ -199,7 +202,7 @@ def _hard(label: str, domains: Sequence[str] | Mapping[str, str]) -> Mixture:
     return Mixture.of(*(float(domain == label) for domain in domains))
 
 
-def _worn(model: PooledModel, expert: Expert | None) -> AbstractContextManager[None]:
+def _applied(model: PooledModel, expert: Expert | None) -> AbstractContextManager[None]:
     """Whatever the adapter has learned, the base or the dispatch expert answers."""
     return model.adapter.disabled() if expert is None else model.adapter.merged(expert.scales)
 

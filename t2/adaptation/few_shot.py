@@ -1,9 +1,9 @@
 """Few-shot adaptation: search for the mixture that does best on a few solved examples (paper §3.2, strategy C).
 
-All examples then wear that one mixture. The base model and the uniform mixture are always tried, so the result is never
-worse than either on the support set; the result is the best member that was met, not the mean of the search. Nothing
-but the support set decides, also where the configuration is searched for (the paper chose its own on test examples).
-The search itself is in `t2.adaptation.search`, what a mixture is worth in `t2.adaptation.fitness`.
+That one mixture then serves all examples. The base model and the uniform mixture are always tried, so the result is
+never worse than either on the support set; the result is the best member that was met, not the mean of the search.
+Nothing but the support set decides, also where the configuration is searched for (the paper chose its own on test
+examples). The search itself is in `t2.adaptation.search`, what a mixture is worth in `t2.adaptation.fitness`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2.adaptation.fitness import Accuracy, FitnessFunction, Likelihood
-from t2.adaptation.search import AlphaSpace, Fitness, Generation, SearchSettings, search
+from t2.adaptation.search import Fitness, Generation, MixtureSpace, SearchSettings, search
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import save_mixture
@@ -32,7 +32,7 @@ FitnessName = Literal["accuracy", "likelihood"]
 
 @dataclass(frozen=True)
 class Iteration:
-    """One line of the history. `alpha_mean` and `alpha_std` (K,) are those of the search, averaged over matrices."""
+    """One line of the history. `weight_mean` and `weight_std` (K,) are those of the search, averaged over matrices."""
 
     iteration: int
     per_matrix: bool
@@ -40,8 +40,8 @@ class Iteration:
     best: float
     likelihood: float  # what broke ties
     mean: float
-    alpha_mean: tuple[float, ...]
-    alpha_std: tuple[float, ...]
+    weight_mean: tuple[float, ...]
+    weight_std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class _Fitted:
 
     mixture: Mixture
     best: Fitness
-    space: AlphaSpace
+    space: MixtureSpace
     history: tuple[Iteration, ...]
-    pool: tuple[str, tuple[str, ...]]  # identity, and the domains in the order of the alphas
+    pool: tuple[str, tuple[str, ...]]  # identity, and the domains in the order of the mixing weights
     support: tuple[str, ...]  # prompts
 
 
@@ -65,8 +65,8 @@ class FewShot:
         space: which mixtures are searched.
         search: the optimizer and its settings.
         seed: the source of every random choice.
-        search_configurations: search with one alpha per expert and one per matrix, free and normalized, and keep what
-            is best on the support set, ties by likelihood; `space` says the rest.
+        search_configurations: search with one mixing weight per expert and one per matrix, free and normalized, and
+            keep what is best on the support set, ties by likelihood; `space` says the rest.
         end_of_turn: `likelihood` counts the token that ends an answer, too.
         progress: show a progress bar.
     """
@@ -77,7 +77,7 @@ class FewShot:
         self,
         shots: int = 10,
         fitness: FitnessName = "accuracy",
-        space: AlphaSpace | None = None,
+        space: MixtureSpace | None = None,
         search: SearchSettings | None = None,
         seed: int = 0,
         search_configurations: bool = False,
@@ -95,7 +95,7 @@ class FewShot:
         self.shots, self.fitness, self.seed = shots, fitness, seed
         self.end_of_turn, self.progress = end_of_turn, progress
         self.search = search or SearchSettings()
-        self.spaces = _configurations(space or AlphaSpace()) if search_configurations else [space or AlphaSpace()]
+        self.spaces = _configurations(space or MixtureSpace()) if search_configurations else [space or MixtureSpace()]
         self._fitted: _Fitted | None = None
 
     @property
@@ -175,7 +175,7 @@ class FewShot:
     def _search(
         self,
         pool: ExpertPool,
-        space: AlphaSpace,
+        space: MixtureSpace,
         measure: FitnessFunction,
         history: list[Iteration],
         bar: tqdm[NoReturn],
@@ -226,13 +226,13 @@ def check_disjoint(support: Sequence[Example], examples: Sequence[Example]) -> N
         )
 
 
-def _configurations(space: AlphaSpace) -> list[AlphaSpace]:
+def _configurations(space: MixtureSpace) -> list[MixtureSpace]:
     """The grid of the paper's appendix, the simplest first: of equals the first counts."""
     grid = product((False, True), (False, True))
     return [replace(space, per_matrix=per_matrix, normalize=normalize) for per_matrix, normalize in grid]
 
 
-def _line(number: int, generation: Generation, space: AlphaSpace, experts: int) -> Iteration:
+def _line(number: int, generation: Generation, space: MixtureSpace, experts: int) -> Iteration:
     return Iteration(
         iteration=number,
         per_matrix=space.per_matrix,
@@ -240,6 +240,6 @@ def _line(number: int, generation: Generation, space: AlphaSpace, experts: int) 
         best=generation.best.value,
         likelihood=generation.best.likelihood,
         mean=generation.mean_value,
-        alpha_mean=tuple(generation.mean.view(experts, -1).mean(dim=1).tolist()),
-        alpha_std=tuple(generation.std.view(experts, -1).mean(dim=1).tolist()),
+        weight_mean=tuple(generation.mean.view(experts, -1).mean(dim=1).tolist()),
+        weight_std=tuple(generation.std.view(experts, -1).mean(dim=1).tolist()),
     )

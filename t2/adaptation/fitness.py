@@ -17,9 +17,9 @@ import torch
 
 from t2.adaptation.search import Fitness
 from t2.adaptation.strategy import PooledModel
-from t2.adapters.base import RowAdapter
+from t2.adapters.base import PerExampleAdapter
 from t2.experts.mixture import Mixture
-from t2.policy.generator import RowGenerator
+from t2.policy.generator import PerExampleGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import micro_batches
 from t2.policy.reference import encode_reference
@@ -33,7 +33,7 @@ MICRO_BATCH_TOKENS = 4096  # prompt and answer tokens of one forward, padding in
 FitnessFunction = Callable[[Sequence[Mixture]], list[Fitness]]
 
 
-def answer_by_rows(
+def complete_per_example(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:
     """One greedy or sampled answer of each of D mixtures to each of B examples, D lists of B; nothing is merged.
@@ -42,21 +42,21 @@ def answer_by_rows(
         ValueError: the adapter cannot give every row of a batch its own state.
     """
     generator, pool = model.generator, model.pool
-    if not isinstance(generator, RowGenerator):
+    if not isinstance(generator, PerExampleGenerator):
         raise ValueError(f"{type(generator).__name__} cannot give every example its own state; merge one by one.")
     size = len(examples)
-    worn = generator.with_rows(
+    adapted = generator.with_per_example_scales(
         lambda states: pool.scales([mixtures[state] for state in states]),
         [state for state in range(len(mixtures)) for _ in examples],
     )
-    answers = [group[0] for group in worn.generate(list(examples) * len(mixtures), sampling)]
+    answers = [group[0] for group in adapted.generate(list(examples) * len(mixtures), sampling)]
     return [answers[start : start + size] for start in range(0, len(answers), size)]
 
 
-def answer_by_merging(
+def complete_merged(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:
-    """What `answer_by_rows` gives, under the weights merged with one mixture after the other."""
+    """What `complete_per_example` gives, under the weights merged with one mixture after the other."""
     return [
         [group[0] for group in model.generator.with_state(model.pool.state(mixture)).generate(examples, sampling)]
         for mixture in mixtures
@@ -70,7 +70,9 @@ class Accuracy:
         """Look at what the generator can do."""
         self._model, self._task, self._support = model, task, list(support)
         self._sampling = Sampling(max_new_tokens=task.max_new_tokens)
-        self._by_rows = isinstance(model.generator, RowGenerator) and isinstance(model.adapter, RowAdapter)
+        self._by_rows = isinstance(model.generator, PerExampleGenerator) and isinstance(
+            model.adapter, PerExampleAdapter
+        )
         if not self._by_rows:
             log.info("%s has no rows: mixtures are merged one by one.", type(model.generator).__name__)
 
@@ -80,7 +82,7 @@ class Accuracy:
         Raises:
             ValueError: a score outside [0, 1], or a log-prob that is not finite.
         """
-        answer = answer_by_rows if self._by_rows else answer_by_merging
+        answer = complete_per_example if self._by_rows else complete_merged
         answers = answer(self._model, mixtures, self._support, self._sampling)
         return [self._fitness(mixture, row) for mixture, row in zip(mixtures, answers, strict=True)]
 
@@ -106,7 +108,7 @@ class Likelihood:
             ValueError: an example without an answer, or one that does not fit the context; or the adapter has no rows.
         """
         adapter = model.adapter
-        if not isinstance(adapter, RowAdapter):
+        if not isinstance(adapter, PerExampleAdapter):
             raise ValueError(
                 f"{type(adapter).__name__} cannot give every row its own state, which fitness=likelihood needs. "
                 "Take fitness=accuracy."
@@ -128,7 +130,7 @@ class Likelihood:
             distinct = sorted({row // size for row in batch})
             place = {state: at for at, state in enumerate(distinct)}
             scales = self._model.pool.scales([mixtures[state] for state in distinct])
-            with self._adapter.rows(scales) as select:
+            with self._adapter.per_example(scales) as select:
                 select(torch.tensor([place[row // size] for row in batch], device=self._model.lm.device))
                 token = token_log_probs(self._model.lm, [rows[row] for row in batch])
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
@@ -145,7 +147,7 @@ def _check_finite(log_probs: Sequence[float], mixture: Mixture, support: Sequenc
         if not math.isfinite(log_prob):
             means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
             raise ValueError(
-                f"Under the mixture with mean alphas ({means}) the log-probs of the answer to "
-                f"{example.prompt[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of alpha, "
+                f"Under the mixture with mean mixing weights ({means}) the log-probs of the answer to "
+                f"{example.prompt[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, "
                 "or set base_model.dtype=float32."
             )

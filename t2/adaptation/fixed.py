@@ -1,7 +1,7 @@
 """Strategies that choose once and for all: the base model, and one mixture that is given.
 
-`Fixed` wears alphas by domain, the paper's uniform 1/K (§4.3: 24.47 on MATH against the base's 24.54), or a mixture
-that a search has saved. Neither looks at an example, so neither names a label.
+`Fixed` takes mixing weights by domain, the paper's uniform 1/K (§4.3: 24.47 on MATH against the base's 24.54), or a
+mixture that a search has saved. Neither looks at an example, so neither names a label.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Base:
 
 
 class Fixed:
-    """One mixture for every example, from exactly one of `alphas`, `uniform` and `mixture`."""
+    """One mixture for every example, from exactly one of `weights`, `uniform` and `mixture`."""
 
     def __init__(
         self,
-        alphas: Mapping[str, float] | None = None,
+        weights: Mapping[str, float] | None = None,
         uniform: bool | float = False,
         mixture: Path | str | None = None,
         rule: MixingRule | None = None,
@@ -48,31 +48,31 @@ class Fixed:
         """Keep the choice; whether it fits a pool is said when there is one.
 
         Args:
-            alphas: domain -> alpha; domains that are left out get 0.
-            uniform: True for 1/K each as in the paper, or the alpha that each gets.
+            mixing weights: domain -> mixing weight; domains that are left out get 0.
+            uniform: True for 1/K each as in the paper, or the mixing weight that each gets.
             mixture: a saved mixture.json, or the folder that holds it.
             rule: `delta` (None means that) or `paper`; a saved mixture has its own.
-            normalize: divide by the sum of the alphas.
+            normalize: divide by the sum of the mixing weights.
             name: the system's name in reports.
 
         Raises:
             FileNotFoundError: there is no such mixture file.
-            ValueError: none or several of the three are given, an alpha is not finite, or all are 0 and to be
+            ValueError: none or several of the three are given, a mixing weight is not finite, or all are 0 and to be
                 normalized.
         """
-        given = {"alphas": alphas is not None, "uniform": uniform is not False, "mixture": mixture is not None}
+        given = {"weights": weights is not None, "uniform": uniform is not False, "mixture": mixture is not None}
         if sum(given.values()) != 1:
             got = " and ".join(name for name, is_given in given.items() if is_given) or "none of them"
-            raise ValueError(f"A fixed strategy has exactly one of alphas, uniform, mixture; got {got}.")
+            raise ValueError(f"A fixed strategy has exactly one of weights, uniform, mixture; got {got}.")
         if rule is not None and rule not in get_args(MixingRule):
             raise ValueError(f"strategy.rule is {rule!r}; allowed: {', '.join(get_args(MixingRule))}.")
         if mixture is not None and rule is not None:
             raise ValueError(f"strategy.rule={rule}: a saved mixture has its own rule. Leave it null.")
-        if alphas is not None:
-            _check_alphas(alphas, normalize=normalize)
+        if weights is not None:
+            _check_weights(weights, normalize=normalize)
         elif uniform is not False:
-            _check_alphas({"uniform": float(uniform)}, normalize=normalize)
-        self.alphas = None if alphas is None else {domain: float(alpha) for domain, alpha in alphas.items()}
+            _check_weights({"uniform": float(uniform)}, normalize=normalize)
+        self.weights = None if weights is None else {domain: float(weight) for domain, weight in weights.items()}
         self.uniform = uniform
         self.saved = None if mixture is None else find_mixture(mixture)
         self.rule: MixingRule = "delta" if rule is None else rule
@@ -90,10 +90,10 @@ class Fixed:
         return [Choice(self.mixture(model.pool))] * len(examples)
 
     def mixture(self, pool: ExpertPool) -> Mixture:
-        """What is worn of this pool.
+        """The mixture of this pool.
 
         Raises:
-            ValueError: alphas of a domain that the pool has not, or a mixture that was saved for another pool.
+            ValueError: mixing weights of a domain that the pool has not, or a mixture that was saved for another pool.
         """
         mixture = self._mixture(pool)
         return mixture.normalized() if self.normalize else mixture
@@ -101,24 +101,26 @@ class Fixed:
     def _mixture(self, pool: ExpertPool) -> Mixture:
         if self.saved is not None:
             return load_mixture(self.saved, pool)
-        if self.alphas is None:
-            alpha = 1 / len(pool.domains) if self.uniform is True else float(self.uniform)
-            return Mixture.of(*[alpha] * len(pool.domains), rule=self.rule)
-        for domain in self.alphas:
+        if self.weights is None:
+            weight = 1 / len(pool.domains) if self.uniform is True else float(self.uniform)
+            return Mixture.of(*[weight] * len(pool.domains), rule=self.rule)
+        for domain in self.weights:
             if domain not in pool.domains:
                 near = get_close_matches(domain, pool.domains, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
-                    f"strategy.alphas names {domain!r}; the pool's domains are {', '.join(pool.domains)}.{hint}"
+                    f"strategy.weights names {domain!r}; the pool's domains are {', '.join(pool.domains)}.{hint}"
                 )
-        return Mixture.of(*(self.alphas.get(domain, 0.0) for domain in pool.domains), rule=self.rule)
+        return Mixture.of(*(self.weights.get(domain, 0.0) for domain in pool.domains), rule=self.rule)
 
 
-def _check_alphas(alphas: Mapping[str, float], *, normalize: bool) -> None:
-    if not alphas:
-        raise ValueError("strategy.alphas is empty. Name at least one domain, or use strategy=base.")
-    wrong = {domain: alpha for domain, alpha in alphas.items() if not math.isfinite(alpha)}
+def _check_weights(weights: Mapping[str, float], *, normalize: bool) -> None:
+    if not weights:
+        raise ValueError("strategy.weights is empty. Name at least one domain, or use strategy=base.")
+    wrong = {domain: weight for domain, weight in weights.items() if not math.isfinite(weight)}
     if wrong:
-        raise ValueError(f"strategy.alphas must be finite numbers; got {wrong}.")
-    if normalize and abs(sum(alphas.values())) < 1e-12:
-        raise ValueError(f"Alphas that sum to 0 cannot be normalized: {dict(alphas)}. Give one domain a share.")
+        raise ValueError(f"strategy.weights must be finite numbers; got {wrong}.")
+    if normalize and abs(sum(weights.values())) < 1e-12:
+        raise ValueError(
+            f"Mixing weights that sum to 0 cannot be normalized: {dict(weights)}. Give one domain a share."
+        )

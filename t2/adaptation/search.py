@@ -1,11 +1,12 @@
-"""Searching for alphas: the space they lie in, and two optimizers behind one ask-and-tell protocol (paper §3.2, C).
+"""Searching for mixing weights: the space they lie in, and two optimizers behind one ask-and-tell protocol (paper §3.2,
+C).
 
     cem      the cross-entropy method as in the authors' code (`optim_modules.py:213-593`): a normal distribution with a
              diagonal covariance, refitted to the best members of each generation
     cmaes    CMA-ES (arXiv 1604.00772) of the package `cmaes`; it sees ranks alone, so ties are broken for it too
 
-Otherwise than in the authors' code, random numbers come from a seeded generator of the search's own, and alphas to be
-normalized cannot be all zero. Nothing here runs a model: what a member is worth is for the caller to say.
+Otherwise than in the authors' code, random numbers come from a seeded generator of the search's own, and mixing weights
+to be normalized cannot be all zero. Nothing here runs a model: what a member is worth is for the caller to say.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from t2.run.messages import check_choice
 
 OptimizerName = Literal["cem", "cmaes"]
 RESERVED = 2  # places of a generation that given members may take: the base and the uniform mixture
-DECIMALS = 6  # of an alpha; what differs by less is one mixture, evaluated once
-ALL_ZERO = 1e-6  # alphas that count as none
+DECIMALS = 6  # of a mixing weight; what differs by less is one mixture, evaluated once
+ALL_ZERO = 1e-6  # mixing weights that count as none
 
 
 @dataclass(frozen=True, order=True)
@@ -41,16 +42,16 @@ class Fitness:
         if not (math.isfinite(self.value) and math.isfinite(self.likelihood)):
             raise ValueError(
                 f"A member's fitness is {self.value} and its likelihood {self.likelihood}; both must be finite. "
-                "Narrow the bounds of alpha, or look for what is damaged in the experts."
+                "Narrow the bounds of mixing weight, or look for what is damaged in the experts."
             )
 
 
 @dataclass(frozen=True)
-class AlphaSpace:
-    """Which mixtures are searched: alphas in [low, high], one per expert or one per expert and matrix.
+class MixtureSpace:
+    """Which mixtures are searched: mixing weights in [low, high], one per expert or one per expert and matrix.
 
-    `normalize` divides a matrix's alphas by their sum; sampled ones that are all zero become uniform. A member of
-    nothing but zeros is the base, under either rule, also where it is outside what is searched.
+    `normalize` divides a matrix's mixing weights by their sum; sampled ones that are all zero become uniform. A member
+    of nothing but zeros is the base, under either rule, also where it is outside what is searched.
     """
 
     low: float = 0.0
@@ -60,18 +61,18 @@ class AlphaSpace:
     rule: MixingRule = "delta"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for bounds that hold nothing, or whose alphas cannot be normalized."""
+        """Raise ValueError for bounds that hold nothing, or whose mixing weights cannot be normalized."""
         check_choice("The mixing rule", self.rule, get_args(MixingRule))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"Alphas lie between low={self.low} and high={self.high}; low must be below high.")
+            raise ValueError(f"Mixing weights lie between low={self.low} and high={self.high}; low must be below high.")
         if self.normalize and self.low < 0.0:
             raise ValueError(
-                f"Alphas down to low={self.low} can sum to 0 or less, which cannot be normalized. "
+                f"Mixing weights down to low={self.low} can sum to 0 or less, which cannot be normalized. "
                 "Set low=0 or above, or normalize=false."
             )
 
     def columns(self, matrices: int) -> int:
-        """Alphas per expert."""
+        """Mixing weights per expert."""
         return matrices if self.per_matrix else 1
 
     def first(self, experts: int, matrices: int) -> Tensor:
@@ -80,20 +81,20 @@ class AlphaSpace:
         return torch.tensor([[0.0] * size, [1.0 / experts] * size], dtype=torch.float64)
 
     def repaired(self, members: Tensor, experts: int) -> Tensor:
-        """Sampled members (P, n) in which every matrix's alphas can be normalized, if they are to be."""
+        """Sampled members (P, n) in which every matrix's mixing weights can be normalized, if they are to be."""
         if not self.normalize:
             return members
-        alphas = members.view(len(members), experts, -1)  # (P, K, columns)
-        empty = alphas.sum(dim=1, keepdim=True) < ALL_ZERO
-        return torch.where(empty, 1.0 / experts, alphas).reshape(members.shape)
+        weights = members.view(len(members), experts, -1)  # (P, K, columns)
+        empty = weights.sum(dim=1, keepdim=True) < ALL_ZERO
+        return torch.where(empty, 1.0 / experts, weights).reshape(members.shape)
 
     def mixture(self, member: Tensor, experts: int) -> Mixture:
         """The mixture that a member (n,) stands for."""
-        alphas = member.view(experts, -1)  # (K, columns)
-        is_base = bool((alphas.abs() < ALL_ZERO).all())
+        weights = member.view(experts, -1)  # (K, columns)
+        is_base = bool((weights.abs() < ALL_ZERO).all())
         if self.normalize and not is_base:
-            alphas = alphas / alphas.sum(dim=0)
-        rows = tuple(tuple(round(alpha, DECIMALS) for alpha in row) for row in alphas.tolist())
+            weights = weights / weights.sum(dim=0)
+        rows = tuple(tuple(round(weight, DECIMALS) for weight in row) for row in weights.tolist())
         return Mixture(rows, "delta" if is_base else self.rule)
 
 
@@ -147,7 +148,7 @@ class SearchSettings:
         """How many members the distribution is refitted to; rounded down as in the authors' code."""
         return int(self.elite_share * self.population + 1e-9)  # 0.29 * 100 is just below 29
 
-    def start(self, space: AlphaSpace, experts: int, matrices: int, seed: int) -> Optimizer:
+    def start(self, space: MixtureSpace, experts: int, matrices: int, seed: int) -> Optimizer:
         """An optimizer that starts around the uniform mixture."""
         mean = space.first(experts, matrices)[1].clamp(space.low, space.high)
         if self.optimizer == "cmaes":
@@ -158,7 +159,7 @@ class SearchSettings:
 class CEM:
     """The cross-entropy method; given members take part like its own, as the authors' best so far does."""
 
-    def __init__(self, mean: Tensor, space: AlphaSpace, settings: SearchSettings, seed: int) -> None:
+    def __init__(self, mean: Tensor, space: MixtureSpace, settings: SearchSettings, seed: int) -> None:
         """Start at `mean` (n,) with half the range as standard deviation."""
         self.mean = mean
         self.std = torch.full_like(mean, (space.high - space.low) / 2)
@@ -184,7 +185,7 @@ class CEM:
 class CMAES:
     """CMA-ES; it learns from its own samples alone, since foreign members would blow up its step size."""
 
-    def __init__(self, mean: Tensor, space: AlphaSpace, population: int, seed: int) -> None:
+    def __init__(self, mean: Tensor, space: MixtureSpace, population: int, seed: int) -> None:
         """Start at `mean` (n,) with 0.3 of the range as step size, the advice of arXiv 1604.00772, appendix B."""
         sigma = 0.3 * (space.high - space.low)
         self.mean, self.std = mean, torch.full_like(mean, sigma)
@@ -193,7 +194,7 @@ class CMAES:
             mean=mean.numpy(),
             sigma=sigma,
             bounds=np.array([[space.low, space.high]] * len(mean)),
-            n_max_resampling=1,  # then clipped: with many alphas hardly a sample lies within all bounds
+            n_max_resampling=1,  # then clipped: with many mixing weights hardly a sample lies within all bounds
             seed=seed % 2**32,
             population_size=population,
         )

@@ -1,4 +1,4 @@
-"""The strategy protocol: which mixture of a pool's experts each example wears (paper §3.2), and the simplest ones.
+"""The strategy protocol: which mixture of a pool's experts serves each example (paper §3.2), and the simplest ones.
 
 A strategy sees the model through `PooledModel` and holds nothing of it, so that one strategy serves many models. What
 it decides is a `Choice` per example; who generates with it is `t2.adaptation.two_pass`.
@@ -21,7 +21,7 @@ from t2.types import Example
 
 @dataclass(frozen=True)
 class PooledModel:
-    """A model, the generator that answers with it, and the experts it may wear."""
+    """A model, the generator that answers with it, and the experts it may apply."""
 
     generator: AdaptableGenerator
     pool: ExpertPool
@@ -48,12 +48,13 @@ class Choice:
     """What pass 1 found for one example.
 
     `label` is the domain that was chosen (`other`: the base), None where the strategy chooses none. `scores` are the
-    labels' probabilities, empty where there are none.
+    labels' probabilities, empty where there are none, and `tokens` how many were generated to choose.
     """
 
     mixture: Mixture
     label: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    tokens: int = 0
 
 
 @runtime_checkable

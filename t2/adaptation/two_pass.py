@@ -1,17 +1,19 @@
-"""Two-pass inference (paper §3.2): a first pass chooses a mixture for each example, a second one answers under it.
+"""Two-pass inference (paper §3.2): a first pass chooses a mixture for each prompt, a second one answers with it.
 
-A two-pass system is a generator like any other. How the second pass wears the mixtures is said by `by`:
+                     +-- pass 1: strategy --> a mixture per prompt --+
+    prompts ---------+                                               +--> pass 2: completions
+                     +-----------------------------------------------+
 
-    rows     all examples in one batch, each under its own mixture; no weight is written
-    groups   one call per distinct mixture, under its merged weights
-    auto     what is cheapest by costs timed on the model itself: rows, groups, or the large groups merged and the rest
-             in rows (`t2.adaptation.pass_plan`); groups where the generator is not transformers'
+A two-pass system is a generator like any other. The second pass applies the mixtures in one of two ways:
 
-All of them compute the same function, up to rounding. Greedy answers are therefore the same. Sampled ones are not:
-each call draws numbers of its own, and how examples are divided into calls depends on `by`, with `auto` on timings as
-well. Choose rows or groups where samples must be drawn again.
+    merged        one call per distinct mixture, with its merged weights
+    per_example   all prompts in one batch, each with its own mixture; no weight is written
+    auto          merged where all prompts have one mixture, else per_example
 
-Not done here: choosing (`t2.adaptation`), and mixing (`t2.experts.pool`).
+Both compute the same function up to rounding, so greedy completions are the same. Sampled ones are not: each call draws
+numbers of its own, and the two ways divide prompts into calls differently.
+
+Not done here: choosing mixtures (`t2.adaptation.strategy`), and making z of them (`t2.experts.pool`).
 """
 
 from __future__ import annotations
@@ -21,50 +23,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from t2.adaptation.pass_plan import Costs, Plan, Work, measure, plan
 from t2.adaptation.strategy import Choice, PooledModel, Strategy
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
-from t2.policy.counted import TokenCount, counted
-from t2.policy.generator import AdaptableGenerator, Generator, RowGenerator
-from t2.policy.hf import HFGenerator
+from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
+from t2.run.messages import check_choice
 from t2.run.phases import Phases
 from t2.types import Completion, Example, Sampling
 
-By = Literal["auto", "rows", "groups"]
+Pass2 = Literal["auto", "per_example", "merged"]
 
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one call of `TwoPass.generate` did.
-
-    `merged` examples were answered in groups, under merged weights or the base's, `rows` in row batches. `seconds` and
-    `tokens` (generated ones) are those of `pass1` and `pass2`; `calibration` is there when costs were timed.
-    """
+    """What one call of `TwoPass.generate` did; `seconds` and generated `tokens` are those of `pass1` and `pass2`."""
 
     examples: int
     mixtures: int  # distinct ones
-    merged: int
-    rows: int
+    per_example: bool  # else merged
     seconds: Mapping[str, float]
     tokens: Mapping[str, int]
 
 
 @dataclass(frozen=True)
 class _Group:
-    """Examples that wear the same mixture."""
+    """The examples (by index) that have the same mixture."""
 
     mixture: Mixture
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
 class TwoPass:
-    """Answers each example under the mixture that `strategy` chooses for it from `pool`.
+    """Answers each example with the mixture that `strategy` chooses for it from `pool`.
 
     `choices` are those of the latest call, one per example; `records` tell what each call did, and `phases` adds up
-    their seconds. `costs` are timed when `auto` needs them first; set them to those of another TwoPass on the same
-    model to spare that.
+    their seconds.
     """
 
     def __init__(
@@ -73,28 +67,26 @@ class TwoPass:
         pool: ExpertPool,
         strategy: Strategy,
         *,
-        by: By = "auto",
+        pass2: Pass2 = "auto",
         transfer: bool = False,
     ) -> None:
         """`transfer` accepts experts of another model whose modules and sizes fit.
 
         Raises:
-            ValueError: an unknown `by` or one the generator cannot do, no SVF to wear mixtures, or a pool that does not
-                fit the model.
+            ValueError: an unknown `pass2` or one that the generator cannot do, no SVF to apply mixtures with, or a pool
+                that does not fit the model.
         """
-        if by not in get_args(By):
-            raise ValueError(f"two_pass.by is {by!r}; allowed: {', '.join(get_args(By))}.")
-        if by == "rows" and not isinstance(generator, RowGenerator):
+        check_choice("pass2", pass2, get_args(Pass2))
+        if pass2 == "per_example" and not isinstance(generator, PerExampleGenerator):
             raise ValueError(
-                f"{type(generator).__name__} cannot give every example its own mixture; use by=groups, or "
+                f"{type(generator).__name__} cannot give every example its own mixture; use pass2=merged, or "
                 "generation=hf."
             )
         if not isinstance(generator.adapter, SVF):
             found = "no adapter" if generator.adapter is None else f"a {type(generator.adapter).__name__}"
-            raise ValueError(f"The generator has {found}, and mixtures of experts are worn by SVF; set adapter=svf.")
+            raise ValueError(f"The generator has {found}, and mixtures of experts need SVF; set adapter=svf.")
         pool.check(generator.adapter, source=generator.lm.source, transfer=transfer)
-        self.generator, self.pool, self.strategy, self.by = generator, pool, strategy, by
-        self.costs: Costs | None = None
+        self.generator, self.pool, self.strategy, self.pass2 = generator, pool, strategy, pass2
         self.phases = Phases()
         self.choices: tuple[Choice, ...] = ()
         self.records: list[PassRecord] = []
@@ -109,95 +101,80 @@ class TwoPass:
         self.choices = ()
         if not examples:
             return []
-        lm = self.generator.lm  # a prompt that is too long is refused before the first pass
-        lengths = [len(lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
+        for example in examples:  # a prompt that is too long is refused before the first pass
+            self.generator.lm.encode(example, reserve=sampling.max_new_tokens)
         self.phases.start_step()
-        first, second = TokenCount(), TokenCount()
         with self.phases("pass1"):
-            model = PooledModel(counted(self.generator, first), self.pool)
-            choices = tuple(self.strategy.choose(model, examples))
+            choices = tuple(self.strategy.choose(PooledModel(self.generator, self.pool), examples))
         groups = self._group(choices, len(examples))
         self.choices = choices
-        planned = self._plan(groups, sum(lengths) / len(lengths), sampling)
+        per_example = self._applies_per_example(groups)
         with self.phases("pass2"):
-            answers = self._answer(examples, groups, planned, sampling)
-        second.add(answers)
+            answer = self._per_example if per_example else self._merged
+            completions = answer(examples, groups, sampling)
         self.records.append(
             PassRecord(
                 examples=len(examples),
                 mixtures=len(groups),
-                merged=sum(len(groups[number].places) for number in planned.merged),
-                rows=sum(len(groups[number].places) for number in planned.rows),
+                per_example=per_example,
                 seconds=dict(self.phases.step_seconds),
-                tokens={"pass1": first.generated, "pass2": second.generated},
+                tokens={
+                    "pass1": sum(choice.tokens for choice in choices),
+                    "pass2": sum(len(one.token_ids) for group in completions for one in group),
+                },
             )
         )
-        return answers
+        return completions
 
     def _group(self, choices: Sequence[Choice], examples: int) -> list[_Group]:
-        """The distinct mixtures and who wears them, by first appearance."""
+        """The distinct mixtures and their examples, by first appearance."""
         if len(choices) != examples:
             raise ValueError(
                 f"The strategy {self.strategy.name} made {len(choices)} choices for {examples} examples; it has to "
                 "make one for each."
             )
-        places: dict[Mixture, list[int]] = {}
-        for place, choice in enumerate(choices):
+        indices: dict[Mixture, list[int]] = {}
+        for index, choice in enumerate(choices):
             self.pool.check_mixture(choice.mixture)
             mixture = Mixture.base(len(self.pool.domains)) if is_base(choice.mixture) else choice.mixture
-            places.setdefault(mixture, []).append(place)
-        return [_Group(mixture, tuple(found)) for mixture, found in places.items()]
+            indices.setdefault(mixture, []).append(index)
+        return [_Group(mixture, tuple(found)) for mixture, found in indices.items()]
 
-    def _plan(self, groups: Sequence[_Group], prompt_tokens: float, sampling: Sampling) -> Plan:
-        everyone = tuple(range(len(groups)))
-        if self.by == "rows":
-            return Plan(merged=(), rows=everyone)
-        base = next((number for number in everyone if is_base(groups[number].mixture)), None)
-        if self.by == "groups" or not isinstance(self.generator, HFGenerator) or everyone == (base,):
-            return Plan(merged=everyone, rows=())
-        if self.costs is None:
-            assert isinstance(self.generator.adapter, SVF), "checked at construction"
-            with self.phases("calibration"):
-                self.costs = measure(self.generator.lm, self.generator.adapter, self.generator.dtype)
-        work = Work(
-            prompt_tokens=prompt_tokens,
-            new_tokens=(sampling.max_new_tokens + 1) // 2,  # see Work
-            samples=sampling.samples,
-            batch_rows=self.generator.batch_rows,
-        )
-        return plan([len(group.places) for group in groups], self.costs, work, base=base)
+    def _applies_per_example(self, groups: Sequence[_Group]) -> bool:
+        if self.pass2 == "auto":
+            return len(groups) > 1 and isinstance(self.generator, PerExampleGenerator)
+        return self.pass2 == "per_example"
 
-    def _answer(
-        self, examples: Sequence[Example], groups: Sequence[_Group], planned: Plan, sampling: Sampling
+    def _merged(
+        self, examples: Sequence[Example], groups: Sequence[_Group], sampling: Sampling
     ) -> list[list[Completion]]:
-        """The second pass, in one call per merged group and one for all rows."""
-        calls = [(self._merged(groups[number]), groups[number].places) for number in planned.merged]
-        if planned.rows:
-            calls.append(self._rows([groups[number] for number in planned.rows]))
-        answers: dict[int, list[Completion]] = {}
-        for number, (generator, places) in enumerate(calls):
-            seeded = replace(sampling, seed=call_seed(sampling.seed, number))
-            found = generator.generate([examples[place] for place in places], seeded)
-            answers |= dict(zip(places, found, strict=True))
-        return [answers[place] for place in range(len(examples))]
+        """One call per distinct mixture."""
+        found: dict[int, list[Completion]] = {}
+        for number, group in enumerate(groups):
+            state = {} if is_base(group.mixture) else self.pool.state(group.mixture)
+            completions = self.generator.with_state(state).generate(
+                [examples[index] for index in group.indices],
+                replace(sampling, seed=call_seed(sampling.seed, number)),
+            )
+            found |= dict(zip(group.indices, completions, strict=True))
+        return [found[index] for index in range(len(examples))]
 
-    def _merged(self, group: _Group) -> Generator:
-        return self.generator.with_state({} if is_base(group.mixture) else self.pool.state(group.mixture))
-
-    def _rows(self, groups: Sequence[_Group]) -> tuple[Generator, tuple[int, ...]]:
-        assert isinstance(self.generator, RowGenerator), "checked at construction"
-        wearer = {place: number for number, group in enumerate(groups) for place in group.places}
-        places = tuple(sorted(wearer))
-        rows = self.generator.with_rows(
+    def _per_example(
+        self, examples: Sequence[Example], groups: Sequence[_Group], sampling: Sampling
+    ) -> list[list[Completion]]:
+        """One call for all examples."""
+        assert isinstance(self.generator, PerExampleGenerator), "checked at construction"
+        number_of = {index: number for number, group in enumerate(groups) for index in group.indices}
+        adapted = self.generator.with_per_example_scales(
             lambda numbers: self.pool.scales([groups[number].mixture for number in numbers]),
-            [wearer[place] for place in places],
+            [number_of[index] for index in range(len(examples))],
         )
-        return rows, places
+        return adapted.generate(examples, sampling)
 
 
 def is_base(mixture: Mixture) -> bool:
     """Whether the mixture is the base model, exactly."""
-    return mixture.rule == "delta" and not any(alpha for row in mixture.alphas for alpha in row)
+    return mixture.rule == "delta" and not any(weight for row in mixture.weights for weight in row)
 
 
 def call_seed(seed: int, number: int) -> int:

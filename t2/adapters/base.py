@@ -1,6 +1,6 @@
-"""The adapter protocol: what may be trained on top of a frozen model, and the faces it shows.
+"""The adapter protocol: what may be trained on top of a frozen model, and its modes.
 
-An adapter is injected once and then worn in one of several ways: learning (gradients reach its parameters),
+An adapter is injected once and then active in one of several modes: learning (gradients reach its parameters),
 `merged()` (dense weights, for generating with one expert), `disabled()` (the base model, which is also the
 reference policy: no second model is ever loaded).
 """
@@ -32,7 +32,7 @@ class Adapter(Protocol):
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Wear the given state; raises ValueError where names or shapes do not fit."""
+        """Take the given state; raises ValueError where names or shapes do not fit."""
         ...
 
     def disabled(self) -> AbstractContextManager[None]:
@@ -54,12 +54,12 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
-class RowAdapter(Adapter, Protocol):
-    """An adapter under which every example of a batch may wear a state of its own."""
+class PerExampleAdapter(Adapter, Protocol):
+    """An adapter under which every example of a batch may have a state of its own."""
 
-    def rows(self, scales: Mapping[str, Tensor]) -> AbstractContextManager[Callable[[Tensor], None]]:
-        """Within the block example b wears state b of `scales` (module -> (D, R)).
+    def per_example(self, scales: Mapping[str, Tensor]) -> AbstractContextManager[Callable[[Tensor], None]]:
+        """Within the block example b has state b of `scales` (module -> (D, R)).
 
-        The function given out takes an index (N,) and changes that to: example n wears state index[n].
+        The function given out takes an index (N,) and changes that to: example n has state index[n].
         """
         ...

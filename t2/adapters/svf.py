@@ -2,11 +2,11 @@
 
     W = U diag(s) Vh        W' = U diag(s * z) Vh        z (R,), z = 1 is the base model
 
-An adapted Linear has three faces, which compute the same function at the price that suits the work:
+An adapted Linear has three modes, which compute the same function at the price that suits the work:
 
     factored   ((x Vhᵀ) * z) (U s)ᵀ   to learn: only z gets a gradient, no dense W' or dW' ever exists
     merged     x W'ᵀ                  to generate with one z: W' = W + U diag(s (z - 1)) Vh in fp32, then cast
-    rows       factored, z (B, R)     to adapt: every example of a batch wears its own mixture
+    per example  factored, z (B, R)     to adapt: every example of a batch has its own mixture
 
 and `disabled()`, the untouched Linear. Which matrices and which map from parameters to z: see `t2.adapters.targets`
 and `t2.adapters.parametrizations`. Not done here: what z means across experts (`t2.experts.expert`).
@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.parametrizations import make_parametrization
 from t2.adapters.svd import decompose_all
-from t2.adapters.svf_linear import Face, SVFLinear, dense_weight
+from t2.adapters.svf_linear import Mode, SVFLinear, dense_weight
 from t2.adapters.targets import find_targets, text_name
 from t2.run.fetch import cache_root
 
@@ -55,9 +55,9 @@ class SVF(nn.Module):
         self.modules_spec, self.layers_spec = modules, layers
         self.parametrization, self.seed, self.cache, self.progress = parametrization, seed, cache, progress
         make_parametrization(parametrization, torch.ones(1), seed=0)  # an unknown name is an error now, not later
-        self.face = Face()
+        self.mode = Mode()
         self.layers: dict[str, SVFLinear] = {}  # by the module's `text_name`; frozen, so not submodules
-        self.places: dict[str, str] = {}  # the same names -> those in this very model
+        self.paths: dict[str, str] = {}  # the same names -> those in this very model
         self.vectors = nn.ModuleDict()  # the parametrizations alone: all that a checkpoint has to hold
         self.singular_values: dict[str, Tensor] = {}  # fp32, on the CPU
 
@@ -65,18 +65,18 @@ class SVF(nn.Module):
         """Wrap the chosen matrices of `model` in place; `source` names the folder of the SVD cache.
 
         Raises:
-            ValueError: a pattern matches no matrix, a layer does not exist, or the model wears an adapter already.
+            ValueError: a pattern matches no matrix, a layer does not exist, or the model has an adapter already.
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         folder = cache_root() / "svd" / _slug(source) if self.cache else None
         weights = {name: dense_weight(module) for name, module in targets.items()}
         for index, (place, parts) in enumerate(decompose_all(weights, folder=folder, progress=self.progress)):
             vector = make_parametrization(self.parametrization, parts.s, seed=self.seed + index)
-            layer = SVFLinear(targets[place], parts, vector, self.face)
+            layer = SVFLinear(targets[place], parts, vector, self.mode)
             parent, _, child = place.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
             name = text_name(model, place)
-            self.places[name] = place
+            self.paths[name] = place
             self.layers[name] = layer
             self.vectors[name.replace(".", "/")] = vector  # a ModuleDict key may not hold a dot
             self.singular_values[name] = parts.s.detach().cpu()
@@ -91,7 +91,7 @@ class SVF(nn.Module):
         return {name: layer.parametrization().detach().float().cpu().clone() for name, layer in self.layers.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Wear the given effective multipliers; matrices that `state` leaves out go back to z = 1.
+        """Take the given effective multipliers; matrices that `state` leaves out go back to z = 1.
 
         Raises:
             ValueError: a module that is not adapted, a wrong length, or a z the parametrization cannot take. Nothing
@@ -107,7 +107,7 @@ class SVF(nn.Module):
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the model is the base model."""
-        with self._worn(Face("off")):
+        with self._switched(Mode("off")):
             yield
 
     @contextmanager
@@ -127,40 +127,42 @@ class SVF(nn.Module):
             with torch.no_grad():
                 for name, layer in self.layers.items():
                     layer.merged_weight = layer.compose(self._multiplier(name, state)).to(dtype)
-            with self._worn(Face("merged")):
+            with self._switched(Mode("merged")):
                 yield
         finally:
             for name, layer in self.layers.items():
                 layer.merged_weight = before[name]
 
     @contextmanager
-    def rows(self, scales: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
-        """Within the block every example of a batch wears its own state, of the D in `scales[module]`, each (D, R).
+    def per_example(self, scales: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
+        """Within the block every example of a batch has its own state, of the D in `scales[module]`, each (D, R).
 
-        Example b wears state b, until the function that is given out is called with an index (N,): then example n of
-        the batches that follow wears state index[n].
+        Example b has state b, until the function that is given out is called with an index (N,): then example n of
+        the batches that follow has state index[n].
 
         Raises:
             ValueError: `scales` is not of exactly the adapted matrices, or does not fit them.
         """
         missing = self.layers.keys() ^ scales.keys()
         if missing:
-            raise ValueError(f"rows() wants scales for exactly the adapted matrices; differing: {_some(missing)}.")
+            raise ValueError(
+                f"per_example() wants scales for exactly the adapted matrices; differing: {_some(missing)}."
+            )
         for name, s in self.singular_values.items():
             if scales[name].ndim != 2 or scales[name].shape[1] != len(s):
                 raise ValueError(f"{name}: got scales of shape {tuple(scales[name].shape)}, expected (D, {len(s)}).")
         counts = {len(rows) for rows in scales.values()}
         if len(counts) > 1:
-            raise ValueError(f"rows() wants as many states for every matrix; got {sorted(counts)} states.")
-        before = {name: layer.row_scales for name, layer in self.layers.items()}
+            raise ValueError(f"per_example() wants as many states for every matrix; got {sorted(counts)} states.")
+        before = {name: layer.example_scales for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
-            layer.row_scales = scales[name].to(layer.output_factor.device)
+            layer.example_scales = scales[name].to(layer.output_factor.device)
         try:
-            with self._worn(Face("factored", rows=True)):
+            with self._switched(Mode("factored", per_example=True)):
                 yield self._select
         finally:
             for name, layer in self.layers.items():
-                layer.row_scales = before[name]
+                layer.example_scales = before[name]
 
     @torch.no_grad()
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -173,10 +175,10 @@ class SVF(nn.Module):
             self._check(state)
         for name, layer in self.layers.items():
             weight = layer.compose(self._multiplier(name, state))
-            yield f"{self.places[name]}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
+            yield f"{self.paths[name]}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
 
     def _select(self, index: Tensor) -> None:
-        self.face.index = index
+        self.mode.index = index
 
     def _multiplier(self, name: str, state: Mapping[str, Tensor] | None) -> Tensor:
         """z (R,) of one matrix, on its device."""
@@ -196,13 +198,13 @@ class SVF(nn.Module):
                 raise ValueError(f"{name}: got z of shape {tuple(z.shape)}, expected {tuple(expected)}.")
 
     @contextmanager
-    def _worn(self, face: Face) -> Iterator[None]:
-        before = (self.face.name, self.face.rows, self.face.index)
-        self.face.name, self.face.rows, self.face.index = face.name, face.rows, face.index
+    def _switched(self, mode: Mode) -> Iterator[None]:
+        before = (self.mode.name, self.mode.per_example, self.mode.index)
+        self.mode.name, self.mode.per_example, self.mode.index = mode.name, mode.per_example, mode.index
         try:
             yield
         finally:
-            self.face.name, self.face.rows, self.face.index = before
+            self.mode.name, self.mode.per_example, self.mode.index = before
 
 
 def _slug(source: str) -> str:

@@ -1,4 +1,4 @@
-"""One adapted Linear and the faces it shows (paper §3.1); see `t2.adapters.svf` for what they are for.
+"""One adapted Linear and the modes it shows (paper §3.1); see `t2.adapters.svf` for what they are for.
 
 The layer owns no parameters but its map to z, and knows nothing of the other layers or of experts.
 """
@@ -16,36 +16,36 @@ from transformers.pytorch_utils import Conv1D
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
 
-FaceName = Literal["factored", "merged", "off"]
+ModeName = Literal["factored", "merged", "off"]
 
 
 @dataclass
-class Face:
-    """What all layers of one adapter show now; shared by them, so that switching is one assignment."""
+class Mode:
+    """The mode of all layers of one adapter; shared by them, so that switching is one assignment."""
 
-    name: FaceName = "factored"
-    rows: bool = False
-    index: Tensor | None = None  # (N,): which row of scales each example of a batch wears; None: its own
+    name: ModeName = "factored"
+    per_example: bool = False
+    index: Tensor | None = None  # (N,): which row of scales each example of a batch has; None: its own
 
 
 class SVFLinear(nn.Module):
     """A frozen Linear or Conv1D whose singular values are rescaled.
 
-    In fp32 the factored face replaces the dense product (two thin ones). In half precision that would lose what z
+    In fp32 the factored mode replaces the dense product (two thin ones). In half precision that would lose what z
     learned: x Vhᵀ is already on the bf16 grid and 1 ± 0.002 times it rounds back. There the change is computed apart,
     (x Vhᵀ) * (z - 1), and added inside one product with the joint weight [W | U s], whose fp32 accumulator is rounded
     once; z = 1 is then the base model again, and a step of 1e-3 is felt.
     """
 
     def __init__(
-        self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, face: Face
+        self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, mode: Mode
     ) -> None:
         """Wrap `base`; `parts` is the decomposition of its weight as (n_out, n_in)."""
         super().__init__()
         self.base = base
         self.parametrization = parametrization
-        self.face = face
-        self.row_scales: Tensor | None = None  # (D, R), D distinct states
+        self.mode = mode
+        self.example_scales: Tensor | None = None  # (D, R), D distinct states
         self.merged_weight: Tensor | None = None  # (n_out, n_in)
         weight = dense_weight(base)
         self.joint = weight.dtype in (torch.bfloat16, torch.float16)
@@ -63,22 +63,22 @@ class SVFLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, n_in) -> (B, T, n_out), or without B or T where the base takes that."""
-        if self.face.name == "off":
+        if self.mode.name == "off":
             return self.base(x)  # type: ignore[no-any-return]
-        if self.face.name == "merged":
-            assert self.merged_weight is not None, "the merged face is worn inside `with adapter.merged()`"
+        if self.mode.name == "merged":
+            assert self.merged_weight is not None, "the merged mode is active inside `with adapter.merged()`"
             return self._merged(x, self.merged_weight)
         return self._factored(x, self._scale_for(x))
 
     def _scale_for(self, x: Tensor) -> Tensor:
-        """z as it multiplies (x Vhᵀ): (R,), or (B, 1, R) where every example wears its own."""
-        if not self.face.rows:
+        """z as it multiplies (x Vhᵀ): (R,), or (B, 1, R) where every example has its own."""
+        if not self.mode.per_example:
             z: Tensor = self.parametrization()
             return z
-        rows = self.row_scales
-        assert rows is not None, "the rows face is worn inside `with adapter.rows(...)`"
-        if self.face.index is not None:
-            rows = rows[self.face.index]
+        rows = self.example_scales
+        assert rows is not None, "scales per example are active inside `with adapter.per_example(...)`"
+        if self.mode.index is not None:
+            rows = rows[self.mode.index]
         assert x.ndim >= 2, f"expected (B, ..., n_in), got {tuple(x.shape)}"
         assert x.shape[0] == rows.shape[0], f"{rows.shape[0]} rows of scales for a batch of shape {tuple(x.shape)}"
         return rows.view(rows.shape[0], *(1,) * (x.ndim - 2), rows.shape[1])

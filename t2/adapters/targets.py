@@ -1,7 +1,7 @@
 """Which matrices of a model an adapter wraps: by name set or pattern, and by layer.
 
 Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings and the head are never adapted, and of a
-model of pictures and text only the part that reads and writes text is. The
+model of images and text only the part that reads and writes text is. The
 paper's experiments use `mlp`, q + v ("attention" in its Table 4) and both; `all` is every linear of a block.
 Not covered: mixture-of-experts weights that are held as 3-D parameters (they are no Linear modules).
 """
@@ -43,7 +43,7 @@ def find_targets(
         raise ValueError("adapter.modules is an empty list; name at least one of all, mlp, attention or a module.")
     for name, module in blocks.named_modules():
         if name.endswith(".base") or type(module).__name__ == "SVFLinear":
-            raise ValueError(f"The model wears an adapter already (at {prefix}.{name}); load it afresh.")
+            raise ValueError(f"The model has an adapter already (at {prefix}.{name}); load it afresh.")
     inside: dict[str, nn.Linear | Conv1D] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from t2.evaluation.report import Report
-from t2.evaluation.scoring import answer_and_score
+from t2.evaluation.scoring import complete_and_score
 from t2.evaluation.statistics import majority
 from t2.policy.generator import Generator
 from t2.run.phases import Phases
@@ -32,7 +32,7 @@ def evaluate(
     if not examples:
         raise ValueError(f"No examples of task {task.name} to evaluate {system} on. Give at least one.")
     phases = Phases()
-    scored = answer_and_score(generator, task, examples, sampling, workers=workers, phases=phases)
+    scored = complete_and_score(generator, task, examples, sampling, workers=workers, phases=phases)
     for group in scored.completions:
         assert len(group) == sampling.samples, f"{len(group)} completions, expected {sampling.samples}"
     return Report(

@@ -39,7 +39,7 @@ def check_workers(workers: int) -> None:
         raise ValueError(f"score_workers is {workers}; allowed: at least 1.")
 
 
-def answer_and_score(
+def complete_and_score(
     generator: Generator, task: Task, examples: Sequence[Example], sampling: Sampling, *, workers: int, phases: Phases
 ) -> Scored:
     """B examples -> G completions each, graded.

@@ -37,7 +37,7 @@ class Cell:
     majority: float | None
     seeds: dict[int, float]  # seed -> mean
     paired: Paired | None  # against the base; None for the base itself
-    alphas: dict[str, float]  # by domain, averaged over questions and seeds
+    weights: dict[str, float]  # by domain, averaged over questions and seeds
     seconds: dict[str, float]  # pass1 and pass2, averaged over seeds
 
 
@@ -76,7 +76,7 @@ def read_study(runs: Sequence[Path]) -> Study:
             majority[task] = results["scores"][task][system]["majority"]
             about.setdefault(key, []).append(
                 {
-                    "alphas": results.get("alphas", {}).get(task, {}).get(system, {}),
+                    "weights": results.get("weights", {}).get(task, {}).get(system, {}),
                     "seconds": results.get("pass_seconds", {}).get(task, {}).get(system, {}),
                 }
             )
@@ -92,7 +92,7 @@ def read_study(runs: Sequence[Path]) -> Study:
             majority=majority[task],
             seeds={seed: _mean(values) for seed, values in sorted(seeds.items())},
             paired=compare_scores(averages, base) if system != "base" else None,
-            alphas=_average([one["alphas"] for one in about[task, system]]),
+            weights=_average([one["weights"] for one in about[task, system]]),
             seconds=_average([one["seconds"] for one in about[task, system]]),
         )
     return Study(cells, confusion)
@@ -120,15 +120,15 @@ def seconds_table(study: Study, tasks: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def alphas_table(study: Study, systems: Sequence[str], tasks: Sequence[str]) -> str:
-    """Markdown: mean alphas by system and task (paper, Figure 7)."""
-    domains = list(dict.fromkeys(d for task in tasks for cell in study.cells[task].values() for d in cell.alphas))
+def weights_table(study: Study, systems: Sequence[str], tasks: Sequence[str]) -> str:
+    """Markdown: mean mixing weights by system and task (paper, Figure 7)."""
+    domains = list(dict.fromkeys(d for task in tasks for cell in study.cells[task].values() for d in cell.weights))
     lines = [f"| system | task | {' | '.join(domains)} |", "|---" * (len(domains) + 2) + "|"]
     for system in systems:
         for task in tasks:
             cell = study.cells[task].get(system)
-            if cell is not None and cell.alphas:
-                values = " | ".join(f"{cell.alphas.get(domain, 0.0):.2f}" for domain in domains)
+            if cell is not None and cell.weights:
+                values = " | ".join(f"{cell.weights.get(domain, 0.0):.2f}" for domain in domains)
                 lines.append(f"| {system} | {task} | {values} |")
     return "\n".join(lines)
 
@@ -190,7 +190,7 @@ def write_study(study: Study, folder: Path) -> str:
     parts = []
     if tasks:
         parts += ["## Scores, and differences to the base", score_table(study, systems, tasks)]
-        parts += ["## Alphas", alphas_table(study, [s for s in systems if ":" not in s], tasks)]
+        parts += ["## Mixing weights", weights_table(study, [s for s in systems if ":" not in s], tasks)]
         parts += ["## Seconds of the passes", seconds_table(study, tasks)]
         draw_scores(study, [system for system in systems if system != "base"], tasks, folder / "scores.png")
     for task, found in shots.items():

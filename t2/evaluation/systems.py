@@ -2,7 +2,7 @@
 
     base            the model with its adapter off; every other system is paired with it
     expert:DOMAIN   one expert of the pool, for all examples
-    uniform         every expert with alpha 1/K
+    uniform         every expert with mixing weight 1/K
     CONTROL:DOMAIN  one expert with its multipliers shuffled, reversed or random (paper, Table 5): where this does as
                     well, what was learned about single singular values does not matter
     NAME            a strategy, fitted to each task before it answers
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, get_args, runtime_checkable
@@ -23,7 +23,7 @@ from typing import Any, Protocol, get_args, runtime_checkable
 from t2.adaptation.few_shot import Iteration
 from t2.adaptation.fixed import Base, Fixed
 from t2.adaptation.strategy import PooledModel, Strategy
-from t2.adaptation.two_pass import By, TwoPass
+from t2.adaptation.two_pass import Pass2, TwoPass
 from t2.evaluation.evaluate import evaluate
 from t2.evaluation.report import Report
 from t2.evaluation.statistics import confusion_matrix
@@ -54,15 +54,15 @@ class Searcher(Strategy, Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a system did on one task and what it wore.
+    """How a system did on one task and its mixtures.
 
-    `alphas` are means over examples and matrices by domain, empty without a pool; `chosen` is a label per example,
+    `weights` are means over examples and matrices by domain, empty without a pool; `chosen` is a label per example,
     empty where the system chooses none. The report of a two-pass system has the seconds of `fit`, `pass1` and `pass2`
     instead of `rollout`.
     """
 
     report: Report
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
     chosen: tuple[str, ...] = ()
 
 
@@ -93,10 +93,11 @@ def pool_systems(
     singles: bool = True,
     uniform: bool = True,
     controls: Sequence[Control] = (),
-    by: By = "auto",
+    pass2: Pass2 = "auto",
     transfer: bool = False,
 ) -> dict[str, TwoPass]:
-    """System name -> generator: single experts, their uniform mixture, then the strategies, which answer `by`.
+    """System name -> generator: single experts, their uniform mixture, then the strategies, which answer as `pass2`
+    says.
 
     A strategy called `uniform` takes that system's place, and one called `base` adds none: base is scored anyway.
 
@@ -105,11 +106,10 @@ def pool_systems(
     """
     fixed: dict[str, Strategy] = {}
     if singles:
-        fixed |= {f"{EXPERT}:{domain}": Fixed(alphas={domain: 1.0}) for domain in pool.domains}
+        fixed |= {f"{EXPERT}:{domain}": Fixed(weights={domain: 1.0}) for domain in pool.domains}
     if uniform and UNIFORM not in strategies:
         fixed[UNIFORM] = Fixed(uniform=True)
-    # One mixture for all examples is merged: nothing else could be cheaper.
-    systems = {name: TwoPass(generator, pool, one, by="groups", transfer=transfer) for name, one in fixed.items()}
+    systems = {name: TwoPass(generator, pool, one, pass2="merged", transfer=transfer) for name, one in fixed.items()}
     for control in controls:
         for domain, expert in pool.experts.items():
             about, sizes = expert.metadata, {module: len(z) for module, z in expert.scales.items()}
@@ -118,10 +118,10 @@ def pool_systems(
             )
             other = pool.with_expert(domain, moved)
             systems[f"{control}:{domain}"] = TwoPass(
-                generator, other, Fixed(alphas={domain: 1.0}), by="groups", transfer=transfer
+                generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer
             )
     return systems | {
-        name: TwoPass(generator, pool, one, by=by, transfer=transfer)
+        name: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
         for name, one in strategies.items()
         if name != BASE
     }
@@ -134,14 +134,6 @@ def is_scored(system: str, domain: str | None) -> bool:
     """
     control, _, of = system.partition(":")
     return domain is None or control not in get_args(Control) or of == domain
-
-
-def share_costs(generators: Iterable[Generator]) -> None:
-    """Let two-pass systems on one model take over the costs that one of them has timed."""
-    systems = [generator for generator in generators if isinstance(generator, TwoPass)]
-    known = next((system.costs for system in systems if system.costs is not None), None)
-    for system in systems:
-        system.costs = system.costs or known
 
 
 def measure(
@@ -176,7 +168,7 @@ def measure(
     labels = tuple(choice.label for choice in choices if choice.label is not None)
     return Outcome(
         report=replace(report, seconds=seconds),
-        alphas={domain: sum(of) / len(of) for domain, of in zip(generator.pool.domains, means, strict=True)},
+        weights={domain: sum(of) / len(of) for domain, of in zip(generator.pool.domains, means, strict=True)},
         chosen=labels if len(labels) == len(choices) else (),
     )
 
@@ -184,20 +176,20 @@ def measure(
 def summarize_adaptation(
     outcomes: Sequence[Outcome], *, domains: Mapping[str, str], labels: Sequence[str]
 ) -> dict[str, Any]:
-    """The `alphas`, `pass_seconds` and `confusion` parts of `results.json`.
+    """The `weights`, `pass_seconds` and `confusion` parts of `results.json`.
 
     Args:
         outcomes: of every system on every task.
         domains: task -> its true domain; tasks that have none are in no confusion matrix.
         labels: the pool's domains and `other`.
     """
-    alphas: dict[str, dict[str, Any]] = {}
+    weights: dict[str, dict[str, Any]] = {}
     seconds: dict[str, dict[str, Any]] = {}
     pairs: dict[str, list[tuple[str, str]]] = {}
     for outcome in outcomes:
         report = outcome.report
-        if outcome.alphas:
-            alphas.setdefault(report.task, {})[report.system] = dict(outcome.alphas)
+        if outcome.weights:
+            weights.setdefault(report.task, {})[report.system] = dict(outcome.weights)
             seconds.setdefault(report.task, {})[report.system] = {part: report.seconds[part] for part in PASSES}
         if report.task in domains and outcome.chosen:
             pairs.setdefault(report.system, []).extend((domains[report.task], label) for label in outcome.chosen)
@@ -208,4 +200,4 @@ def summarize_adaptation(
         }
         for system, of in pairs.items()
     }
-    return {"alphas": alphas, "pass_seconds": seconds, "confusion": confusion}
+    return {"weights": weights, "pass_seconds": seconds, "confusion": confusion}

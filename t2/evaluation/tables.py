@@ -49,11 +49,12 @@ def results_table(results: Mapping[str, Any]) -> str:
     return _table(rows)
 
 
-def alphas_table(results: Mapping[str, Any]) -> str:
-    """The mean alphas of a results.json: a line per task and system, a column per domain; single experts say theirs."""
+def weights_table(results: Mapping[str, Any]) -> str:
+    """The mean mixing weights of a results.json: a line per task and system, a column per domain; single experts say
+    theirs."""
     table = {
-        task: {system: alphas for system, alphas in systems.items() if not system.startswith(f"{EXPERT}:")}
-        for task, systems in results["alphas"].items()
+        task: {system: weights for system, weights in systems.items() if not system.startswith(f"{EXPERT}:")}
+        for task, systems in results["weights"].items()
     }
     return system_table(table, ".2f")
 
@@ -105,15 +106,16 @@ def bars(values: Mapping[str, float]) -> str:
 
 def history_table(history: Sequence[Iteration]) -> str:
     """The course of a search for a mixture: a line per generation, `best` so far and `mean` of its members."""
-    rows = [["iteration", "best", "mean", "alphas", "±"]]
+    rows = [["iteration", "best", "mean", "weights", "±"]]
     for line in history:
-        alphas, spread = (" ".join(f"{value:.2f}" for value in of) for of in (line.alpha_mean, line.alpha_std))
-        rows.append([str(line.iteration), f"{line.best:.3f}", f"{line.mean:.3f}", alphas, spread])
+        weights, spread = (" ".join(f"{value:.2f}" for value in of) for of in (line.weight_mean, line.weight_std))
+        rows.append([str(line.iteration), f"{line.best:.3f}", f"{line.mean:.3f}", weights, spread])
     return _table(rows)
 
 
 def results_text(results: Mapping[str, Any]) -> str:
-    """Everything of a results.json that is for reading: scores and their parts, alphas, confusion matrices, seconds."""
+    """Everything of a results.json that is for reading: scores and their parts, mixing weights, confusion matrices,
+    seconds."""
     parts = [results_table(results)]
     if "pass_at_k" in results:
         parts.append(f"pass@k:\n{system_table(results['pass_at_k'], '.3f')}")
@@ -121,8 +123,8 @@ def results_text(results: Mapping[str, Any]) -> str:
         parts.append(f"Scores by group:\n{groups_table(results['by_group'])}")
     if "reasons" in results:
         parts.append(f"Answers by reason:\n{system_table(results['reasons'], 'd')}")
-    if results.get("alphas"):
-        parts.append(f"Mean alphas:\n{alphas_table(results)}")
+    if results.get("weights"):
+        parts.append(f"Mean mixing weights:\n{weights_table(results)}")
     parts += [f"Chosen by {system}:\n{confusion_table(c)}" for system, c in results.get("confusion", {}).items()]
     return "\n\n".join([*parts, f"Seconds: {seconds_table(results['seconds'])}"])
 

@@ -202,7 +202,7 @@ class Expert:
         )
 
 
-class Wearer(Protocol):
+class SingularValueAdapter(Protocol):
     """What an expert can be worn by: an adapter that knows its matrices' singular values."""
 
     singular_values: dict[str, Tensor]
@@ -212,7 +212,7 @@ class Wearer(Protocol):
         ...
 
 
-def wear(adapter: Wearer, expert: Expert, *, source: str, transfer: bool = False) -> None:
+def apply_expert(adapter: SingularValueAdapter, expert: Expert, *, source: str, transfer: bool = False) -> None:
     """Check that the expert fits the model from `source` that wears `adapter`, and load it.
 
     Raises:

@@ -1,8 +1,8 @@
 """mixture.json: a mixture that was found, with the pool it is for and how it came about.
 
-A file is good for one set of experts: the pool's identity is part of it, so that alphas never meet other experts. The
-order of the domains may differ: alphas go by domain. What a strategy wants to remember (the history of a search, for
-one) goes into `details`, which is kept and not read here.
+A file is good for one set of experts: the pool's identity is part of it, so that mixing weights never meet other
+experts. The order of the domains may differ: mixing weights go by domain. What a strategy wants to remember (the
+history of a search, for one) goes into `details`, which is kept and not read here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.run.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 called the mixing weights alphas
 MIXTURE_FILE = "mixture.json"  # its name in a run's folder
-_FIELDS = ("alphas", "rule", "domains", "pool", "strategy", "task", "seed", "details", "t2_version")
+_FIELDS = ("weights", "rule", "domains", "pool", "strategy", "task", "seed", "details", "t2_version")
 
 
 def save_mixture(
@@ -42,7 +42,7 @@ def save_mixture(
     pool.check_mixture(mixture)
     content = {
         "format_version": FORMAT_VERSION,
-        "alphas": mixture.alphas,
+        "weights": mixture.weights,
         "rule": mixture.rule,
         "domains": pool.domains,
         "pool": pool.identity,
@@ -86,7 +86,7 @@ def load_mixture(path: Path | str, pool: ExpertPool) -> Mixture:
     try:
         content = _read(path.read_bytes())
         _check_pool(content, pool)
-        rows = dict(zip(content["domains"], content["alphas"], strict=True))
+        rows = dict(zip(content["domains"], content["weights"], strict=True))
         mixture = Mixture(tuple(tuple(rows[domain]) for domain in pool.domains), content["rule"])
         pool.check_mixture(mixture)
     except ValueError as error:
@@ -101,6 +101,8 @@ def _read(content: bytes) -> dict[str, Any]:
     except ValueError as error:  # UnicodeDecodeError is one, too
         raise ValueError(f"it is no JSON ({error}). Fit the mixture again.") from error
     version = fields.get("format_version") if isinstance(fields, dict) else None
+    if version == 1:
+        raise ValueError("an older t2 wrote it, which called the mixing weights alphas. Fit the mixture again.")
     if version != FORMAT_VERSION:
         raise ValueError(
             f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Give a {MIXTURE_FILE} of adapt.py, or "
@@ -109,13 +111,15 @@ def _read(content: bytes) -> dict[str, Any]:
     missing = [name for name in _FIELDS if name not in fields]
     if missing:
         raise ValueError(f"it lacks {', '.join(missing)}. Fit the mixture again.")
-    domains, alphas = fields["domains"], fields["alphas"]
+    domains, weights = fields["domains"], fields["weights"]
     if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
         raise ValueError(f"its domains are {domains!r}; expected a list of names.")
-    if not isinstance(alphas, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in alphas):
-        raise ValueError("its alphas are no lists of numbers, one list per domain. Fit the mixture again.")
-    if len(alphas) != len(domains):
-        raise ValueError(f"it has {len(alphas)} rows of alphas for {len(domains)} domains. Fit the mixture again.")
+    if not isinstance(weights, list) or not all(isinstance(row, list) and all(map(_is_number, row)) for row in weights):
+        raise ValueError("its mixing weights are no lists of numbers, one list per domain. Fit the mixture again.")
+    if len(weights) != len(domains):
+        raise ValueError(
+            f"it has {len(weights)} rows of mixing weights for {len(domains)} domains. Fit the mixture again."
+        )
     return dict(fields)
 
 

@@ -1,6 +1,6 @@
 """A pool of experts: which domains there are, and what a mixture of them is (paper §3.2).
 
-The order of the experts is the order of a mixture's alphas. Mixing is linear in z; the rules are those of
+The order of the experts is the order of a mixture's mixing weights. Mixing is linear in z; the rules are those of
 `t2.experts.mixture.Mixture`. Every expert of a pool is for the same matrices of the same model, and none is there twice
 (the authors' few-shot configuration lists GSM8K's twice and ARC's not at all). Nothing here chooses: see
 `t2.adaptation`.
@@ -19,21 +19,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2.experts.expert import Expert, Wearer
+from t2.experts.expert import Expert, SingularValueAdapter
 from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
 from t2.experts.mixture import Mixture
 from t2.types import OTHER
 
-DISPATCH = "dispatch"  # the domain of the expert that is worn while choosing
-RESERVED = {
+DISPATCH = "dispatch"  # the domain of the expert that is applied while choosing
+RESERVED_DOMAINS = {
     OTHER: "the label of prompts that no expert is for, which the base model answers; rename the domain",
-    DISPATCH: "the expert that is worn while choosing; give it as the pool's `dispatch`",
+    DISPATCH: "the expert that is applied while choosing; give it as the pool's `dispatch`",
 }
 
 
 @dataclass(frozen=True)
 class ExpertPool:
-    """Domain -> expert, in the order of a mixture's alphas; `dispatch` is an expert for choosing among them."""
+    """Domain -> expert, in the order of a mixture's mixing weights; `dispatch` is an expert for choosing among them."""
 
     experts: Mapping[str, Expert]
     dispatch: Expert | None = None
@@ -84,12 +84,13 @@ class ExpertPool:
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The K domains, in the order of a mixture's alphas."""
+        """The K domains, in the order of a mixture's mixing weights."""
         return tuple(self.experts)
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """The M adapted matrices, in the order of the columns of (K, M) alphas: by name, block 2 before block 10."""
+        """The M adapted matrices, in the order of the columns of (K, M) mixing weights: by name, block 2 before block
+        10."""
         return tuple(sorted(self.experts[self.domains[0]].scales, key=_natural))
 
     @cached_property
@@ -105,7 +106,7 @@ class ExpertPool:
         """
         return replace(self, experts={**self.experts, domain: expert})
 
-    def check(self, adapter: Wearer, *, source: str, transfer: bool = False) -> None:
+    def check(self, adapter: SingularValueAdapter, *, source: str, transfer: bool = False) -> None:
         """Raise ValueError unless the experts fit the model from `source` that wears `adapter`, matrix by matrix.
 
         `transfer` accepts experts of another model, as long as their modules and sizes fit.
@@ -127,19 +128,20 @@ class ExpertPool:
             )
 
     def check_mixture(self, mixture: Mixture) -> None:
-        """Raise ValueError unless the mixture has alphas for these K experts, and 1 or M of them each."""
-        rows, columns = len(mixture.alphas), len(mixture.alphas[0])
+        """Raise ValueError unless the mixture has mixing weights for these K experts, and 1 or M of them each."""
+        rows, columns = len(mixture.weights), len(mixture.weights[0])
         if rows != len(self.experts):
             raise ValueError(
                 f"Got a mixture of {rows} experts, expected {len(self.experts)}: {', '.join(self.domains)}."
             )
         if columns not in (1, len(self.modules)):
             raise ValueError(
-                f"Got a mixture with {columns} alphas per expert, expected 1 or {len(self.modules)}, one per matrix."
+                f"Got a mixture with {columns} mixing weights per expert, expected 1, or {len(self.modules)}: one per "
+                "matrix."
             )
 
     def state(self, mixture: Mixture) -> dict[str, Tensor]:
-        """What one example wears: module -> effective multipliers (R,), fp32.
+        """What one example gets: module -> effective multipliers (R,), fp32.
 
         Raises:
             ValueError: the mixture is for another number of experts or matrices.
@@ -157,14 +159,16 @@ class ExpertPool:
         for mixture in mixtures:
             self.check_mixture(mixture)
         shape = (len(self.experts), len(self.modules))
-        alphas = torch.stack([torch.tensor(m.alphas, dtype=torch.float64).expand(shape) for m in mixtures])  # (D, K, M)
-        # Both rules are c + sum_k alpha_k (z_k - 1); c is 1 under delta and sum_k alpha_k, in float64, under paper.
+        weights = torch.stack(
+            [torch.tensor(m.weights, dtype=torch.float64).expand(shape) for m in mixtures]
+        )  # (D, K, M)
+        # Both rules are c + Σ_k α_k (z_k - 1); c is 1 under delta and Σ_k α_k, in float64, under paper.
         is_delta = torch.tensor([mixture.rule == "delta" for mixture in mixtures])[:, None]  # (D, 1)
-        origins = torch.where(is_delta, 1.0, alphas.sum(dim=1)).float()  # (D, M)
+        origins = torch.where(is_delta, 1.0, weights.sum(dim=1)).float()  # (D, M)
         return {
-            module: torch.addmm(origin[:, None], alpha, self._deltas[module])
-            for module, origin, alpha in zip(
-                self.modules, origins.unbind(1), alphas.float().permute(2, 0, 1).contiguous(), strict=True
+            module: torch.addmm(origin[:, None], weight, self._deltas[module])
+            for module, origin, weight in zip(
+                self.modules, origins.unbind(1), weights.float().permute(2, 0, 1).contiguous(), strict=True
             )
         }
 
@@ -182,8 +186,8 @@ class ExpertPool:
 def _check_domain(domain: str) -> None:
     if not domain or domain != domain.strip():
         raise ValueError(f"The domain {domain!r} is empty or has spaces around it; a domain is a label such as math.")
-    if domain.casefold() in RESERVED:
-        raise ValueError(f"No expert's domain may be called {domain!r}: that is {RESERVED[domain.casefold()]}.")
+    if domain.casefold() in RESERVED_DOMAINS:
+        raise ValueError(f"No expert's domain may be called {domain!r}: that is {RESERVED_DOMAINS[domain.casefold()]}.")
 
 
 def _check_same_model(first: str, a: Expert, second: str, b: Expert) -> None:

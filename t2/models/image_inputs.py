@@ -1,7 +1,7 @@
-"""Pictures for a vision-language model: their places in a prompt, and the tensors that its vision tower reads.
+"""Images for a vision-language model: their places in a prompt, and the tensors that its vision tower reads.
 
-A processor writes a placeholder token for every feature that a picture will have, and the model puts the features
-there. Prompts are therefore ids as those of text are, beside a list of pictures, and positions are those of text: an
+A processor writes a placeholder token for every feature that a image will have, and the model puts the features
+there. Prompts are therefore ids as those of text are, beside a list of images, and positions are those of text: an
 architecture that counts them otherwise is refused when it is loaded (`t2.models.loading.check_images`). Not done here:
 videos, sound.
 """
@@ -23,13 +23,13 @@ NEVER = -1e9  # the logit of a placeholder: finite, so that an entropy stays a n
 
 
 def placeholder_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """The ids that stand for pictures; a model must not write them, since no picture belongs to them."""
+    """The ids that stand for images; a model must not write them, since no image belongs to them."""
     named = {getattr(model.config, name, None) for name in PLACEHOLDERS}
     return tuple(sorted(int(token) for token in named if token is not None))
 
 
 def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
-    """The example in the chat template, pictures first, up to where the answer begins.
+    """The example in the chat template, images first, up to where the answer begins.
 
     A template that speaks of images takes a turn in parts, one of text alone (of a model that was made to see later)
     takes it as a text with placeholders.
@@ -40,10 +40,10 @@ def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
     own: str | None = getattr(processor, "chat_template", None)
     in_parts = own is not None and "image" in own
 
-    def turn(role: str, text: str, pictures: int = 0) -> dict[str, Any]:
+    def turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
         if in_parts:
-            return {"role": role, "content": [*[{"type": "image"}] * pictures, {"type": "text", "text": text}]}
-        return {"role": role, "content": f"{processor.image_token}\n" * pictures + text if pictures else text}
+            return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+        return {"role": role, "content": f"{processor.image_token}\n" * images + text if images else text}
 
     messages = [turn("user", example.prompt, len(example.images))]
     if example.system is not None:
@@ -54,10 +54,10 @@ def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
 
 
 def ids_with_images(processor: Any, text: str, images: Sequence[LazyImage]) -> list[int]:
-    """The ids of a text in which every picture has as many placeholders as it will have features.
+    """The ids of a text in which every image has as many placeholders as it will have features.
 
     Raises:
-        ValueError: the text has not one place for each picture, or a picture cannot be decoded.
+        ValueError: the text has not one place for each image, or a image cannot be decoded.
     """
     places = text.count(processor.image_token)
     if places != len(images):
@@ -70,10 +70,10 @@ def ids_with_images(processor: Any, text: str, images: Sequence[LazyImage]) -> l
 
 
 def pixel_inputs(processor: Any, model: PreTrainedModel, images: Sequence[LazyImage]) -> dict[str, Tensor]:
-    """What the model's forward takes for the pictures of a batch, in the order of its rows.
+    """What the model's forward takes for the images of a batch, in the order of its rows.
 
     Raises:
-        ValueError: a picture cannot be decoded.
+        ValueError: a image cannot be decoded.
     """
     read = processor.image_processor(images=[image.load() for image in images], return_tensors="pt")
     taken = inspect.signature(model.base_model.forward).parameters

@@ -2,7 +2,7 @@
 
 The forward is split in two, `hidden_states` and `logits`, so that training pays for the head only at completion
 positions. What an architecture does after its head (a softcap, a scale) is repeated here, and every load checks that
-both halves together give the model's own logits (`t2.models.loading`). A model of pictures and text is the same with a
+both halves together give the model's own logits (`t2.models.loading`). A model of images and text is the same with a
 processor (`t2.models.image_inputs`). Nothing here loads, adapts or samples.
 """
 
@@ -32,7 +32,7 @@ class LanguageModel:
     context_length: int = field(init=False)
     end_ids: frozenset[int] = field(init=False)
     pad_id: int = field(init=False)
-    placeholder_ids: tuple[int, ...] = field(init=False)  # what stands for pictures in a prompt
+    placeholder_ids: tuple[int, ...] = field(init=False)  # what stands for images in a prompt
 
     def __post_init__(self) -> None:
         """Freeze the model, and read what it and its tokenizer say of ends, padding and length."""
@@ -80,10 +80,10 @@ class LanguageModel:
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
             head = f"{example.system}\n\n" if example.system is not None else ""
             places = "".join(f"{self.processor.image_token}\n" for _ in example.images) if self.processor else ""
-            text = f"{head}{places}{example.prompt}\n{example.prefill}"
+            text = f"{head}{places}{example.prompt}\n{example.response_prefix}"
             ids = self._bos() + self._ids(text, example.images)
         else:
-            ids = self._ids(self._chat(example) + example.prefill, example.images)
+            ids = self._ids(self._chat(example) + example.response_prefix, example.images)
         if len(ids) + reserve > self.context_length:
             raise ValueError(
                 f"The prompt has {len(ids)} tokens and {reserve} are kept for the answer, but the context of "
@@ -128,7 +128,7 @@ class LanguageModel:
         )
 
     def pixels(self, images: Sequence[LazyImage]) -> dict[str, Tensor]:
-        """What the forward takes for the pictures of a batch, in the order of its rows."""
+        """What the forward takes for the images of a batch, in the order of its rows."""
         return pixel_inputs(self.processor, self.model, images) if images else {}
 
     def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
@@ -137,7 +137,7 @@ class LanguageModel:
         return self.without_placeholders(logits)
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
-        """Logits (..., V) under which no placeholder of a picture is ever written."""
+        """Logits (..., V) under which no placeholder of a image is ever written."""
         if not self.placeholder_ids:
             return logits
         return logits.index_fill(-1, torch.tensor(self.placeholder_ids, device=logits.device), NEVER)

@@ -1,6 +1,6 @@
 """A small LLaVA: a vision encoder and a projector put in front of a language model of text (arXiv 2304.08485).
 
-    picture -> patches -> encoder (CLIP's vision transformer, any size) -> projector -> the language model's input space
+    image -> patches -> encoder (CLIP's vision transformer, any size) -> projector -> the language model's input space
 
 The language model's weights are those it had; encoder and projector are random until they are trained
 (`t2.vision_warmup`). What comes out is an ordinary model folder of transformers. Nothing here trains.
@@ -29,7 +29,7 @@ IMAGE_TOKEN = "<image>"
 
 @dataclass(frozen=True)
 class VisionShape:
-    """How large the vision encoder is; a picture becomes (image_size / patch_size)^2 tokens."""
+    """How large the vision encoder is; a image becomes (image_size / patch_size)^2 tokens."""
 
     image_size: int = 32
     patch_size: int = 8

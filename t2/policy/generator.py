@@ -1,6 +1,6 @@
 """The generator protocol: examples in, completions out.
 
-Whoever answers has this one method: a Hugging Face model, a vLLM engine, a two-pass system. Evaluation, training and
+Whoever answers has this one method: a Hugging Mode model, a vLLM engine, a two-pass system. Evaluation, training and
 searches never know which one they ask.
 """
 
@@ -15,11 +15,11 @@ from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
-# Which weights answer: the adapter's merged ones, whatever it shows at the moment, or the base's.
-Worn = Literal["merged", "as_is", "base"]
+# Which weights answer: the adapter's, merged, or the base's.
+Weights = Literal["adapted", "base"]
 
 # The numbers of D states -> what those are: module -> (D, R).
-RowScales = Callable[[Sequence[int]], Mapping[str, Tensor]]
+PerExampleScales = Callable[[Sequence[int]], Mapping[str, Tensor]]
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class StreamingGenerator(Generator, Protocol):
 
 @runtime_checkable
 class AdaptableGenerator(Generator, Protocol):
-    """A generator that can be told what its adapter wears, without touching what the adapter has learned."""
+    """A generator that can apply another state of its adapter, without touching what the adapter has learned."""
 
     lm: LanguageModel
     adapter: Adapter | None
@@ -57,9 +57,9 @@ class AdaptableGenerator(Generator, Protocol):
 
 
 @runtime_checkable
-class RowGenerator(AdaptableGenerator, Protocol):
-    """A generator whose examples may wear a state each, in one batch."""
+class PerExampleGenerator(AdaptableGenerator, Protocol):
+    """A generator that can apply a state per example, in one batch."""
 
-    def with_rows(self, scales: RowScales, index: Sequence[int]) -> Generator:
-        """The same generator for `len(index)` examples, of which example b wears the state with number index[b]."""
+    def with_per_example_scales(self, scales: PerExampleScales, index: Sequence[int]) -> Generator:
+        """The same generator for `len(index)` examples, of which example b gets the state with number index[b]."""
         ...

@@ -15,15 +15,16 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.adapters.base import Adapter, RowAdapter
+from t2.adapters.base import Adapter, PerExampleAdapter
 from t2.models.language_model import LanguageModel
 from t2.models.loading import parse_dtype
-from t2.policy.generator import RowScales, Worn
+from t2.policy.generator import PerExampleScales, Weights
 from t2.policy.prefix import prefill
 from t2.policy.sampling import choose
 from t2.types import Completion, Example, LazyImage, Sampling
@@ -44,14 +45,14 @@ class _Row:
 
 
 class HFGenerator:
-    """Answers with `lm`; `worn` says what of the adapter: merged weights, whatever it shows now, or none of it."""
+    """Answers with `lm`; `weights` says under which: the adapter's, merged, or the base's."""
 
     def __init__(
         self,
         lm: LanguageModel,
         adapter: Adapter | None = None,
         *,
-        worn: Worn = "merged",
+        weights: Weights = "adapted",
         batch_rows: int = 64,
         dtype: str | None = None,
         progress: bool = False,
@@ -66,27 +67,27 @@ class HFGenerator:
         """
         if batch_rows < 1:
             raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
-        if worn not in ("merged", "as_is", "base"):
-            raise ValueError(f"worn is {worn!r}; allowed: merged, as_is, base.")
-        if dtype is not None and (adapter is None or worn == "as_is"):
+        if weights not in get_args(Weights):
+            raise ValueError(f"weights is {weights!r}; allowed: {', '.join(get_args(Weights))}.")
+        if dtype is not None and adapter is None:
             raise ValueError(
                 f"generation.dtype={dtype} rounds merged weights, and here none are merged; set base_model.dtype."
             )
-        self.lm, self.adapter, self.worn = lm, adapter, worn
+        self.lm, self.adapter, self.weights = lm, adapter, weights
         self.batch_rows, self.progress = batch_rows, progress
         self.dtype = None if dtype is None else parse_dtype(dtype)
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
-        self._rows: tuple[RowScales, Sequence[int]] | None = None
+        self._rows: tuple[PerExampleScales, Sequence[int]] | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
         """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing.
 
         An empty state is the base, for which nothing is merged.
         """
-        return self._wearing(state, None)
+        return self._derive(state, None)
 
-    def with_rows(self, scales: RowScales, index: Sequence[int]) -> HFGenerator:
-        """The same generator for `len(index)` examples, of which example b wears state index[b].
+    def with_per_example_scales(self, scales: PerExampleScales, index: Sequence[int]) -> HFGenerator:
+        """The same generator for `len(index)` examples, of which example b gets state index[b].
 
         `scales` gives the states with the numbers it is asked for, module -> (D, R); it is asked once a batch. Nothing
         is merged, so `dtype` says nothing here.
@@ -94,15 +95,19 @@ class HFGenerator:
         Raises:
             ValueError: the adapter cannot give every example its own state.
         """
-        if not isinstance(self.adapter, RowAdapter):
-            raise ValueError(f"{type(self.adapter).__name__} cannot give every example its own state; use by=groups.")
-        return self._wearing(None, (scales, index))
+        if not isinstance(self.adapter, PerExampleAdapter):
+            raise ValueError(
+                f"{type(self.adapter).__name__} cannot give every example its own state; use pass2=merged."
+            )
+        return self._derive(None, (scales, index))
 
-    def _wearing(self, state: Mapping[str, Tensor] | None, rows: tuple[RowScales, Sequence[int]] | None) -> HFGenerator:
+    def _derive(
+        self, state: Mapping[str, Tensor] | None, rows: tuple[PerExampleScales, Sequence[int]] | None
+    ) -> HFGenerator:
         if self.adapter is None:
-            raise ValueError("This generator has no adapter that could wear a state.")
+            raise ValueError("This generator has no adapter to apply a state with.")
         other = copy.copy(self)
-        other.worn, other._state, other._rows = "base" if state == {} else "merged", state, rows
+        other.weights, other._state, other._rows = "base" if state == {} else "adapted", state, rows
         return other
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
@@ -132,34 +137,34 @@ class HFGenerator:
         bar = tqdm(
             total=len(uniforms), desc="generate", unit="answer", leave=False, disable=None if self.progress else True
         )
-        with self._face(), bar:
+        with self._mode(), bar:
             for batch in self._batches(prompts, samples):
                 rows = [_Row(b * samples + g, prompts[b], examples[b].images) for b in batch for g in range(samples)]
-                with self._worn_by(batch, samples) as wear:
-                    for first in self._decode(rows, samples, sampling, uniforms, wear):
+                with self._selecting(batch, samples) as select:
+                    for first in self._decode(rows, samples, sampling, uniforms, select):
                         group = rows[first : first + samples]
                         yield group[0].place // samples, [self._finish(row, sampling) for row in group]
                         bar.update(samples)
 
-    def _face(self) -> AbstractContextManager[object]:
-        if self.adapter is None or self.worn == "as_is" or self._rows is not None:
+    def _mode(self) -> AbstractContextManager[object]:
+        if self.adapter is None or self._rows is not None:
             return nullcontext()
-        if self.worn == "base" and self.dtype is None:
+        if self.weights == "base" and self.dtype is None:
             return self.adapter.disabled()
-        return self.adapter.merged({} if self.worn == "base" else self._state, dtype=self.dtype)
+        return self.adapter.merged({} if self.weights == "base" else self._state, dtype=self.dtype)
 
     @contextmanager
-    def _worn_by(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[_Row]], None]]:
-        """Give out what tells the adapter which rows come next; it does nothing where all wear the same."""
+    def _selecting(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[_Row]], None]]:
+        """Give out what tells the adapter which rows come next; it does nothing where all have the same state."""
         if self._rows is None:
             yield lambda rows: None
             return
-        assert isinstance(self.adapter, RowAdapter), "with_rows checked it"
+        assert isinstance(self.adapter, PerExampleAdapter), "with_per_example_scales checked it"
         scales, index = self._rows
         distinct = sorted({index[b] for b in batch})
         place = {state: at for at, state in enumerate(distinct)}
-        with self.adapter.rows(scales(distinct)) as select:
-            yield lambda rows: select(
+        with self.adapter.per_example(scales(distinct)) as choose_states:
+            yield lambda rows: choose_states(
                 torch.tensor([place[index[row.place // samples]] for row in rows], device=self.lm.device)
             )
 
@@ -175,7 +180,7 @@ class HFGenerator:
         samples: int,
         sampling: Sampling,
         uniforms: Tensor,
-        wear: Callable[[Sequence[_Row]], None],
+        select: Callable[[Sequence[_Row]], None],
     ) -> Iterator[int]:
         """Fill the rows of one batch, neighbors by prompt; yields a prompt's first row when its last one is done."""
         device = self.lm.device
@@ -186,12 +191,12 @@ class HFGenerator:
             [row.prompt for row in asked],
             samples,
             states,
-            lambda places: wear([asked[place] for place in places]),
+            lambda places: select([asked[place] for place in places]),
             [row.images for row in asked],
         )
         draws = uniforms.to(device)
         live, open_groups = rows, list(range(0, len(rows), samples))
-        wear(live)
+        select(live)
         for step in range(sampling.max_new_tokens):
             places = torch.tensor([row.place for row in live], device=device)
             tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
@@ -207,7 +212,7 @@ class HFGenerator:
                 index = torch.tensor(keep, device=device)
                 cache.batch_select_indices(index)
                 tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
-                wear(live)
+                select(live)
             mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
             logits = self.lm.next_logits(
                 input_ids=tokens[:, None],

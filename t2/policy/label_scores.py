@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import exceeds_window, prompts_can_be_shared, token_log_probs
-from t2.policy.packing import behind, micro_batches, shared_rows
-from t2.policy.prefix import KeyValues, common_prefix, key_values, standing_before
+from t2.policy.packing import micro_batches, shared_rows, with_prefix
+from t2.policy.prefix import KeyValues, common_prefix, key_values, prefix_cache
 from t2.types import Completion, Example, LazyImage
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ _WINDOW_LOGGED: WeakSet[PreTrainedModel] = WeakSet()
 def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequence[str]) -> Tensor:
     """Log-likelihood of each label as the beginning of the answer to each example, (B, K) fp32 on the CPU.
 
-    The model is run as it is worn at the call. Labels are tokenized by themselves, with the space that one
+    The model is run with its adapter as it is at the call. Labels are tokenized by themselves, with the space that one
     may begin with: where a prompt is prefilled, it is what follows there.
 
     Raises:
@@ -82,14 +82,14 @@ def _score_batch(
     """Scores (b, K) of prompts that go on with `tails` behind a prefix of `shared` tokens."""
     # Neighbors with the same tail come into one row.
     branches = [_completion(tail, answer) for tail in tails for answer in answers]
-    layout = behind(shared_rows(branches, lm.pad_id, lm.device), shared)
+    layout = with_prefix(shared_rows(branches, lm.pad_id, lm.device), shared)
     rows, width = layout.input_ids.shape
     hidden = lm.hidden_states(
         layout.input_ids,
         layout.attention_mask,
         layout.position_ids,
         layout.images,
-        **standing_before(prefix, rows),
+        **prefix_cache(prefix, rows),
     )  # (rows, width, D)
     # All first tokens of a prompt's labels are predicted at one place: the head runs once there.
     places, where = torch.unique(layout.row * width + layout.column, return_inverse=True)  # (U,), (L,)
@@ -126,11 +126,11 @@ def _can_share(lm: LanguageModel, completions: Sequence[Completion]) -> bool:
 
 def _batches(lengths: Sequence[int], shared: int, answers: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Indices of tails, longest first, so that little is padding; within the bounds, but at least one."""
-    behind = sum(len(answer) - 1 for answer in answers)
+    label_tokens = sum(len(answer) - 1 for answer in answers)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     while order:
-        tokens = shared + lengths[order[0]] + behind
-        size = max(1, min(BATCH_TOKENS // tokens, LOGIT_ROWS // (behind + 1)))
+        tokens = shared + lengths[order[0]] + label_tokens
+        size = max(1, min(BATCH_TOKENS // tokens, LOGIT_ROWS // (label_tokens + 1)))
         yield order[:size]
         order = order[size:]
 

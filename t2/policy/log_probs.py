@@ -21,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
-from t2.policy.packing import Layout, behind, group_by_prompt, plain_rows, shared_rows
-from t2.policy.prefix import common_prefix, key_values, standing_before
+from t2.policy.packing import Layout, group_by_prompt, plain_rows, shared_rows, with_prefix
+from t2.policy.prefix import common_prefix, key_values, prefix_cache
 from t2.types import Completion, Example, LazyImage, PixelImage
 
 KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse
@@ -59,10 +59,10 @@ def token_log_probs(
 ) -> TokenLogProbs:
     """Log-prob, entropy and (where `kl` names a direction) divergence from the base, at every completion token.
 
-    The model is run as it is worn at the call; gradients flow unless the caller forbids them. `kl` needs `adapter`.
-    `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq. 1).
-    `shared` lays neighbors with one prompt behind it in one row, and what all prompts begin with before all rows: the
-    same numbers for less work, on architectures for which `prompts_can_be_shared`.
+    The model is run with its adapter as it is at the call; gradients flow unless the caller forbids them. `kl` needs
+    `adapter`. `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq.
+    1). `shared` lays neighbors with one prompt behind it in one row, and what all prompts begin with before all rows:
+    the same numbers for less work, on architectures for which `prompts_can_be_shared`.
     """
     layout, prefix = _lay_out(lm, completions, shared=shared)
     hidden = _completion_states(lm, layout, prefix)  # (L, D), L = all completion tokens
@@ -155,12 +155,12 @@ def _lay_out(lm: LanguageModel, completions: Sequence[Completion], *, shared: bo
     if not length and len(groups) in (0, len(completions)):  # a tree mask would be for nothing
         return plain_rows(completions, lm.pad_id, lm.device), ()
     tails = [replace(one, prompt_ids=one.prompt_ids[length:]) for one in completions] if length else completions
-    return behind(shared_rows(tails, lm.pad_id, lm.device), length), prompts[0][:length]
+    return with_prefix(shared_rows(tails, lm.pad_id, lm.device), length), prompts[0][:length]
 
 
 def _completion_states(lm: LanguageModel, layout: Layout, prefix: tuple[int, ...]) -> Tensor:
     """Last hidden states where completion tokens are predicted, (L, D)."""
-    before = standing_before(key_values(lm, prefix), len(layout.input_ids))
+    before = prefix_cache(key_values(lm, prefix), len(layout.input_ids))
     states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, **before)
     return states[layout.row, layout.column]
 

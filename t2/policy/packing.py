@@ -86,7 +86,7 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
     )
 
 
-def behind(layout: Layout, shared: int) -> Layout:
+def with_prefix(layout: Layout, shared: int) -> Layout:
     """The layout of rows with a 4-D mask that all see `shared` tokens before their own (`t2.policy.prefix`)."""
     mask = layout.attention_mask  # (N', 1, S, S)
     before = mask.new_ones(*mask.shape[:-1], shared)

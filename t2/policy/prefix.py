@@ -3,7 +3,7 @@
     prefix . . . . |  prompt 1  a1 a2 b1 b2      keys and values of the prefix stand before those of every row;
                    |  prompt 2  c1 c2 d1         gradients go through them as through the rows
 
-It ends before the first picture, since placeholders are the same for all of them, and leaves every prompt a token of
+It ends before the first image, since placeholders are the same for all of them, and leaves every prompt a token of
 its own. The cache that carries it never grows, so that a block may be computed again in the backward pass; decoding,
 where one has to grow, is `t2.policy.prefix`.
 """
@@ -37,7 +37,7 @@ def common_prefix(prompts: Sequence[tuple[int, ...]], stops: Sequence[int] = ())
 
 
 def key_values(lm: LanguageModel, ids: Sequence[int]) -> KeyValues:
-    """Keys and values of a prefix as the model is worn at the call, none of an empty one."""
+    """Keys and values of a prefix under the adapter as it is at the call, none of an empty one."""
     if not ids:
         return []
     cache = _Kept()
@@ -47,7 +47,7 @@ def key_values(lm: LanguageModel, ids: Sequence[int]) -> KeyValues:
     return [cache.kept[layer] for layer in sorted(cache.kept)]
 
 
-def standing_before(prefix: KeyValues, rows: int) -> dict[str, Any]:
+def prefix_cache(prefix: KeyValues, rows: int) -> dict[str, Any]:
     """What `LanguageModel.hidden_states` takes, beside rows laid out behind it, to see a prefix from every row."""
     if not prefix:
         return {}
@@ -84,13 +84,13 @@ def prefill(
     prompts: Sequence[tuple[int, ...]],
     samples: int,
     states: Sequence[int],
-    wear: Callable[[Sequence[int]], None],
+    select: Callable[[Sequence[int]], None],
     images: Sequence[tuple[LazyImage, ...]] | None = None,
 ) -> tuple[DynamicCache, Tensor, Tensor]:
     """Cache, last logits (N, V) and mask (N, S) of B prompts, each repeated for its G samples.
 
-    `states` says which of several states each prompt is read under (B,), and `wear` is told which prompts come next.
-    `images` are each prompt's pictures (B,).
+    `states` says which of several states each prompt is read under (B,), and `select` is told which prompts come next.
+    `images` are each prompt's images (B,).
     """
     cache = DynamicCache(config=lm.model.config)
     shared = (
@@ -99,13 +99,13 @@ def prefill(
     if shared:
         first_of = {state: place for place, state in reversed(list(enumerate(states)))}
         leaders = sorted(first_of.values())
-        wear(leaders)
+        select(leaders)
         _read(lm, [prompts[place][:shared] for place in leaders], cache, 0)
         at = {states[place]: number for number, place in enumerate(leaders)}
         cache.batch_select_indices(torch.tensor([at[state] for state in states], device=lm.device))
-    wear(range(len(prompts)))
-    pictures = [picture for of_one in images or () for picture in of_one]
-    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, pictures)
+    select(range(len(prompts)))
+    all_images = [image for of_one in images or () for image in of_one]
+    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, all_images)
     if samples > 1:
         cache.batch_repeat_interleave(samples)
         logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))

@@ -35,7 +35,7 @@ def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = Fa
     """
     if not example.answer:
         raise ValueError(f"The example {example.prompt[:60]!r} has no reference answer, and one is needed here.")
-    parted = not example.prefill or example.prefill[-1].isspace() or example.answer[0].isspace()
+    parted = not example.response_prefix or example.response_prefix[-1].isspace() or example.answer[0].isspace()
     text = example.answer if parted else f" {example.answer}"
     ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
     if end_of_turn:

@@ -17,14 +17,14 @@ import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
-from t2.policy.generator import Worn
+from t2.policy.generator import Weights
 from t2.policy.vllm_weights import complete_weights, same_state
 from t2.types import Completion, Example, Sampling
 
@@ -77,7 +77,7 @@ class Engine:
     llm: Any
     settings: EngineSettings
     max_length: int
-    worn: dict[str, Tensor] | None = None  # the adapter state its weights are merged with; None: the base's
+    state: dict[str, Tensor] | None = None  # the adapter state its weights are merged with; None: the base's
     asleep: bool = False
 
 
@@ -92,30 +92,30 @@ class VLLMGenerator:
         lm: LanguageModel,
         adapter: Adapter | None = None,
         *,
-        worn: Worn = "merged",
+        weights: Weights = "adapted",
         engine: EngineSettings | None = None,
     ) -> None:
         """Check that vLLM is there; the engine is built at the first answer, or taken over where one runs already.
 
         Raises:
             ImportError: vLLM is not installed.
-            ValueError: the model has no files that vLLM could load, or `worn` is not one of merged and base.
+            ValueError: the model has no files that vLLM could load, or `weights` is not one of adapted and base.
         """
-        if worn not in ("merged", "base"):
-            raise ValueError(f"worn is {worn!r}; vLLM can wear: merged, base.")
+        if weights not in get_args(Weights):
+            raise ValueError(f"weights is {weights!r}; allowed: {', '.join(get_args(Weights))}.")
         check_installed()
         if not lm.model.name_or_path:
             raise ValueError(f"vLLM loads a model's files by itself, and {lm.source} has none; use generation=hf.")
-        self.lm, self.adapter, self.worn = lm, adapter, worn
+        self.lm, self.adapter, self.weights = lm, adapter, weights
         self.settings = engine or EngineSettings()
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
 
     def with_state(self, state: Mapping[str, Tensor]) -> VLLMGenerator:
         """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
         if self.adapter is None:
-            raise ValueError("This generator has no adapter that could wear a state.")
+            raise ValueError("This generator has no adapter to apply a state with.")
         other = copy.copy(self)
-        other.worn, other._state = "merged", state
+        other.weights, other._state = "adapted", state
         return other
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
@@ -171,15 +171,15 @@ class VLLMGenerator:
         if engine.asleep:
             engine.llm.wake_up()
             engine.asleep = False
-        adapter = None if self.worn == "base" else self.adapter
+        adapter = None if self.weights == "base" else self.adapter
         wanted = None if adapter is None else adapter.state() if self._state is None else dict(self._state)
-        if same_state(engine.worn, wanted):
+        if same_state(engine.state, wanted):
             return
-        modules = (wanted or {}).keys() | (engine.worn or {}).keys()
+        modules = (wanted or {}).keys() | (engine.state or {}).keys()
         weights = complete_weights(self.lm, modules, adapter, self._state)
         engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         engine.llm.reset_prefix_cache()
-        engine.worn = wanted
+        engine.state = wanted
 
 
 def check_installed() -> str:

@@ -21,7 +21,7 @@ def complete_weights(
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights of `modules`, merged where `adapter` holds them, and of the modules beside them as in the base.
 
-    `state` is worn instead of what the adapter has learned. Names are those of the base model's checkpoint.
+    `state` is applied instead of what the adapter has learned. Names are those of the base model's checkpoint.
     """
     merged: set[str] = set()
     for name, weight in adapter.merged_weights(state) if adapter is not None else ():

@@ -30,6 +30,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
+
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # values that are prose
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
@@ -58,6 +60,10 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
             return body(cfg)
         except (*USER_ERRORS, InstantiationException) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+            target = target_in(str(error))
+            if target is not None and renamed_target(target) is not None:
+                log.error("The configuration names %s, which is now %s. Correct it.", target, renamed_target(target))
+                raise SystemExit(1) from None
             if os.environ.get("HYDRA_FULL_ERROR") or not isinstance(cause, USER_ERRORS):
                 raise
             log.error("%s", cause)
@@ -94,6 +100,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
     run = Path(runs[-1]).resolve()
     try:
         check_run(run)
+        check_targets(run)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     others = [argument for argument in arguments if not argument.startswith("resume=")]
@@ -117,6 +124,17 @@ def check_run(run: Path) -> None:
             )
 
 
+def check_targets(run: Path) -> None:
+    """Raise ValueError if the configuration of `run` names parts of an older t2."""
+    old = next(old_targets(OmegaConf.to_container(OmegaConf.load(run / ".hydra/config.yaml"), resolve=False)), None)
+    if old is not None:
+        raise ValueError(
+            f"resume={run}: an older t2 started this run: its configuration names {old}, which is now "
+            f"{renamed_target(old)}. Go on with that version, or train anew; the run's expert can be used as it is "
+            f"(expert={run})."
+        )
+
+
 def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
     """Compose the configuration once beforehand, to say what was probably meant.
 
@@ -124,6 +142,9 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
         ValueError: an unknown group choice or key, or an override that does not parse.
     """
     texts = [argument for argument in arguments if not argument.startswith("-") and "=" in argument]
+    for text in texts:
+        if (now := renamed_override(text)) is not None:
+            raise ValueError(f"{text!r}: that was renamed. Write {now}.")
     try:
         overrides = [_first_of_sweep(text) for text in texts]
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):

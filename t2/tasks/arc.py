@@ -4,7 +4,7 @@
 train split train, odd ones validate; three regular expressions read the letter, and a text without one gets
 a seeded random option; the gold is the raw `answerKey`, so a question whose options are labeled 1 to 4 can
 never be right. `fixed` uses the hub's validation split, maps the gold to the letter shown, and a text that
-chooses nothing is wrong. The messages to the model are the same, but for the official prefill.
+chooses nothing is wrong. The messages to the model are the same, but for the official response prefix.
 Options are always shown as A, B, C, ... Log-likelihood scoring of the options is not offered.
 """
 
@@ -30,7 +30,7 @@ SYSTEM = (
     "The following are multiple choice questions (with answers). Think step by step and then finish your "
     'answer with "the answer is (X)" where X is the correct letter choice.'
 )
-OFFICIAL_PREFILL = "Let's think step by step"
+OFFICIAL_RESPONSE_PREFIX = "Let's think step by step"
 LETTERS = "ABCDEFGHIJ"
 _ANSWER_IS = re.compile(r"answer is \(?([A-J])\)?")
 _ANSWER_COLON = re.compile(r"[aA]nswer:(?=\s*([A-J]))")
@@ -101,7 +101,7 @@ class ARC:
             prompt=f"{question}\nOptions:\n{shown}",
             answer=key if official else LETTERS[labels.index(key)],
             system=SYSTEM,
-            prefill=OFFICIAL_PREFILL if official else "",
+            response_prefix=OFFICIAL_RESPONSE_PREFIX if official else "",
             metadata={"question": question, "options": tuple(options), **named},
         )
 

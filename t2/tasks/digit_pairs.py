@@ -43,7 +43,7 @@ class DigitPairs:
         limit: int | None = None,
         max_new_tokens: int = 8,
     ) -> None:
-        """`*_size` are numbers of pairs, no two of them alike; pictures are 8 `scale` high and 18 `scale` wide.
+        """`*_size` are numbers of pairs, no two of them alike; images are 8 `scale` high and 18 `scale` wide.
 
         Raises:
             ModuleNotFoundError: scikit-learn is not installed.

@@ -1,8 +1,8 @@
-"""Handwritten digits: 1,797 pictures of 8 x 8 gray values, from scikit-learn's `load_digits` (extra `vision`, BSD).
+"""Handwritten digits: 1,797 images of 8 x 8 gray values, from scikit-learn's `load_digits` (extra `vision`, BSD).
 
 The smallest real vision task there is, for runs without the hub. Splits are stratified by digit, the same for every
-task with the same seed, and share no picture: of equal ones (there are none in scikit-learn 1.9) the first is kept.
-Pictures are enlarged by repeating their pixels; any other resizing is the processor's business.
+task with the same seed, and share no image: of equal ones (there are none in scikit-learn 1.9) the first is kept.
+Images are enlarged by repeating their pixels; any other resizing is the processor's business.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from t2.tasks.base import Split
 from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade, PixelImage
 
-TRAIN, VAL = 1200, 200  # the rest, 397 pictures, is test
+TRAIN, VAL = 1200, 200  # the rest, 397 images, is test
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
 class Digit:
-    """One picture (8, 8) from 0 (black) to 255, the digit on it, and its index in the data."""
+    """One image (8, 8) from 0 (black) to 255, the digit on it, and its index in the data."""
 
     index: int
     pixels: Pixels
@@ -47,7 +47,7 @@ class Digits:
         limit: int | None = None,
         max_new_tokens: int = 8,
     ) -> None:
-        """`scale` is how many pixels wide and high a pixel becomes, so that pictures are 8 `scale` on each side.
+        """`scale` is how many pixels wide and high a pixel becomes, so that images are 8 `scale` on each side.
 
         Raises:
             ModuleNotFoundError: scikit-learn is not installed.
@@ -123,7 +123,7 @@ def digit_splits(seed: int) -> Mapping[Split, Sequence[Digit]]:
 
 
 def enlarged(pixels: Pixels, scale: int) -> PixelImage:
-    """The picture with each pixel `scale` times as wide and high."""
+    """The image with each pixel `scale` times as wide and high."""
     return PixelImage.of(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 

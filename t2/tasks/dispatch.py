@@ -22,7 +22,9 @@ from t2.tasks.splits import question_key
 from t2.types import OTHER, Example, LazyImage
 
 OTHER_DESCRIPTION = "anything else"
-PREFILL = "Category:"  # begins the model's turn: without it a small model answers in forms of its own, "- reading: ..."
+RESPONSE_PREFIX = (
+    "Category:"  # begins the model's turn: without it a small model answers in forms of its own, "- reading: ..."
+)
 INSTRUCTION = "Which category does the text belong to? Reply with the name of the category only."
 Tasks = Task | Sequence[Task] | Mapping[str, Task]  # names are for command lines; a task says its own
 _LABEL = re.compile(r"[^\W_]([\w -]*\w)?")
@@ -152,22 +154,24 @@ def dispatch_example(
 ) -> Example:
     """The question which of the domains (label -> description), or `other`, a prompt belongs to; a label is the answer.
 
-    The instruction comes first, so that all questions share its computation. `shots` are solved ones, (question,
-    label) each. A system message or a prefill that the prompt's own task would add is no part of it, its images are.
+    The instruction comes first, so that all questions share its computation. `shots` are solved ones, (question, label)
+    each. A system message or a response prefix that the prompt's own task would add is no part of it, its images are.
 
     Raises:
         ValueError: the question is empty.
     """
     if not question.strip():
         raise ValueError("The prompt is empty, so it belongs to no domain. Give a question.")
-    solved = [f"Text: {text}\n{PREFILL}{answer_text(label)}" for text, label in shots]
+    solved = [f"Text: {text}\n{RESPONSE_PREFIX}{answer_text(label)}" for text, label in shots]
     blocks = [f"{INSTRUCTION}\n\n{category_list(descriptions)}", *solved, f"Text: {question}"]
     metadata = {"question": question} | ({"task": task} if task is not None else {})
-    return Example("\n\n".join(blocks), answer=answer, prefill=PREFILL, metadata=metadata, images=images)
+    return Example(
+        "\n\n".join(blocks), answer=answer, response_prefix=RESPONSE_PREFIX, metadata=metadata, images=images
+    )
 
 
 def answer_text(label: str) -> str:
-    """A label as the model writes it behind the prefill."""
+    """A label as the model writes it behind the response prefix."""
     return f" {label}"
 
 

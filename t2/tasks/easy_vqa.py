@@ -1,9 +1,9 @@
-"""easy-VQA: questions about one colored shape on a 64 x 64 picture, from the package `easy-vqa` (extra `vision`, MIT).
+"""easy-VQA: questions about one colored shape on a 64 x 64 image, from the package `easy-vqa` (extra `vision`, MIT).
 
-A made-up data set of 5,000 pictures, 48,248 questions and 13 answers, for runs without the hub. Its files are read by
+A made-up data set of 5,000 images, 48,248 questions and 13 answers, for runs without the hub. Its files are read by
 their place, so neither the package nor the top-level `test` package that it brings along is ever imported; `wheel`
 reads them from a wheel that is not installed at all. Questions are templates, and the same one is asked of many
-pictures: splits share no picture. Three of four answers are yes or no, which `kinds` can leave out.
+images: splits share no image. Three of four answers are yes or no, which `kinds` can leave out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.images import FileImage, ZipImage
-from t2.tasks.splits import CarvedByPicture, DisjointSplits
+from t2.tasks.splits import CarvedByImage, DisjointSplits
 from t2.types import Example, Grade, LazyImage
 
 Kind = Literal["shape", "color", "yes_no"]
@@ -58,7 +58,7 @@ class EasyVQA:
             kinds: which questions to ask, by their answers.
             instruction: a line put below each question.
             wheel: the package's wheel file, where it is not installed.
-            val_images: how many of the 4,000 training pictures, with all their questions, make val.
+            val_images: how many of the 4,000 training images, with all their questions, make val.
 
         Raises:
             ModuleNotFoundError: the package is not installed, and no wheel is given.
@@ -75,7 +75,7 @@ class EasyVQA:
         self._data = _Wheel(Path(wheel).expanduser()) if wheel else _Installed(name)
         self._read: dict[str, dict[str, Any]] = {}
         self._splits = DisjointSplits(
-            name, CarvedByPicture(self._examples, val_images, seed), limit, lambda one: str(one.metadata["id"])
+            name, CarvedByImage(self._examples, val_images, seed), limit, lambda one: str(one.metadata["id"])
         )
 
     def split(self, split: Split) -> Sequence[Example]:
@@ -102,21 +102,19 @@ class EasyVQA:
         content = self._data.read(f"{folder}/questions.json")
         rows = json.loads(content)
         self._read[folder] = {"rows": len(rows), "fingerprint": hashlib.sha256(content).hexdigest()}
-        pictures = {
-            image: self._data.image(f"{folder}/images/{image}.png") for image in {image for _, _, image in rows}
-        }
+        images = {image: self._data.image(f"{folder}/images/{image}.png") for image in {image for _, _, image in rows}}
         return [
-            self._example(question, answer, f"{folder}/{index}", f"{folder}/{image}", pictures[image])
+            self._example(question, answer, f"{folder}/{index}", f"{folder}/{image}", images[image])
             for index, (question, answer, image) in enumerate(rows)
             if _KIND[answer] in self._kinds
         ]
 
-    def _example(self, question: str, answer: str, name: str, image_id: str, picture: LazyImage) -> Example:
+    def _example(self, question: str, answer: str, name: str, image_id: str, image: LazyImage) -> Example:
         return Example(
             f"{question}\n{self._instruction}" if self._instruction else question,
             answer,
             metadata={"id": name, "question": question, "image_id": image_id, "groups": {"kind": _KIND[answer]}},
-            images=(picture,),
+            images=(image,),
         )
 
 

@@ -22,7 +22,7 @@ from t2.types import Example, Grade
 ProtocolName = Literal["fixed", "official"]
 
 
-class FewShot:
+class FewShotSplit:
     """A split of another task, cut into a small support set and the rest; right is what is right there."""
 
     def __init__(

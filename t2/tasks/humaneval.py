@@ -1,8 +1,8 @@
 """HumanEval: complete a Python function from its signature and docstring (arXiv 2107.03374, MIT; plus: 2305.01210).
 
 164 problems, all of them test. `official` copies the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): the
-answer is cut at the first fence and put behind the problem's prompt as it is. `fixed` also drops what follows the
-last line that parses, and what the function does not need. The messages are the same, and the prefill opens a fence
+answer is cut at the first fence and put behind the problem's prompt as it is. `fixed` also drops what follows the last
+line that parses, and what the function does not need. The messages are the same, and the response prefix opens a fence
 and holds the prompt, so that the model goes on writing the function; that of `fixed` also begins to indent its body,
 without which a small model takes the docstring for the whole answer and closes the fence.
 
@@ -21,7 +21,7 @@ from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.programs import cut_program, fenced_code, unix_newlines
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
-from t2.tasks.mbpp import FENCE, PREFILL, SYSTEM, seeded_split
+from t2.tasks.mbpp import FENCE, RESPONSE_PREFIX, SYSTEM, seeded_split
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade
@@ -69,8 +69,8 @@ class HumanEval:
         if split != "test" and self._sizes is None:
             raise ValueError(
                 f"{self.name} has no {split} split: all its problems are for testing. Learn from another task "
-                "(task=mbpp), adapt with a few examples of the test split (t2.tasks.few_shot_split.FewShot), or divide "
-                "it: task.split_sizes={train: 40, val: 24}."
+                "(task=mbpp), adapt with a few examples of the test split (t2.tasks.few_shot_split.FewShotSplit), or "
+                "divide it: task.split_sizes={train: 40, val: 24}."
             )
         return self._splits(split)
 
@@ -86,7 +86,7 @@ class HumanEval:
             program = prompt + text.split(FENCE, 1)[0]
         else:
             body = text if text.startswith("    ") else INDENT + text  # some models indent all the same
-            program = _program(prompt, fenced_code(PREFILL + body), test.entry_point)
+            program = _program(prompt, fenced_code(RESPONSE_PREFIX + body), test.entry_point)
         return self._executor.run(program, test)
 
     def about(self) -> dict[str, Any]:
@@ -113,10 +113,10 @@ class HumanEval:
         end = "" if solution.endswith("\n") else "\n"
         begun = INDENT if self._protocol == "fixed" else ""
         return Example(
-            prompt=f"Write a solution to the following problem:\n{PREFILL}{prompt}\n{FENCE}",
+            prompt=f"Write a solution to the following problem:\n{RESPONSE_PREFIX}{prompt}\n{FENCE}",
             answer=f"{solution.removeprefix(begun)}{end}{FENCE}",
             system=SYSTEM,
-            prefill=f"{PREFILL}{prompt}{begun}",
+            response_prefix=f"{RESPONSE_PREFIX}{prompt}{begun}",
             metadata={
                 "id": name,
                 "question": prompt,

@@ -1,6 +1,6 @@
-"""Pictures that belong to a question, decoded when a model looks at them and not before.
+"""Images that belong to a question, decoded when a model looks at them and not before.
 
-A data set of images does not fit in memory, so an example holds where its picture is. Two of them are equal if they
+A data set of images does not fit in memory, so an example holds where its image is. Two of them are equal if they
 name the same place. Nothing here resizes or normalizes: that is the processor's business.
 """
 
@@ -23,12 +23,12 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.Deco
 
 @dataclass(frozen=True)
 class FileImage:
-    """A picture in a file."""
+    """A image in a file."""
 
     path: Path
 
     def load(self) -> Image.Image:
-        """The picture in RGB; raises as `LazyImage` says."""
+        """The image in RGB; raises as `LazyImage` says."""
         if not self.path.is_file():
             raise FileNotFoundError(f"The image {self.path} does not exist. Correct the path.")
         return _decode(self.path, str(self.path))
@@ -36,13 +36,13 @@ class FileImage:
 
 @dataclass(frozen=True)
 class ZipImage:
-    """A picture in a zip file, such as a wheel, under the name `member`."""
+    """A image in a zip file, such as a wheel, under the name `member`."""
 
     path: Path
     member: str
 
     def load(self) -> Image.Image:
-        """The picture in RGB; raises as `LazyImage` says."""
+        """The image in RGB; raises as `LazyImage` says."""
         if not self.path.is_file():
             raise FileNotFoundError(f"The file {self.path} does not exist. Correct the path.")
         where = f"{self.member} of {self.path}"
@@ -58,15 +58,15 @@ class ZipImage:
 
 @dataclass(frozen=True)
 class RowImage:
-    """A picture in a column of a data set's row: decoded already, encoded bytes, or {"bytes": ..., "path": ...}."""
+    """A image in a column of a data set's row: decoded already, encoded bytes, or {"bytes": ..., "path": ...}."""
 
     rows: Sequence[Mapping[str, Any]] = field(repr=False, hash=False, compare=False)
     index: int
-    source: str  # names the data set and its split: two pictures with one source and place are the same
+    source: str  # names the data set and its split: two images with one source and place are the same
     column: str = "image"
 
     def load(self) -> Image.Image:
-        """The picture in RGB; raises as `LazyImage` says."""
+        """The image in RGB; raises as `LazyImage` says."""
         where = f"column {self.column!r} of row {self.index} of {self.source}"
         try:
             value = self.rows[self.index][self.column]  # a datasets.Image column is decoded here

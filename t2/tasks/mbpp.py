@@ -9,7 +9,7 @@ order, shuffled with seed 16, give 200 to train and 100 to val, the rest is test
 first fence and goes through EvalPlus's legacy sanitizer. The paper used MBPP+ v0.1.0 (399 problems, 99 of them test);
 the hub holds v0.2.0 (378, so 78), and numbers of the two do not compare. `fixed` splits `plus` by a seed, keeps the
 splits of the other variants, and cuts the answer with `t2.grading.sandbox.programs.cut_program`. The messages are the
-same, but for a line break behind the official prefill.
+same, but for a line break behind the official response prefix.
 
 `tests=plus` grades the test split by the base asserts and MBPP+'s many more; train and val keep the base asserts.
 Nothing runs a program here; that is the executor's work. There is no partial credit.
@@ -48,8 +48,8 @@ SYSTEM = (
     "to user instructions."  # the two blanks are the paper's
 )
 FENCE = "```"
-PREFILL = f"{FENCE}python\n"
-OFFICIAL_PREFILL = f"{FENCE}python"  # the paper trains with a line break behind it and samples without one
+RESPONSE_PREFIX = f"{FENCE}python\n"
+OFFICIAL_RESPONSE_PREFIX = f"{FENCE}python"  # the paper trains with a line break behind it and samples without one
 OFFICIAL_POOL, OFFICIAL_TRAIN, OFFICIAL_SEED = 300, 200, 16
 
 
@@ -159,7 +159,7 @@ class MBPP:
         if self._protocol == "official":
             program = legacy_sanitize(text.split(FENCE, 1)[0], test.entry_point)
         else:
-            program = cut_program(fenced_code(example.prefill + text), test.entry_point)
+            program = cut_program(fenced_code(example.response_prefix + text), test.entry_point)
         return self._executor.run(program, test)
 
     def about(self) -> dict[str, Any]:
@@ -217,10 +217,10 @@ class MBPP:
         text = text if text.endswith(".") else f"{text}."
         official = self._protocol == "official"
         return Example(
-            prompt=f"{text} Your code should satisfy the following assertion:\n{PREFILL}{asserts[0]}\n{FENCE}",
+            prompt=f"{text} Your code should satisfy the following assertion:\n{RESPONSE_PREFIX}{asserts[0]}\n{FENCE}",
             answer=("\n" if official else "") + f"{code}\n{FENCE}",
             system=SYSTEM,
-            prefill=OFFICIAL_PREFILL if official else PREFILL,
+            response_prefix=OFFICIAL_RESPONSE_PREFIX if official else RESPONSE_PREFIX,
             metadata={
                 "id": name,
                 "question": text,

@@ -42,18 +42,18 @@ def carve_val(
     return rest, [row for row, key in zip(rows, keys, strict=True) if key in taken]
 
 
-class CarvedByPicture:
-    """Splits of data that has train and test alone: val is some of train's pictures, with all their questions."""
+class CarvedByImage:
+    """Splits of data that has train and test alone: val is some of train's images, with all their questions."""
 
-    def __init__(self, read: Callable[[Literal["train", "test"]], list[Example]], pictures: int, seed: int) -> None:
-        """`read` gives what the data has; `pictures` become val's, told apart by `metadata["image_id"]`."""
-        self._read, self._pictures, self._seed = read, pictures, seed
+    def __init__(self, read: Callable[[Literal["train", "test"]], list[Example]], images: int, seed: int) -> None:
+        """`read` gives what the data has; `images` become val's, told apart by `metadata["image_id"]`."""
+        self._read, self._images_of_rows, self._seed = read, images, seed
 
     def __call__(self, split: Split) -> list[Example]:
         """The examples of a split, in their order.
 
         Raises:
-            ValueError: train has no more pictures than val asks for.
+            ValueError: train has no more images than val asks for.
         """
         if split == "test":
             return self._read("test")
@@ -63,7 +63,7 @@ class CarvedByPicture:
     @cached_property
     def _train_val(self) -> tuple[list[Example], list[Example]]:
         examples = self._read("train")
-        return carve_val(examples, self._pictures, self._seed, lambda one: str(one.metadata["image_id"]))
+        return carve_val(examples, self._images_of_rows, self._seed, lambda one: str(one.metadata["image_id"]))
 
 
 def question_of(example: Example) -> str:
@@ -72,7 +72,7 @@ def question_of(example: Example) -> str:
 
 
 def question_key(example: Example) -> tuple[str, tuple[LazyImage, ...]]:
-    """What makes two examples the same question: its text, as `same_text` has it, and its pictures."""
+    """What makes two examples the same question: its text, as `same_text` has it, and its images."""
     return same_text(question_of(example)), example.images
 
 

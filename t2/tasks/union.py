@@ -15,7 +15,7 @@ from t2.tasks.base import DocumentedTask, Split, Task, grade
 from t2.types import Example, Grade
 
 
-class Mixed:
+class TaskUnion:
     """The examples of all tasks; `metadata["task"]` names the one that grades."""
 
     def __init__(self, tasks: Mapping[str, Task], name: str = "mixed", max_new_tokens: int | None = None) -> None:

@@ -1,13 +1,13 @@
-"""TextVQA and OK-VQA: questions about a picture with the answers of ten people, graded by soft accuracy.
+"""TextVQA and OK-VQA: questions about a image with the answers of ten people, graded by soft accuracy.
 
-TextVQA (arXiv 1904.08920, hub `lmms-lab-encoder/textvqa`, CC-BY-4.0) asks about text in pictures, OK-VQA
-(arXiv 1906.00067, hub `lmms-lab-encoder/OK-VQA`, COCO pictures) for knowledge that is not in them. The code of the
+TextVQA (arXiv 1904.08920, hub `lmms-lab-encoder/textvqa`, CC-BY-4.0) asks about text in images, OK-VQA
+(arXiv 1906.00067, hub `lmms-lab-encoder/OK-VQA`, COCO images) for knowledge that is not in them. The code of the
 Transformer² paper (arXiv 2501.06252) has no vision part, so prompts and splits are those of lmms-eval: TextVQA is
 tested on the hub's validation split, as the answers of its test split are withheld, and OK-VQA on val2014. val is
-carved out of train, and no picture stands in two splits.
+carved out of train, and no image stands in two splits.
 
 Grading is `t2.grading.vqa`: n of ten people who agree give min(0.3 n, 1). What is judged is the first line of a text;
-lmms-eval would join all of its lines. Pictures are not decoded here.
+lmms-eval would join all of its lines. Images are not decoded here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.images import RowImage
 from t2.tasks.row_source import Row, RowSource
-from t2.tasks.splits import CarvedByPicture, DisjointSplits
+from t2.tasks.splits import CarvedByImage, DisjointSplits
 from t2.types import Example, Grade
 
 ImageKey = Literal["image_id", "question_id"]
@@ -34,7 +34,7 @@ _GROUPS = ("question_type", "answer_type")
 
 
 class VQA:
-    """Questions about pictures, as right as people agree with the answer."""
+    """Questions about images, as right as people agree with the answer."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class VQA:
             template: the prompt, with {question} and, where wanted, {ocr_tokens}, joined by ", ".
             test_split: the hub's split that is tested on.
             train_hub_ids: where the hub's `train` split is, if not in `hub_ids`.
-            image_key: the column that says which picture it is: `image_id`, or a COCO `question_id`, which is the id
-                of the picture and one digit more.
+            image_key: the column that says which image it is: `image_id`, or a COCO `question_id`, which is the id
+                of the image and one digit more.
             capitalize: the question as `str.capitalize` makes it, which also takes its other capitals away.
-            data_files: `train` and `test`, in place of the hub. A picture is given as its bytes or as a path, read
+            data_files: `train` and `test`, in place of the hub. A image is given as its bytes or as a path, read
                 from the file's own folder unless it is absolute.
-            val_images: how many pictures of train, with all their questions, make val.
+            val_images: how many images of train, with all their questions, make val.
 
         Raises:
             ValueError: a template without {question} or with another field, an unknown `image_key`, no data.
@@ -77,7 +77,7 @@ class VQA:
         if train_hub_ids and data_files is None:
             self._train_source = RowSource(train_hub_ids, None, None, name)
         self._splits = DisjointSplits(
-            name, CarvedByPicture(self._examples, val_images, seed), limit, lambda one: str(one.metadata["image_id"])
+            name, CarvedByImage(self._examples, val_images, seed), limit, lambda one: str(one.metadata["image_id"])
         )
 
     def split(self, split: Split) -> Sequence[Example]:
@@ -117,9 +117,9 @@ class VQA:
         rows = source.rows(split, (*self._fields, "answers", self._image_key, IMAGE))
         file = self._data_files[part] if self._data_files is not None else None
         where = f"split {split!r} of {file or source.describe()['source']}"
-        pictures = _pictures(rows, Path(file).expanduser().parent if file else Path())
+        images = _images_of_rows(rows, Path(file).expanduser().parent if file else Path())
         return [
-            self._example(row, RowImage(pictures, index, where, IMAGE), f"row {index} of {where}")
+            self._example(row, RowImage(images, index, where, IMAGE), f"row {index} of {where}")
             for index, row in enumerate(_texts(rows, {*_FIELDS, *_GROUPS, "answers", "image_id", "question_id"}))
         ]
 
@@ -188,14 +188,14 @@ def _image_id(row: Row, key: ImageKey, where: str) -> str:
         return value
     if not (value.isascii() and value.isdigit() and len(value) > 1):
         raise ValueError(
-            f"question_id of {where} is {value!r}; COCO's has at least two digits, the picture's id and one more. "
+            f"question_id of {where} is {value!r}; COCO's has at least two digits, the image's id and one more. "
             "Give rows with an image_id, and image_key=image_id."
         )
     return value[:-1]
 
 
 def _texts(rows: Sequence[Row], columns: set[str]) -> Iterable[Row]:
-    """The rows without their pictures, which a hub's data set would decode."""
+    """The rows without their images, which a hub's data set would decode."""
     import datasets
 
     if isinstance(rows, datasets.Dataset):
@@ -204,19 +204,19 @@ def _texts(rows: Sequence[Row], columns: set[str]) -> Iterable[Row]:
     return rows
 
 
-def _pictures(rows: Sequence[Row], folder: Path) -> Sequence[Row]:
-    """The column of pictures alone, with paths as seen from `folder`; nothing is decoded, and no bytes are read."""
+def _images_of_rows(rows: Sequence[Row], folder: Path) -> Sequence[Row]:
+    """The column of images alone, with paths as seen from `folder`; nothing is decoded, and no bytes are read."""
     import datasets
 
     if isinstance(rows, datasets.Dataset):
         feature = rows.features[IMAGE]
         if not (isinstance(feature, datasets.Value) and feature.dtype.endswith("string")):
-            pictures: Sequence[Row] = rows.select_columns([IMAGE])
-            return pictures
+            images: Sequence[Row] = rows.select_columns([IMAGE])
+            return images
         rows = [{IMAGE: path} for path in rows[IMAGE]]
     return [{IMAGE: _seen_from(folder, row[IMAGE])} for row in rows]
 
 
-def _seen_from(folder: Path, picture: object) -> object:
-    path = picture.get("path") if isinstance(picture, Mapping) and not picture.get("bytes") else picture
-    return str(folder / path) if isinstance(path, str) else picture
+def _seen_from(folder: Path, image: object) -> object:
+    path = image.get("path") if isinstance(image, Mapping) and not image.get("bytes") else image
+    return str(folder / path) if isinstance(path, str) else image

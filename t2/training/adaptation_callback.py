@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from t2.adaptation.strategy import Strategy
-from t2.adaptation.two_pass import By
+from t2.adaptation.two_pass import Pass2
 from t2.evaluation.benchmark import choose_support, labels_of, tasks_of, true_domains
 from t2.evaluation.figures import plot_confusion
 from t2.evaluation.report import compare
@@ -32,7 +32,6 @@ from t2.evaluation.systems import (
     measure,
     name_strategies,
     pool_systems,
-    share_costs,
     summarize_adaptation,
 )
 from t2.experts.pool import ExpertPool
@@ -60,7 +59,7 @@ class Adaptation(L.Callback):
         limit: the first so many validation examples of each benchmark.
         shots: support examples that strategies may be fitted to, from `support_split`.
         singles: score each expert by itself, too.
-        by: how the second pass wears mixtures.
+        pass2: how the second pass applies mixtures.
         seed: decides which examples are the support.
     """
 
@@ -75,7 +74,7 @@ class Adaptation(L.Callback):
         shots: int = 10,
         support_split: Split = "train",
         singles: bool = False,
-        by: By = "auto",
+        pass2: Pass2 = "auto",
         seed: int = 0,
     ) -> None:
         """Keep the choices, and draw the support examples.
@@ -90,7 +89,7 @@ class Adaptation(L.Callback):
             raise ValueError("adaptation.benchmarks is empty. Name at least one task.")
         self.domains: Mapping[str, str | None] | None = benchmarks.get("benchmark_domains")
         self.strategies, self.pool = name_strategies(None, strategies), pool
-        self.every, self.singles, self.by = every, singles, by
+        self.every, self.singles, self.pass2 = every, singles, pass2
         self.examples = {task.name: task.split("val")[:limit] for task in self.tasks}
         self.support = {
             task.name: choose_support(
@@ -128,12 +127,11 @@ class Adaptation(L.Callback):
         assert isinstance(module, ExpertTraining), f"this callback serves ExpertTraining, got {type(module).__name__}"
         generator, domain = module.generator, module.metadata.domain
         if not isinstance(generator, AdaptableGenerator):
-            raise ValueError(f"{type(generator).__name__} cannot wear mixtures; use generation=hf or generation=vllm.")
+            raise ValueError(f"{type(generator).__name__} cannot apply mixtures; use generation=hf or generation=vllm.")
         expert = module.expert(step=module.global_step, val_before=None, val_after=None)
         pool = ExpertPool({domain: expert}) if self.pool is None else self.pool.with_expert(domain, expert)
         true_domains([task.name for task in self.tasks], self.domains, labels_of(pool))
-        systems = pool_systems(generator, pool, self.strategies, singles=self.singles, uniform=False, by=self.by)
-        share_costs([*self.systems.values(), *systems.values()])
+        systems = pool_systems(generator, pool, self.strategies, singles=self.singles, uniform=False, pass2=self.pass2)
         self.systems = {BASE: generator.with_state({}), **systems}
         return pool, self.systems
 
@@ -164,7 +162,6 @@ class Adaptation(L.Callback):
             if system == BASE and task.name in self.base:
                 outcomes.append(self.base[task.name])
                 continue
-            share_costs(systems.values())
             support = self.support[task.name]
             outcomes.append(measure(generator, task, examples, sampling, system=system, support=support))
         self.base[task.name] = outcomes[0]
@@ -176,7 +173,7 @@ class Adaptation(L.Callback):
             f"adaptation/{row['task']}/{row['system']}/{name}": float(value)
             for row in rows
             for name, value in row.items()
-            if name in ("score", *PASSES) or name.startswith("alpha:")
+            if name in ("score", *PASSES) or name.startswith("weight:")
         }
         for system, matrix in confusion.items():
             accuracy = dispatch_accuracy(matrix["counts"])
@@ -211,7 +208,7 @@ def _row(step: int, outcome: Outcome, base: Outcome) -> Row:
         "difference": pair.difference,
         "p_value": pair.p_value,
         **{part: report.seconds[part] for part in PASSES if part in report.seconds},
-        **{f"alpha:{domain}": alpha for domain, alpha in outcome.alphas.items()},
+        **{f"weight:{domain}": weight for domain, weight in outcome.weights.items()},
     }
 
 

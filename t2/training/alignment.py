@@ -1,8 +1,8 @@
 """Teaching a vision encoder and a projector to speak to a frozen language model (LLaVA's stage 1, arXiv 2304.08485).
 
-    1  encoder and projector alone learn to turn a picture into what lies near the embeddings of its answer's words, the
+    1  encoder and projector alone learn to turn a image into what lies near the embeddings of its answer's words, the
        first patches the first word; cheap, since the language model does not run, and it need only copy what it then
-       sees (skipped with align_steps=0, or where pictures have several answers)
+       sees (skipped with align_steps=0, or where images have several answers)
     2  both learn the reference answers through the language model, which stays as it is
 
 What comes out is a model that sees, for experts to be trained on: the language model's matrices are those of the text
@@ -35,7 +35,7 @@ SHARPNESS = 20.0  # of the softmax over cosines with words' embeddings
 
 
 @dataclass(frozen=True)
-class Warmup:
+class Alignment:
     """What is built in front of the language model, and how it begins."""
 
     shape: VisionShape = field(default_factory=VisionShape)
@@ -47,16 +47,16 @@ class Warmup:
         """The model that sees, which has had its first stage on `examples`.
 
         Raises:
-            ValueError: a number below its least, an answer of more tokens than a picture has, or `text` sees already.
+            ValueError: a number below its least, an answer of more tokens than a image has, or `text` sees already.
         """
         if self.align_steps < 0 or self.align_batch < 1:
             raise ValueError(
                 f"align_steps={self.align_steps}, align_batch={self.align_batch}; allowed: at least 0 and 1."
             )
         lm = build_llava(text, self.shape, source=source, seed=seed)
-        answers = answers_by_picture(examples)
+        answers = answers_by_image(examples)
         if answers is None:
-            log.info("The first stage is skipped: some pictures have several answers, or none.")
+            log.info("The first stage is skipped: some images have several answers, or none.")
         elif self.align_steps:
             accuracy = self._align(lm, answers, seed)
             log.info("Of the last batches' patches %.1f %% lie nearest to their word.", 100 * accuracy)
@@ -71,7 +71,7 @@ class Warmup:
         patches = (self.shape.image_size // self.shape.patch_size) ** 2
         if max(map(len, words)) > patches:
             raise ValueError(
-                f"An answer has {max(map(len, words))} tokens and a picture {patches}. Lower patch_size, or set "
+                f"An answer has {max(map(len, words))} tokens and a image {patches}. Lower patch_size, or set "
                 "align_steps=0."
             )
         number = {token: place for place, token in enumerate(known)}
@@ -105,7 +105,7 @@ def bridge_of(lm: LanguageModel) -> list[nn.Module]:
 
 
 def image_features(lm: LanguageModel, pixels: Tensor) -> Tensor:
-    """What the language model gets for pictures: (n, 3, H, W) -> (n, patches, D)."""
+    """What the language model gets for images: (n, 3, H, W) -> (n, patches, D)."""
     read = lm.model.get_submodule("model").get_image_features(pixel_values=pixels)
     return torch.stack(list(read.pooler_output))
 
@@ -126,7 +126,7 @@ def match_scale(lm: LanguageModel, images: Sequence[LazyImage]) -> None:
         parameter.mul_(factor)
 
 
-class BridgeTraining(L.LightningModule):
+class AlignmentTraining(L.LightningModule):
     """Stage 2: next-token training of the reference answers, with the encoder and projector as its parameters."""
 
     def __init__(self, lm: LanguageModel, optimizer: OptimizerSettings, total_steps: int) -> None:
@@ -168,8 +168,8 @@ class BridgeTraining(L.LightningModule):
         self.bridge.eval()
 
 
-def answers_by_picture(examples: Sequence[Example]) -> dict[LazyImage, str] | None:
-    """The answer to each picture, or None where one has several, or none, or an example has not exactly one picture."""
+def answers_by_image(examples: Sequence[Example]) -> dict[LazyImage, str] | None:
+    """The answer to each image, or None where one has several, or none, or an example has not exactly one image."""
     found: dict[LazyImage, str] = {}
     for example in examples:
         if len(example.images) != 1 or example.answer is None:
@@ -182,5 +182,5 @@ def answers_by_picture(examples: Sequence[Example]) -> dict[LazyImage, str] | No
 def _ids(lm: LanguageModel, answer: str) -> list[int]:
     ids: list[int] = lm.tokenizer(answer, add_special_tokens=False)["input_ids"]
     if not ids:
-        raise ValueError(f"The answer {answer!r} has no token, so no picture can be near it.")
+        raise ValueError(f"The answer {answer!r} has no token, so no image can be near it.")
     return ids

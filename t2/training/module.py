@@ -22,7 +22,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from t2.evaluation.scoring import answer_and_score, check_workers
+from t2.evaluation.scoring import check_workers, complete_and_score
 from t2.experts.expert import Expert, ExpertMetadata
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
@@ -139,7 +139,7 @@ class ExpertTraining(L.LightningModule):
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
         """Answer and score the batch; logs what the answers were like."""
         sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
-        scored = answer_and_score(
+        scored = complete_and_score(
             self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
             self.task,
             batch,

@@ -21,7 +21,7 @@ from t2.tasks.dispatch import Dispatch, dispatch_example
 from t2.types import OTHER, Completion, Example, Sampling
 from tests.adaptation.test_strategies_contract import CONF, pooled
 
-QUESTIONS = [Example("1 + 1", system="be brief", prefill="So"), Example("spell tree"), Example("hello there")]
+QUESTIONS = [Example("1 + 1", system="be brief", response_prefix="So"), Example("spell tree"), Example("hello there")]
 DOMAINS = {"math": "sums and products", "words": "spelling"}  # as in `pooled`
 
 
@@ -99,7 +99,7 @@ def test_reading_a_box(text, label):
     assert boxed_label(text, DOMAINS) == label
 
 
-def test_soft_alphas_are_the_labels_probabilities_and_the_rest_is_the_bases(planted):
+def test_soft_weights_are_the_labels_probabilities_and_the_rest_is_the_bases(planted):
     planted([[math.log(5), math.log(3), math.log(2)]])
     (choice,) = choose(PromptDispatch(soft=True, calibrate=False), examples=QUESTIONS[:1])
     assert choice.mixture.rule == "delta"
@@ -157,7 +157,7 @@ def test_the_classifier_wears_the_dispatch_expert_and_takes_it_off():
     before = model.adapter.state()
     worn = choose(PromptDispatch(expert="dispatch"), model)
     assert all(torch.equal(z, before[name]) for name, z in model.adapter.state().items())
-    assert model.adapter.face.name == "factored"
+    assert model.adapter.mode.name == "factored"
     assert worn != choose(PromptDispatch(), model)
     model.adapter.load(model.pool.dispatch.scales)
     with model.adapter.merged():
@@ -171,7 +171,7 @@ def test_the_classifier_is_asked_what_it_was_trained_on(planted, letter_task):
     task = Dispatch({"words": letter_task, "math": Sums()}, descriptions=DOMAINS, train_size=3, val_size=2, test_size=2)
     trained = task.split("train")
     asked = planted([[0.0, 0.0, 0.0]] * len(trained))
-    questions = [Example(one.metadata["question"], system="be brief", prefill="So") for one in trained]
+    questions = [Example(one.metadata["question"], system="be brief", response_prefix="So") for one in trained]
     choose(PromptDispatch(expert="dispatch", calibrate=False), examples=questions)
     assert asked == [[one.prompt for one in trained]]
 
@@ -190,7 +190,7 @@ class Sums:
 
 def test_a_pool_without_a_dispatch_expert_has_no_classifier():
     model = PooledModel(pooled().generator, ExpertPool(pooled().pool.experts))
-    with pytest.raises(ValueError, match=r"'prompt' wears the pool's dispatch expert.*task=dispatch"):
+    with pytest.raises(ValueError, match=r"'prompt' applies the pool's dispatch expert.*task=dispatch"):
         choose(PromptDispatch(expert="dispatch"), model)
     assert len(choose(PromptDispatch(), model)) == 3
 
@@ -211,7 +211,7 @@ def test_generate_answers_as_the_base_model_does(monkeypatch):
     monkeypatch.setattr(t2.adaptation.dispatch, "boxed_label", lambda text, domains: texts.append(text) or OTHER)
     model.adapter.load(model.pool.experts["math"].scales)
     choose(PromptDispatch("generate"), model)
-    base = HFGenerator(model.lm, model.adapter, worn="base")
+    base = HFGenerator(model.lm, model.adapter, weights="base")
     expected = base.generate([boxed_example(e.prompt, DOMAINS) for e in QUESTIONS], Sampling(max_new_tokens=32))
     assert texts == [group[0].text for group in expected]
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from t2.adaptation import few_shot as few_shot_module
 from t2.adaptation.few_shot import FewShot, check_disjoint
 from t2.adaptation.fitness import Accuracy, Likelihood
-from t2.adaptation.search import AlphaSpace, Fitness, SearchSettings
+from t2.adaptation.search import Fitness, MixtureSpace, SearchSettings
 from t2.adaptation.strategy import Strategy
 from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
@@ -37,7 +37,7 @@ def distance(mixture: Mixture) -> float:
 
 @pytest.fixture
 def by_distance(monkeypatch):
-    """Fitness without a model: the nearer the mean alphas are to TARGET, the better; calls are recorded."""
+    """Fitness without a model: the nearer the mean mixing weights are to TARGET, the better; calls are recorded."""
     calls: list[list[Mixture]] = []
 
     def measure(mixtures):
@@ -61,7 +61,7 @@ def test_finds_the_best_mixture(by_distance, optimizer):
 @pytest.mark.parametrize("normalize", [False, True])
 def test_is_never_worse_on_the_support_than_the_base_and_uniform(fitness, per_matrix, normalize):
     model, task = pooled(), Letters("E")
-    strategy = few_shot(fitness=fitness, space=AlphaSpace(per_matrix=per_matrix, normalize=normalize))
+    strategy = few_shot(fitness=fitness, space=MixtureSpace(per_matrix=per_matrix, normalize=normalize))
     strategy.fit(model, task, SUPPORT)
     measure = Accuracy(model, task, SUPPORT) if fitness == "accuracy" else Likelihood(model, SUPPORT)
     found, base, uniform = measure([strategy.mixture, Mixture.base(2), Mixture.of(0.5, 0.5)])
@@ -78,7 +78,7 @@ def test_likelihood_is_raised_by_the_search():
 
 def test_the_base_is_kept_where_nothing_is_better(monkeypatch):
     monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: lambda mixtures: [Fitness(0.5)] * len(mixtures))
-    strategy = few_shot(space=AlphaSpace(low=0.5, high=1.0, normalize=True, rule="paper"))
+    strategy = few_shot(space=MixtureSpace(low=0.5, high=1.0, normalize=True, rule="paper"))
     strategy.fit(pooled(), Letters(), SUPPORT)
     assert strategy.mixture == Mixture.base(2)
 
@@ -93,7 +93,7 @@ def test_the_best_is_evaluated_again_as_member_0(by_distance):
 
 
 def test_members_that_are_one_mixture_are_evaluated_once(by_distance):
-    few_shot(space=AlphaSpace(low=0.0, high=1e-7)).fit(pooled(), Letters(), SUPPORT)  # all round to the base
+    few_shot(space=MixtureSpace(low=0.0, high=1e-7)).fit(pooled(), Letters(), SUPPORT)  # all round to the base
     assert by_distance[0] == [Mixture.base(2), Mixture.of(0.5, 0.5)]
     assert [len(call) for call in by_distance] == [2, 2, 2]
 
@@ -115,24 +115,24 @@ def test_a_second_fit_of_one_strategy_repeats_the_first(by_distance):
     assert (strategy.mixture, strategy.history) == first
 
 
-def test_per_matrix_alphas_differ_between_matrices():
+def test_per_matrix_weights_differ_between_matrices():
     model = pooled()
-    strategy = few_shot(space=AlphaSpace(low=0.1, per_matrix=True), search=replace(QUICK, population=12))
+    strategy = few_shot(space=MixtureSpace(low=0.1, per_matrix=True), search=replace(QUICK, population=12))
     strategy.fit(model, Letters("E"), SUPPORT)
-    rows = strategy.mixture.alphas
+    rows = strategy.mixture.weights
     assert {len(row) for row in rows} == {len(model.pool.modules)}
     assert strategy.mixture == Mixture.base(2) or len(set(rows[0])) > 1
 
 
-def test_normalized_alphas_sum_to_1(by_distance):
-    strategy = few_shot(space=AlphaSpace(normalize=True))
+def test_normalized_weights_sum_to_1(by_distance):
+    strategy = few_shot(space=MixtureSpace(normalize=True))
     strategy.fit(pooled(), Letters(), SUPPORT)
     assert all(sum(m.means) == pytest.approx(1, abs=1e-5) for call in by_distance for m in call if any(m.means))
     assert sum(strategy.mixture.means) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_rule_reaches_every_mixture_but_the_base(by_distance):
-    few_shot(space=AlphaSpace(rule="paper")).fit(pooled(), Letters(), SUPPORT)
+    few_shot(space=MixtureSpace(rule="paper")).fit(pooled(), Letters(), SUPPORT)
     assert {m.rule for call in by_distance for m in call if any(m.means)} == {"paper"}
     assert by_distance[0][0] == Mixture.base(2)
 
@@ -152,8 +152,8 @@ def test_the_configuration_is_chosen_by_support_fitness(monkeypatch, liked, expe
         current[:] = [self]
         return original(self, member, experts)
 
-    original = AlphaSpace.mixture
-    monkeypatch.setattr(AlphaSpace, "mixture", mixture)
+    original = MixtureSpace.mixture
+    monkeypatch.setattr(MixtureSpace, "mixture", mixture)
     monkeypatch.setattr(
         few_shot_module, "Accuracy", lambda *_: lambda mixtures: [Fitness(liked(current[0]))] * len(mixtures)
     )
@@ -166,10 +166,10 @@ def test_the_configuration_is_chosen_by_support_fitness(monkeypatch, liked, expe
 
 
 def test_configurations_with_equal_values_are_chosen_by_likelihood(monkeypatch):
-    worth = {1: -3.0}  # alphas per expert -> likelihood
+    worth = {1: -3.0}  # mixing weights per expert -> likelihood
 
     def measure(mixtures):
-        return [Fitness(1.0, worth.get(len(mixture.alphas[0]), -1.0)) for mixture in mixtures]
+        return [Fitness(1.0, worth.get(len(mixture.weights[0]), -1.0)) for mixture in mixtures]
 
     monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: measure)
     strategy = few_shot(search_configurations=True)
@@ -184,8 +184,8 @@ def test_the_history_tells_every_iteration(by_distance):
     assert [line.iteration for line in history] == list(range(8))
     assert [line.best for line in history] == sorted(line.best for line in history)
     assert all(line.mean <= line.best for line in history)
-    assert history[-1].alpha_mean == pytest.approx(TARGET, abs=0.3)
-    assert max(history[-1].alpha_std) < min(history[0].alpha_std)
+    assert history[-1].weight_mean == pytest.approx(TARGET, abs=0.3)
+    assert max(history[-1].weight_std) < min(history[0].weight_std)
 
 
 def test_every_example_wears_the_mixture_and_no_label(by_distance):
@@ -279,7 +279,7 @@ def test_a_saved_mixture_comes_back_with_its_history(by_distance, tmp_path):
     [
         ({"shots": 0}, "shots is 0"),
         ({"fitness": "acuracy"}, "Did you mean 'accuracy'"),
-        ({"space": AlphaSpace(low=-1.0), "search_configurations": True}, "cannot be normalized"),
+        ({"space": MixtureSpace(low=-1.0), "search_configurations": True}, "cannot be normalized"),
     ],
 )
 def test_choices_that_cannot_be_followed_are_refused_at_once(arguments, message):
@@ -315,7 +315,7 @@ def test_disjoint_support_passes():
     check_disjoint([], SUPPORT)
 
 
-def test_the_same_words_about_another_picture_are_another_question():
+def test_the_same_words_about_another_image_are_another_question():
     first, second = (Example("which?", images=(PixelImage(bytes([n]), (1, 1)),)) for n in (0, 1))
     check_disjoint([first], [second])
     with pytest.raises(ValueError, match="1 of 1 support examples"):
@@ -333,7 +333,7 @@ def test_the_yaml_makes_a_whole_strategy():
     assert isinstance(strategy, FewShot)
     assert strategy.seed == 7
     assert strategy.search.optimizer == "cmaes"
-    assert strategy.spaces == [AlphaSpace(high=1.0)]
+    assert strategy.spaces == [MixtureSpace(high=1.0)]
 
 
 def test_the_yaml_takes_the_shots_of_the_script():

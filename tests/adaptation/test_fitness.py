@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from t2.adaptation import fitness as fitness_module
-from t2.adaptation.fitness import Accuracy, Likelihood, answer_by_merging, answer_by_rows
+from t2.adaptation.fitness import Accuracy, Likelihood, complete_merged, complete_per_example
 from t2.adaptation.search import Fitness
 from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
@@ -88,8 +88,8 @@ def per_matrix(model: PooledModel) -> Mixture:
 def test_answers_by_rows_are_those_of_each_mixture_merged(batch_rows):
     model = pooled(batch_rows)
     mixtures, sampling = [*MIXTURES, per_matrix(model)], Sampling(max_new_tokens=10)
-    rows = answer_by_rows(model, mixtures, SUPPORT, sampling)
-    alone = answer_by_merging(model, mixtures, SUPPORT, sampling)
+    rows = complete_per_example(model, mixtures, SUPPORT, sampling)
+    alone = complete_merged(model, mixtures, SUPPORT, sampling)
     assert [[one.token_ids for one in row] for row in rows] == [[one.token_ids for one in row] for row in alone]
     assert len({tuple(one.token_ids for one in row) for row in rows}) > 2, "the mixtures must matter"
     for row, other in zip(rows, alone, strict=True):
@@ -128,7 +128,7 @@ def test_the_base_mixture_is_the_base_model():
     model = pooled()
     with model.adapter.disabled():
         base = HFGenerator(model.lm).generate(SUPPORT, Sampling(max_new_tokens=8))
-    rows = answer_by_rows(model, [Mixture.of(1, 1), Mixture.base(2)], SUPPORT, Sampling(max_new_tokens=8))
+    rows = complete_per_example(model, [Mixture.of(1, 1), Mixture.base(2)], SUPPORT, Sampling(max_new_tokens=8))
     assert [one.token_ids for one in rows[1]] == [group[0].token_ids for group in base]
 
 
@@ -152,7 +152,7 @@ def test_every_example_counts_the_same_whatever_its_length():
 def scripted(monkeypatch, *answers: tuple[str, tuple[float, ...]]) -> Fitness:
     """The accuracy of one mixture that gives these texts with these log-probs."""
     row = [Completion((1,), (2,) * len(log_probs), log_probs, text, "stop") for text, log_probs in answers]
-    monkeypatch.setattr(fitness_module, "answer_by_rows", lambda *_: [row])
+    monkeypatch.setattr(fitness_module, "complete_per_example", lambda *_: [row])
     return Accuracy(pooled(), Letters("e"), SUPPORT[: len(answers)])([Mixture.base(2)])[0]
 
 
@@ -179,7 +179,7 @@ def test_a_log_prob_that_is_no_number_is_refused_though_the_answer_is_wrong(monk
 
 def test_weights_that_overflow_are_refused_by_the_likelihood():
     model = pooled()
-    with pytest.raises(ValueError, match=r"mean alphas \(1e\+30, 0\).*Narrow the bounds"):
+    with pytest.raises(ValueError, match=r"mean mixing weights \(1e\+30, 0\).*Narrow the bounds"):
         Likelihood(model, SUPPORT)([Mixture.base(2), Mixture.of(1e30, 0)])
 
 
@@ -210,12 +210,12 @@ def test_answers_are_as_long_as_the_task_allows():
 def test_a_generator_without_rows_is_named():
     model = pooled()
     with pytest.raises(ValueError, match="Merging cannot give every example its own state"):
-        answer_by_rows(PooledModel(Merging(model.generator), model.pool), MIXTURES, SUPPORT, Sampling())
+        complete_per_example(PooledModel(Merging(model.generator), model.pool), MIXTURES, SUPPORT, Sampling())
 
 
 def test_a_reference_stands_behind_the_prompt_and_its_prefill():
     lm = pooled().lm
-    example = Example("2 + 2?", " 4", prefill="It is")
+    example = Example("2 + 2?", " 4", response_prefix="It is")
     reference = encode_reference(lm, example)
     assert list(reference.prompt_ids) == lm.encode(example)
     assert lm.decode(reference.token_ids) == " 4"

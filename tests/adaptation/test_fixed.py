@@ -42,12 +42,12 @@ def test_base_wears_no_expert(model):
     assert Base().choose(model, EXAMPLES) == [Choice(Mixture.of(0, 0, 0))] * 2
 
 
-def test_alphas_go_by_domain_and_the_others_get_0(pool):
-    assert Fixed(alphas={"logic": 0.5, "math": 2}).mixture(pool) == Mixture.of(2.0, 0.0, 0.5)
+def test_weights_go_by_domain_and_the_others_get_0(pool):
+    assert Fixed(weights={"logic": 0.5, "math": 2}).mixture(pool) == Mixture.of(2.0, 0.0, 0.5)
 
 
 def test_every_example_wears_the_same(model, pool):
-    strategy = Fixed(alphas={"code": 1.0})
+    strategy = Fixed(weights={"code": 1.0})
     assert strategy.choose(model, EXAMPLES) == [Choice(strategy.mixture(pool))] * 2
 
 
@@ -57,7 +57,7 @@ def test_uniform_is_one_over_k(pool):
 
 
 @pytest.mark.parametrize("number", [1.0, 1, 0.5, 0])
-def test_a_uniform_number_is_every_alpha(pool, number):
+def test_a_uniform_number_is_every_weight(pool, number):
     assert Fixed(uniform=number).mixture(pool) == Mixture.of(*[number] * 3)
 
 
@@ -66,8 +66,8 @@ def test_the_rule_is_the_mixtures(pool):
     assert Fixed(uniform=True).mixture(pool).rule == "delta"
 
 
-def test_normalized_alphas_sum_to_1(pool):
-    assert Fixed(alphas={"math": 3.0, "code": 1.0}, normalize=True).mixture(pool) == Mixture.of(0.75, 0.25, 0.0)
+def test_normalized_weights_sum_to_1(pool):
+    assert Fixed(weights={"math": 3.0, "code": 1.0}, normalize=True).mixture(pool) == Mixture.of(0.75, 0.25, 0.0)
     assert Fixed(uniform=2.0, normalize=True).mixture(pool).means == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
@@ -92,15 +92,15 @@ def test_a_missing_mixture_is_told_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "exactly one of alphas, uniform, mixture; got none"),
-        ({"alphas": {"math": 1.0}, "uniform": True}, "got alphas and uniform"),
+        ({}, "exactly one of weights, uniform, mixture; got none"),
+        ({"weights": {"math": 1.0}, "uniform": True}, "got weights and uniform"),
         ({"uniform": 0.0, "mixture": "m.json"}, "got uniform and mixture"),
-        ({"alphas": {}}, "alphas is empty"),
-        ({"alphas": {"math": float("nan")}}, "finite numbers; got {'math': nan}"),
-        ({"alphas": {"math": float("inf")}}, "finite"),
+        ({"weights": {}}, "weights is empty"),
+        ({"weights": {"math": float("nan")}}, "finite numbers; got {'math': nan}"),
+        ({"weights": {"math": float("inf")}}, "finite"),
         ({"uniform": float("nan")}, "finite"),
-        ({"alphas": {"math": 0.0}, "normalize": True}, "sum to 0 cannot be normalized"),
-        ({"alphas": {"math": 1.0, "code": -1.0}, "normalize": True}, "sum to 0 cannot be normalized"),
+        ({"weights": {"math": 0.0}, "normalize": True}, "sum to 0 cannot be normalized"),
+        ({"weights": {"math": 1.0, "code": -1.0}, "normalize": True}, "sum to 0 cannot be normalized"),
         ({"uniform": 0.0, "normalize": True}, "sum to 0 cannot be normalized"),
         ({"uniform": True, "rule": "papr"}, "strategy.rule is 'papr'; allowed: delta, paper"),
         ({"mixture": "m.json", "rule": "paper"}, "has its own rule"),
@@ -119,7 +119,7 @@ def test_a_saved_mixture_of_zeros_cannot_be_normalized(pool, tmp_path):
 
 def test_an_unknown_domain_is_refused_with_a_hint(pool):
     with pytest.raises(ValueError, match=r"'maths'; the pool's domains are math, code, logic\. Did you mean 'math'"):
-        Fixed(alphas={"maths": 1.0}).mixture(pool)
+        Fixed(weights={"maths": 1.0}).mixture(pool)
 
 
 # The YAML files
@@ -140,6 +140,6 @@ def test_uniform_is_built_from_its_file(pool):
     assert (strategy.name, strategy.mixture(pool)) == ("uniform", Mixture.of(1 / 3, 1 / 3, 1 / 3))
 
 
-def test_fixed_is_built_with_alphas_from_the_command_line(pool):
-    strategy = built("fixed", "strategy.alphas={math: 1.0, logic: 0.5}")
+def test_fixed_is_built_with_weights_from_the_command_line(pool):
+    strategy = built("fixed", "strategy.weights={math: 1.0, logic: 0.5}")
     assert (strategy.name, strategy.mixture(pool)) == ("fixed", Mixture.of(1.0, 0.0, 0.5))

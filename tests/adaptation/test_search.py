@@ -1,4 +1,4 @@
-"""The optimizers on functions whose maximum is known, and the space of alphas at its edges."""
+"""The optimizers on functions whose maximum is known, and the space of mixing weights at its edges."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2.adaptation.search import CEM, RESERVED, AlphaSpace, Fitness, Generation, SearchSettings, search
+from t2.adaptation.search import CEM, RESERVED, Fitness, Generation, MixtureSpace, SearchSettings, search
 from t2.experts.mixture import Mixture
 
 OPTIMUM = torch.tensor([0.2, 1.1, 0.7], dtype=torch.float64)
@@ -20,7 +20,7 @@ def quadratic(members: Tensor) -> list[Fitness]:
 
 
 def run(optimizer="cem", evaluate=quadratic, space=None, seed=0, **settings) -> list[Generation]:
-    space = space or AlphaSpace()
+    space = space or MixtureSpace()
     chosen = SearchSettings(optimizer, **({"population": 20, "iterations": 40} | settings))
     start = chosen.start(space, 3, 1, seed)
     return list(search(start, evaluate, space.first(3, 1), chosen.iterations, lambda m: space.repaired(m, 3)))
@@ -39,7 +39,7 @@ def test_finds_a_maximum_on_the_edge_and_stays_inside(optimizer):
         seen.append(members)
         return [Fitness(float(member.sum())) for member in members]
 
-    space = AlphaSpace(low=0.25, high=0.75)
+    space = MixtureSpace(low=0.25, high=0.75)
     last = run(optimizer, outward, space)[-1]
     assert (last.member - 0.75).abs().max() < 1e-3
     sampled = torch.cat([seen[0][RESERVED:], *(members[1:] for members in seen[1:])])
@@ -86,7 +86,7 @@ def test_the_base_and_uniform_are_members_of_the_first_generation(optimizer):
         seen.append(members)
         return quadratic(members)
 
-    run(optimizer, note, AlphaSpace(low=0.4, high=0.5), iterations=2)
+    run(optimizer, note, MixtureSpace(low=0.4, high=0.5), iterations=2)
     assert seen[0][0].tolist() == [0.0, 0.0, 0.0]
     assert seen[0][1].tolist() == pytest.approx([1 / 3] * 3)
 
@@ -149,8 +149,8 @@ def test_a_fitness_that_is_no_number_is_refused(optimizer, bad):
 
 
 @each_optimizer
-def test_many_alphas_are_searched_quickly(optimizer):
-    space, settings = AlphaSpace(per_matrix=True), SearchSettings(optimizer, population=10, iterations=2)
+def test_many_weights_are_searched_quickly(optimizer):
+    space, settings = MixtureSpace(per_matrix=True), SearchSettings(optimizer, population=10, iterations=2)
     found = list(
         search(
             settings.start(space, 3, 100, 0),
@@ -166,7 +166,7 @@ def test_many_alphas_are_searched_quickly(optimizer):
 def test_cmaes_learns_from_its_own_members_alone():
     means = []
     for foreign in (0.0, 1.5):
-        cma = SearchSettings("cmaes", population=8).start(AlphaSpace(), 3, 1, 0)
+        cma = SearchSettings("cmaes", population=8).start(MixtureSpace(), 3, 1, 0)
         members = torch.cat([torch.full((2, 3), foreign, dtype=torch.float64), cma.ask(2)])
         cma.tell(members, [Fitness(9.0), Fitness(-9.0), *quadratic(members[2:])], 2)
         means.append(cma.mean)
@@ -174,7 +174,7 @@ def test_cmaes_learns_from_its_own_members_alone():
 
 
 def test_cem_refits_to_its_elites_as_the_authors_do():
-    cem = CEM(torch.full((2,), 0.5, dtype=torch.float64), AlphaSpace(0.0, 1.0), SearchSettings(population=10), seed=0)
+    cem = CEM(torch.full((2,), 0.5, dtype=torch.float64), MixtureSpace(0.0, 1.0), SearchSettings(population=10), seed=0)
     assert cem.std.tolist() == [0.5, 0.5]
     members = cem.ask(0)
     cem.tell(members, [Fitness(float(i)) for i in range(10)], 0)
@@ -185,7 +185,7 @@ def test_cem_refits_to_its_elites_as_the_authors_do():
 def test_cem_moves_by_its_moving_average():
     settings = SearchSettings(population=10, ema=0.75)
     start = torch.full((2,), 0.5, dtype=torch.float64)
-    cem = CEM(start, AlphaSpace(0.0, 1.0), settings, seed=0)
+    cem = CEM(start, MixtureSpace(0.0, 1.0), settings, seed=0)
     members = cem.ask(0)
     cem.tell(members, [Fitness(float(i)) for i in range(10)], 0)
     torch.testing.assert_close(cem.mean, 0.25 * members[8:].mean(dim=0) + 0.75 * start)
@@ -193,7 +193,7 @@ def test_cem_moves_by_its_moving_average():
 
 
 def test_elites_with_equal_values_are_the_likelier_ones():
-    cem = CEM(OPTIMUM, AlphaSpace(), SearchSettings(population=10), seed=0)
+    cem = CEM(OPTIMUM, MixtureSpace(), SearchSettings(population=10), seed=0)
     members = cem.ask(0)
     cem.tell(members, [Fitness(1.0, -float(i)) for i in range(10)], 0)
     assert torch.equal(cem.mean, members[:2].mean(dim=0))
@@ -245,42 +245,42 @@ def test_cmaes_needs_no_elites():
 )
 def test_spaces_that_hold_nothing_are_refused(space, message):
     with pytest.raises(ValueError, match=message):
-        AlphaSpace(**space)
+        MixtureSpace(**space)
 
 
-def test_signed_alphas_are_allowed_where_they_are_not_normalized():
-    assert AlphaSpace(low=-1.5).mixture(torch.tensor([-1.0, 0.5]), 2) == Mixture.of(-1.0, 0.5)
+def test_signed_weights_are_allowed_where_they_are_not_normalized():
+    assert MixtureSpace(low=-1.5).mixture(torch.tensor([-1.0, 0.5]), 2) == Mixture.of(-1.0, 0.5)
 
 
 def test_members_become_mixtures_of_their_shape():
     member = torch.arange(1.0, 7.0, dtype=torch.float64)
-    assert AlphaSpace().mixture(member[:3], 3) == Mixture.of(1, 2, 3)
-    per_matrix = AlphaSpace(per_matrix=True, rule="paper").mixture(member, 3)
+    assert MixtureSpace().mixture(member[:3], 3) == Mixture.of(1, 2, 3)
+    per_matrix = MixtureSpace(per_matrix=True, rule="paper").mixture(member, 3)
     assert per_matrix == Mixture(((1.0, 2.0), (3.0, 4.0), (5.0, 6.0)), "paper")
 
 
-def test_normalized_alphas_sum_to_1_for_every_matrix():
+def test_normalized_weights_sum_to_1_for_every_matrix():
     member = torch.tensor([0.3, 0.1, 0.3, 0.4], dtype=torch.float64)
-    mixture = AlphaSpace(per_matrix=True, normalize=True).mixture(member, 2)
-    assert mixture.alphas == ((0.5, 0.2), (0.5, 0.8))
+    mixture = MixtureSpace(per_matrix=True, normalize=True).mixture(member, 2)
+    assert mixture.weights == ((0.5, 0.2), (0.5, 0.8))
 
 
 def test_a_sampled_member_of_zeros_becomes_uniform_where_it_is_normalized():
     members = torch.tensor([[0.0, 0.0], [0.5, 0.0]], dtype=torch.float64)
-    space = AlphaSpace(normalize=True)
+    space = MixtureSpace(normalize=True)
     assert space.repaired(members, 2).tolist() == [[0.5, 0.5], [0.5, 0.0]]
-    assert torch.equal(AlphaSpace().repaired(members, 2), members)
+    assert torch.equal(MixtureSpace().repaired(members, 2), members)
 
 
 def test_zeros_are_repaired_matrix_by_matrix():
     members = torch.tensor([[0.0, 0.6, 0.0, 0.2]], dtype=torch.float64)  # (K, M) = 2, 2
-    assert AlphaSpace(normalize=True, per_matrix=True).repaired(members, 2).tolist() == [[0.5, 0.6, 0.5, 0.2]]
+    assert MixtureSpace(normalize=True, per_matrix=True).repaired(members, 2).tolist() == [[0.5, 0.6, 0.5, 0.2]]
 
 
 @pytest.mark.parametrize("rule", ["delta", "paper"])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_member_of_zeros_is_the_base_under_either_rule(rule, normalize):
-    space = AlphaSpace(rule=rule, normalize=normalize)
+    space = MixtureSpace(rule=rule, normalize=normalize)
     assert space.mixture(space.first(3, 7)[0], 3) == Mixture.base(3)
 
 
@@ -289,5 +289,5 @@ def test_all_zero_samples_do_not_break_a_normalized_search():
         assert bool(members[RESERVED:].sum(dim=1).gt(0).all())
         return [Fitness(-float(member.sum())) for member in members]
 
-    last = run("cem", greedy_for_nothing, AlphaSpace(low=0.0, high=0.1, normalize=True))[-1]
+    last = run("cem", greedy_for_nothing, MixtureSpace(low=0.0, high=0.1, normalize=True))[-1]
     assert last.best == Fitness(0.0)

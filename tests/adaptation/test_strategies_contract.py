@@ -32,7 +32,7 @@ NAMES = sorted(path.stem for path in (CONF / "strategy").glob("*.yaml"))
 EXAMPLES = [
     Example("1 + 1"),
     Example("How is tree spelled? It is a rather long question."),
-    Example("hello there", system="be brief", prefill="So"),
+    Example("hello there", system="be brief", response_prefix="So"),
     Example("1 + 1"),
 ]
 
@@ -96,12 +96,12 @@ def test_is_a_strategy(name):
 
 
 @each_strategy
-def test_gives_one_choice_per_example_with_an_alpha_for_each_expert(name):
+def test_gives_one_choice_per_example_with_a_weight_for_each_expert(name):
     strategy, model = shared(name)
     choices = strategy.choose(model, EXAMPLES)
     assert len(choices) == len(EXAMPLES)
-    assert all(len(choice.mixture.alphas) == len(model.pool.experts) for choice in choices)
-    assert all(len(choice.mixture.alphas[0]) in (1, len(model.adapter.singular_values)) for choice in choices)
+    assert all(len(choice.mixture.weights) == len(model.pool.experts) for choice in choices)
+    assert all(len(choice.mixture.weights[0]) in (1, len(model.adapter.singular_values)) for choice in choices)
 
 
 @each_strategy
@@ -127,7 +127,7 @@ def test_labels_are_domains_or_other_and_scores_are_probabilities(name):
 def test_the_label_other_is_the_base(name):
     strategy, model = shared(name)
     for choice in strategy.choose(model, [Example(f"prompt number {i}") for i in range(20)]):
-        hard = all(alpha in (0.0, 1.0) for alpha in choice.mixture.means)
+        hard = all(weight in (0.0, 1.0) for weight in choice.mixture.means)
         assert choice.label != OTHER or not hard or not any(choice.mixture.means)
 
 

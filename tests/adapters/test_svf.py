@@ -1,4 +1,4 @@
-"""SVF: three faces of one function, gradients of z alone, and a base model that stays what it was."""
+"""SVF: three modes of one function, gradients of z alone, and a base model that stays what it was."""
 
 import copy
 import functools
@@ -56,10 +56,10 @@ def test_factored_at_one_is_the_base(architecture):
 
 
 @each_architecture
-@pytest.mark.parametrize("face", [SVF.merged, SVF.disabled], ids=["merged", "disabled"])
-def test_merged_at_one_and_disabled_are_the_base_bit_for_bit(architecture, face):
+@pytest.mark.parametrize("mode", [SVF.merged, SVF.disabled], ids=["merged", "disabled"])
+def test_merged_at_one_and_disabled_are_the_base_bit_for_bit(architecture, mode):
     lm, svf = adapted(architecture)
-    with face(svf):
+    with mode(svf):
         assert torch.equal(logits(lm), logits(original(architecture)))
 
 
@@ -78,8 +78,8 @@ def test_bf16_disabled_and_merged_at_one_are_the_base_bit_for_bit(architecture):
     expected = logits(lm)
     svf = SVF(cache=False, progress=False)
     svf.inject(lm.model, lm.source)
-    for face in (svf.disabled(), svf.merged()):
-        with face:
+    for mode in (svf.disabled(), svf.merged()):
+        with mode:
             assert torch.equal(logits(lm), expected)
 
 
@@ -112,7 +112,7 @@ def test_each_row_wears_its_own_z(architecture):
     lm, svf = adapted(architecture)
     states = [random_state(svf, seed) for seed in range(2)]
     states.append({name: torch.ones_like(s) for name, s in svf.singular_values.items()})  # the base among them
-    with svf.rows({name: torch.stack([state[name] for state in states]) for name in svf.layers}):
+    with svf.per_example({name: torch.stack([state[name] for state in states]) for name in svf.layers}):
         together = logits(lm)
     for row, state in enumerate(states):
         svf.load(state)
@@ -252,17 +252,17 @@ def test_merged_weights_fit_the_base_model_and_give_the_adapted_one(architecture
 # Contexts
 
 
-def faces(svf: SVF) -> dict[str, Callable]:
+def modes(svf: SVF) -> dict[str, Callable]:
     scales = {name: torch.stack([z] * len(IDS)) for name, z in random_state(svf, seed=9).items()}
-    return {"merged": svf.merged, "disabled": svf.disabled, "rows": lambda: svf.rows(scales)}
+    return {"merged": svf.merged, "disabled": svf.disabled, "per_example": lambda: svf.per_example(scales)}
 
 
-@pytest.mark.parametrize("inner", ["merged", "disabled", "rows"])
-@pytest.mark.parametrize("outer", ["merged", "disabled", "rows"])
+@pytest.mark.parametrize("inner", ["merged", "disabled", "per_example"])
+@pytest.mark.parametrize("outer", ["merged", "disabled", "per_example"])
 def test_contexts_nest(outer, inner):
     lm, svf = adapted()
     svf.load(random_state(svf))
-    worn, outside = faces(svf), logits(lm)
+    worn, outside = modes(svf), logits(lm)
     with worn[outer]():
         expected = logits(lm)
         with worn[inner]():
@@ -271,15 +271,15 @@ def test_contexts_nest(outer, inner):
     assert torch.equal(logits(lm), outside)
 
 
-@pytest.mark.parametrize("face", ["merged", "disabled", "rows"])
-def test_contexts_restore_after_an_exception(face):
+@pytest.mark.parametrize("mode", ["merged", "disabled", "per_example"])
+def test_contexts_restore_after_an_exception(mode):
     lm, svf = adapted()
     svf.load(random_state(svf))
     outside = logits(lm)
-    with pytest.raises(KeyboardInterrupt), faces(svf)[face]():
+    with pytest.raises(KeyboardInterrupt), modes(svf)[mode]():
         raise KeyboardInterrupt
     assert torch.equal(logits(lm), outside)
-    assert all(layer.merged_weight is None and layer.row_scales is None for layer in svf.layers.values())
+    assert all(layer.merged_weight is None and layer.example_scales is None for layer in svf.layers.values())
 
 
 def test_a_failure_while_merging_leaves_nothing_behind(monkeypatch):
@@ -293,13 +293,13 @@ def test_a_failure_while_merging_leaves_nothing_behind(monkeypatch):
     with pytest.raises(torch.OutOfMemoryError), svf.merged():
         pass
     assert all(layer.merged_weight is None for layer in svf.layers.values())
-    assert svf.face.name == "factored"
+    assert svf.mode.name == "factored"
 
 
 def test_rows_of_another_batch_size_are_refused():
     lm, svf = adapted()
     scales = {name: torch.ones(1, len(s)) for name, s in svf.singular_values.items()}  # would broadcast
-    with svf.rows(scales), pytest.raises(AssertionError, match="1 rows of scales for a batch"):
+    with svf.per_example(scales), pytest.raises(AssertionError, match="1 rows of scales for a batch"):
         logits(lm)
 
 
@@ -308,7 +308,7 @@ def test_rows_want_every_matrix():
     scales = {name: torch.ones(3, len(s)) for name, s in svf.singular_values.items()}
     gone = next(iter(scales))
     del scales[gone]
-    with pytest.raises(ValueError, match=f"differing: {gone}"), svf.rows(scales):
+    with pytest.raises(ValueError, match=f"differing: {gone}"), svf.per_example(scales):
         pass
 
 
@@ -319,7 +319,7 @@ def test_rows_want_every_matrix():
 def test_a_second_adapter_is_refused_and_changes_nothing(layers):
     lm, _ = adapted(layers=[0] if layers else None)
     before = logits(lm)
-    with pytest.raises(ValueError, match=r"wears an adapter already \(at model\.layers\.0"):
+    with pytest.raises(ValueError, match=r"has an adapter already \(at model\.layers\.0"):
         SVF(layers=layers, cache=False).inject(lm.model, lm.source)
     assert torch.equal(logits(lm), before)
 

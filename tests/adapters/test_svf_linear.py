@@ -1,4 +1,4 @@
-"""One SVF layer: what it computes, the gradient of z by every face, and small steps in bf16."""
+"""One SVF layer: what it computes, the gradient of z by every mode, and small steps in bf16."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.parametrizations import make_parametrization
 from t2.adapters.svd import decompose
-from t2.adapters.svf_linear import Face, SVFLinear, dense_weight
+from t2.adapters.svf_linear import Mode, SVFLinear, dense_weight
 
 SHAPES = [(12, 7), (7, 12), (9, 9)]
 
@@ -23,7 +23,7 @@ def layer_of(
     for parameter in base.requires_grad_(False).parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator))
     parts = decompose(dense_weight(base.to(dtype)))
-    return SVFLinear(base, parts, make_parametrization("direct", parts.s, seed=0), Face())
+    return SVFLinear(base, parts, make_parametrization("direct", parts.s, seed=0), Mode())
 
 
 def random(*shape: int, seed: int = 1) -> Tensor:
@@ -52,7 +52,7 @@ def test_a_layer_takes_what_its_base_takes(lead):
 
 @pytest.mark.parametrize("conv", [False, True], ids=["Linear", "Conv1D"])
 @pytest.mark.parametrize(("n_out", "n_in"), SHAPES)
-def test_gradients_of_z_agree_between_the_faces(n_out, n_in, conv):
+def test_gradients_of_z_agree_between_the_modes(n_out, n_in, conv):
     layer = layer_of(n_out, n_in, conv=conv)
     x, target = random(4, 5, n_in, seed=2), random(4, 5, n_out, seed=3)
     z = (1 + 0.2 * random(min(n_out, n_in))).requires_grad_()
@@ -65,7 +65,7 @@ def test_gradients_of_z_agree_between_the_faces(n_out, n_in, conv):
     layer.parametrization.set_effective(z)
     factored = gradient(lambda: layer(x), layer.parametrization.z)
     rows = z.detach().expand(4, -1).clone().requires_grad_()
-    layer.row_scales, layer.face.rows = rows, True
+    layer.example_scales, layer.mode.per_example = rows, True
     by_row = gradient(lambda: layer(x), rows)
     torch.testing.assert_close(factored, merged, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(by_row.sum(dim=0), merged, rtol=1e-9, atol=1e-9)
@@ -115,11 +115,11 @@ def test_rounding_early_would_lose_that_step(delta):
 def test_bf16_rows_feel_it_too():
     layer = layer_of(256, 192, dtype=torch.bfloat16)
     x = random(2, 64, 192).bfloat16()
-    layer.face.rows = True
-    layer.row_scales = torch.stack([torch.ones(192), 1 + STEPS["uniform"].float()])
+    layer.mode.per_example = True
+    layer.example_scales = torch.stack([torch.ones(192), 1 + STEPS["uniform"].float()])
     with torch.no_grad():
         both = layer(x).double()
-        layer.row_scales = torch.ones(2, 192)
+        layer.example_scales = torch.ones(2, 192)
         base = layer(x).double()
     exact = 1e-3 * (base - layer.base.bias.double())
     assert torch.equal(both[0], base[0])

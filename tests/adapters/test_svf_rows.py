@@ -44,9 +44,9 @@ def logits(lm: LanguageModel, ids: Tensor = IDS) -> Tensor:
 
 
 def shown(svf: SVF) -> tuple:
-    """All that a face leaves in the adapter and its layers."""
-    held = [(layer.merged_weight, layer.row_scales) for layer in svf.layers.values()]
-    return svf.face.name, svf.face.rows, svf.face.index, held
+    """All that a mode leaves in the adapter and its layers."""
+    held = [(layer.merged_weight, layer.example_scales) for layer in svf.layers.values()]
+    return svf.mode.name, svf.mode.per_example, svf.mode.index, held
 
 
 # A state per example
@@ -56,7 +56,7 @@ def shown(svf: SVF) -> tuple:
 def test_an_index_says_which_state_each_example_wears(architecture):
     lm, svf = adapted(architecture)
     scales, index = some_scales(svf), [2, 0, 0, 1, 2]
-    with svf.rows(scales) as select:
+    with svf.per_example(scales) as select:
         select(torch.tensor(index))
         together = logits(lm)
     for row, number in enumerate(index):
@@ -67,7 +67,7 @@ def test_an_index_says_which_state_each_example_wears(architecture):
 
 def test_states_differ_enough_to_be_told_apart():
     lm, svf = adapted()
-    with svf.rows(some_scales(svf)) as select:
+    with svf.per_example(some_scales(svf)) as select:
         select(torch.tensor([0, 1, 2]))
         one, two, base = logits(lm, IDS[:1].expand(3, -1))
     assert min((one - two).abs().max(), (one - base).abs().max(), (two - base).abs().max()) > 0.1
@@ -75,7 +75,7 @@ def test_states_differ_enough_to_be_told_apart():
 
 def test_the_index_may_change_in_length_between_batches():
     lm, svf = adapted()
-    with svf.rows(some_scales(svf)) as select:
+    with svf.per_example(some_scales(svf)) as select:
         select(torch.tensor([0, 1, 2, 1, 0]))
         all_rows = logits(lm)
         select(torch.tensor([2, 0]))
@@ -85,20 +85,20 @@ def test_the_index_may_change_in_length_between_batches():
 @each_architecture
 def test_a_row_at_one_is_the_base(architecture):
     lm, svf = adapted(architecture)
-    with svf.rows(some_scales(svf)) as select:
+    with svf.per_example(some_scales(svf)) as select:
         select(torch.tensor([0, 2, 1, 2, 0]))
         rows = logits(lm)[[1, 3]]
     torch.testing.assert_close(rows, logits(original(architecture), IDS[[1, 3]]), rtol=0, atol=5e-3)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_half_precision_rows_are_the_factored_face_of_each_state(architecture):
+def test_half_precision_rows_are_the_factored_mode_of_each_state(architecture):
     lm = tiny_model(architecture, dtype="bfloat16")
     expected_base = logits(lm)
     svf = SVF(cache=False, progress=False)
     svf.inject(lm.model, lm.source)
     scales = some_scales(svf)
-    with svf.rows(scales) as select:
+    with svf.per_example(scales) as select:
         select(torch.tensor([2, 0, 1, 2, 0]))
         together = logits(lm)
     torch.testing.assert_close(together[[0, 3]], expected_base[[0, 3]], rtol=0, atol=0.05)
@@ -115,7 +115,7 @@ def test_half_precision_rows_feel_a_small_step():
     x = torch.randn(2, 400, layer.input_factor.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
     sizes = svf.singular_values
     step = {name: torch.stack([torch.ones(len(s)), torch.full((len(s),), 1.001)]) for name, s in sizes.items()}
-    with svf.rows(step), torch.no_grad():
+    with svf.per_example(step), torch.no_grad():
         base, moved = layer(x[[0, 0]]).double()
     gain = float((moved * base).sum() / (base * base).sum()) - 1
     assert gain == pytest.approx(1e-3, rel=0.2)
@@ -129,7 +129,7 @@ def test_rows_write_no_dense_weight(monkeypatch, architecture):
     lm, svf = adapted(architecture)
     monkeypatch.setattr("t2.adapters.svf_linear.SVFLinear.compose", None)
     held = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in tensors_of(lm).items()}
-    with svf.rows(some_scales(svf)) as select:
+    with svf.per_example(some_scales(svf)) as select:
         select(torch.tensor([0, 1, 2, 1, 0]))
         logits(lm)
         assert all(layer.merged_weight is None for layer in svf.layers.values())
@@ -147,30 +147,30 @@ def test_rows_leave_what_was_learned():
     lm, svf = adapted()
     svf.load(state_of(some_scales(svf), 0))
     before, learned = logits(lm), svf.state()
-    with svf.rows(some_scales(svf)) as select:
+    with svf.per_example(some_scales(svf)) as select:
         select(torch.tensor([1, 1, 2, 1, 2]))
         logits(lm)
     assert all(torch.equal(z, learned[name]) for name, z in svf.state().items())
     assert torch.equal(logits(lm), before)
 
 
-def test_the_face_comes_back_after_an_error():
+def test_the_mode_comes_back_after_an_error():
     lm, svf = adapted()
     before = shown(svf)
-    with pytest.raises(IndexError), svf.rows(some_scales(svf)) as select:
+    with pytest.raises(IndexError), svf.per_example(some_scales(svf)) as select:
         select(torch.tensor([0, 1, 3, 1, 0])), logits(lm)
     assert shown(svf) == before
 
 
-def test_faces_within_faces_come_back_one_by_one():
+def test_modes_within_modes_come_back_one_by_one():
     lm, svf = adapted()
     scales = some_scales(svf)
-    with svf.rows(scales) as select:
+    with svf.per_example(scales) as select:
         select(torch.tensor([0, 1, 2, 1, 0]))
         outer = logits(lm)
         with svf.merged({}):
             assert torch.equal(logits(lm), logits(original("llama")))
-        with svf.rows({name: rows[:1] for name, rows in scales.items()}) as other:
+        with svf.per_example({name: rows[:1] for name, rows in scales.items()}) as other:
             other(torch.tensor([0, 0, 0, 0, 0]))
             assert not torch.allclose(logits(lm)[1], outer[1], atol=0.1)
         assert torch.equal(logits(lm), outer)
@@ -181,7 +181,7 @@ def test_faces_within_faces_come_back_one_by_one():
 
 def test_a_batch_that_the_index_does_not_fit_is_no_broadcast():
     lm, svf = adapted()
-    with svf.rows(some_scales(svf)) as select:
+    with svf.per_example(some_scales(svf)) as select:
         for index in ([0], [0, 1]):
             select(torch.tensor(index))
             with pytest.raises(AssertionError, match=f"{len(index)} rows of scales for a batch of shape"):
@@ -202,7 +202,7 @@ def test_a_batch_that_the_index_does_not_fit_is_no_broadcast():
 def test_scales_that_do_not_fit_are_refused_and_change_nothing(change, message):
     _, svf = adapted()
     before = shown(svf)
-    with pytest.raises(ValueError, match=message), svf.rows(change(some_scales(svf))):
+    with pytest.raises(ValueError, match=message), svf.per_example(change(some_scales(svf))):
         pass
     assert shown(svf) == before
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from t2.evaluation.scoring import answer_and_score, check_workers
+from t2.evaluation.scoring import check_workers, complete_and_score
 from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
 from t2.run.phases import Phases
@@ -60,7 +60,7 @@ TABLE = {f"{b}.{g}": (b * 2 + g) / 10 for b in range(5) for g in range(2)}
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (4, 2, 0, 3, 1)])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_results_are_in_the_order_of_the_examples(order: tuple[int, ...], workers: int) -> None:
-    scored = answer_and_score(Streamed(order), Graded(TABLE), EXAMPLES, TWO, workers=workers, phases=Phases())
+    scored = complete_and_score(Streamed(order), Graded(TABLE), EXAMPLES, TWO, workers=workers, phases=Phases())
     assert [[c.text for c in group] for group in scored.completions] == [[f"{b}.0", f"{b}.1"] for b in range(5)]
     assert scored.scores.shape == (5, 2)
     assert scored.scores.flatten().tolist() == pytest.approx([number / 10 for number in range(10)])
@@ -73,7 +73,7 @@ def test_grading_runs_while_the_next_answers_are_made() -> None:
     generator = Streamed((0, 1, 2, 3, 4))
     # The first example's grade waits for the last answers: a deadlock unless both go on at once.
     task = Graded(TABLE, {EXAMPLES[0].prompt: generator.made[4]})
-    scored = answer_and_score(generator, task, EXAMPLES, TWO, workers=2, phases=Phases())
+    scored = complete_and_score(generator, task, EXAMPLES, TWO, workers=2, phases=Phases())
     assert scored.scores[0].tolist() == pytest.approx([0.0, 0.1])
 
 
@@ -90,13 +90,13 @@ class Reasoned(Graded):
 
 @pytest.mark.parametrize("workers", [1, 5])
 def test_grades_stand_beside_their_answers_whatever_ends_first(workers: int) -> None:
-    scored = answer_and_score(Streamed(range(5)), Reasoned({}), EXAMPLES, TWO, workers=workers, phases=Phases())
+    scored = complete_and_score(Streamed(range(5)), Reasoned({}), EXAMPLES, TWO, workers=workers, phases=Phases())
     for group, grades in zip(scored.completions, scored.grades, strict=True):
         assert grades == tuple(Grade(0.0, f"reason {c.text}", c.text) for c in group)
 
 
 def test_a_task_that_only_scores_has_grades_without_a_reason() -> None:
-    scored = answer_and_score(Streamed(range(5)), Graded({"0.1": True}), EXAMPLES, TWO, workers=2, phases=Phases())
+    scored = complete_and_score(Streamed(range(5)), Graded({"0.1": True}), EXAMPLES, TWO, workers=2, phases=Phases())
     assert scored.grades[0] == (Grade(0.0), Grade(1.0))
     assert type(scored.grades[0][1].score) is float
 
@@ -109,7 +109,7 @@ def test_workers_wait_at_the_same_time() -> None:
             barrier.wait(timeout=10)  # broken unless four answers are graded at once
             return 1.0
 
-    scored = answer_and_score(Streamed(range(2)), Together({}), EXAMPLES[:2], TWO, workers=4, phases=Phases())
+    scored = complete_and_score(Streamed(range(2)), Together({}), EXAMPLES[:2], TWO, workers=4, phases=Phases())
     assert scored.scores.tolist() == [[1.0, 1.0], [1.0, 1.0]]
 
 
@@ -128,7 +128,7 @@ def test_after_an_error_the_grades_still_to_come_are_given_up() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        answer_and_score(Interrupted(range(5)), Slow({}), EXAMPLES, TWO, workers=1, phases=Phases())
+        complete_and_score(Interrupted(range(5)), Slow({}), EXAMPLES, TWO, workers=1, phases=Phases())
     assert asked == ["0.0"]
 
 
@@ -138,7 +138,7 @@ def test_an_example_without_answers_is_found() -> None:
             yield from (group for group in super().stream(examples, sampling) if group[0] != 3)
 
     with pytest.raises(AssertionError, match="4 groups of completions for 5 examples"):
-        answer_and_score(Forgetful(range(5)), Graded({}), EXAMPLES, TWO, workers=1, phases=Phases())
+        complete_and_score(Forgetful(range(5)), Graded({}), EXAMPLES, TWO, workers=1, phases=Phases())
 
 
 @pytest.mark.parametrize("workers", [0, -1])
@@ -146,7 +146,7 @@ def test_grading_needs_a_worker(workers: int) -> None:
     with pytest.raises(ValueError, match=f"score_workers is {workers}; allowed: at least 1"):
         check_workers(workers)
     with pytest.raises(ValueError, match=f"score_workers is {workers}"):
-        answer_and_score(Streamed(range(5)), Graded({}), EXAMPLES, TWO, workers=workers, phases=Phases())
+        complete_and_score(Streamed(range(5)), Graded({}), EXAMPLES, TWO, workers=workers, phases=Phases())
 
 
 def test_a_grader_that_fails_is_heard() -> None:
@@ -155,12 +155,12 @@ def test_a_grader_that_fails_is_heard() -> None:
             raise RuntimeError(f"cannot grade {text}")
 
     with pytest.raises(RuntimeError, match=r"cannot grade 0\.0"):
-        answer_and_score(Streamed((1, 0, 2, 3, 4)), Broken({}), EXAMPLES, TWO, workers=2, phases=Phases())
+        complete_and_score(Streamed((1, 0, 2, 3, 4)), Broken({}), EXAMPLES, TWO, workers=2, phases=Phases())
 
 
 def test_a_score_outside_its_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Task graded scored 1\.5 for example 3 \('question 3'\), answer '3\.1'"):
-        answer_and_score(Streamed((4, 3, 2, 1, 0)), Graded({"3.1": 1.5}), EXAMPLES, TWO, workers=1, phases=Phases())
+        complete_and_score(Streamed((4, 3, 2, 1, 0)), Graded({"3.1": 1.5}), EXAMPLES, TWO, workers=1, phases=Phases())
 
 
 def test_a_real_generator_streams_what_it_generates() -> None:
@@ -168,7 +168,7 @@ def test_a_real_generator_streams_what_it_generates() -> None:
     generator = HFGenerator(lm, batch_rows=4)
     sampling = Sampling(max_new_tokens=5, samples=2, temperature=1.0, seed=3)
     phases = Phases()
-    scored = answer_and_score(generator, Graded({}), EXAMPLES, sampling, workers=1, phases=phases)
+    scored = complete_and_score(generator, Graded({}), EXAMPLES, sampling, workers=1, phases=phases)
     assert [list(group) for group in scored.completions] == generator.generate(EXAMPLES, sampling)
     assert set(phases.step_seconds) == {"rollout", "score"}
 

@@ -87,7 +87,7 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
     run = run_folder(
         tmp_path / "a",
         {"base": BASE, "prompt": [1.0, 0.0, 1.0, 0.0], "few_shot_3": BASE},
-        alphas={TASK: {"prompt": {"math": 0.75}}},
+        weights={TASK: {"prompt": {"math": 0.75}}},
         pass_seconds={TASK: {"prompt": {"pass1": 1.0, "pass2": 8.0}}},
         confusion={"prompt": {"labels": ["math", "other"], "counts": [[3, 1], [0, 0]]}},
     )

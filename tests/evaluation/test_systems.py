@@ -14,7 +14,7 @@ from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.benchmark import choose_support, labels_of, tasks_of
 from t2.evaluation.evaluate import evaluate
 from t2.evaluation.report import Report
-from t2.evaluation.systems import Outcome, measure, name_strategies, pool_systems, share_costs, summarize_adaptation
+from t2.evaluation.systems import Outcome, measure, name_strategies, pool_systems, summarize_adaptation
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
@@ -70,10 +70,10 @@ def test_a_strategy_called_uniform_takes_the_place_and_base_adds_nothing(generat
 def test_single_experts_and_uniform_answer_as_their_merged_weights(generator, pool, letter_task) -> None:
     examples = letter_task.split("val")
     systems = pool_systems(generator, pool, {})
-    alphas = {"expert:math": (1, 0), "expert:letters": (0, 1), "uniform": (0.5, 0.5)}
+    weights = {"expert:math": (1, 0), "expert:letters": (0, 1), "uniform": (0.5, 0.5)}
     answers = {}
-    for name, alpha in alphas.items():
-        merged = generator.with_state(pool.state(Mixture.of(*alpha))).generate(examples, SAMPLING)
+    for name, weight in weights.items():
+        merged = generator.with_state(pool.state(Mixture.of(*weight))).generate(examples, SAMPLING)
         answers[name] = [group[0].token_ids for group in merged]
         assert [group[0].token_ids for group in systems[name].generate(examples, SAMPLING)] == answers[name]
     assert answers["expert:math"] != answers["expert:letters"]  # else the test could not fail
@@ -137,39 +137,31 @@ def test_a_plain_generator_is_measured_as_ever(generator, letter_task) -> None:
     examples = letter_task.split("val")
     outcome = measure(generator, letter_task, examples, SAMPLING, system="expert")
     assert outcome.report.scores == evaluate(generator, letter_task, examples, SAMPLING, system="expert").scores
-    assert (outcome.alphas, outcome.chosen) == ({}, ())
+    assert (outcome.weights, outcome.chosen) == ({}, ())
     assert outcome.report.seconds.keys() == {"rollout", "score"}
 
 
 def test_a_strategy_is_fitted_to_the_task_before_it_answers(generator, pool, letter_task) -> None:
     strategy, examples = Alternating(), letter_task.split("val")
     support = choose_support(letter_task, shots=3, split="train", seed=0, scored=examples)
-    two_pass = TwoPass(generator, pool, strategy, by="rows")
+    two_pass = TwoPass(generator, pool, strategy, pass2="per_example")
     outcome = measure(two_pass, letter_task, examples, SAMPLING, system="a", support=support)
     assert strategy.fitted == [("letters", support)]
     assert outcome.chosen == ("math", "other") * 4
-    assert outcome.alphas == {"math": 0.5, "letters": 0.0}
+    assert outcome.weights == {"math": 0.5, "letters": 0.0}
     assert outcome.report.seconds.keys() == {"fit", "pass1", "pass2", "score"}
 
 
 def test_seconds_are_those_of_one_measurement(generator, pool, letter_task) -> None:
-    two_pass = TwoPass(generator, pool, Alternating(), by="rows")
+    two_pass = TwoPass(generator, pool, Alternating(), pass2="per_example")
     outcomes = [measure(two_pass, letter_task, letter_task.split("val"), SAMPLING, system="a") for _ in range(2)]
     total = sum(outcome.report.seconds["pass2"] for outcome in outcomes)
     assert total == pytest.approx(two_pass.phases.total_seconds["pass2"])
 
 
 def test_a_system_without_labels_has_chosen_nothing(generator, pool, letter_task) -> None:
-    two_pass = TwoPass(generator, pool, Alternating(labels=False), by="rows")
+    two_pass = TwoPass(generator, pool, Alternating(labels=False), pass2="per_example")
     assert measure(two_pass, letter_task, letter_task.split("val"), SAMPLING, system="a").chosen == ()
-
-
-def test_costs_are_timed_once_for_all(generator, pool, letter_task) -> None:
-    systems = [TwoPass(generator, pool, Alternating()) for _ in range(2)]
-    systems[1].generate(letter_task.split("val"), SAMPLING)
-    assert systems[0].costs is None
-    share_costs([generator, *systems])
-    assert systems[0].costs is systems[1].costs is not None
 
 
 def outcome(task: str, system: str, chosen: tuple[str, ...]) -> Outcome:
@@ -188,7 +180,7 @@ def test_confusion_is_over_the_tasks_that_have_a_domain() -> None:
     labels = (*DOMAINS, "other")
     parts = summarize_adaptation(outcomes, domains={"sums": "math", "spelling": "letters"}, labels=labels)
     assert parts["confusion"] == {"prompt": {"labels": list(labels), "counts": ((1, 0, 1), (1, 1, 0), (0, 0, 0))}}
-    assert parts["alphas"]["sums"]["few_shot"] == {"math": 0.25, "letters": 0.5}
+    assert parts["weights"]["sums"]["few_shot"] == {"math": 0.25, "letters": 0.5}
     assert parts["pass_seconds"]["poems"]["prompt"] == {"pass1": 1.0, "pass2": 2.0}
 
 

@@ -11,7 +11,6 @@ import pytest
 from t2.evaluation.figures import plot_confusion, plot_learning_curve
 from t2.evaluation.tables import (
     BAR_CELLS,
-    alphas_table,
     bars,
     confusion_table,
     groups_table,
@@ -20,6 +19,7 @@ from t2.evaluation.tables import (
     results_text,
     seconds_table,
     system_table,
+    weights_table,
 )
 
 RESULTS = {
@@ -86,7 +86,7 @@ def with_pool() -> dict[str, Any]:
         "scores": {"gcd": gcd},
         "paired": {"gcd": {"expert:gcd": pair, "prompt": pair}},
         "pass_seconds": {"gcd": {"prompt": {"pass1": 1.25, "pass2": 10.0}}},
-        "alphas": {"gcd": {"expert:gcd": {"gcd": 1.0, "math": 0.0}, "prompt": {"gcd": 0.75, "math": 0.2}}},
+        "weights": {"gcd": {"expert:gcd": {"gcd": 1.0, "math": 0.0}, "prompt": {"gcd": 0.75, "math": 0.2}}},
         "confusion": {"prompt": {"labels": ["gcd", "math", "other"], "counts": [[3, 1, 0], [0, 0, 0], [0, 0, 0]]}},
         "seconds": {"pass1": 1.25, "total": 20.0},
     }
@@ -99,8 +99,8 @@ def test_seconds_of_each_pass_stand_beside_the_systems_that_have_two() -> None:
     assert prompt.split()[-4:] == ["1.2", "s", "10.0", "s"]
 
 
-def test_alphas_have_a_column_per_domain_and_leave_single_experts_out() -> None:
-    header, _, row = alphas_table(with_pool()).splitlines()
+def test_weights_have_a_column_per_domain_and_leave_single_experts_out() -> None:
+    header, _, row = weights_table(with_pool()).splitlines()
     assert header.split() == ["task", "system", "gcd", "math"]
     assert row.split() == ["gcd", "prompt", "0.75", "0.20"]
 
@@ -114,9 +114,9 @@ def test_confusion_leaves_out_domains_without_prompts() -> None:
 
 def test_everything_is_shown_where_it_is_there() -> None:
     text = results_text(with_pool())
-    for part in ("expert:gcd", "Mean alphas:", "Chosen by prompt:", "Seconds: pass1"):
+    for part in ("expert:gcd", "Mean mixing weights:", "Chosen by prompt:", "Seconds: pass1"):
         assert part in text
-    assert "alphas" not in results_text(RESULTS)
+    assert "weights" not in results_text(RESULTS)
 
 
 def with_parts() -> dict[str, Any]:

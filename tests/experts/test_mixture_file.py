@@ -40,8 +40,8 @@ def test_a_mixture_comes_back_exactly(path, pool, mixture):
 def test_the_file_tells_how_it_came_about(path, pool):
     content = json.loads(write(path, pool, details={"history": [{"best": 0.5}]}).read_text())
     assert content == {
-        "format_version": 1,
-        "alphas": [[0.1], [1 / 3], [-2.0]],
+        "format_version": 2,
+        "weights": [[0.1], [1 / 3], [-2.0]],
         "rule": "delta",
         "domains": ["math", "code", "logic"],
         "pool": pool.identity,
@@ -58,7 +58,7 @@ def test_the_folder_of_a_run_will_do(path, pool):
     assert load_mixture(path.parent, pool) == load_mixture(path, pool)
 
 
-def test_alphas_go_by_domain_and_not_by_place(path, pool):
+def test_weights_go_by_domain_and_not_by_place(path, pool):
     write(path, pool, Mixture.of(1.0, 2.0, 3.0))
     reordered = ExpertPool(dict(reversed(pool.experts.items())))
     assert load_mixture(path, reordered) == Mixture.of(3.0, 2.0, 1.0)
@@ -101,10 +101,10 @@ def test_other_experts_of_the_same_domains_are_refused(path, pool):
         load_mixture(path, pool.with_expert("code", make_expert(9)))
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "2", None])
 def test_another_version_is_refused(path, pool, version):
     change(write(path, pool), format_version=version)
-    with pytest.raises(ValueError, match=f"format_version is {version!r}; this t2 reads 1"):
+    with pytest.raises(ValueError, match=f"format_version is {version!r}; this t2 reads 2"):
         load_mixture(path, pool)
 
 
@@ -126,14 +126,14 @@ def test_what_is_no_mixture_is_refused(path, pool, content):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"alphas": [[1.0], [1.0]]}, "2 rows of alphas for 3 domains"),
-        ({"alphas": [["1"], [1.0], [1.0]]}, "no lists of numbers"),
-        ({"alphas": [[True], [1.0], [1.0]]}, "no lists of numbers"),
-        ({"alphas": [1.0, 1.0, 1.0]}, "no lists of numbers"),
-        ({"alphas": None}, "no lists of numbers"),
-        ({"alphas": [[], [], []]}, "row of alphas"),
-        ({"alphas": [[1.0], [1.0, 2.0], [1.0]]}, "all of one length"),
-        ({"alphas": [[1.0, 2.0]] * 3}, "2 alphas per expert, expected 1 or 3"),
+        ({"weights": [[1.0], [1.0]]}, "2 rows of mixing weights for 3 domains"),
+        ({"weights": [["1"], [1.0], [1.0]]}, "no lists of numbers"),
+        ({"weights": [[True], [1.0], [1.0]]}, "no lists of numbers"),
+        ({"weights": [1.0, 1.0, 1.0]}, "no lists of numbers"),
+        ({"weights": None}, "no lists of numbers"),
+        ({"weights": [[], [], []]}, "row of mixing weights"),
+        ({"weights": [[1.0], [1.0, 2.0], [1.0]]}, "all of one length"),
+        ({"weights": [[1.0, 2.0]] * 3}, "2 mixing weights per expert, expected 1, or 3"),
         ({"domains": "math"}, "list of names"),
         ({"domains": ["math", "math", "code"]}, "this one has math, code, logic"),
         ({"rule": "sum"}, "allowed: delta, paper"),
@@ -148,7 +148,13 @@ def test_damaged_fields_are_named(path, pool, fields, message):
 
 def test_missing_fields_are_named(path, pool):
     content = json.loads(write(path, pool).read_text())
-    del content["alphas"], content["pool"]
+    del content["weights"], content["pool"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="lacks alphas, pool"):
+    with pytest.raises(ValueError, match="lacks weights, pool"):
+        load_mixture(path, pool)
+
+
+def test_a_file_of_an_older_t2_says_so(path, pool):
+    change(write(path, pool), format_version=1)
+    with pytest.raises(ValueError, match="an older t2 wrote it, which called the mixing weights alphas"):
         load_mixture(path, pool)

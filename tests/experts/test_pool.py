@@ -67,20 +67,20 @@ def test_two_experts_added_have_the_closed_form(pool):
         torch.testing.assert_close(state[module].double(), 1 + (a - 1) + (b - 1), rtol=0, atol=6e-8)
 
 
-@given(alphas=st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3), rule=st.sampled_from(["delta", "paper"]))
-def test_mixtures_agree_with_their_formula_in_float64(alphas, rule):
+@given(weights=st.lists(st.floats(-3, 3, width=32), min_size=3, max_size=3), rule=st.sampled_from(["delta", "paper"]))
+def test_mixtures_agree_with_their_formula_in_float64(weights, rule):
     pool = ExpertPool({"math": make_expert(1), "code": make_expert(2), "logic": make_expert(3)})
-    state = pool.state(Mixture.of(*alphas, rule=rule))
+    state = pool.state(Mixture.of(*weights, rule=rule))
     for module in SIZES:
         z = [expert.scales[module].double() for expert in pool.experts.values()]
         if rule == "delta":
-            expected = 1 + sum(alpha * (z_k - 1) for alpha, z_k in zip(alphas, z, strict=True))
+            expected = 1 + sum(weight * (z_k - 1) for weight, z_k in zip(weights, z, strict=True))
         else:
-            expected = sum(alpha * z_k for alpha, z_k in zip(alphas, z, strict=True))
+            expected = sum(weight * z_k for weight, z_k in zip(weights, z, strict=True))
         torch.testing.assert_close(state[module].double(), expected, rtol=1e-6, atol=1e-6)
 
 
-def test_alphas_of_zero_are_the_base_bit_for_bit(pool):
+def test_weights_of_zero_are_the_base_bit_for_bit(pool):
     assert all(torch.equal(z, torch.ones(SIZES[module])) for module, z in pool.state(Mixture.base(3)).items())
 
 
@@ -101,7 +101,7 @@ def test_the_paper_rule_does_not_start_at_the_base(pool):
     torch.testing.assert_close(state["layers.2.q"], 0.5 * pool.experts["math"].scales["layers.2.q"])
 
 
-def test_columns_of_alphas_are_the_modules_with_blocks_by_number(pool):
+def test_columns_of_weights_are_the_modules_with_blocks_by_number(pool):
     assert pool.modules == COLUMNS
     state = pool.state(Mixture(((0.0, 0.0, 1.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0))))
     assert torch.equal(state["layers.2.up"], torch.ones(6))
@@ -137,7 +137,7 @@ def test_a_model_answers_the_same_merged_and_in_rows():
     mixtures = [Mixture.of(20.0, -10.0), Mixture.base(2), Mixture.of(0.3, 0.7, rule="paper")]
     ids = torch.arange(5, 14).repeat(3, 1)
     with torch.no_grad():
-        with svf.rows(pool.scales(mixtures)):
+        with svf.per_example(pool.scales(mixtures)):
             rows = lm.model(input_ids=ids).logits
         for index, mixture in enumerate(mixtures):
             with svf.merged(pool.state(mixture)):
@@ -151,7 +151,7 @@ def test_a_model_answers_the_same_merged_and_in_rows():
     [
         (Mixture.of(1.0, 1.0), "Got a mixture of 2 experts, expected 3: math, code, logic"),
         (Mixture.of(1.0, 1.0, 1.0, 1.0), "Got a mixture of 4 experts, expected 3"),
-        (Mixture(((1.0, 1.0),) * 3), "2 alphas per expert, expected 1 or 3"),
+        (Mixture(((1.0, 1.0),) * 3), "2 mixing weights per expert, expected 1, or 3"),
     ],
 )
 def test_a_mixture_of_another_size_is_refused(pool, mixture, message):

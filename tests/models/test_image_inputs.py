@@ -1,4 +1,4 @@
-"""Models that see: prompts with pictures are read, answered, learned from and adapted as text is."""
+"""Models that see: prompts with images are read, answered, learned from and adapted as text is."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from t2.adaptation.fixed import Fixed
 from t2.adaptation.two_pass import TwoPass
 from t2.adapters.svf import SVF
 from t2.adapters.targets import decoder_blocks, text_name
-from t2.experts.expert import wear
+from t2.experts.expert import apply_expert
 from t2.models.image_inputs import NEVER
 from t2.models.llava import VisionShape, build_llava, save_llava
 from t2.models.loading import check_images, load_model
@@ -24,7 +24,7 @@ from t2.tasks.images import FileImage
 from t2.types import Example, PixelImage, Sampling
 
 
-def picture(seed, size=20):
+def image(seed, size=20):
     return PixelImage.of(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
@@ -34,10 +34,10 @@ def lm():
 
 
 EXAMPLES = [
-    Example("What is it?", images=(picture(0),), answer="a cat"),
-    Example("What is it?", images=(picture(1),), answer="a dog"),
-    Example("And these two, which one is larger?", images=(picture(2), picture(3)), answer="the first"),
-    Example("No picture at all.", answer="none"),
+    Example("What is it?", images=(image(0),), answer="a cat"),
+    Example("What is it?", images=(image(1),), answer="a dog"),
+    Example("And these two, which one is larger?", images=(image(2), image(3)), answer="the first"),
+    Example("No image at all.", answer="none"),
 ]
 SAMPLED = Sampling(max_new_tokens=6, temperature=1.0, samples=3, seed=1)
 
@@ -47,14 +47,14 @@ def test_a_model_that_sees_can_be_built_in_every_precision(dtype):
     assert tiny_llava(dtype=dtype).processor is not None
 
 
-def test_a_picture_has_a_place_for_each_of_its_features(lm):
+def test_a_image_has_a_place_for_each_of_its_features(lm):
     ids = lm.encode(EXAMPLES[2])
     assert sum(token in lm.placeholder_ids for token in ids) == 2 * 16
 
 
-def test_another_picture_is_another_answer(lm):
+def test_another_image_is_another_answer(lm):
     first, second = (
-        token_log_probs(lm, [encode_reference(lm, Example("?", "yes", images=(picture(s),)))]) for s in (0, 1)
+        token_log_probs(lm, [encode_reference(lm, Example("?", "yes", images=(image(s),)))]) for s in (0, 1)
     )
     assert not torch.allclose(first.log_probs, second.log_probs, atol=1e-4)
 
@@ -65,7 +65,7 @@ def test_a_batch_is_answered_as_each_example_alone(lm):
     assert [group[0].token_ids for group in together] == [group[0].token_ids for group in alone]
 
 
-def test_completions_carry_their_pictures(lm):
+def test_completions_carry_their_images(lm):
     groups = HFGenerator(lm).generate(EXAMPLES, SAMPLED)
     assert [group[0].images for group in groups] == [one.images for one in EXAMPLES]
 
@@ -79,11 +79,11 @@ def test_training_sees_the_log_probs_of_sampling(lm, shared):
     assert bool(found.entropy.isfinite().all())
 
 
-def test_prompts_are_shared_after_a_check_that_has_a_picture(lm):
+def test_prompts_are_shared_after_a_check_that_has_a_image(lm):
     assert prompts_can_be_shared(lm)
 
 
-def test_the_check_notices_a_picture_that_sharing_would_misplace(lm, monkeypatch):
+def test_the_check_notices_a_image_that_sharing_would_misplace(lm, monkeypatch):
     right = lm.pixels
     monkeypatch.setattr(
         lm, "pixels", lambda images: {k: v if len(images) > 1 else 0 * v for k, v in right(images).items()}
@@ -91,38 +91,38 @@ def test_the_check_notices_a_picture_that_sharing_would_misplace(lm, monkeypatch
     assert not prompts_can_be_shared(lm)
 
 
-def test_equal_words_before_different_pictures_share_nothing(lm):
+def test_equal_words_before_different_images_share_nothing(lm):
     completions = [encode_reference(lm, one) for one in EXAMPLES[:2]]
     assert completions[0].prompt_ids == completions[1].prompt_ids
     assert group_by_prompt(completions) == [[0], [1]]
     assert len(shared_rows(completions, lm.pad_id, lm.device).images) == 2
 
 
-def test_what_stands_for_a_picture_is_never_written(lm):
+def test_what_stands_for_a_image_is_never_written(lm):
     states = torch.randn(50, lm.model.config.get_text_config().hidden_size)
     assert bool((lm.logits(states)[:, list(lm.placeholder_ids)] == NEVER).all())
 
 
-def test_a_model_of_text_refuses_a_picture():
+def test_a_model_of_text_refuses_a_image():
     with pytest.raises(ValueError, match="reads text alone"):
         tiny_model().encode(EXAMPLES[0])
 
 
 def test_a_question_that_holds_the_placeholder_is_refused(lm):
     with pytest.raises(ValueError, match="2 places for images"):
-        lm.encode(Example("What is <image>?", images=(picture(0),)))
+        lm.encode(Example("What is <image>?", images=(image(0),)))
 
 
-def test_a_picture_that_does_not_decode_is_named(lm, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+def test_a_image_that_does_not_decode_is_named(lm, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"broken\.png cannot be decoded"):
         HFGenerator(lm).generate([Example("?", images=(FileImage(tmp_path / "broken.png"),))], Sampling())
 
 
-def test_a_model_that_reads_pictures_in_its_own_way_is_refused(monkeypatch):
+def test_a_model_that_reads_images_in_its_own_way_is_refused(monkeypatch):
     lm = tiny_llava()
     monkeypatch.setattr(lm, "pixels", lambda images: {"pixel_values": torch.zeros(1, 3, 32, 32)})
-    with pytest.raises(ValueError, match="reads a picture otherwise"):
+    with pytest.raises(ValueError, match="reads a image otherwise"):
         check_images(lm)
 
 
@@ -230,14 +230,14 @@ def test_each_example_wears_its_own_state_in_one_batch():
     scales = {name: torch.stack([state[name] for state in states]) for name in svf.singular_values}
     generator, sampling = HFGenerator(lm, svf), Sampling(max_new_tokens=6)
     index = [0, 1, 1, 0]
-    rows = generator.with_rows(lambda which: {n: s[list(which)] for n, s in scales.items()}, index)
+    rows = generator.with_per_example_scales(lambda which: {n: s[list(which)] for n, s in scales.items()}, index)
     alone = [
         generator.with_state(states[i]).generate([one], sampling)[0][0] for i, one in zip(index, EXAMPLES, strict=True)
     ]
     assert [group[0].token_ids for group in rows.generate(EXAMPLES, sampling)] == [one.token_ids for one in alone]
 
 
-def test_gradients_reach_z_through_pictures_and_shared_prompts_give_the_same():
+def test_gradients_reach_z_through_images_and_shared_prompts_give_the_same():
     lm, svf = adapted()
     flat = [one for group in HFGenerator(lm, svf).generate(EXAMPLES, SAMPLED) for one in group]
     gradients = []
@@ -250,7 +250,7 @@ def test_gradients_reach_z_through_pictures_and_shared_prompts_give_the_same():
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-3, rtol=1e-3)
 
 
-def test_labels_are_scored_behind_pictures(lm):
+def test_labels_are_scored_behind_images(lm):
     labels = [" cat", " a dog"]
     together = score_labels(lm, EXAMPLES, labels)
     alone = torch.cat([score_labels(lm, [one], labels) for one in EXAMPLES])
@@ -261,23 +261,23 @@ def test_labels_are_scored_behind_pictures(lm):
 
 
 @pytest.mark.parametrize("strategy", [Fixed(uniform=True), PromptDispatch(mode="score")], ids=["uniform", "prompt"])
-def test_two_passes_answer_pictures_the_same_way_in_rows_and_in_groups(strategy):
+def test_two_passes_answer_images_the_same_way_merged_and_per_example(strategy):
     lm, svf = adapted()
     generator = HFGenerator(lm, svf)
     pool = tiny_pool(generator)
-    rows, groups = (
-        TwoPass(generator, pool, strategy, by=by).generate(EXAMPLES, Sampling(max_new_tokens=5))
-        for by in ("rows", "groups")
+    per_example, merged = (
+        TwoPass(generator, pool, strategy, pass2=pass2).generate(EXAMPLES, Sampling(max_new_tokens=5))
+        for pass2 in ("per_example", "merged")
     )
-    assert [group[0].token_ids for group in rows] == [group[0].token_ids for group in groups]
-    assert [group[0].images for group in rows] == [one.images for one in EXAMPLES]
+    assert [group[0].token_ids for group in per_example] == [group[0].token_ids for group in merged]
+    assert [group[0].images for group in per_example] == [one.images for one in EXAMPLES]
 
 
 def test_an_expert_of_the_text_model_is_worn_where_it_is_asked_for():
     expert = tiny_pool(tiny_generator()).experts["math"]
     lm, svf = adapted()
     with pytest.raises(ValueError, match="transfer=true"):
-        wear(svf, expert, source=lm.source)
-    wear(svf, expert, source=lm.source, transfer=True)
+        apply_expert(svf, expert, source=lm.source)
+    apply_expert(svf, expert, source=lm.source, transfer=True)
     for name, z in svf.state().items():
         torch.testing.assert_close(z, expert.scales[name])

@@ -74,7 +74,7 @@ def test_an_unknown_step_after_the_head_is_noticed(llama: LanguageModel, monkeyp
         check_logits(llama)
 
 
-def test_nan_weights_are_noticed():
+def test_na_weights_are_noticed():
     lm = tiny_model("llama")
     lm.model.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="hold NaN"):
@@ -144,7 +144,7 @@ def test_the_prompt_is_the_template_up_to_the_answer(llama: LanguageModel):
 
 
 def test_a_system_message_and_a_prefill_are_placed(llama: LanguageModel):
-    text = llama.tokenizer.decode(llama.encode(Example(prompt="p", system="s", prefill="A:")))
+    text = llama.tokenizer.decode(llama.encode(Example(prompt="p", system="s", response_prefix="A:")))
     assert text.startswith("<|bos|><|im_start|>system\ns<|im_end|>\n<|im_start|>user\np")
     assert text.endswith("assistant\nA:")
 
@@ -157,7 +157,7 @@ def test_bos_stands_once(chat_template: bool):
 
 def test_without_a_template_the_prompt_is_plain():
     lm = tiny_model(chat_template=False)
-    assert lm.tokenizer.decode(lm.encode(Example(prompt="p", system="s", prefill="A"))) == "<|bos|>s\n\np\nA"
+    assert lm.tokenizer.decode(lm.encode(Example(prompt="p", system="s", response_prefix="A"))) == "<|bos|>s\n\np\nA"
 
 
 def test_without_a_template_bos_is_only_put_where_the_tokenizer_puts_it():

@@ -208,18 +208,8 @@ def test_base_is_the_base_after_z_changed():
     lm = stopping()
     svf = adapted(lm)
     expected = HFGenerator(stopping()).generate(EXAMPLES, SAMPLED)
-    assert HFGenerator(lm, svf, worn="base").generate(EXAMPLES, SAMPLED) == expected
+    assert HFGenerator(lm, svf, weights="base").generate(EXAMPLES, SAMPLED) == expected
     assert ids(HFGenerator(lm, svf).generate(EXAMPLES, SAMPLED)) != ids(expected)
-
-
-def test_as_is_follows_what_the_adapter_shows():
-    lm = stopping()
-    svf = adapted(lm)
-    with svf.disabled():
-        off = HFGenerator(lm, svf, worn="as_is").generate(EXAMPLES, SAMPLED)
-    assert off == HFGenerator(lm, svf, worn="base").generate(EXAMPLES, SAMPLED)
-    on = HFGenerator(lm, svf, worn="as_is").generate(EXAMPLES, SAMPLED)
-    assert ids(on) == ids(HFGenerator(lm, svf).generate(EXAMPLES, SAMPLED)) != ids(off)
 
 
 def test_merged_follows_a_z_that_changes_between_calls():
@@ -242,7 +232,7 @@ def test_generation_leaves_the_adapter_learning():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"batch_rows": 0}, "batch_rows is 0"), ({"worn": "factored"}, "allowed: merged, as_is, base")],
+    [({"batch_rows": 0}, "batch_rows is 0"), ({"weights": "factored"}, "allowed: adapted, base")],
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
@@ -294,7 +284,7 @@ def test_the_earliest_of_several_stop_strings_cuts(monkeypatch):
 def test_a_stop_string_in_the_prompt_does_not_end_the_answer(monkeypatch):
     lm = original("llama")
     scripted(monkeypatch, tokens_of(lm, "abc"))
-    example = Example(prompt="stop", prefill="stop")
+    example = Example(prompt="stop", response_prefix="stop")
     ((answer,),) = HFGenerator(lm).generate([example], Sampling(max_new_tokens=3, stop=("stop",)))
     assert (answer.text, answer.finish) == ("abc", "length")
 

@@ -11,7 +11,7 @@ import t2.policy.hf as hf
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import ARCHITECTURES, tiny_model
-from t2.policy.generator import AdaptableGenerator, RowGenerator
+from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
 from t2.policy.hf import HFGenerator
 from t2.types import Completion, Example, Sampling
 
@@ -78,7 +78,7 @@ def under_own_weights(generator: HFGenerator, states: States, sampling: Sampling
 def test_each_example_answers_as_it_does_alone_under_merged_weights(architecture):
     lm, svf = adapted(architecture)
     generator, states = HFGenerator(lm, svf), States(svf)
-    together = generator.with_rows(states, INDEX).generate(EXAMPLES, GREEDY)
+    together = generator.with_per_example_scales(states, INDEX).generate(EXAMPLES, GREEDY)
     alone = [
         generator.with_state(states.states[state]).generate([example], GREEDY)[0]
         for example, state in zip(EXAMPLES, INDEX, strict=True)
@@ -90,7 +90,10 @@ def test_each_example_answers_as_it_does_alone_under_merged_weights(architecture
 def test_samples_of_an_example_wear_its_state(architecture):
     lm, svf = adapted(architecture)
     generator, states = HFGenerator(lm, svf), States(svf)
-    same(generator.with_rows(states, INDEX).generate(EXAMPLES, SAMPLED), under_own_weights(generator, states, SAMPLED))
+    same(
+        generator.with_per_example_scales(states, INDEX).generate(EXAMPLES, SAMPLED),
+        under_own_weights(generator, states, SAMPLED),
+    )
 
 
 def test_the_states_answer_differently():
@@ -107,7 +110,9 @@ def test_the_states_answer_differently():
 def test_rows_do_not_depend_on_the_batch(batch_rows, sampling):
     lm, svf = adapted()
     states = States(svf)
-    cut = HFGenerator(lm, svf, batch_rows=batch_rows).with_rows(states, INDEX).generate(EXAMPLES, sampling)
+    cut = (
+        HFGenerator(lm, svf, batch_rows=batch_rows).with_per_example_scales(states, INDEX).generate(EXAMPLES, sampling)
+    )
     same(cut, under_own_weights(HFGenerator(lm, svf), states, sampling))
 
 
@@ -118,12 +123,12 @@ def test_rows_do_not_depend_on_compaction(monkeypatch, architecture, share):
     generator, states = HFGenerator(lm, svf), States(svf)
     expected = under_own_weights(generator, states, SAMPLED)
     monkeypatch.setattr(hf, "COMPACT_SHARE", share)
-    same(generator.with_rows(states, INDEX).generate(EXAMPLES, SAMPLED), expected)
+    same(generator.with_per_example_scales(states, INDEX).generate(EXAMPLES, SAMPLED), expected)
 
 
 def test_the_base_among_the_rows_is_the_base_without_an_adapter():
     lm, svf = adapted()
-    rows = HFGenerator(lm, svf).with_rows(States(svf), INDEX).generate(EXAMPLES, GREEDY)
+    rows = HFGenerator(lm, svf).with_per_example_scales(States(svf), INDEX).generate(EXAMPLES, GREEDY)
     plain = copy.deepcopy(original("llama", dtype="float32"))
     plain.end_ids = lm.end_ids
     base = HFGenerator(plain).generate(EXAMPLES, GREEDY)
@@ -135,7 +140,7 @@ def test_the_base_among_the_rows_is_the_base_without_an_adapter():
 def test_states_are_asked_for_once_a_batch_and_no_more_than_it_wears(batch_rows):
     lm, svf = adapted()
     states = States(svf)
-    HFGenerator(lm, svf, batch_rows=batch_rows).with_rows(states, INDEX).generate(EXAMPLES, SAMPLED)
+    HFGenerator(lm, svf, batch_rows=batch_rows).with_per_example_scales(states, INDEX).generate(EXAMPLES, SAMPLED)
     if batch_rows == 64:
         assert states.asked == [[0, 1, 2]]
     else:  # longest prompts first, one at a time for three samples
@@ -146,7 +151,7 @@ def test_as_many_states_as_examples():
     lm, svf = adapted()
     many = [random_state(svf, seed) for seed in range(len(EXAMPLES))]
     generator = HFGenerator(lm, svf, batch_rows=3)
-    together = generator.with_rows(
+    together = generator.with_per_example_scales(
         lambda numbers: {name: torch.stack([many[n][name] for n in numbers]) for name in many[0]}, range(len(EXAMPLES))
     ).generate(EXAMPLES, GREEDY)
     same(together, [generator.with_state(s).generate([e], GREEDY)[0] for s, e in zip(many, EXAMPLES, strict=True)])
@@ -156,9 +161,9 @@ def test_half_precision_rows_say_what_each_says_alone():
     lm, svf = adapted(dtype="bfloat16")
     generator, states = HFGenerator(lm, svf), States(svf)
     first = Sampling(max_new_tokens=1)  # later ones follow from it, and near ties may fall either way
-    together = generator.with_rows(states, INDEX).generate(EXAMPLES, first)
+    together = generator.with_per_example_scales(states, INDEX).generate(EXAMPLES, first)
     for place, (example, state) in enumerate(zip(EXAMPLES, INDEX, strict=True)):
-        (alone,) = generator.with_rows(states, [state]).generate([example], first)
+        (alone,) = generator.with_per_example_scales(states, [state]).generate([example], first)
         assert together[place][0].log_probs == pytest.approx(alone[0].log_probs, abs=0.1)
     assert len({group[0].log_probs for group in together}) > 3
 
@@ -168,48 +173,50 @@ def test_rows_compose_nothing_and_leave_what_was_learned(monkeypatch):
     monkeypatch.setattr("t2.adapters.svf_linear.SVFLinear.compose", None)
     learned = svf.state()
     held = {name: (weight.data_ptr(), weight.clone()) for name, weight in lm.model.named_parameters()}
-    HFGenerator(lm, svf).with_rows(States(svf), INDEX).generate(EXAMPLES, SAMPLED)
+    HFGenerator(lm, svf).with_per_example_scales(States(svf), INDEX).generate(EXAMPLES, SAMPLED)
     assert all(torch.equal(z, learned[name]) for name, z in svf.state().items())
-    assert all(layer.merged_weight is None and layer.row_scales is None for layer in svf.layers.values())
+    assert all(layer.merged_weight is None and layer.example_scales is None for layer in svf.layers.values())
     for name, weight in lm.model.named_parameters():
         assert (weight.data_ptr(), True) == (held[name][0], torch.equal(weight, held[name][1]))
 
 
 def test_a_stream_of_rows_that_is_given_up_leaves_the_adapter_as_it_was():
     lm, svf = adapted()
-    stream = HFGenerator(lm, svf, batch_rows=2).with_rows(States(svf), INDEX).stream(EXAMPLES, GREEDY)
+    stream = HFGenerator(lm, svf, batch_rows=2).with_per_example_scales(States(svf), INDEX).stream(EXAMPLES, GREEDY)
     next(stream)
-    assert svf.face.rows
+    assert svf.mode.per_example
     stream.close()
-    assert (svf.face.name, svf.face.rows, svf.face.index) == ("factored", False, None)
-    assert all(layer.row_scales is None for layer in svf.layers.values())
+    assert (svf.mode.name, svf.mode.per_example, svf.mode.index) == ("factored", False, None)
+    assert all(layer.example_scales is None for layer in svf.layers.values())
 
 
 def test_rows_within_a_disabled_adapter_still_wear_their_states():
     lm, svf = adapted()
-    generator, states = HFGenerator(lm, svf, worn="base"), States(svf)
+    generator, states = HFGenerator(lm, svf, weights="base"), States(svf)
     with svf.disabled():
-        inside = generator.with_rows(states, INDEX).generate(EXAMPLES, GREEDY)
-        assert svf.face.name == "off"
+        inside = generator.with_per_example_scales(states, INDEX).generate(EXAMPLES, GREEDY)
+        assert svf.mode.name == "off"
     same(inside, under_own_weights(generator, states, GREEDY))
 
 
 def test_rows_have_no_use_for_a_dtype():
     lm, svf = adapted()
-    rounded = HFGenerator(lm, svf, dtype="bfloat16").with_rows(States(svf), INDEX).generate(EXAMPLES, GREEDY)
-    assert rounded == HFGenerator(lm, svf).with_rows(States(svf), INDEX).generate(EXAMPLES, GREEDY)
+    rounded = (
+        HFGenerator(lm, svf, dtype="bfloat16").with_per_example_scales(States(svf), INDEX).generate(EXAMPLES, GREEDY)
+    )
+    assert rounded == HFGenerator(lm, svf).with_per_example_scales(States(svf), INDEX).generate(EXAMPLES, GREEDY)
 
 
 def test_no_examples_no_answers():
     lm, svf = adapted()
-    assert HFGenerator(lm, svf).with_rows(States(svf), []).generate([], GREEDY) == []
+    assert HFGenerator(lm, svf).with_per_example_scales(States(svf), []).generate([], GREEDY) == []
 
 
 @pytest.mark.parametrize("count", [0, 6, 8])
 def test_another_number_of_states_than_examples_is_refused(count):
     lm, svf = adapted()
     with pytest.raises(ValueError, match=f"{count} states were given for 7 examples"):
-        HFGenerator(lm, svf).with_rows(States(svf), [0] * count).generate(EXAMPLES, GREEDY)
+        HFGenerator(lm, svf).with_per_example_scales(States(svf), [0] * count).generate(EXAMPLES, GREEDY)
 
 
 # A given state
@@ -234,17 +241,17 @@ def test_a_given_state_changes_neither_the_adapter_nor_the_generator():
     assert generator.generate(EXAMPLES, GREEDY) == before
 
 
-@pytest.mark.parametrize("worn", ["merged", "as_is", "base"])
-def test_whatever_a_generator_wears_the_given_state_counts(worn):
+@pytest.mark.parametrize("weights", ["adapted", "base"])
+def test_a_given_state_counts_whatever_the_generator_has(weights):
     lm, svf = adapted()
     state = random_state(svf, 3)
     expected = HFGenerator(lm, svf).with_state(state).generate(EXAMPLES, GREEDY)
-    assert HFGenerator(lm, svf, worn=worn).with_state(state).generate(EXAMPLES, GREEDY) == expected
+    assert HFGenerator(lm, svf, weights=weights).with_state(state).generate(EXAMPLES, GREEDY) == expected
 
 
 def test_an_empty_state_is_the_base_and_merges_nothing(monkeypatch):
     lm, svf = adapted()
-    expected = HFGenerator(lm, svf, worn="base").generate(EXAMPLES, SAMPLED)
+    expected = HFGenerator(lm, svf, weights="base").generate(EXAMPLES, SAMPLED)
     monkeypatch.setattr("t2.adapters.svf_linear.SVFLinear.compose", None)
     assert HFGenerator(lm, svf).with_state({}).generate(EXAMPLES, SAMPLED) == expected
 
@@ -252,9 +259,9 @@ def test_an_empty_state_is_the_base_and_merges_nothing(monkeypatch):
 def test_a_state_after_rows_and_rows_after_a_state_count_alone():
     lm, svf = adapted()
     generator, states = HFGenerator(lm, svf), States(svf)
-    rows, state = generator.with_rows(states, INDEX), generator.with_state(states.states[0])
+    rows, state = generator.with_per_example_scales(states, INDEX), generator.with_state(states.states[0])
     assert rows.with_state(states.states[0]).generate(EXAMPLES, GREEDY) == state.generate(EXAMPLES, GREEDY)
-    assert state.with_rows(states, INDEX).generate(EXAMPLES, GREEDY) == rows.generate(EXAMPLES, GREEDY)
+    assert state.with_per_example_scales(states, INDEX).generate(EXAMPLES, GREEDY) == rows.generate(EXAMPLES, GREEDY)
 
 
 @pytest.mark.parametrize("state", [{}, None], ids=["base", "a state"])
@@ -275,10 +282,10 @@ def test_a_dtype_rounds_what_is_worn(state):
 def test_a_transformers_generator_can_do_both():
     lm, svf = adapted()
     assert isinstance(HFGenerator(lm, svf), AdaptableGenerator)
-    assert isinstance(HFGenerator(lm, svf), RowGenerator)
+    assert isinstance(HFGenerator(lm, svf), PerExampleGenerator)
 
 
-@pytest.mark.parametrize("ask", [lambda g: g.with_state({}), lambda g: g.with_rows(lambda _: {}, [])])
+@pytest.mark.parametrize("ask", [lambda g: g.with_state({}), lambda g: g.with_per_example_scales(lambda _: {}, [])])
 def test_without_an_adapter_there_is_nothing_to_wear(ask):
     with pytest.raises(ValueError, match=r"no adapter|cannot give every example its own state"):
         ask(HFGenerator(original("llama", dtype="float32")))
@@ -294,15 +301,13 @@ def test_an_adapter_without_rows_is_refused():
         def merged(self, state=None, *, dtype=None): ...
         def merged_weights(self, state=None): ...
 
-    with pytest.raises(ValueError, match="Merging cannot give every example its own state; use by=groups"):
-        HFGenerator(original("llama", dtype="float32"), Merging()).with_rows(lambda _: {}, [])
+    with pytest.raises(ValueError, match="Merging cannot give every example its own state; use pass2=merged"):
+        HFGenerator(original("llama", dtype="float32"), Merging()).with_per_example_scales(lambda _: {}, [])
 
 
-@pytest.mark.parametrize("worn", ["merged", "as_is"])
-def test_a_dtype_where_nothing_is_merged_is_refused(worn):
-    adapter = None if worn == "merged" else adapted()[1]
+def test_a_dtype_where_nothing_is_merged_is_refused():
     with pytest.raises(ValueError, match=r"dtype=bfloat16 rounds merged weights"):
-        HFGenerator(original("llama", dtype="float32"), adapter, worn=worn, dtype="bfloat16")
+        HFGenerator(original("llama", dtype="float32"), dtype="bfloat16")
 
 
 def test_an_unknown_dtype_is_refused():

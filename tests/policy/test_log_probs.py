@@ -199,7 +199,7 @@ def test_kl_leaves_the_adapter_worn():
     before = token_log_probs(lm, COMPLETIONS).log_probs
     token = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)
     assert torch.equal(token.log_probs, before)
-    assert svf.face.name == "factored"
+    assert svf.mode.name == "factored"
 
 
 def test_kl_needs_the_adapter():

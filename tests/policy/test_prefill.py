@@ -43,7 +43,7 @@ def test_every_state_reads_the_beginning_itself() -> None:
     noise = torch.Generator().manual_seed(0)
     scales = {name: 1 + 0.3 * torch.randn(3, len(s), generator=noise) for name, s in svf.singular_values.items()}
     prompts, states = asked(lm), [2, 0, 2, 1]
-    with svf.rows(scales) as select:
+    with svf.per_example(scales) as select:
         _, logits, _ = prefill(lm, prompts, 1, states, lambda places: select(torch.tensor([states[p] for p in places])))
     for row, (prompt, state) in enumerate(zip(prompts, states, strict=True)):
         with svf.merged({name: rows[state] for name, rows in scales.items()}):

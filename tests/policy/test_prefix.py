@@ -1,4 +1,4 @@
-"""What prompts begin with, computed once, changes nothing: log-probs, gradients, divergence, before pictures too."""
+"""What prompts begin with, computed once, changes nothing: log-probs, gradients, divergence, before images too."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_llava, tiny_model
 from t2.policy.log_probs import PREFIX_SAVES_AT_LEAST, prompts_can_be_shared, token_log_probs
-from t2.policy.packing import behind, shared_rows
-from t2.policy.prefix import SHARED_AT_LEAST, common_prefix, key_values, standing_before
+from t2.policy.packing import shared_rows, with_prefix
+from t2.policy.prefix import SHARED_AT_LEAST, common_prefix, key_values, prefix_cache
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.types import Completion, Example, PixelImage
 
@@ -112,14 +112,14 @@ def test_blocks_that_are_computed_again_give_the_same_gradient() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
 
 
-def test_pictures_stand_behind_a_prefix() -> None:
+def test_images_stand_behind_a_prefix() -> None:
     lm = tiny_llava()
-    pictures = [PixelImage(bytes([number]) * 64, (8, 8)) for number in (0, 90, 200)]
-    prompts = [tuple(lm.encode(Example("Which?", images=(picture,)))) for picture in pictures]
+    images = [PixelImage(bytes([number]) * 64, (8, 8)) for number in (0, 90, 200)]
+    prompts = [tuple(lm.encode(Example("Which?", images=(image,)))) for image in images]
     head = draw(4, 40, (1,), (1,))[0].prompt_ids[:40]
     completions = [
-        Completion(head + prompt, answer, (0.0,) * len(answer), "", "stop", (picture,))
-        for prompt, picture in zip(prompts, pictures, strict=True)
+        Completion(head + prompt, answer, (0.0,) * len(answer), "", "stop", (image,))
+        for prompt, image in zip(prompts, images, strict=True)
         for answer in ((5, 6, 7), (8,))
     ]
     assert common_prefix([one.prompt_ids for one in completions], lm.placeholder_ids) >= 40
@@ -148,9 +148,9 @@ def test_keys_and_values_never_grow() -> None:
     lm, _ = adapted("llama")
     completions = draw(5, 12, (2, 3), (2, 2))
     prefix = key_values(lm, completions[0].prompt_ids[:12])
-    before = standing_before(prefix, 2)
+    before = prefix_cache(prefix, 2)
     tails = [replace(one, prompt_ids=one.prompt_ids[12:]) for one in completions]
-    layout = behind(shared_rows(tails, lm.pad_id, lm.device), 12)
+    layout = with_prefix(shared_rows(tails, lm.pad_id, lm.device), 12)
     once, twice = (
         lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, **before) for _ in range(2)
     )
@@ -160,7 +160,7 @@ def test_keys_and_values_never_grow() -> None:
 
 def test_nothing_stands_before_rows_without_a_prefix() -> None:
     assert key_values(tiny_model("llama"), ()) == []
-    assert standing_before([], 3) == {}
+    assert prefix_cache([], 3) == {}
 
 
 @given(

@@ -19,10 +19,10 @@ def test_the_answer_and_the_end_of_the_turn_follow_the_prompt() -> None:
     assert one.log_probs == (0.0,) * len(one.token_ids)
 
 
-@pytest.mark.parametrize(("prefill", "text"), [("Category:", " four"), ("Category: ", "four"), ("", "four")])
-def test_a_space_parts_it_from_the_words_it_is_prefilled_with(prefill: str, text: str) -> None:
+@pytest.mark.parametrize(("response_prefix", "text"), [("Category:", " four"), ("Category: ", "four"), ("", "four")])
+def test_a_space_parts_it_from_the_words_it_is_prefilled_with(response_prefix: str, text: str) -> None:
     lm = tiny_model("llama")
-    one = encode_reference(lm, Example("Which?", answer="four", prefill=prefill))
+    one = encode_reference(lm, Example("Which?", answer="four", response_prefix=response_prefix))
     assert one.text == text
     assert lm.decode(one.token_ids) == text
 

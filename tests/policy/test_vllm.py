@@ -64,7 +64,7 @@ class TestSmolLM2:
             assert [c.finish for (c,) in ours] == [c.finish for (c,) in theirs]
             seen.append([c.token_ids for (c,) in ours])
         assert seen[0] != seen[1] != seen[2]  # z did matter
-        base = VLLMGenerator(lm, svf, worn="base").generate(EXAMPLES, sampling)
+        base = VLLMGenerator(lm, svf, weights="base").generate(EXAMPLES, sampling)
         assert [c.token_ids for (c,) in base] == seen[0]
 
     def test_log_probs_are_the_trainers(self, worn: Worn) -> None:

@@ -56,23 +56,25 @@ def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: p
 def test_a_mixture_is_found_saved_and_worn_later(adapt, folder, tmp_path) -> None:
     shown = adapt(*FIT)
     found = load_mixture(tmp_path / "run" / "mixture.json", ExpertPool.load(folder))
-    assert len(found.alphas) == 2
+    assert len(found.weights) == 2
     assert "Fitness on 3 support examples of gcd" in shown
     header, _, first, second = shown[shown.index("iteration") :].splitlines()[:4]
-    assert header.split() == ["iteration", "best", "mean", "alphas", "±"]
+    assert header.split() == ["iteration", "best", "mean", "weights", "±"]
     assert (first.split()[0], second.split()[0]) == ("0", "1")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["command"], results["task"], results["strategy"]) == ("adapt", "gcd", "few_shot")
-    assert list(results["alphas"]["gcd"]["few_shot"].values()) == pytest.approx(list(found.means))
+    assert list(results["weights"]["gcd"]["few_shot"].values()) == pytest.approx(list(found.means))
     later = adapt("strategy=fixed", f"strategy.mixture={tmp_path / 'run'}", "prompt=hello", run="later")
     for mean in found.means:
         assert f"{mean:.3f}" in later
     assert "[fixed]" in later
 
 
-def test_a_prompt_shows_scores_alphas_and_both_answers(adapt) -> None:
+def test_a_prompt_shows_scores_weights_and_both_answers(adapt) -> None:
     shown = adapt("strategy=prompt_soft", "prompt=What is 3 + 4?")
-    order = [shown.index(part) for part in ("[base]", "[pass 1, prompt_soft: ", "Scores", "Alphas", "[prompt_soft]")]
+    order = [
+        shown.index(part) for part in ("[base]", "[pass 1, prompt_soft: ", "Scores", "Mixing weights", "[prompt_soft]")
+    ]
     assert order == sorted(order)
     scores = shown[shown.index("Scores") :].splitlines()[1:4]
     assert [line.split()[0] for line in scores] == ["letters", "math", "other"]

@@ -80,10 +80,10 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
     parts = sum(value for name, value in results["seconds"].items() if name != "total")
     assert parts < results["seconds"]["total"]  # no phase is counted twice
-    alphas = results["alphas"]["gcd"]
-    assert alphas["expert:math"] == {"letters": 0.0, "math": 1.0}
-    assert alphas["uniform"] == {"letters": 0.5, "math": 0.5}
-    assert alphas["fs"].keys() == {"letters", "math"}
+    weights = results["weights"]["gcd"]
+    assert weights["expert:math"] == {"letters": 0.0, "math": 1.0}
+    assert weights["uniform"] == {"letters": 0.5, "math": 0.5}
+    assert weights["fs"].keys() == {"letters", "math"}
     confusion = results["confusion"]
     assert confusion.keys() == {"prompt"}  # few_shot names no label
     assert confusion["prompt"]["labels"] == ["letters", "math", "other"]
@@ -144,7 +144,7 @@ BAD_INPUT = {
         ("strategy=few_shot", "split=train", "limit=null"), ["support examples are among the 180 test examples"],
     ),
     "unknown strategy": (("strategy=promt",), ["Did you mean 'prompt'"]),
-    "unknown way of pass 2": (("strategy=prompt", "by=row"), ["allowed: auto, rows, groups"]),
+    "unknown way of pass 2": (("strategy=prompt", "pass2=row"), ["allowed: auto, merged, per_example"]),
     "nobody to grade": (("score_workers=0",), ["score_workers is 0; allowed: at least 1"]),
     "pool of another model": (("base_model.seed=1",), ["transfer=true"]),
 }  # fmt: skip

@@ -82,8 +82,8 @@ def test_official_splits_are_even_and_odd_rows_of_train():
 
 
 def test_official_prefills_the_models_turn_and_fixed_does_not():
-    assert task(protocol="official").split("test")[0].prefill == "Let's think step by step"
-    assert task().split("test")[0].prefill == ""
+    assert task(protocol="official").split("test")[0].response_prefix == "Let's think step by step"
+    assert task().split("test")[0].response_prefix == ""
 
 
 def test_official_keeps_the_raw_key_so_digit_rows_are_never_right():

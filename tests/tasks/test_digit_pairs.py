@@ -1,4 +1,4 @@
-"""Pairs of digits: answers, pictures that show both, and digits that stay in the split that `Digits` has them in."""
+"""Pairs of digits: answers, images that show both, and digits that stay in the split that `Digits` has them in."""
 
 from collections import Counter
 from itertools import pairwise, permutations
@@ -43,7 +43,7 @@ def test_every_digit_is_of_the_split_that_digits_has_it_in(ask):
             assert len(shown) > 0.5 * len(known)
 
 
-def test_the_picture_shows_the_left_digit_a_gap_and_the_right_digit():
+def test_the_image_shows_the_left_digit_a_gap_and_the_right_digit():
     images = np.rint(sklearn.datasets.load_digits().images * 255 / 16)
     one = task(scale=1).split("test")[0]
     left, right = indices(one)
@@ -139,7 +139,7 @@ def test_both_digits_count_in_their_order(text, grade):
     assert task("both").grade(Example("?", "3 and 9"), text) == grade
 
 
-def test_both_digits_are_those_of_the_picture():
+def test_both_digits_are_those_of_the_image():
     assert all(one.answer == "{} and {}".format(*one.metadata["values"]) for one in task("both").split("val"))
 
 

@@ -1,4 +1,4 @@
-"""Digits: splits that are stratified and share no picture, pixels as they are in the data, and what counts as right."""
+"""Digits: splits that are stratified and share no image, pixels as they are in the data, and what counts as right."""
 
 import json
 import sys
@@ -27,13 +27,13 @@ def data():
     return sklearn.datasets.load_digits()
 
 
-def test_every_picture_of_the_data_is_in_one_split(task, data):
+def test_every_image_of_the_data_is_in_one_split(task, data):
     assert [len(task.split(split)) for split in SPLITS] == [1200, 200, 397]
     seen = [one.images[0] for split in SPLITS for one in task.split(split)]
     assert len(set(seen)) == len(seen) == len(data.target)
 
 
-def test_a_picture_is_the_data_s_with_sixteen_as_white(task, data):
+def test_a_image_is_the_data_s_with_sixteen_as_white(task, data):
     for one in task.split("test")[:20]:
         index = int(one.metadata["id"])
         shown = np.asarray(one.images[0].load())
@@ -61,7 +61,7 @@ def test_another_seed_splits_otherwise():
     assert len(tests) == 3
 
 
-def test_equal_pictures_are_kept_once(monkeypatch, data):
+def test_equal_images_are_kept_once(monkeypatch, data):
     twice = sklearn.utils.Bunch(
         images=np.concatenate([data.images, data.images[:50]]), target=np.concatenate([data.target, data.target[:50]])
     )
@@ -71,9 +71,9 @@ def test_equal_pictures_are_kept_once(monkeypatch, data):
 
 
 def test_the_scale_is_the_size_of_a_pixel():
-    picture = enlarged(np.array([[0, 9]], np.uint8), 3)
-    assert picture.shape == (3, 6)
-    assert np.asarray(picture.load())[:, :, 0].tolist() == [[0, 0, 0, 9, 9, 9]] * 3
+    image = enlarged(np.array([[0, 9]], np.uint8), 3)
+    assert image.shape == (3, 6)
+    assert np.asarray(image.load())[:, :, 0].tolist() == [[0, 0, 0, 9, 9, 9]] * 3
     assert Digits(PROMPT, scale=28).split("val")[0].images[0].load().size == (224, 224)
 
 
@@ -130,7 +130,7 @@ def test_it_says_what_was_read():
     assert about["version"] == sklearn.__version__
 
 
-def test_the_fingerprint_is_that_of_the_pictures_and_the_answers():
+def test_the_fingerprint_is_that_of_the_images_and_the_answers():
     def fingerprint(**changes):
         task = Digits(**{"prompt": PROMPT, **changes})
         task.split("test")

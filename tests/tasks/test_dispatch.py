@@ -24,7 +24,7 @@ class Prompts:
 
     def split(self, split: Split) -> Sequence[Example]:
         self.asked.append(split)
-        return [Example(prompt, answer="x", system="be brief", prefill="So") for prompt in self.splits[split]]
+        return [Example(prompt, answer="x", system="be brief", response_prefix="So") for prompt in self.splits[split]]
 
     def score(self, example: Example, text: str) -> float:
         raise AssertionError("a dispatch task never asks what is right elsewhere")
@@ -136,7 +136,7 @@ def test_the_prompt_lists_every_label_once_with_its_description():
     assert lines.count("- math: sums and products") == 1
     assert lines.count("- words") == 1
     assert lines[-1].startswith("Text: ")
-    assert dispatch().split("val")[0].prefill == "Category:"
+    assert dispatch().split("val")[0].response_prefix == "Category:"
 
 
 def test_the_order_of_domains_is_no_part_of_the_prompt():
@@ -147,7 +147,7 @@ def test_the_order_of_domains_is_no_part_of_the_prompt():
 def test_the_tasks_own_system_message_and_prefill_stay_out():
     one = dispatch().split("val")[0]
     assert one.system is None
-    assert one.prefill == "Category:"
+    assert one.response_prefix == "Category:"
     assert "be brief" not in one.prompt
 
 

@@ -24,7 +24,7 @@ def whole():
 
 @pytest.fixture
 def wheel(tmp_path):
-    """A wheel of the package's layout with three training pictures and one test picture."""
+    """A wheel of the package's layout with three training images and one test image."""
     path = tmp_path / "easy_vqa-1.0-py3-none-any.whl"
     questions = {
         "train": [
@@ -43,7 +43,7 @@ def wheel(tmp_path):
     return path
 
 
-def pictures(task, split):
+def images(task, split):
     return {one.metadata["image_id"] for one in task.split(split)}
 
 
@@ -54,16 +54,16 @@ def example(answer):
 def test_the_sizes_are_those_of_the_data(whole):
     assert len(whole.split("test")) == 9673
     assert len(whole.split("train")) + len(whole.split("val")) == 38575
-    assert [len(pictures(whole, split)) for split in SPLITS] == [3600, 400, 1000]
+    assert [len(images(whole, split)) for split in SPLITS] == [3600, 400, 1000]
 
 
-def test_no_picture_stands_in_two_splits(whole):
-    train, val, test = (pictures(whole, split) for split in SPLITS)
+def test_no_image_stands_in_two_splits(whole):
+    train, val, test = (images(whole, split) for split in SPLITS)
     assert not train & val
     assert not (train | val) & test
 
 
-def test_a_picture_is_where_its_question_says(whole):
+def test_a_image_is_where_its_question_says(whole):
     one = whole.split("test")[0]
     assert one.metadata["image_id"] == "test/0"
     assert isinstance(one.images[0], FileImage)
@@ -128,15 +128,15 @@ def test_an_instruction_stands_below_the_question(wheel):
 
 
 def test_another_seed_carves_another_val(wheel):
-    vals = {frozenset(pictures(EasyVQA(wheel=str(wheel), val_images=1, seed=seed), "val")) for seed in range(8)}
+    vals = {frozenset(images(EasyVQA(wheel=str(wheel), val_images=1, seed=seed), "val")) for seed in range(8)}
     assert len(vals) > 1
 
 
-def test_the_questions_of_a_picture_stay_together(wheel):
+def test_the_questions_of_a_image_stay_together(wheel):
     for seed in range(6):
         task = EasyVQA(wheel=str(wheel), val_images=1, seed=seed)
-        assert len(pictures(task, "val")) == 1
-        assert not pictures(task, "val") & pictures(task, "train")
+        assert len(images(task, "val")) == 1
+        assert not images(task, "val") & images(task, "train")
         assert len(task.split("val")) + len(task.split("train")) == 5
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from t2.tasks.base import SPLITS, DocumentedTask, GradingTask, Task
 from t2.tasks.digits import Digits
-from t2.tasks.few_shot_split import FewShot, few_shot_order
+from t2.tasks.few_shot_split import FewShotSplit, few_shot_order
 from t2.types import Example, Grade
 
 
@@ -83,22 +83,22 @@ def test_the_order_is_that_of_the_global_generator_and_leaves_it_alone(n, seed):
 
 @pytest.mark.parametrize("protocol", ["fixed", "official"])
 def test_the_support_is_the_first_of_the_shuffle(protocol):
-    task = FewShot(Numbered(range(164)), seed=16, protocol=protocol)
+    task = FewShotSplit(Numbered(range(164)), seed=16, protocol=protocol)
     assert asked(task, "train") == ["100", "81", "54", "23", "35", "134", "46", "138", "55", "88"]
 
 
 def test_official_tests_on_the_whole_split_in_its_own_order():
-    assert asked(FewShot(Numbered(range(30)), protocol="official"), "test") == numbers(30)
+    assert asked(FewShotSplit(Numbered(range(30)), protocol="official"), "test") == numbers(30)
 
 
 def test_official_validates_on_all_but_the_support():
-    task = FewShot(Numbered(range(30)), shots=4, protocol="official")
+    task = FewShotSplit(Numbered(range(30)), shots=4, protocol="official")
     assert asked(task, "val") == [str(index) for index in few_shot_order(30, 0)[4:]]
 
 
 @given(n=st.integers(12, 40), shots=st.integers(1, 5), val_size=st.none() | st.integers(1, 5), seed=st.integers(0, 9))
 def test_fixed_loses_nothing_and_shares_nothing(n, shots, val_size, seed):
-    task = FewShot(Numbered(range(n)), shots=shots, val_size=val_size, seed=seed)
+    task = FewShotSplit(Numbered(range(n)), shots=shots, val_size=val_size, seed=seed)
     train, val, test = (asked(task, split) for split in SPLITS)
     assert (len(train), len(val)) == (shots, shots if val_size is None else val_size)
     assert sorted(train + val + test) == sorted(numbers(n))
@@ -107,7 +107,7 @@ def test_fixed_loses_nothing_and_shares_nothing(n, shots, val_size, seed):
 @given(st.lists(st.sampled_from(["a", "A ", "b", "c", "d", "e  f", "E f", "g"]), min_size=1, max_size=30))
 def test_a_question_that_comes_twice_stands_in_one_split_only(questions):
     try:
-        task = FewShot(Numbered(questions), shots=2, val_size=1)
+        task = FewShotSplit(Numbered(questions), shots=2, val_size=1)
         found = [{" ".join(prompt.split()).casefold() for prompt in asked(task, split)} for split in SPLITS]
     except ValueError:
         assert len({" ".join(question.split()).casefold() for question in questions}) <= 3
@@ -117,16 +117,16 @@ def test_a_question_that_comes_twice_stands_in_one_split_only(questions):
 
 
 def test_the_split_to_cut_up_is_chosen():
-    task = FewShot(Numbered((), val=range(20)), split="val", shots=3)
+    task = FewShotSplit(Numbered((), val=range(20)), split="val", shots=3)
     assert sorted(prompt for split in SPLITS for prompt in asked(task, split)) == sorted(numbers(20))
 
 
 def test_another_seed_draws_another_support():
-    assert len({tuple(asked(FewShot(Numbered(range(50)), seed=seed), "train")) for seed in range(5)}) == 5
+    assert len({tuple(asked(FewShotSplit(Numbered(range(50)), seed=seed), "train")) for seed in range(5)}) == 5
 
 
 def test_nothing_is_read_before_a_split_is_asked_for():
-    FewShot(Numbered(()))
+    FewShotSplit(Numbered(()))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_nothing_is_read_before_a_split_is_asked_for():
 )
 def test_too_few_examples_are_refused(n, options, message):
     with pytest.raises(ValueError, match=message):
-        FewShot(Numbered(range(n)), **options).split("test")
+        FewShotSplit(Numbered(range(n)), **options).split("test")
 
 
 @pytest.mark.parametrize(
@@ -155,42 +155,42 @@ def test_too_few_examples_are_refused(n, options, message):
 )
 def test_wrong_options_are_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
-        FewShot(Numbered(range(30)), **options)
+        FewShotSplit(Numbered(range(30)), **options)
 
 
 def test_grading_is_the_wrapped_tasks():
-    task = FewShot(Numbered(range(30)))
+    task = FewShotSplit(Numbered(range(30)))
     example = task.split("test")[0]
     assert (task.score(example, example.answer), task.score(example, "?")) == (1.0, 0.0)
     assert task.grade(example, "?") == Grade(0.0, "wrong", "?")
 
 
 def test_a_task_that_only_scores_is_graded_by_its_score():
-    task = FewShot(Plain(), shots=2)
+    task = FewShotSplit(Plain(), shots=2)
     assert task.grade(task.split("test")[0], "") == Grade(0.25)
 
 
 @pytest.mark.parametrize("inner", [Numbered(range(30)), Plain()])
 def test_it_keeps_every_protocol(inner):
-    task = FewShot(inner)
+    task = FewShotSplit(inner)
     assert isinstance(task, Task)
     assert isinstance(task, GradingTask)
     assert isinstance(task, DocumentedTask)
 
 
 def test_the_name_and_the_budget_follow_the_task():
-    task = FewShot(Numbered(range(30)))
+    task = FewShotSplit(Numbered(range(30)))
     assert (task.name, task.max_new_tokens) == ("few_shot_numbers", 7)
-    assert FewShot(Plain(), name="other").name == "other"
+    assert FewShotSplit(Plain(), name="other").name == "other"
 
 
 def test_it_says_how_the_support_was_drawn_and_what_the_task_says():
     own = {"protocol": "official", "split": "test", "shots": 10, "seed": 16}
     inner = {"name": "numbers", "protocol": "inner", "source": "org/numbers"}
-    assert FewShot(Numbered(()), seed=16, protocol="official").about() == {**own, "task": inner}
-    assert FewShot(Plain()).about()["task"] == {"name": "plain"}
+    assert FewShotSplit(Numbered(()), seed=16, protocol="official").about() == {**own, "task": inner}
+    assert FewShotSplit(Plain()).about()["task"] == {"name": "plain"}
 
 
-def test_one_question_about_many_pictures_is_many_questions():
-    few = FewShot(Digits("Which?"), shots=5)
+def test_one_question_about_many_images_is_many_questions():
+    few = FewShotSplit(Digits("Which?"), shots=5)
     assert [len(few.split(split)) for split in SPLITS] == [5, 5, 387]

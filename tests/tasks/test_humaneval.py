@@ -8,7 +8,7 @@ import pytest
 from recorder import Recorder
 
 from t2.grading.sandbox.executor import CodeExecutor
-from t2.tasks.few_shot_split import FewShot
+from t2.tasks.few_shot_split import FewShotSplit
 from t2.tasks.humaneval import HumanEval
 
 ROWS = Path(__file__).parent / "rows" / "humaneval" / "test.jsonl"
@@ -53,7 +53,7 @@ def test_a_divided_set_loses_no_row():
 
 
 def test_few_shots_can_be_drawn_from_it():
-    assert len(FewShot(task(), shots=2, val_size=1).split("test")) == 4
+    assert len(FewShotSplit(task(), shots=2, val_size=1).split("test")) == 4
 
 
 @pytest.mark.parametrize(("protocol", "begun"), [("official", ""), ("fixed", "   ")])
@@ -64,7 +64,7 @@ def test_the_messages_are_verbatim(protocol, begun):
         "responses to user instructions."
     )
     assert one.prompt == f"Write a solution to the following problem:\n```python\n{row['prompt']}\n```"
-    assert one.prefill == f"```python\n{row['prompt']}{begun}"
+    assert one.response_prefix == f"```python\n{row['prompt']}{begun}"
     assert f"{begun}{one.answer}" == f"{row['canonical_solution']}```"
 
 
@@ -78,7 +78,7 @@ def test_the_tests_check_the_entry_point_and_know_the_prompts_helpers():
 @pytest.mark.parametrize("protocol", ["fixed", "official"])
 def test_the_completion_goes_on_behind_the_prompt(protocol):
     one = task(protocol=protocol).split("test")[0]
-    begun = one.prefill.removeprefix("```python\n").removeprefix(one.metadata["question"])
+    begun = one.response_prefix.removeprefix("```python\n").removeprefix(one.metadata["question"])
     program = program_of(one, "    return [max(numbers)]\n```\nDone.".removeprefix(begun), protocol)
     assert lines(program) == lines(f"{one.metadata['question']}    return [max(numbers)]\n")
 

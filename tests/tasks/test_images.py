@@ -1,4 +1,4 @@
-"""Pictures by their place: what loads, what is refused and how, what counts as the same, and that nothing is early."""
+"""Images by their place: what loads, what is refused and how, what counts as the same, and that nothing is early."""
 
 import io
 import pickle
@@ -34,7 +34,7 @@ def turned(form="PNG"):
 
 
 def with_long_text():
-    """A picture whose comment unpacks to more than Pillow allows."""
+    """A image whose comment unpacks to more than Pillow allows."""
     body = b"zTXtnote\0\0" + zlib.compress(b"a" * (2 << 20))
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     png = encoded()
@@ -42,7 +42,7 @@ def with_long_text():
 
 
 def too_large():
-    """The header of a picture of 65,500 x 65,500 pixels."""
+    """The header of a image of 65,500 x 65,500 pixels."""
     return b"P4\n65500 65500\n" + b"\0" * 16
 
 
@@ -85,7 +85,7 @@ def every_way(folder, content):
 
 
 @pytest.mark.parametrize("content", [encoded(), encoded(form="BMP"), encoded(form="WEBP", lossless=True)])
-def test_every_place_gives_the_same_rgb_picture(tmp_path, content):
+def test_every_place_gives_the_same_rgb_image(tmp_path, content):
     for way, image in every_way(tmp_path, content).items():
         assert image.load().mode == "RGB", way
         assert np.array_equal(pixels(image), COLOR), way
@@ -93,7 +93,7 @@ def test_every_place_gives_the_same_rgb_picture(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         Image.fromarray(GRAY),
         Image.fromarray(GRAY).convert("P"),
@@ -102,14 +102,14 @@ def test_every_place_gives_the_same_rgb_picture(tmp_path, content):
         Image.fromarray(GRAY).convert("CMYK"),
     ],
 )
-def test_every_mode_becomes_rgb(tmp_path, picture):
+def test_every_mode_becomes_rgb(tmp_path, image):
     buffer = io.BytesIO()
-    picture.save(buffer, "TIFF")
-    for image in (row(picture), FileImage(at(tmp_path, buffer.getvalue())), row(buffer.getvalue())):
-        assert (image.load().mode, image.load().size) == ("RGB", (8, 6))
+    image.save(buffer, "TIFF")
+    for one in (row(image), FileImage(at(tmp_path, buffer.getvalue())), row(buffer.getvalue())):
+        assert (one.load().mode, one.load().size) == ("RGB", (8, 6))
 
 
-def test_a_picture_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_path):
+def test_a_image_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_path):
     for way, image in every_way(tmp_path, turned()).items():
         assert np.array_equal(pixels(image), np.rot90(COLOR, -1)), way
 
@@ -118,7 +118,7 @@ def test_a_picture_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_p
     "content",
     [
         b"",
-        b"no picture",
+        b"no image",
         encoded(BIG)[:-400],
         encoded().replace(b"IDAT", b"IDXX"),
         encoded(form="JPEG")[:100],
@@ -162,7 +162,7 @@ def test_a_missing_file_is_named(tmp_path):
             image.load()
 
 
-def test_a_folder_is_no_picture(tmp_path):
+def test_a_folder_is_no_image(tmp_path):
     with pytest.raises(FileNotFoundError, match="Correct the path"):
         FileImage(tmp_path).load()
 
@@ -186,12 +186,12 @@ def test_a_broken_zip_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("value", [None, 3, [1, 2], {}, {"bytes": None, "path": None}])
-def test_a_value_that_is_no_picture_is_refused(value):
+def test_a_value_that_is_no_image_is_refused(value):
     with pytest.raises(ValueError, match=r"row 0 of toy is a (NoneType|int|list); an image, its bytes or path"):
         row(value, source="toy").load()
 
 
-def test_a_picture_that_breaks_only_when_its_data_is_read_is_refused():
+def test_a_image_that_breaks_only_when_its_data_is_read_is_refused():
     late = Image.open(io.BytesIO(encoded(BIG)[:-400]))
     with pytest.raises(ValueError, match="cannot be decoded"):
         row(late).load()
@@ -240,14 +240,14 @@ def test_other_pixels_are_refused(values):
         lambda n: RowImage([], 0, source=f"split {n}"),
     ],
 )
-def test_places_make_pictures_the_same_or_not(make):
+def test_places_make_images_the_same_or_not(make):
     assert make(1) == make(1)
     assert hash(make(1)) == hash(make(1))
     assert make(1) != make(2)
     assert len({make(1), make(2), make(1)}) == 2
 
 
-def test_equal_bytes_of_another_shape_are_another_picture():
+def test_equal_bytes_of_another_shape_are_another_image():
     assert PixelImage.of(GRAY) != PixelImage.of(GRAY.reshape(8, 6))
 
 
@@ -270,7 +270,7 @@ def test_nothing_is_touched_before_it_is_loaded():
         image.load()
 
 
-def test_one_row_is_decoded_when_its_picture_is_loaded(monkeypatch):
+def test_one_row_is_decoded_when_its_image_is_loaded(monkeypatch):
     content, decoded = encoded(), []
     rows = datasets.Dataset.from_list(
         [{"image": {"bytes": content, "path": None}} for _ in range(4)],
@@ -286,6 +286,6 @@ def test_one_row_is_decoded_when_its_picture_is_loaded(monkeypatch):
     assert len(decoded) == 1
 
 
-def test_pictures_can_be_sent_to_another_process(tmp_path):
+def test_images_can_be_sent_to_another_process(tmp_path):
     for image in every_way(tmp_path, encoded()).values():
         assert np.array_equal(pixels(pickle.loads(pickle.dumps(image))), COLOR)

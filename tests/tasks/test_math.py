@@ -94,7 +94,7 @@ def test_the_prompt_is_the_problem_and_the_system_message_is_verbatim():
     assert example.system == (
         "Solve the question below by reasoning step by step,and put the final answer within \\boxed{}."
     )
-    assert example.prefill == ""
+    assert example.response_prefix == ""
 
 
 def test_the_worked_solution_is_kept():

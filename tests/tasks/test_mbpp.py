@@ -109,11 +109,11 @@ def test_the_messages_are_verbatim():
         "Write a function to add up the even numbers of a list. Your code should satisfy the following assertion:\n"
         "```python\nassert even_total([1, 2, 4]) == 6\n```"
     )
-    assert one.prefill == "```python\n"
+    assert one.response_prefix == "```python\n"
 
 
 def test_the_official_prefill_has_no_line_break(many):
-    assert task(protocol="official", data_files=many).split("test")[0].prefill == "```python"
+    assert task(protocol="official", data_files=many).split("test")[0].response_prefix == "```python"
 
 
 def test_the_reference_answer_has_unix_lines_and_blanks():

@@ -67,7 +67,7 @@ def test_no_split_is_empty(name):
 
 
 def test_no_prompt_stands_in_two_splits(name):
-    seen = cache(lambda image: image.load().tobytes())  # the same question may be asked of many pictures
+    seen = cache(lambda image: image.load().tobytes())  # the same question may be asked of many images
     train, val, test = ({(one.prompt, *map(seen, one.images)) for one in shared(name).split(split)} for split in SPLITS)
     assert not train & val
     assert not train & test

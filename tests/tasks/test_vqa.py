@@ -1,4 +1,4 @@
-"""TextVQA and OK-VQA: prompts, reference answers, soft accuracy with its reasons, and splits that share no picture."""
+"""TextVQA and OK-VQA: prompts, reference answers, soft accuracy with its reasons, and splits that share no image."""
 
 import io
 import json
@@ -89,7 +89,7 @@ def test_a_question_is_shown_as_it_is_unless_capitalized():
     assert "LEFT door" in task().split("test")[4].prompt
 
 
-def test_a_template_may_show_the_words_that_were_read_off_the_picture():
+def test_a_template_may_show_the_words_that_were_read_off_the_image():
     template = "{question}\nReference OCR token: {ocr_tokens}\nAnswer."
     shown = [one.prompt for one in task(template=template).split("test")]
     assert shown[4] == "what is written on the LEFT door?\nReference OCR token: PULL, PUSH\nAnswer."
@@ -215,7 +215,7 @@ def test_answers_of_another_shape_are_refused(tmp_path, answers):
         with_rows(tmp_path, [{**a_row(), "answers": answers}]).split("test")
 
 
-def test_metadata_names_the_question_the_picture_and_the_groups():
+def test_metadata_names_the_question_the_image_and_the_groups():
     assert dict(okvqa().split("test")[1].metadata) == {
         "id": "212025",
         "question": "In which country was this game first played?",
@@ -233,7 +233,7 @@ def test_rows_without_a_question_id_are_named_by_their_place(tmp_path):
 
 
 @pytest.mark.parametrize("question_id", ["7", "x15", "", None, "-15", "1²"])
-def test_a_question_id_that_holds_no_picture_is_refused(tmp_path, question_id):
+def test_a_question_id_that_holds_no_image_is_refused(tmp_path, question_id):
     with pytest.raises(ValueError, match=r"question_id of row 0 .* image_key=image_id"):
         with_rows(tmp_path, [a_row(question_id=question_id)], image_key="question_id").split("test")
 
@@ -243,7 +243,7 @@ def test_an_unknown_image_key_is_refused_at_once():
         task(image_key="imageid")
 
 
-# Pictures.
+# Images.
 
 
 def test_a_relative_path_is_seen_from_the_file_and_not_from_here(tmp_path, monkeypatch):
@@ -258,12 +258,12 @@ def test_an_absolute_path_and_a_path_in_an_object_are_taken_as_they_are_meant(tm
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "here.png").write_bytes(png(1))
     (tmp_path / "elsewhere/there.png").write_bytes(png(2))
-    pictures = [str(tmp_path / "elsewhere/there.png"), {"path": "here.png"}, {"bytes": None, "path": "here.png"}]
-    split = with_rows(tmp_path, [a_row(str(n), image=one) for n, one in enumerate(pictures)]).split("test")
+    images = [str(tmp_path / "elsewhere/there.png"), {"path": "here.png"}, {"bytes": None, "path": "here.png"}]
+    split = with_rows(tmp_path, [a_row(str(n), image=one) for n, one in enumerate(images)]).split("test")
     assert [one.images[0].load().getpixel((0, 0))[0] for one in split] == [2, 1, 1]
 
 
-def test_a_missing_picture_is_an_error_when_it_is_looked_at_and_no_sooner(tmp_path):
+def test_a_missing_image_is_an_error_when_it_is_looked_at_and_no_sooner(tmp_path):
     one = with_rows(tmp_path, [a_row(image="gone.png")]).split("test")[0]
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         one.images[0].load()
@@ -274,7 +274,7 @@ def parquet(path, rows):
     return str(path)
 
 
-def test_no_picture_is_decoded_while_splits_are_built(tmp_path, monkeypatch):
+def test_no_image_is_decoded_while_splits_are_built(tmp_path, monkeypatch):
     rows = [a_row(str(n), image={"bytes": b"broken", "path": None}) for n in range(4)]
     rows[3]["image"] = {"bytes": png(9), "path": None}
     path = parquet(tmp_path / "rows.parquet", rows)
@@ -301,7 +301,7 @@ def test_a_parquet_column_of_paths_or_bytes_will_do(tmp_path, kind):
     assert one.images[0].load().getpixel((0, 0)) == (5, 5, 5)
 
 
-def test_pictures_of_different_splits_or_files_are_different():
+def test_images_of_different_splits_or_files_are_different():
     train, test = (task().split(split)[0].images[0] for split in ("train", "test"))
     assert train != test
     assert test != okvqa().split("test")[0].images[0]
@@ -313,21 +313,21 @@ def test_pictures_of_different_splits_or_files_are_different():
 
 @pytest.mark.parametrize("make", [task, okvqa])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_picture_stands_in_two_splits_and_its_questions_stay_together(make, seed):
+def test_no_image_stands_in_two_splits_and_its_questions_stay_together(make, seed):
     one = make(seed=seed)
     train, val, test = (image_ids(one, split) for split in SPLITS)
     assert not train & val
     assert not (train | val) & test
-    assert 1 <= len(val) <= 2  # a picture that is also in the test is dropped
+    assert 1 <= len(val) <= 2  # a image that is also in the test is dropped
 
 
-def test_a_training_row_about_a_picture_of_the_test_is_dropped_whatever_it_asks(tmp_path):
+def test_a_training_row_about_a_image_of_the_test_is_dropped_whatever_it_asks(tmp_path):
     train = [a_row("shared", "another?"), a_row("SHARED", "a third?"), a_row("t1"), a_row("t2")]
     one = with_rows(tmp_path, [a_row("shared", "what?")], train, val_images=1)
     assert image_ids(one, "train") | image_ids(one, "val") <= {"t1", "t2"}
 
 
-def test_the_same_question_about_other_pictures_is_kept(tmp_path):
+def test_the_same_question_about_other_images_is_kept(tmp_path):
     one = with_rows(tmp_path, [a_row("a"), a_row("b")], [a_row("t1"), a_row("t2"), a_row("t3")])
     assert [len(one.split(split)) for split in SPLITS] == [2, 1, 2]
 
@@ -336,7 +336,7 @@ def test_another_seed_carves_another_val():
     assert len({frozenset(image_ids(task(seed=seed), "val")) for seed in range(6)}) > 1
 
 
-def test_val_is_counted_in_pictures(tmp_path):
+def test_val_is_counted_in_images(tmp_path):
     with pytest.raises(ValueError, match=r"val_size is 3, .* allowed: 1 to 2"):
         with_rows(tmp_path, [a_row()], val_images=3).split("val")
 

@@ -137,7 +137,7 @@ def test_files_have_a_line_per_step_benchmark_and_system(tmp_path: Path, pool: E
     systems = ["base", "expert:math", "expert:code", "expert:letters", "trained"]
     assert [(int(row["step"]), row["system"]) for row in rows] == [(s, name) for s in (2, 4, 5) for name in systems]
     trained, base = rows[4], rows[0]
-    assert (trained["alpha:letters"], trained["alpha:math"], trained["n"]) == ("1.0", "0.0", "4")
+    assert (trained["weight:letters"], trained["weight:math"], trained["n"]) == ("1.0", "0.0", "4")
     assert float(trained["pass2"]) > 0
     assert float(trained["difference"]) == pytest.approx(float(trained["score"]) - float(base["score"]))
     assert trained["score"] == rows[3]["score"]  # the same expert by itself
@@ -155,7 +155,7 @@ def test_metrics_reach_the_csv_logger(tmp_path: Path) -> None:
         "letters/base/score",
         "letters/trained/score",
         "letters/trained/pass1",
-        "letters/trained/alpha:letters",
+        "letters/trained/weight:letters",
     ):
         assert f"adaptation/{name}" in row
     assert row["adaptation/dispatch_accuracy/trained"] == "1"

@@ -9,7 +9,7 @@ import torch
 from t2.models.llava import VisionShape
 from t2.models.loading import load_model
 from t2.models.tiny import tiny_llava, tiny_model
-from t2.training.alignment import BridgeTraining, Warmup, answers_by_picture
+from t2.training.alignment import Alignment, AlignmentTraining, answers_by_image
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Example, PixelImage
 
@@ -28,14 +28,14 @@ PICTURES = [
 
 def test_patches_learn_to_lie_near_their_word(caplog):
     with caplog.at_level("INFO"):
-        Warmup(SHAPE, align_steps=60, align_batch=8, align_lr=3e-3).build(tiny_model(), PICTURES, source="x", seed=0)
+        Alignment(SHAPE, align_steps=60, align_batch=8, align_lr=3e-3).build(tiny_model(), PICTURES, source="x", seed=0)
     assert "100.0 % lie nearest" in caplog.text
 
 
-def test_a_picture_with_two_answers_skips_that_stage(caplog):
+def test_a_image_with_two_answers_skips_that_stage(caplog):
     examples = [*PICTURES, Example("?", "other", images=PICTURES[0].images)]
     with caplog.at_level("INFO"):
-        Warmup(SHAPE, align_steps=5).build(tiny_model(), examples, source="x", seed=0)
+        Alignment(SHAPE, align_steps=5).build(tiny_model(), examples, source="x", seed=0)
     assert "several answers" in caplog.text
 
 
@@ -43,40 +43,41 @@ def test_a_picture_with_two_answers_skips_that_stage(caplog):
     "examples",
     [[], [Example("?", "a")], [Example("?", None, images=(shade(0),))], [Example("?", "a", images=(shade(0),) * 2)]],
 )
-def test_examples_that_are_no_labeled_pictures(examples):
-    assert answers_by_picture(examples) is None
+def test_examples_that_are_no_labeled_images(examples):
+    assert answers_by_image(examples) is None
 
 
 def test_the_same_seed_gives_the_same_model():
     first, second = (
-        Warmup(SHAPE, align_steps=3, align_batch=4).build(tiny_model(), PICTURES, source="x", seed=1) for _ in range(2)
+        Alignment(SHAPE, align_steps=3, align_batch=4).build(tiny_model(), PICTURES, source="x", seed=1)
+        for _ in range(2)
     )
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_features_begin_as_large_as_embeddings():
-    lm = Warmup(SHAPE, align_steps=30, align_batch=16).build(tiny_model(), PICTURES, source="x", seed=0)
+    lm = Alignment(SHAPE, align_steps=30, align_batch=16).build(tiny_model(), PICTURES, source="x", seed=0)
     images = [one.images[0] for one in PICTURES]
     features = torch.cat(list(lm.model.model.get_image_features(**lm.pixels(images)).pooler_output))
     torch.testing.assert_close(features.std(), lm.model.get_input_embeddings().weight.std(), rtol=0.01, atol=0)
 
 
-def test_an_answer_longer_than_a_picture_is_refused():
+def test_an_answer_longer_than_a_image_is_refused():
     examples = [Example("?", "far too long", images=PICTURES[0].images)]
-    with pytest.raises(ValueError, match="12 tokens and a picture 4"):
-        Warmup(SHAPE).build(tiny_model(), examples, source="x", seed=0)
+    with pytest.raises(ValueError, match="12 tokens and a image 4"):
+        Alignment(SHAPE).build(tiny_model(), examples, source="x", seed=0)
 
 
 @pytest.mark.parametrize("numbers", [{"align_steps": -1}, {"align_batch": 0}])
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(ValueError, match="allowed: at least"):
-        Warmup(SHAPE, **numbers).build(tiny_model(), PICTURES, source="x", seed=0)
+        Alignment(SHAPE, **numbers).build(tiny_model(), PICTURES, source="x", seed=0)
 
 
 def test_only_the_bridge_learns():
     lm = tiny_llava()
-    module = BridgeTraining(lm, OptimizerSettings(lr=1e-2, clip_norm=1.0), total_steps=5)
+    module = AlignmentTraining(lm, OptimizerSettings(lr=1e-2, clip_norm=1.0), total_steps=5)
     text = {n: p.clone() for n, p in lm.model.named_parameters() if "vision" not in n and "projector" not in n}
     optimizer = module.configure_optimizers()["optimizer"]
     losses = []
@@ -112,7 +113,7 @@ def test_the_script_writes_a_model_that_loads(run_script, tmp_path):
     assert loaded.encode(Example("?", images=(shade(0),)))
 
 
-def test_an_expert_learns_in_front_of_pictures(run_script, tmp_path):
+def test_an_expert_learns_in_front_of_images(run_script, tmp_path):
     run_script(
         "train",
         f"hydra.run.dir={tmp_path}",
