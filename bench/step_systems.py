@@ -41,7 +41,7 @@ class Work:
     def random(cls, lm: LanguageModel, rows: int, prompt: int, completion: int, samples: int = 1) -> Work:
         """The same ids and advantages for every model with the same vocabulary.
 
-        `samples` neighbors have one prompt. Before a model that sees, a prompt begins with a image of its own.
+        `samples` neighbors have one prompt. Before a model that sees, a prompt begins with an image of its own.
         """
         if prompt + completion > lm.context_length:
             raise ValueError(
@@ -59,7 +59,7 @@ class Work:
             images = [(PixelImage.of(pixels[row - row % samples].numpy()),) for row in range(rows)]
             places = [token for token in lm.encode(Example("", images=images[0])) if token in lm.placeholder_ids]
             if len(places) >= prompt:
-                raise ValueError(f"A image takes {len(places)} tokens, and the prompt has {prompt}. Raise --prompt.")
+                raise ValueError(f"An image takes {len(places)} tokens, and the prompt has {prompt}. Raise --prompt.")
             ids[:, : len(places)] = torch.tensor(places)
         answers = tuple(
             Completion(tuple(row[:prompt]), tuple(row[prompt:]), (0.0,) * completion, "", "length", of_row)

@@ -110,7 +110,7 @@ class Completion:
 
 @runtime_checkable
 class LazyImage(Protocol):
-    """A image by its place; hashable, so that prompts can be compared."""
+    """An image by its place; hashable, so that prompts can be compared."""
 
     def load(self) -> Image.Image:
         """The image in RGB.
@@ -124,14 +124,14 @@ class LazyImage(Protocol):
 
 @dataclass(frozen=True)
 class PixelImage:
-    """A image held in memory: `pixels` are the bytes of (height, width) gray values, or of (height, width, 3)."""
+    """An image held in memory: `pixels` are the bytes of (height, width) gray values, or of (height, width, 3)."""
 
     pixels: bytes = field(repr=False)
     shape: tuple[int, ...]
 
     @classmethod
     def of(cls, values: np.ndarray[Any, np.dtype[np.uint8]]) -> PixelImage:
-        """A image of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
+        """An image of gray values (height, width) or RGB (height, width, 3) from 0 to 255."""
         shaped = values.ndim == 2 or (values.ndim == 3 and values.shape[2] == 3)
         if values.dtype != np.uint8 or not shaped or not values.size:
             raise ValueError(

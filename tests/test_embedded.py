@@ -17,7 +17,8 @@ from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
 from t2.policy.hf import HFGenerator
-from t2.policy.log_probs import prompts_can_be_shared, token_log_probs
+from t2.policy.log_probs import token_log_probs
+from t2.policy.prompt_sharing import prompts_can_be_shared
 from t2.tasks.base import Task
 from t2.training.objectives import RLOO
 from t2.training.rollout import Rollout

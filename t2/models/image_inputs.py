@@ -1,6 +1,6 @@
 """Images for a vision-language model: their places in a prompt, and the tensors that its vision tower reads.
 
-A processor writes a placeholder token for every feature that a image will have, and the model puts the features
+A processor writes a placeholder token for every feature that an image will have, and the model puts the features
 there. Prompts are therefore ids as those of text are, beside a list of images, and positions are those of text: an
 architecture that counts them otherwise is refused when it is loaded (`t2.models.loading.check_images`). Not done here:
 videos, sound.
@@ -57,7 +57,7 @@ def ids_with_images(processor: Any, text: str, images: Sequence[LazyImage]) -> l
     """The ids of a text in which every image has as many placeholders as it will have features.
 
     Raises:
-        ValueError: the text has not one place for each image, or a image cannot be decoded.
+        ValueError: the text has not one place for each image, or an image cannot be decoded.
     """
     places = text.count(processor.image_token)
     if places != len(images):
@@ -73,7 +73,7 @@ def pixel_inputs(processor: Any, model: PreTrainedModel, images: Sequence[LazyIm
     """What the model's forward takes for the images of a batch, in the order of its rows.
 
     Raises:
-        ValueError: a image cannot be decoded.
+        ValueError: an image cannot be decoded.
     """
     read = processor.image_processor(images=[image.load() for image in images], return_tensors="pt")
     taken = inspect.signature(model.base_model.forward).parameters

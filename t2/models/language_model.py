@@ -137,7 +137,7 @@ class LanguageModel:
         return self.without_placeholders(logits)
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
-        """Logits (..., V) under which no placeholder of a image is ever written."""
+        """Logits (..., V) under which no placeholder of an image is ever written."""
         if not self.placeholder_ids:
             return logits
         return logits.index_fill(-1, torch.tensor(self.placeholder_ids, device=logits.device), NEVER)

@@ -29,7 +29,7 @@ IMAGE_TOKEN = "<image>"
 
 @dataclass(frozen=True)
 class VisionShape:
-    """How large the vision encoder is; a image becomes (image_size / patch_size)^2 tokens."""
+    """How large the vision encoder is; an image becomes (image_size / patch_size)^2 tokens."""
 
     image_size: int = 32
     patch_size: int = 8

@@ -1,7 +1,7 @@
 """A source to a frozen language model that has been found to do what t2 takes it for.
 
 Every load checks that the two halves of a model's forward together give its own logits, and of a model of images and
-text that prompts with a image are read as the model itself reads them. A GGUF file is dequantized once, and kept in
+text that prompts with an image are read as the model itself reads them. A GGUF file is dequantized once, and kept in
 the cache as safetensors. Nothing here adapts a model or samples from one.
 """
 
@@ -106,7 +106,7 @@ def check_logits(language_model: LanguageModel) -> None:
 
 @torch.no_grad()
 def check_images(language_model: LanguageModel) -> None:
-    """Compare how t2 has the model read a image and a question with how the model and its processor do it.
+    """Compare how t2 has the model read an image and a question with how the model and its processor do it.
 
     Raises:
         ValueError: they differ: this architecture counts positions or masks images in a way that t2 does not know.
@@ -123,7 +123,7 @@ def check_images(language_model: LanguageModel) -> None:
     tolerance = 1e-4 if lm.dtype == torch.float32 else 64 * torch.finfo(lm.dtype).eps
     if not difference <= tolerance * scale:
         raise ValueError(
-            f"{lm.source} ({type(model).__name__}) reads a image otherwise than t2 has it read: logits differ by "
+            f"{lm.source} ({type(model).__name__}) reads an image otherwise than t2 has it read: logits differ by "
             f"{difference:.3g} (largest {scale:.3g}). Models with positions of their own for images (M-RoPE) or with "
             "masks for them are not supported; take a LLaVA."
         )

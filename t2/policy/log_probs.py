@@ -9,7 +9,6 @@ the adapter off (no second model).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -22,10 +21,14 @@ from torch.nn.utils.rnn import pad_sequence
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
 from t2.policy.packing import Layout, group_by_prompt, plain_rows, shared_rows, with_prefix
-from t2.policy.prefix import common_prefix, key_values, prefix_cache
-from t2.types import Completion, Example, LazyImage, PixelImage
+from t2.policy.prefix import Prefix, common_prefix, prefix_cache, read_prefix
+from t2.types import Completion
 
 KLDirection = Literal["policy_base", "base_policy"]  # KL(policy || base), as in the paper, or the reverse
+
+
+CHUNK_TOKENS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
+PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, another forward costs more
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,6 @@ class TokenLogProbs:
     kl: Tensor | None  # (N, T)
 
 
-log = logging.getLogger(__name__)
-CHUNK_TOKENS = 512  # (512, V) fp32 logits are 100 MB at V = 49k, 250 MB at V = 128k
-PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, another forward costs more
-CHECK_PREFIX, CHECK_PROMPTS, CHECK_SAMPLES = 32, (5, 3, 9), (4, 1, 7)  # lengths in the self-check
-
-
 def token_log_probs(
     lm: LanguageModel,
     completions: Sequence[Completion],
@@ -56,21 +53,24 @@ def token_log_probs(
     kl: KLDirection | None = None,
     adapter: Adapter | None = None,
     shared: bool = False,
+    prefix: Prefix | None = None,
 ) -> TokenLogProbs:
     """Log-prob, entropy and (where `kl` names a direction) divergence from the base, at every completion token.
 
     The model is run with its adapter as it is at the call; gradients flow unless the caller forbids them. `kl` needs
     `adapter`. `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq.
-    1). `shared` lays neighbors with one prompt behind it in one row, and what all prompts begin with before all rows:
-    the same numbers for less work, on architectures for which `prompts_can_be_shared`.
+    1). `shared` puts neighbors with one prompt into one row, and computes what all prompts begin with once: the same
+    numbers for less work, on models for which `t2.policy.prompt_sharing.prompts_can_be_shared`. Several calls without
+    gradients can take over one `prefix`, which all their prompts begin with.
     """
-    layout, prefix = _lay_out(lm, completions, shared=shared)
-    hidden = _completion_states(lm, layout, prefix)  # (L, D), L = all completion tokens
+    assert prefix is None or (shared and kl is None), "a prefix is taken over by shared rows without a KL"
+    layout, ids = _lay_out(lm, completions, shared=shared, given=None if prefix is None else prefix.ids)
+    hidden = _completion_states(lm, layout, prefix or read_prefix(lm, ids))  # (L, D), L = all completion tokens
     base = None
     if kl is not None:
         assert adapter is not None, "a KL to the base needs the adapter that is switched off for it"
         with torch.no_grad(), adapter.disabled():
-            base = _completion_states(lm, layout, prefix)  # (L, D)
+            base = _completion_states(lm, layout, read_prefix(lm, ids))  # (L, D)
     starts = range(0, len(layout.targets), CHUNK_TOKENS)
     parts = [
         _chunk(
@@ -92,75 +92,27 @@ def token_log_probs(
     )
 
 
-def exceeds_window(lm: LanguageModel, completions: Sequence[Completion]) -> bool:
-    """Whether a sliding attention window is shorter than a completion with its prompt.
-
-    Plain rows would then forget the prompt's beginning, and shared rows under their own mask would not.
-    """
-    longest = max(len(c.prompt_ids) + len(c.token_ids) for c in completions)
-    return lm.sliding_window is not None and longest > lm.sliding_window
-
-
-@torch.no_grad()
-def prompts_can_be_shared(lm: LanguageModel) -> bool:
-    """Whether shared rows give what plain rows give, on this very model.
-
-    Decided by comparing both on random tokens behind a common prefix; a model whose attention takes no tree mask, or
-    none behind keys and values, fails, and the log says so.
-    """
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = lm.model.get_input_embeddings().weight.shape[0]
-
-    def draw(count: int) -> tuple[int, ...]:
-        ids = torch.randint(vocabulary, (count,), generator=generator).tolist()
-        return tuple(0 if token in lm.placeholder_ids else token for token in ids)
-
-    longest = CHECK_PREFIX + max(CHECK_PROMPTS) + max(CHECK_SAMPLES)
-    fits = lm.sliding_window is None or longest <= lm.sliding_window
-    prefix = draw(CHECK_PREFIX) if fits else ()  # plain rows would forget it, which is no fault of the model
-    prompts: list[tuple[tuple[int, ...], tuple[LazyImage, ...]]] = [(draw(length), ()) for length in CHECK_PROMPTS]
-    if lm.processor is not None:
-        seen = Example("Which?", images=(PixelImage(bytes(range(64)), (8, 8)),))
-        prompts.append((tuple(lm.encode(seen)), seen.images))
-    probe = [
-        Completion(prefix + prompt, draw(length), (0.0,) * length, "", "stop", images)
-        for prompt, images in prompts
-        for length in CHECK_SAMPLES
-    ]
-    plain = token_log_probs(lm, probe).log_probs
-    try:
-        together = token_log_probs(lm, probe, shared=True).log_probs
-    except (ValueError, TypeError, RuntimeError, IndexError) as error:  # what models raise at a 4-D mask
-        log.warning("Prompts are not shared: %s takes no tree mask (%s).", type(lm.model).__name__, error)
-        return False
-    difference = float((plain - together).abs().max())
-    allowed = (1e-3 if lm.dtype == torch.float32 else 0.1) * max(1.0, float(plain.abs().max()) / 10)
-    if difference > allowed:
-        log.warning(
-            "Prompts are not shared: %s gives log-probs %.2g apart from plain rows (allowed: %.2g).",
-            type(lm.model).__name__,
-            difference,
-            allowed,
-        )
-    return difference <= allowed
-
-
-def _lay_out(lm: LanguageModel, completions: Sequence[Completion], *, shared: bool) -> tuple[Layout, tuple[int, ...]]:
-    """The rows of a forward, and the prefix that stands before all of them, empty where that saves too little."""
+def _lay_out(
+    lm: LanguageModel, completions: Sequence[Completion], *, shared: bool, given: tuple[int, ...] | None
+) -> tuple[Layout, tuple[int, ...]]:
+    """The rows of a forward, and the tokens before all of them: those `given`, or none where they save too little."""
     groups = group_by_prompt(completions) if shared else []
     prompts = [completions[group[0]].prompt_ids for group in groups]
-    length = common_prefix(prompts, lm.placeholder_ids) if len(prompts) > 1 else 0
-    if length * (len(prompts) - 1) < PREFIX_SAVES_AT_LEAST:
-        length = 0
+    if given is not None:
+        length = len(given)
+    else:
+        length = common_prefix(prompts, lm.placeholder_ids) if len(prompts) > 1 else 0
+        if length * (len(prompts) - 1) < PREFIX_SAVES_AT_LEAST:
+            length = 0
     if not length and len(groups) in (0, len(completions)):  # a tree mask would be for nothing
         return plain_rows(completions, lm.pad_id, lm.device), ()
     tails = [replace(one, prompt_ids=one.prompt_ids[length:]) for one in completions] if length else completions
     return with_prefix(shared_rows(tails, lm.pad_id, lm.device), length), prompts[0][:length]
 
 
-def _completion_states(lm: LanguageModel, layout: Layout, prefix: tuple[int, ...]) -> Tensor:
+def _completion_states(lm: LanguageModel, layout: Layout, prefix: Prefix) -> Tensor:
     """Last hidden states where completion tokens are predicted, (L, D)."""
-    before = prefix_cache(key_values(lm, prefix), len(layout.input_ids))
+    before = prefix_cache(prefix, len(layout.input_ids))
     states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, **before)
     return states[layout.row, layout.column]
 

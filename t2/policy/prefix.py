@@ -1,16 +1,18 @@
-"""What the prompts of a batch begin with, computed once: a system message, an instruction, solved examples.
+"""Prompts of a batch that begin alike: their common prefix is computed once (a system message, an instruction, shots).
 
-    prefix . . . . |  prompt 1  a1 a2 b1 b2      keys and values of the prefix stand before those of every row;
-                   |  prompt 2  c1 c2 d1         gradients go through them as through the rows
+    prefix . . . . |  prompt 1  a1 a2 b1 b2      the keys and values of the prefix stand before those of every row;
+                   |  prompt 2  c1 c2 d1         in training, gradients flow through them as through the rows
 
-It ends before the first image, since placeholders are the same for all of them, and leaves every prompt a token of
-its own. The cache that carries it never grows, so that a block may be computed again in the backward pass; decoding,
-where one has to grow, is `t2.policy.prefix`.
+The prefix ends before the first image, since image placeholders are the same for all images, and leaves every prompt a
+token of its own. `read_prefix` and `prefix_cache` serve forward passes over rows laid out by `t2.policy.packing`: their
+cache never grows, so that activation checkpointing may compute a block again. `prefill` serves decoding, whose cache
+has to grow.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,38 +22,45 @@ from transformers import DynamicCache
 from t2.models.language_model import LanguageModel
 from t2.types import LazyImage
 
-SHARED_AT_LEAST = 8  # tokens: what prompts have in common below that is not worth a forward of its own
-KeyValues = list[tuple[Tensor, Tensor]]  # of each layer, (1, heads, P, D) each
+SHARED_AT_LEAST = 8  # tokens: a shorter common beginning is not worth a forward of its own
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens that several prompts begin with, and their keys and values in each layer, (1, heads, P, D) each."""
+
+    ids: tuple[int, ...]
+    key_values: tuple[tuple[Tensor, Tensor], ...]
 
 
 def common_prefix(prompts: Sequence[tuple[int, ...]], stops: Sequence[int] = ()) -> int:
-    """How many tokens all prompts begin with, leaving each one of its own at least; 0 below SHARED_AT_LEAST.
+    """The number of tokens that all prompts begin with; 0 below SHARED_AT_LEAST.
 
-    None of `stops` is among them.
+    Each prompt keeps at least one token of its own, and the prefix ends before the first of `stops`.
     """
     shortest = min(map(len, prompts))
-    first, last = min(prompts), max(prompts)  # what these two share, all between them share
-    same = next((at for at, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
+    first, last = min(prompts), max(prompts)  # whatever these two share, all between them share
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or a in stops), shortest)
     length = min(same, shortest - 1)
     return length if length >= SHARED_AT_LEAST else 0
 
 
-def key_values(lm: LanguageModel, ids: Sequence[int]) -> KeyValues:
-    """Keys and values of a prefix under the adapter as it is at the call, none of an empty one."""
+def read_prefix(lm: LanguageModel, ids: Sequence[int]) -> Prefix:
+    """Compute the keys and values of a prefix with the adapter in its present mode; gradients flow through them."""
     if not ids:
-        return []
+        return Prefix((), ())
     cache = _Kept()
     input_ids = torch.tensor([ids], device=lm.device)
     positions = torch.arange(len(ids), device=lm.device)[None]
     lm.hidden_states(input_ids, torch.ones_like(input_ids), positions, past_key_values=cache, use_cache=True)
-    return [cache.kept[layer] for layer in sorted(cache.kept)]
+    return Prefix(tuple(ids), tuple(cache.kept[layer] for layer in sorted(cache.kept)))
 
 
-def prefix_cache(prefix: KeyValues, rows: int) -> dict[str, Any]:
-    """What `LanguageModel.hidden_states` takes, beside rows laid out behind it, to see a prefix from every row."""
-    if not prefix:
+def prefix_cache(prefix: Prefix, rows: int) -> dict[str, Any]:
+    """Arguments of `LanguageModel.hidden_states` that let each of the given number of rows attend to the prefix."""
+    if not prefix.ids:
         return {}
-    cache = _Fixed([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix])
+    cache = _Fixed([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in prefix.key_values])
     return {"past_key_values": cache, "use_cache": True}
 
 

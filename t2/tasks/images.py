@@ -23,7 +23,7 @@ _BROKEN = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.Deco
 
 @dataclass(frozen=True)
 class FileImage:
-    """A image in a file."""
+    """An image in a file."""
 
     path: Path
 
@@ -36,7 +36,7 @@ class FileImage:
 
 @dataclass(frozen=True)
 class ZipImage:
-    """A image in a zip file, such as a wheel, under the name `member`."""
+    """An image in a zip file, such as a wheel, under the name `member`."""
 
     path: Path
     member: str
@@ -58,7 +58,7 @@ class ZipImage:
 
 @dataclass(frozen=True)
 class RowImage:
-    """A image in a column of a data set's row: decoded already, encoded bytes, or {"bytes": ..., "path": ...}."""
+    """An image in a column of a data set's row: decoded already, encoded bytes, or {"bytes": ..., "path": ...}."""
 
     rows: Sequence[Mapping[str, Any]] = field(repr=False, hash=False, compare=False)
     index: int

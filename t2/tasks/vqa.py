@@ -1,4 +1,4 @@
-"""TextVQA and OK-VQA: questions about a image with the answers of ten people, graded by soft accuracy.
+"""TextVQA and OK-VQA: questions about an image with the answers of ten people, graded by soft accuracy.
 
 TextVQA (arXiv 1904.08920, hub `lmms-lab-encoder/textvqa`, CC-BY-4.0) asks about text in images, OK-VQA
 (arXiv 1906.00067, hub `lmms-lab-encoder/OK-VQA`, COCO images) for knowledge that is not in them. The code of the
@@ -60,7 +60,7 @@ class VQA:
             image_key: the column that says which image it is: `image_id`, or a COCO `question_id`, which is the id
                 of the image and one digit more.
             capitalize: the question as `str.capitalize` makes it, which also takes its other capitals away.
-            data_files: `train` and `test`, in place of the hub. A image is given as its bytes or as a path, read
+            data_files: `train` and `test`, in place of the hub. An image is given as its bytes or as a path, read
                 from the file's own folder unless it is absolute.
             val_images: how many images of train, with all their questions, make val.
 

@@ -1,6 +1,6 @@
 """Teaching a vision encoder and a projector to speak to a frozen language model (LLaVA's stage 1, arXiv 2304.08485).
 
-    1  encoder and projector alone learn to turn a image into what lies near the embeddings of its answer's words, the
+    1  encoder and projector alone learn to turn an image into what lies near the embeddings of its answer's words, the
        first patches the first word; cheap, since the language model does not run, and it need only copy what it then
        sees (skipped with align_steps=0, or where images have several answers)
     2  both learn the reference answers through the language model, which stays as it is
@@ -47,7 +47,7 @@ class Alignment:
         """The model that sees, which has had its first stage on `examples`.
 
         Raises:
-            ValueError: a number below its least, an answer of more tokens than a image has, or `text` sees already.
+            ValueError: a number below its least, an answer of more tokens than an image has, or `text` sees already.
         """
         if self.align_steps < 0 or self.align_batch < 1:
             raise ValueError(
@@ -71,7 +71,7 @@ class Alignment:
         patches = (self.shape.image_size // self.shape.patch_size) ** 2
         if max(map(len, words)) > patches:
             raise ValueError(
-                f"An answer has {max(map(len, words))} tokens and a image {patches}. Lower patch_size, or set "
+                f"An answer has {max(map(len, words))} tokens and an image {patches}. Lower patch_size, or set "
                 "align_steps=0."
             )
         number = {token: place for place, token in enumerate(known)}

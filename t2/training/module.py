@@ -26,7 +26,7 @@ from t2.evaluation.scoring import check_workers, complete_and_score
 from t2.experts.expert import Expert, ExpertMetadata
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
-from t2.policy.log_probs import prompts_can_be_shared
+from t2.policy.prompt_sharing import prompts_can_be_shared
 from t2.policy.reference import ReferenceAnswers
 from t2.run.phases import Phases
 from t2.tasks.base import Task

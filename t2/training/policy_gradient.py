@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
-from t2.policy.log_probs import exceeds_window, token_log_probs
+from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import micro_batches, sampled_log_probs
+from t2.policy.prompt_sharing import exceeds_window
 from t2.training.objectives import Objective
 from t2.training.rollout import Rollout
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import t2.policy.label_scores
+import t2.policy.log_probs
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_model
@@ -61,9 +62,12 @@ def test_scores_are_those_of_each_prompt_and_label_alone(architecture):
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2"])
-def test_the_instruction_is_shared_where_it_can_be(architecture, monkeypatch):
-    monkeypatch.setattr(t2.policy.label_scores, "token_log_probs", None)  # what plain rows are made with
-    score_labels(model(architecture), [Example(prompt) for prompt in PROMPTS], LABELS)
+def test_the_labels_of_a_prompt_share_its_row_where_they_can(architecture, monkeypatch):
+    lm = copy.deepcopy(model(architecture))
+    check(lm)
+    shapes = runs(lm, monkeypatch)
+    score_labels(lm, [Example(prompt) for prompt in PROMPTS], LABELS)
+    assert [rows for rows, _ in shapes] == [1, len(PROMPTS)]  # the instruction, then a row per prompt
 
 
 def test_the_scores_tell_prompts_and_labels_apart():
@@ -115,7 +119,7 @@ def test_any_prompts_and_labels(prompts, labels):
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 512), (600, 512), (4096, 1), (4096, 40)])
 def test_batches_change_nothing(tokens, rows, monkeypatch):
     monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", tokens)
-    monkeypatch.setattr(t2.policy.label_scores, "LOGIT_ROWS", rows)
+    monkeypatch.setattr(t2.policy.log_probs, "CHUNK_TOKENS", rows)
     check(model(), [*PROMPTS, *reversed(PROMPTS)])
 
 
@@ -138,15 +142,14 @@ def test_logits_exist_only_where_a_label_is_predicted(monkeypatch):
     inner = lm.logits
     monkeypatch.setattr(lm, "logits", lambda hidden: seen.append(hidden.shape[0]) or inner(hidden), raising=False)
     score_labels(lm, [Example(prompt) for prompt in PROMPTS], LABELS)
-    behind = sum(len(label) - 1 for label in LABELS)
-    assert sum(seen) == len(PROMPTS) * (1 + behind)  # the first tokens of all labels are predicted at one place
+    assert sum(seen) == len(PROMPTS) * sum(map(len, LABELS))
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(1000, 512), (100_000, 64)])
 def test_logits_and_keys_are_bounded_for_many_prompts(tokens, rows, monkeypatch):
     lm, seen = copy.deepcopy(model()), []
     check(lm)
-    monkeypatch.setattr(t2.policy.label_scores, "LOGIT_ROWS", rows)
+    monkeypatch.setattr(t2.policy.log_probs, "CHUNK_TOKENS", rows)
     monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", tokens)
     inner, shapes = lm.logits, runs(lm, monkeypatch)
     monkeypatch.setattr(lm, "logits", lambda hidden: seen.append(hidden.shape[0]) or inner(hidden), raising=False)

@@ -13,8 +13,9 @@ from torch import Tensor
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_model
-from t2.policy.log_probs import exceeds_window, prompts_can_be_shared, token_log_probs
+from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import group_by_prompt, micro_batches, plain_rows, shared_rows, tree_mask
+from t2.policy.prompt_sharing import exceeds_window, prompts_can_be_shared
 from t2.types import Completion
 
 SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3")

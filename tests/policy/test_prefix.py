@@ -14,9 +14,10 @@ from torch import Tensor
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_llava, tiny_model
-from t2.policy.log_probs import PREFIX_SAVES_AT_LEAST, prompts_can_be_shared, token_log_probs
+from t2.policy.log_probs import PREFIX_SAVES_AT_LEAST, token_log_probs
 from t2.policy.packing import shared_rows, with_prefix
-from t2.policy.prefix import SHARED_AT_LEAST, common_prefix, key_values, prefix_cache
+from t2.policy.prefix import SHARED_AT_LEAST, Prefix, common_prefix, prefix_cache, read_prefix
+from t2.policy.prompt_sharing import prompts_can_be_shared
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.types import Completion, Example, PixelImage
 
@@ -147,7 +148,7 @@ def test_the_self_check_looks_behind_a_prefix(
 def test_keys_and_values_never_grow() -> None:
     lm, _ = adapted("llama")
     completions = draw(5, 12, (2, 3), (2, 2))
-    prefix = key_values(lm, completions[0].prompt_ids[:12])
+    prefix = read_prefix(lm, completions[0].prompt_ids[:12])
     before = prefix_cache(prefix, 2)
     tails = [replace(one, prompt_ids=one.prompt_ids[12:]) for one in completions]
     layout = with_prefix(shared_rows(tails, lm.pad_id, lm.device), 12)
@@ -159,8 +160,8 @@ def test_keys_and_values_never_grow() -> None:
 
 
 def test_nothing_stands_before_rows_without_a_prefix() -> None:
-    assert key_values(tiny_model("llama"), ()) == []
-    assert prefix_cache([], 3) == {}
+    assert read_prefix(tiny_model("llama"), ()) == Prefix((), ())
+    assert prefix_cache(Prefix((), ()), 3) == {}
 
 
 @given(

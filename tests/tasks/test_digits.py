@@ -33,7 +33,7 @@ def test_every_image_of_the_data_is_in_one_split(task, data):
     assert len(set(seen)) == len(seen) == len(data.target)
 
 
-def test_a_image_is_the_data_s_with_sixteen_as_white(task, data):
+def test_an_image_is_the_data_s_with_sixteen_as_white(task, data):
     for one in task.split("test")[:20]:
         index = int(one.metadata["id"])
         shown = np.asarray(one.images[0].load())

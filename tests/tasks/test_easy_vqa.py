@@ -63,7 +63,7 @@ def test_no_image_stands_in_two_splits(whole):
     assert not (train | val) & test
 
 
-def test_a_image_is_where_its_question_says(whole):
+def test_an_image_is_where_its_question_says(whole):
     one = whole.split("test")[0]
     assert one.metadata["image_id"] == "test/0"
     assert isinstance(one.images[0], FileImage)
@@ -132,7 +132,7 @@ def test_another_seed_carves_another_val(wheel):
     assert len(vals) > 1
 
 
-def test_the_questions_of_a_image_stay_together(wheel):
+def test_the_questions_of_an_image_stay_together(wheel):
     for seed in range(6):
         task = EasyVQA(wheel=str(wheel), val_images=1, seed=seed)
         assert len(images(task, "val")) == 1

@@ -34,7 +34,7 @@ def turned(form="PNG"):
 
 
 def with_long_text():
-    """A image whose comment unpacks to more than Pillow allows."""
+    """An image whose comment unpacks to more than Pillow allows."""
     body = b"zTXtnote\0\0" + zlib.compress(b"a" * (2 << 20))
     chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
     png = encoded()
@@ -42,7 +42,7 @@ def with_long_text():
 
 
 def too_large():
-    """The header of a image of 65,500 x 65,500 pixels."""
+    """The header of an image of 65,500 x 65,500 pixels."""
     return b"P4\n65500 65500\n" + b"\0" * 16
 
 
@@ -109,7 +109,7 @@ def test_every_mode_becomes_rgb(tmp_path, image):
         assert (one.load().mode, one.load().size) == ("RGB", (8, 6))
 
 
-def test_a_image_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_path):
+def test_an_image_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_path):
     for way, image in every_way(tmp_path, turned()).items():
         assert np.array_equal(pixels(image), np.rot90(COLOR, -1)), way
 
@@ -191,7 +191,7 @@ def test_a_value_that_is_no_image_is_refused(value):
         row(value, source="toy").load()
 
 
-def test_a_image_that_breaks_only_when_its_data_is_read_is_refused():
+def test_an_image_that_breaks_only_when_its_data_is_read_is_refused():
     late = Image.open(io.BytesIO(encoded(BIG)[:-400]))
     with pytest.raises(ValueError, match="cannot be decoded"):
         row(late).load()

@@ -318,10 +318,10 @@ def test_no_image_stands_in_two_splits_and_its_questions_stay_together(make, see
     train, val, test = (image_ids(one, split) for split in SPLITS)
     assert not train & val
     assert not (train | val) & test
-    assert 1 <= len(val) <= 2  # a image that is also in the test is dropped
+    assert 1 <= len(val) <= 2  # an image that is also in the test is dropped
 
 
-def test_a_training_row_about_a_image_of_the_test_is_dropped_whatever_it_asks(tmp_path):
+def test_a_training_row_about_an_image_of_the_test_is_dropped_whatever_it_asks(tmp_path):
     train = [a_row("shared", "another?"), a_row("SHARED", "a third?"), a_row("t1"), a_row("t2")]
     one = with_rows(tmp_path, [a_row("shared", "what?")], train, val_images=1)
     assert image_ids(one, "train") | image_ids(one, "val") <= {"t1", "t2"}

@@ -32,7 +32,7 @@ def test_patches_learn_to_lie_near_their_word(caplog):
     assert "100.0 % lie nearest" in caplog.text
 
 
-def test_a_image_with_two_answers_skips_that_stage(caplog):
+def test_an_image_with_two_answers_skips_that_stage(caplog):
     examples = [*PICTURES, Example("?", "other", images=PICTURES[0].images)]
     with caplog.at_level("INFO"):
         Alignment(SHAPE, align_steps=5).build(tiny_model(), examples, source="x", seed=0)
@@ -63,9 +63,9 @@ def test_features_begin_as_large_as_embeddings():
     torch.testing.assert_close(features.std(), lm.model.get_input_embeddings().weight.std(), rtol=0.01, atol=0)
 
 
-def test_an_answer_longer_than_a_image_is_refused():
+def test_an_answer_longer_than_an_image_is_refused():
     examples = [Example("?", "far too long", images=PICTURES[0].images)]
-    with pytest.raises(ValueError, match="12 tokens and a image 4"):
+    with pytest.raises(ValueError, match="12 tokens and an image 4"):
         Alignment(SHAPE).build(tiny_model(), examples, source="x", seed=0)
 
 
