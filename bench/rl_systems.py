@@ -153,8 +153,8 @@ def endless_vllm(lm: LanguageModel, adapter: SVF) -> Generator:
     """t2's vLLM generator, which goes on behind the end tokens that vLLM knows of by itself."""
     parameters = t2_vllm._parameters
 
-    def endless(sampling: Sampling, lm: LanguageModel, place: int) -> Any:
-        found = parameters(sampling, lm, place)
+    def endless(sampling: Sampling, lm: LanguageModel, index: int) -> Any:
+        found = parameters(sampling, lm, index)
         found.ignore_eos = True
         return found
 

@@ -34,6 +34,7 @@ from t2.policy import vllm as t2_vllm
 from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
+from t2.policy.vllm_engine import EngineSettings, get_engine
 from t2.types import Completion, Example, Sampling
 
 SYSTEMS = ("generate", "t2_hf", "t2_hf_bf16", "t2_vllm", "t2_vllm_bf16")
@@ -109,8 +110,8 @@ def _build(name: str, lm: LanguageModel, adapter: SVF) -> tuple[Generator, Calla
         return HFGenerator(lm, adapter, dtype=dtype, batch_rows=64), lambda: merge(torch_dtype)
     generator = endless_vllm(lm, adapter)
     assert isinstance(generator, t2_vllm.VLLMGenerator), "what it says"
-    generator.settings = t2_vllm.EngineSettings(dtype="bfloat16" if name.endswith("bf16") else "auto")
-    return generator, lambda: generator._follow(t2_vllm._engine(lm, generator.settings))
+    generator.settings = EngineSettings(dtype="bfloat16" if name.endswith("bf16") else "auto")
+    return generator, lambda: generator._follow(get_engine(lm, generator.settings))
 
 
 def _move(adapter: SVF, seed: int) -> None:

@@ -1,7 +1,7 @@
 """The generator protocol: examples in, completions out.
 
-Whoever answers has this one method: a Hugging Mode model, a vLLM engine, a two-pass system. Evaluation, training and
-searches never know which one they ask.
+A transformers model, a vLLM engine and a two-pass system all have this one method, so that evaluation, training and
+searches need not know which one they use.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from t2.types import Completion, Example, Sampling
 # Which weights answer: the adapter's, merged, or the base's.
 Weights = Literal["adapted", "base"]
 
-# The numbers of D states -> what those are: module -> (D, R).
+# Indices of D states -> those states: module -> (D, R).
 PerExampleScales = Callable[[Sequence[int]], Mapping[str, Tensor]]
 
 
 @runtime_checkable
 class Generator(Protocol):
-    """Answers examples."""
+    """Generates completions of examples."""
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
         """B examples -> B lists of G completions (`sampling.samples`), in the order of the examples.
@@ -37,16 +37,16 @@ class Generator(Protocol):
 
 @runtime_checkable
 class StreamingGenerator(Generator, Protocol):
-    """A generator that hands out each example's answers as soon as they are complete."""
+    """A generator that yields each example's completions as soon as they are finished."""
 
     def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (place, G completions), every place once, in whatever order they end."""
+        """Yield (index of the example, G completions), each index once, in the order in which they finish."""
         ...
 
 
 @runtime_checkable
 class AdaptableGenerator(Generator, Protocol):
-    """A generator that can apply another state of its adapter, without touching what the adapter has learned."""
+    """A generator that can apply another state of its adapter, while the adapter keeps its own."""
 
     lm: LanguageModel
     adapter: Adapter | None

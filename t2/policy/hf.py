@@ -1,10 +1,9 @@
 """Generation with a transformers model, under the adapter's merged weights.
 
-A decode loop of our own instead of `model.generate`, for four things a policy gradient needs and that one has not:
-a prompt is read once for its G samples, and what all prompts begin with once (`t2.policy.prefix`); finished rows
-leave the batch; the log-prob of every sampled token is kept without keeping (T, N, V) scores; and a sample depends on
-its seed and place alone, not on how prompts were batched (one uniform number per token, drawn beforehand, inverts the
-cumulative distribution).
+A decode loop instead of `model.generate`, for four things that a policy gradient needs: a prompt is read once for its G
+samples, and the common prefix of all prompts once (`t2.policy.prefix`); finished rows leave the batch; the log-prob of
+every sampled token is kept without (T, N, V) scores; and a sample depends on its seed and index alone, not on how
+prompts were batched (one uniform number per token, drawn beforehand, inverts the cumulative distribution).
 
 Not done here: beam search, speculative decoding, paged caches (see vLLM).
 """
@@ -29,14 +28,14 @@ from t2.policy.prefix import prefill
 from t2.policy.sampling import choose
 from t2.types import Completion, Example, LazyImage, Sampling
 
-COMPACT_SHARE = 0.25  # finished rows are dropped when they are this share: each drop copies the whole cache
+COMPACT_SHARE = 0.25  # finished rows are dropped at this share of the batch, since each drop copies the whole cache
 
 
 @dataclass
 class _Row:
-    """One completion in the making."""
+    """A completion that is being generated."""
 
-    place: int  # b * G + g
+    index: int  # b * G + g
     prompt: tuple[int, ...]
     images: tuple[LazyImage, ...]
     tokens: list[int] = field(default_factory=list)
@@ -45,7 +44,7 @@ class _Row:
 
 
 class HFGenerator:
-    """Answers with `lm`; `weights` says under which: the adapter's, merged, or the base's."""
+    """Generates with `lm`, under the adapter's merged weights (`weights="adapted"`) or the base's."""
 
     def __init__(
         self,
@@ -117,13 +116,13 @@ class HFGenerator:
             ValueError: a prompt and its new tokens do not fit the model's context.
         """
         done = dict(self.stream(examples, sampling))
-        return [done[place] for place in range(len(examples))]
+        return [done[index] for index in range(len(examples))]
 
     @torch.no_grad()
     def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
-        """Yield (place, G completions) of each example as soon as its last answer ends, in whatever order that is.
+        """Yield (index, G completions) of each example as soon as its last completion ends.
 
-        Between two of them the adapter shows what it generates with: the model is not to be used before the end.
+        Between two of them the adapter stays in the mode of the generation: do not use the model before the end.
 
         Raises:
             ValueError: a prompt and its new tokens do not fit the model's context.
@@ -135,7 +134,11 @@ class HFGenerator:
         noise = torch.Generator().manual_seed(sampling.seed)
         uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
         bar = tqdm(
-            total=len(uniforms), desc="generate", unit="answer", leave=False, disable=None if self.progress else True
+            total=len(uniforms),
+            desc="generate",
+            unit="completion",
+            leave=False,
+            disable=None if self.progress else True,
         )
         with self._mode(), bar:
             for batch in self._batches(prompts, samples):
@@ -143,7 +146,7 @@ class HFGenerator:
                 with self._selecting(batch, samples) as select:
                     for first in self._decode(rows, samples, sampling, uniforms, select):
                         group = rows[first : first + samples]
-                        yield group[0].place // samples, [self._finish(row, sampling) for row in group]
+                        yield group[0].index // samples, [self._finish(row, sampling) for row in group]
                         bar.update(samples)
 
     def _mode(self) -> AbstractContextManager[object]:
@@ -155,21 +158,22 @@ class HFGenerator:
 
     @contextmanager
     def _selecting(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[_Row]], None]]:
-        """Give out what tells the adapter which rows come next; it does nothing where all have the same state."""
+        """Yield the function that tells the adapter which rows come next; it does nothing where all have the same
+        state."""
         if self._rows is None:
             yield lambda rows: None
             return
         assert isinstance(self.adapter, PerExampleAdapter), "with_per_example_scales checked it"
         scales, index = self._rows
         distinct = sorted({index[b] for b in batch})
-        place = {state: at for at, state in enumerate(distinct)}
+        row_of = {state: row for row, state in enumerate(distinct)}
         with self.adapter.per_example(scales(distinct)) as choose_states:
             yield lambda rows: choose_states(
-                torch.tensor([place[index[row.place // samples]] for row in rows], device=self.lm.device)
+                torch.tensor([row_of[index[row.index // samples]] for row in rows], device=self.lm.device)
             )
 
     def _batches(self, prompts: Sequence[tuple[int, ...]], samples: int) -> Iterator[list[int]]:
-        """Indices of prompts, longest first: little padding, and memory runs out at once or never."""
+        """Indices of prompts, longest first: little padding, and memory runs out at once if at all."""
         order = sorted(range(len(prompts)), key=lambda b: -len(prompts[b]))
         size = max(1, self.batch_rows // samples)
         yield from (order[start : start + size] for start in range(0, len(order), size))
@@ -182,24 +186,25 @@ class HFGenerator:
         uniforms: Tensor,
         select: Callable[[Sequence[_Row]], None],
     ) -> Iterator[int]:
-        """Fill the rows of one batch, neighbors by prompt; yields a prompt's first row when its last one is done."""
+        """Decode the rows of one batch, those of a prompt side by side; yields a prompt's first row when its last one
+        ends."""
         device = self.lm.device
         asked = rows[::samples]
-        states = [0 if self._rows is None else self._rows[1][row.place // samples] for row in asked]
+        states = [0 if self._rows is None else self._rows[1][row.index // samples] for row in asked]
         cache, logits, mask = prefill(
             self.lm,
             [row.prompt for row in asked],
             samples,
             states,
-            lambda places: select([asked[place] for place in places]),
+            lambda prompts: select([asked[index] for index in prompts]),
             [row.images for row in asked],
         )
         draws = uniforms.to(device)
         live, open_groups = rows, list(range(0, len(rows), samples))
         select(live)
         for step in range(sampling.max_new_tokens):
-            places = torch.tensor([row.place for row in live], device=device)
-            tokens, log_probs = choose(logits, draws[places, step], sampling)  # (n,), (n,)
+            indices = torch.tensor([row.index for row in live], device=device)
+            tokens, log_probs = choose(logits, draws[indices, step], sampling)  # (n,), (n,)
             self._record(live, tokens.tolist(), log_probs.tolist(), sampling)
             keep = [index for index, row in enumerate(live) if not row.stopped]
             last = not keep or step + 1 == sampling.max_new_tokens

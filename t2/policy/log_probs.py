@@ -1,9 +1,9 @@
-"""From completions to token log-probs: the only code that runs the model for training.
+"""Log-probs, entropies and KL divergences of completion tokens: the only forward passes of training.
 
-Rows are made of the sampled token ids, never of text that is tokenized again; where the architecture allows it, the
-completions of one prompt share its computation (`t2.policy.packing`), and all prompts that of what they begin with
-(`t2.policy.prefix`). Logits exist only where a sampled token is predicted, only for one chunk of tokens at a time, and
-never in the backward pass, so no (N, T, V) tensor is ever alive. The reference policy of a KL is the same network with
+Rows are made of the sampled token ids: nothing is tokenized again. Where the architecture allows it, the completions of
+one prompt share its computation (`t2.policy.packing`), and all prompts that of their common prefix
+(`t2.policy.prefix`). Logits exist only for tokens of completions, one chunk at a time, and never in the backward pass,
+so that no (N, T, V) tensor exists. The reference policy of a KL is the same network with
 the adapter off (no second model).
 """
 
@@ -33,7 +33,7 @@ PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, an
 
 @dataclass(frozen=True)
 class TokenLogProbs:
-    """What the training forward knows about each completion token; padding is where `mask` is False.
+    """Results of the forward pass for each completion token; `mask` is False where padded.
 
     `log_probs` carries the gradient. `entropy` is detached. `kl` is the divergence between policy and
     base at each position over the full vocabulary (None when it was not asked for).
@@ -57,7 +57,7 @@ def token_log_probs(
 ) -> TokenLogProbs:
     """Log-prob, entropy and (where `kl` names a direction) divergence from the base, at every completion token.
 
-    The model is run with its adapter as it is at the call; gradients flow unless the caller forbids them. `kl` needs
+    The adapter's present mode is used, and gradients flow unless disabled by the caller. `kl` needs
     `adapter`. `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq.
     1). `shared` puts neighbors with one prompt into one row, and computes what all prompts begin with once: the same
     numbers for less work, on models for which `t2.policy.prompt_sharing.prompts_can_be_shared`. Several calls without
@@ -155,10 +155,10 @@ def _chunk(
 
 
 class _RowWise(torch.autograd.Function):
-    """Numbers that each depend on one row of the hidden states alone, their gradients taken on the way.
+    """Functions of one row of the hidden states each, with gradients taken in the forward pass.
 
-    The gradient of their sum is then that of each, row by row (l, D), and all that is kept: the logits, which are many
-    times as large, are gone before the backward pass and are not computed again in it.
+    The gradient of their sum holds that of each, row by row (l, D), and is all that is kept: the logits, many times as
+    large, are freed before the backward pass and not computed again.
     """
 
     @staticmethod

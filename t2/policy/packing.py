@@ -1,13 +1,20 @@
-"""How completions are laid out in the rows of one forward pass: plain, or sharing their prompt.
+"""Layouts of completions in the rows of one forward pass: one row each, or one row per prompt under a tree mask.
 
-    plain     prompt a1 a2 a3 .        one row per completion, padded at the right, where causality hides it
+    plain     prompt a1 a2 a3 .        a row per completion, padded at the right, where the causal mask hides it
               prompt b1 b2 . .
 
-    shared    prompt a1 a2 a3 b1 b2    one row per prompt: each completion sees the prompt and itself (tree mask), and
-                                       its positions restart behind the prompt: the computation is that of plain rows
+    shared    prompt a1 a2 a3 b1 b2    a row per prompt; positions of each completion restart after the prompt
 
-For G samples of S tokens behind a prompt of P, shared rows take P + G S tokens instead of G (P + S). A completion's
-last token is the input of no prediction and is left out of both. Nothing here runs a model.
+    tree mask, who attends to whom     p1 p2 a1 a2 b1 b2
+                                    p1  x
+                                    p2  x  x
+                                    a1  x  x  x
+                                    a2  x  x  x  x
+                                    b1  x  x        x      b1 does not see a1, a2: the numbers are those of plain rows
+                                    b2  x  x        x  x
+
+For G samples of S tokens after a prompt of P, shared rows take P + G S tokens instead of G (P + S). A completion's
+last token predicts nothing and is left out of both. Nothing here runs a model.
 """
 
 from __future__ import annotations
@@ -24,10 +31,10 @@ from t2.types import Completion, LazyImage
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows for a model, and where in them each of the L completion tokens is predicted."""
+    """Rows for a model, and the position in them at which each of the L completion tokens is predicted."""
 
     input_ids: Tensor  # (N', S), N' rows
-    attention_mask: Tensor  # (N', S) of ones, or (N', 1, S, S) bool: may the first see the second
+    attention_mask: Tensor  # (N', S) of ones, or (N', 1, S, S) bool: whether the first attends to the second
     position_ids: Tensor  # (N', S)
     row: Tensor  # (L,)
     column: Tensor  # (L,)
@@ -44,7 +51,7 @@ def plain_rows(completions: Sequence[Completion], pad_id: int, device: torch.dev
     return _layout(
         completions,
         input_ids,
-        torch.ones_like(input_ids),  # padding stands where causality hides it, and a mask costs time
+        torch.ones_like(input_ids),  # the causal mask hides the padding, and another mask costs time
         torch.arange(input_ids.shape[1]).expand_as(input_ids),
         torch.arange(len(rows)).repeat_interleave(torch.tensor([len(column) for column in columns])),
         torch.cat(columns),
@@ -59,18 +66,18 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
     rows, positions, columns, branches = [], [], [], []
     for group in groups:
         prompt = completions[group[0]].prompt_ids
-        pieces, places, numbers = [torch.tensor(prompt)], [torch.arange(len(prompt))], [torch.zeros(len(prompt))]
+        pieces, offsets, numbers = [torch.tensor(prompt)], [torch.arange(len(prompt))], [torch.zeros(len(prompt))]
         start = len(prompt)
         for number, index in enumerate(group, start=1):
             inputs = completions[index].token_ids[:-1]
             pieces.append(torch.tensor(inputs, dtype=torch.long))
-            places.append(torch.arange(len(inputs)) + len(prompt))
+            offsets.append(torch.arange(len(inputs)) + len(prompt))
             numbers.append(torch.full((len(inputs),), number))
             # The first token is predicted at the prompt's end, the others at their predecessors.
             columns.append(torch.cat([torch.tensor([len(prompt) - 1]), torch.arange(len(inputs)) + start]))
             start += len(inputs)
         rows.append(torch.cat(pieces))
-        positions.append(torch.cat(places))
+        positions.append(torch.cat(offsets))
         branches.append(torch.cat(numbers))
     per_row = torch.tensor([sum(len(completions[index].token_ids) for index in group) for group in groups])
     branch = pad_sequence(branches, batch_first=True, padding_value=-1)  # (N', S): 0 prompt, k completion, -1 padding
@@ -87,21 +94,21 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
 
 
 def with_prefix(layout: Layout, shared: int) -> Layout:
-    """The layout of rows with a 4-D mask that all see `shared` tokens before their own (`t2.policy.prefix`)."""
+    """The layout with `shared` cached tokens before every row, which all its tokens attend to (`t2.policy.prefix`)."""
     mask = layout.attention_mask  # (N', 1, S, S)
     before = mask.new_ones(*mask.shape[:-1], shared)
     return replace(layout, attention_mask=torch.cat([before, mask], dim=-1), position_ids=layout.position_ids + shared)
 
 
 def tree_mask(branch: Tensor) -> Tensor:
-    """Which positions see which: (N', S) branch numbers -> (N', 1, S, S) bool.
+    """Which positions attend to which: (N', S) branch numbers -> (N', 1, S, S) bool.
 
-    A position sees itself and what stands before it in its own branch or in the prompt (branch 0). Padding (-1) sees
-    padding, so that no row of the softmax is empty.
+    A position attends to itself and to earlier ones of its own branch or of the prompt (branch 0). Padding (-1) attends
+    to padding, so that no row of the softmax is empty.
     """
-    seen, seer = branch[:, None, None, :], branch[:, None, :, None]
+    key, query = branch[:, None, None, :], branch[:, None, :, None]
     causal = torch.ones(branch.shape[1], branch.shape[1], dtype=torch.bool, device=branch.device).tril()
-    return causal & ((seen == seer) | ((seen == 0) & (seer > 0)))
+    return causal & ((key == query) | ((key == 0) & (query > 0)))
 
 
 def sampled_log_probs(completions: Sequence[Completion], like: Tensor) -> Tensor:
@@ -112,7 +119,7 @@ def sampled_log_probs(completions: Sequence[Completion], like: Tensor) -> Tensor
 
 
 def group_by_prompt(completions: Sequence[Completion]) -> list[list[int]]:
-    """Indices of neighbors that answer the same prompt."""
+    """Runs of consecutive completions of the same prompt, as lists of indices."""
     groups: list[list[int]] = []
     for index, completion in enumerate(completions):
         first = completions[groups[-1][0]] if groups else None
@@ -126,8 +133,8 @@ def group_by_prompt(completions: Sequence[Completion]) -> list[list[int]]:
 def micro_batches(completions: Sequence[Completion], tokens: int, *, shared: bool) -> list[list[int]]:
     """Split indices into micro-batches of at most `tokens` tokens, padding included (but at least one row).
 
-    Rows of similar length come together, so that little is padding; the order of completions inside a loss does not
-    matter. A prompt whose samples exceed the budget is spread over micro-batches of their own.
+    Rows of similar length share a micro-batch, so that little is padding. With `shared`, a prompt with several
+    completions has micro-batches of its own, several where they exceed the budget.
     """
     rows = [[index] for index in range(len(completions))]
     alone: list[list[int]] = []

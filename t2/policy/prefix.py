@@ -65,7 +65,7 @@ def prefix_cache(prefix: Prefix, rows: int) -> dict[str, Any]:
 
 
 class _Kept(DynamicCache):  # type: ignore[misc]  # transformers' classes have no types
-    """Keeps the keys and values of one forward, or of the same one computed again."""
+    """A cache that holds the keys and values of one forward pass."""
 
     def __init__(self) -> None:
         super().__init__()  # without a config every layer keeps all tokens
@@ -79,7 +79,7 @@ class _Kept(DynamicCache):  # type: ignore[misc]  # transformers' classes have n
 
 
 class _Fixed(DynamicCache):  # type: ignore[misc]  # as above
-    """Puts the prefix before what a layer has computed, and stays as it is."""
+    """A cache that puts the prefix before a layer's keys and values, and does not grow."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -98,20 +98,20 @@ def prefill(
 ) -> tuple[DynamicCache, Tensor, Tensor]:
     """Cache, last logits (N, V) and mask (N, S) of B prompts, each repeated for its G samples.
 
-    `states` says which of several states each prompt is read under (B,), and `select` is told which prompts come next.
-    `images` are each prompt's images (B,).
+    `states` (B,) are the indices of the adapter states of the prompts, and `select` is called with the prompts that
+    come next. `images` (B,) are each prompt's images.
     """
     cache = DynamicCache(config=lm.model.config)
     shared = (
         0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts, lm.placeholder_ids)
     )
     if shared:
-        first_of = {state: place for place, state in reversed(list(enumerate(states)))}
+        first_of = {state: index for index, state in reversed(list(enumerate(states)))}
         leaders = sorted(first_of.values())
         select(leaders)
-        _read(lm, [prompts[place][:shared] for place in leaders], cache, 0)
-        at = {states[place]: number for number, place in enumerate(leaders)}
-        cache.batch_select_indices(torch.tensor([at[state] for state in states], device=lm.device))
+        _read(lm, [prompts[index][:shared] for index in leaders], cache, 0)
+        row_of = {states[index]: row for row, index in enumerate(leaders)}
+        cache.batch_select_indices(torch.tensor([row_of[state] for state in states], device=lm.device))
     select(range(len(prompts)))
     all_images = [image for of_one in images or () for image in of_one]
     logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, all_images)
@@ -122,7 +122,7 @@ def prefill(
 
 
 def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:
-    """Whether a sliding window is shorter than a prompt: its cache then forgets, counted with the padding."""
+    """Whether a sliding window is shorter than a prompt: its cache then drops tokens, padding counted."""
     return lm.sliding_window is not None and max(map(len, prompts)) > lm.sliding_window
 
 
@@ -137,8 +137,8 @@ def _read(
     width = max(map(len, parts))
     ids = torch.tensor([[lm.pad_id] * (width - len(part)) + list(part) for part in parts], device=lm.device)  # (n, S')
     lengths = torch.tensor([len(part) for part in parts], device=lm.device)
-    places = torch.arange(width, device=lm.device)
-    own = (places >= width - lengths[:, None]).long()  # (n, S')
+    positions = torch.arange(width, device=lm.device)
+    own = (positions >= width - lengths[:, None]).long()  # (n, S')
     mask = torch.cat([own.new_ones(len(parts), seen), own], dim=1)
     logits = lm.next_logits(
         images,

@@ -1,6 +1,6 @@
-"""The reference answers as if the model had given them: what next-token training learns, and what likelihoods are of.
+"""Reference answers as completions, for supervised fine-tuning and for likelihoods.
 
-Nothing is sampled, so log-probs are zeros.
+Nothing is sampled: the log-probs of these completions are zeros.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from t2.types import Completion, Example, Sampling
 
 
 class ReferenceAnswers:
-    """Answers every example with its reference and the token that ends a turn."""
+    """A generator whose completions are the reference answers and the token that ends a turn."""
 
     def __init__(self, lm: LanguageModel) -> None:
-        """Keep the model, whose tokenizer is asked."""
+        """Keep the model, whose tokenizer is used."""
         self.lm = lm
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
-        """B examples -> B lists of one completion; `sampling` says nothing here.
+        """B examples -> B lists of one completion; `sampling` is ignored.
 
         Raises:
             ValueError: an example without a reference answer, or one that does not fit the context.
@@ -28,7 +28,7 @@ class ReferenceAnswers:
 
 
 def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = False) -> Completion:
-    """The reference answer right behind the prompt, or, after a space, behind the words it is prefilled with.
+    """The reference answer as a completion; a space separates it from a response prefix that ends in none.
 
     Raises:
         ValueError: there is no answer, it has no token, or it does not fit the context.

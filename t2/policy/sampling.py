@@ -1,6 +1,6 @@
-"""From logits to the next token: greedy, or by inverting the cumulative distribution at a given uniform number.
+"""Greedy decoding, and sampling by inverting the cumulative distribution at a given uniform number.
 
-A sample is then a function of its uniform number alone, not of the order in which a random generator was asked.
+A sample is a function of its uniform number alone, whatever else is sampled in the same batch.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def _invert(probabilities: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
         before = (cumulative < top_p * mass).sum(dim=-1, keepdim=True)
         mass = cumulative.gather(1, before)
     target = uniforms[:, None] * mass
-    place = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.shape[1] - 1)
-    return (place if index is None else index.gather(1, place)).squeeze(1)
+    position = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.shape[1] - 1)
+    return (position if index is None else index.gather(1, position)).squeeze(1)

@@ -1,7 +1,7 @@
-"""What an engine with weights of its own is sent when the adapter has moved.
+"""The weights that an inference engine with a copy of the model is sent when the adapter has changed.
 
-Engines fuse matrices (q, k, v; gate and up) and want all parts of a fused one, so beside an adapted matrix its siblings
-are sent as well, and nothing else. How they are sent is the engine's business (`t2.policy.vllm`).
+Engines fuse matrices (q, k, v; gate and up) and expect all parts of a fused matrix, so the siblings of an adapted
+matrix are sent too, and nothing else. Sending them is done in `t2.policy.vllm`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from t2.models.language_model import LanguageModel
 def complete_weights(
     lm: LanguageModel, modules: Collection[str], adapter: Adapter | None, state: Mapping[str, Tensor] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the weights of `modules`, merged where `adapter` holds them, and of the modules beside them as in the base.
+    """Yield (name, weight) of `modules`, merged where `adapter` adapts them, and of their siblings as in the base.
 
-    `state` is applied instead of what the adapter has learned. Names are those of the base model's checkpoint.
+    `state` replaces the adapter's own. Names are those of the base model's checkpoint.
     """
     merged: set[str] = set()
     for name, weight in adapter.merged_weights(state) if adapter is not None else ():

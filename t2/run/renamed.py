@@ -25,6 +25,7 @@ MOVED_MODULES = {
     "t2.callbacks": "t2.training.callbacks",
     "t2.generation.hf": "t2.policy.hf",
     "t2.generation.vllm": "t2.policy.vllm",
+    "t2.generation.vllm.EngineSettings": "t2.policy.vllm_engine.EngineSettings",
     "t2.grading.code": "t2.grading.sandbox.executor",
     "t2.loggers": "t2.run.metrics_csv",
     "t2.models.load_model": "t2.models.loading.load_model",

@@ -18,7 +18,8 @@ from t2.models.tiny import tiny_model
 from t2.policy import vllm as back_end
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
-from t2.policy.vllm import EngineSettings, VLLMGenerator, check_installed
+from t2.policy.vllm import VLLMGenerator
+from t2.policy.vllm_engine import EngineSettings, check_installed, get_engine
 from t2.types import Example, Sampling
 
 needs_vllm = pytest.mark.skipif(
@@ -101,7 +102,7 @@ class TestSmolLM2:
         generator = VLLMGenerator(lm, svf)
         sampling = Sampling(max_new_tokens=1)
         generator.generate(EXAMPLES[:1], sampling)
-        engine = back_end._engine(lm, EngineSettings())
+        engine = get_engine(lm, EngineSettings())
         held = engine.worn
         generator.generate(EXAMPLES[:1], sampling)
         assert engine.worn is held
