@@ -1,14 +1,14 @@
-r"""Choosing an expert by asking the model which domain a prompt belongs to (paper §3.2 A and B, Figure 3).
+r"""Dispatch by prompt: asks the model which domain a prompt belongs to (paper §3.2 A and B, Figure 3).
 
-    score      how likely each label is as the answer, in one prefill (`t2.policy.label_scores`)
-    generate   the paper's way: the model writes an answer with the category in \boxed{}
+    score      log-likelihoods of the labels, in one prefill (`t2.policy.label_scores`)
+    generate   the paper's way: the model writes the category in \boxed{}
 
-`other`, and whatever cannot be read, is the base model; the authors' code leaves the expert of the group before on for
-those. Hard choices give one expert a share of 1; soft ones give every expert its label's probability and leave the
-share of `other` to the base, which the rule `delta` does by leaving it out. A model favors some labels whatever it is
-asked: contextual calibration (Zhao et al. 2021, arXiv 2102.09690) takes off the scores of a prompt that says nothing.
-With `expert="dispatch"` the pool's dispatch expert is active while scoring, and asked what it was trained on by
-`t2.tasks.dispatch`. Nothing is fitted, and nothing here generates with a mixture.
+`other`, and a completion that names no domain, mean the base model; the authors' code keeps the previous group's expert
+there. Hard choices give one expert mixing weight 1; soft ones give each expert the probability of its label, and the
+probability of `other` to no expert. Models favor some labels whatever the prompt: contextual calibration (Zhao et al.
+2021, arXiv 2102.09690) subtracts the scores of a content-free prompt. With `expert="dispatch"` (the
+paper's classification expert) the pool's dispatch expert is active while scoring, with the prompts it was trained on
+(`t2.tasks.dispatch`). Nothing is fitted here, and nothing generates with a mixture.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class PromptDispatch:
         shots: int | None = None,
         name: str = "prompt",
     ) -> None:
-        """How to ask, and what to make of the answer.
+        """Set how the model is asked.
 
         Args:
-            mode: `score` or `generate`, which knows no scores: the three that follow say nothing there.
+            mode: `score` or `generate`; the next three are for `score` only.
             soft: mixing weights are the labels' probabilities, instead of 1 for the most likely.
             temperature: of softmax(score / temperature).
             calibrate: take off the scores of a prompt without content.
@@ -93,7 +93,7 @@ class PromptDispatch:
         self._shots = _interleaved(examples, shots)
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
-        """Nothing to learn: the prompts alone decide."""
+        """Do nothing: only the prompts decide."""
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """B examples -> B choices, in the order of the examples.
@@ -111,13 +111,13 @@ class PromptDispatch:
         if not examples:
             return []
         if self._mode == "generate":
-            return self._answered(model, examples, descriptions)
+            return self._generated(model, examples, descriptions)
         return self._scored(model, examples, descriptions, dispatch)
 
-    def _answered(
+    def _generated(
         self, model: PooledModel, examples: Sequence[Example], descriptions: Mapping[str, str]
     ) -> list[Choice]:
-        """The choices that the base model writes down."""
+        """Choices from the categories that the base model writes."""
         asked = [
             replace(boxed_example(one.prompt, descriptions, shots=self._shots), images=one.images) for one in examples
         ]
@@ -136,7 +136,7 @@ class PromptDispatch:
         descriptions: Mapping[str, str],
         dispatch: Expert | None,
     ) -> list[Choice]:
-        """The choices by the labels' log-likelihoods."""
+        """Choices from the log-likelihoods of the labels."""
         labels = (*descriptions, OTHER)
         questions = [*examples, *([Example(CONTENT_FREE)] if self._calibrate else [])]
         asked = [dispatch_example(one.prompt, descriptions, shots=self._shots, images=one.images) for one in questions]
@@ -151,7 +151,7 @@ class PromptDispatch:
         return [self._choice(row, labels) for row in torch.softmax(scores / self._temperature, dim=1)]
 
     def _choice(self, probabilities: Tensor, labels: Sequence[str]) -> Choice:
-        """What probabilities (K + 1,) of the domains and `other` mean."""
+        """The choice for probabilities (K + 1,) of the domains and `other`."""
         *experts, _ = values = probabilities.tolist()
         label = labels[int(probabilities.argmax())]
         mixture = Mixture.of(*experts) if self._soft else _hard(label, labels[:-1])
@@ -198,17 +198,17 @@ def boxed_label(text: str, domains: Mapping[str, str]) -> str:
 
 
 def _hard(label: str, domains: Sequence[str] | Mapping[str, str]) -> Mixture:
-    """The expert of a label and no other; the base for `other`."""
+    """Mixing weight 1 for the expert of the label and 0 for the others; all 0 for `other`."""
     return Mixture.of(*(float(domain == label) for domain in domains))
 
 
 def _applied(model: PooledModel, expert: Expert | None) -> AbstractContextManager[None]:
-    """Whatever the adapter has learned, the base or the dispatch expert answers."""
+    """Activate the dispatch expert, or the base model, whatever the adapter has learned."""
     return model.adapter.disabled() if expert is None else model.adapter.merged(expert.scales)
 
 
 def _interleaved(examples: Mapping[str, Sequence[str]] | Dispatch | None, shots: int | None) -> tuple[Shot, ...]:
-    """One solved example of each label in turn: the labels in a block would make the last one the likeliest.
+    """Solved examples with the labels in turn: in blocks, the last label would become the likeliest.
 
     Raises:
         ValueError: `shots` without examples or below 1, a task without `shots`, or fewer examples than asked for.

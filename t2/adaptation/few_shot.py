@@ -1,4 +1,4 @@
-"""Few-shot adaptation: search for the mixture that does best on a few solved examples (paper §3.2, strategy C).
+"""Few-shot adaptation: a search for the mixture that does best on a few solved examples (paper §3.2, strategy C).
 
 That one mixture then serves all examples. The base model and the uniform mixture are always tried, so the result is
 never worse than either on the support set; the result is the best member that was met, not the mean of the search.
@@ -32,7 +32,8 @@ FitnessName = Literal["accuracy", "likelihood"]
 
 @dataclass(frozen=True)
 class Iteration:
-    """One line of the history. `weight_mean` and `weight_std` (K,) are those of the search, averaged over matrices."""
+    """One line of the history. `weight_mean` and `weight_std` (K,) describe the search distribution, averaged over
+    matrices."""
 
     iteration: int
     per_matrix: bool
@@ -46,7 +47,7 @@ class Iteration:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """What a search has found, and for which pool."""
+    """The result of a search, and the pool that it is for."""
 
     mixture: Mixture
     best: Fitness
@@ -109,7 +110,7 @@ class FewShot:
         return () if self._fitted is None else self._fitted.history
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
-        """Search on the first `shots` of the support examples; a search that fails leaves what was found before.
+        """Search on the first `shots` support examples; a search that fails keeps the previous result.
 
         Raises:
             ValueError: fewer examples than `shots`, examples that cannot be used, or a fitness that is not finite.
@@ -180,7 +181,7 @@ class FewShot:
         history: list[Iteration],
         bar: tqdm[NoReturn],
     ) -> Generation:
-        """The last generation of one search; every generation adds a line to `history`."""
+        """Run one search and return its last generation; each generation adds a line to `history`."""
         experts, matrices = len(pool.domains), len(pool.modules)
 
         def evaluate(members: Tensor) -> list[Fitness]:

@@ -1,10 +1,10 @@
-"""What a mixture is worth on a few solved examples: by its answers, or by what it thinks of the right ones.
+"""Fitness of a mixture on a few solved examples: accuracy of its completions, or likelihood of the references.
 
-    accuracy      mean of `task.score` over greedy answers; ties by the mean log-prob per token of the correct answers
+    accuracy      mean of `task.score` over greedy completions; ties by the mean log-prob per token of the correct ones
                   (weighted by their scores where those are not 0 or 1), 0.0 if none is correct, as in the paper
     likelihood    mean over examples of the reference answer's mean log-prob per token; nothing is decoded
 
-All mixtures go through the model together, as rows of its batches. How mixtures are proposed: `t2.adaptation.search`.
+All mixtures go through the model in the same batches, as scales per example. `t2.adaptation.search` proposes them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from t2.tasks.base import Task, check_scores
 from t2.types import Completion, Example, Sampling
 
 log = logging.getLogger(__name__)
-MICRO_BATCH_TOKENS = 4096  # prompt and answer tokens of one forward, padding included
+MICRO_BATCH_TOKENS = 4096  # prompt and reference tokens of one forward, padding included
 
 # D mixtures -> their D fitnesses.
 FitnessFunction = Callable[[Sequence[Mixture]], list[Fitness]]
@@ -36,27 +36,27 @@ FitnessFunction = Callable[[Sequence[Mixture]], list[Fitness]]
 def complete_per_example(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:
-    """One greedy or sampled answer of each of D mixtures to each of B examples, D lists of B; nothing is merged.
+    """One completion of each of B examples by each of D mixtures, D lists of B, in shared batches.
 
     Raises:
-        ValueError: the adapter cannot give every row of a batch its own state.
+        ValueError: the generator cannot apply a state per example.
     """
     generator, pool = model.generator, model.pool
     if not isinstance(generator, PerExampleGenerator):
-        raise ValueError(f"{type(generator).__name__} cannot give every example its own state; merge one by one.")
+        raise ValueError(f"{type(generator).__name__} cannot give every example its own state; use complete_merged.")
     size = len(examples)
     adapted = generator.with_per_example_scales(
         lambda states: pool.scales([mixtures[state] for state in states]),
         [state for state in range(len(mixtures)) for _ in examples],
     )
-    answers = [group[0] for group in adapted.generate(list(examples) * len(mixtures), sampling)]
-    return [answers[start : start + size] for start in range(0, len(answers), size)]
+    completions = [group[0] for group in adapted.generate(list(examples) * len(mixtures), sampling)]
+    return [completions[start : start + size] for start in range(0, len(completions), size)]
 
 
 def complete_merged(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:
-    """What `complete_per_example` gives, under the weights merged with one mixture after the other."""
+    """The same completions from merged weights, one mixture after the other."""
     return [
         [group[0] for group in model.generator.with_state(model.pool.state(mixture)).generate(examples, sampling)]
         for mixture in mixtures
@@ -64,17 +64,22 @@ def complete_merged(
 
 
 class Accuracy:
-    """Scores greedy answers of at most `task.max_new_tokens` tokens; merges one by one where rows cannot be had."""
+    """Mean score of greedy completions of at most `task.max_new_tokens` tokens.
+
+    Mixtures are merged one by one where the generator or adapter cannot apply a state per example.
+    """
 
     def __init__(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
-        """Look at what the generator can do."""
+        """Find out whether states can be applied per example; the log says where not."""
         self._model, self._task, self._support = model, task, list(support)
         self._sampling = Sampling(max_new_tokens=task.max_new_tokens)
-        self._by_rows = isinstance(model.generator, PerExampleGenerator) and isinstance(
+        self._per_example = isinstance(model.generator, PerExampleGenerator) and isinstance(
             model.adapter, PerExampleAdapter
         )
-        if not self._by_rows:
-            log.info("%s has no rows: mixtures are merged one by one.", type(model.generator).__name__)
+        if not self._per_example:
+            log.info(
+                "%s cannot apply a state per example: mixtures are merged one by one.", type(model.generator).__name__
+            )
 
     def __call__(self, mixtures: Sequence[Mixture]) -> list[Fitness]:
         """D mixtures -> D fitnesses.
@@ -82,15 +87,16 @@ class Accuracy:
         Raises:
             ValueError: a score outside [0, 1], or a log-prob that is not finite.
         """
-        answer = complete_per_example if self._by_rows else complete_merged
-        answers = answer(self._model, mixtures, self._support, self._sampling)
-        return [self._fitness(mixture, row) for mixture, row in zip(mixtures, answers, strict=True)]
+        complete = complete_per_example if self._per_example else complete_merged
+        completions = complete(self._model, mixtures, self._support, self._sampling)
+        return [self._fitness(mixture, row) for mixture, row in zip(mixtures, completions, strict=True)]
 
-    def _fitness(self, mixture: Mixture, answers: Sequence[Completion]) -> Fitness:
-        log_probs = [sum(answer.log_probs) / len(answer.log_probs) for answer in answers]
+    def _fitness(self, mixture: Mixture, completions: Sequence[Completion]) -> Fitness:
+        log_probs = [sum(completion.log_probs) / len(completion.log_probs) for completion in completions]
         _check_finite(log_probs, mixture, self._support)
         scores = [
-            self._task.score(example, answer.text) for example, answer in zip(self._support, answers, strict=True)
+            self._task.score(example, completion.text)
+            for example, completion in zip(self._support, completions, strict=True)
         ]
         check_scores(scores, f"Task {self._task.name}")
         total = sum(scores)
@@ -99,18 +105,19 @@ class Accuracy:
 
 
 class Likelihood:
-    """Log-likelihood of the reference answers, which are tokenized as the model's turn behind the prompt."""
+    """Mean log-likelihood of the reference answers, as the model's turn after the prompt."""
 
     def __init__(self, model: PooledModel, support: Sequence[Example], *, end_of_turn: bool = False) -> None:
-        """Encode prompts and answers once; `end_of_turn` lets the token that ends an answer count, too.
+        """Encode prompts and references once; `end_of_turn` lets the token that ends an answer count, too.
 
         Raises:
-            ValueError: an example without an answer, or one that does not fit the context; or the adapter has no rows.
+            ValueError: an example without an answer, or one that does not fit the context; or an adapter without states
+                per example.
         """
         adapter = model.adapter
         if not isinstance(adapter, PerExampleAdapter):
             raise ValueError(
-                f"{type(adapter).__name__} cannot give every row its own state, which fitness=likelihood needs. "
+                f"{type(adapter).__name__} cannot apply a state per example, which fitness=likelihood needs. "
                 "Take fitness=accuracy."
             )
         self._model, self._adapter, self._support = model, adapter, list(support)
@@ -128,10 +135,10 @@ class Likelihood:
         log_probs = [0.0] * len(rows)
         for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
             distinct = sorted({row // size for row in batch})
-            place = {state: at for at, state in enumerate(distinct)}
+            row_of = {state: row for row, state in enumerate(distinct)}
             scales = self._model.pool.scales([mixtures[state] for state in distinct])
             with self._adapter.per_example(scales) as select:
-                select(torch.tensor([place[row // size] for row in batch], device=self._model.lm.device))
+                select(torch.tensor([row_of[row // size] for row in batch], device=self._model.lm.device))
                 token = token_log_probs(self._model.lm, [rows[row] for row in batch])
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
             for row, mean in zip(batch, means.tolist(), strict=True):
@@ -147,7 +154,7 @@ def _check_finite(log_probs: Sequence[float], mixture: Mixture, support: Sequenc
         if not math.isfinite(log_prob):
             means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
             raise ValueError(
-                f"Under the mixture with mean mixing weights ({means}) the log-probs of the answer to "
+                f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion of "
                 f"{example.prompt[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, "
                 "or set base_model.dtype=float32."
             )

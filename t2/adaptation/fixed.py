@@ -1,7 +1,7 @@
-"""Strategies that choose once and for all: the base model, and one mixture that is given.
+"""Strategies with one mixture for all examples: the base model, or a mixture that is given.
 
 `Fixed` takes mixing weights by domain, the paper's uniform 1/K (§4.3: 24.47 on MATH against the base's 24.54), or a
-mixture that a search has saved. Neither looks at an example, so neither names a label.
+mixture that a search has saved. Neither looks at the examples, so choices have no label.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from t2.types import Example
 
 
 class Base:
-    """No expert, for any example."""
+    """The base model for every example."""
 
     name = "base"
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """The base model for each of B examples."""
@@ -45,10 +45,10 @@ class Fixed:
         normalize: bool = False,
         name: str = "fixed",
     ) -> None:
-        """Keep the choice; whether it fits a pool is said when there is one.
+        """Keep the mixture; whether it fits a pool is checked when there is one.
 
         Args:
-            mixing weights: domain -> mixing weight; domains that are left out get 0.
+            weights: domain -> mixing weight; domains that are left out get 0.
             uniform: True for 1/K each as in the paper, or the mixing weight that each gets.
             mixture: a saved mixture.json, or the folder that holds it.
             rule: `delta` (None means that) or `paper`; a saved mixture has its own.
@@ -79,7 +79,7 @@ class Fixed:
         self.normalize, self.name = normalize, name
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """The same choice for each of B examples.

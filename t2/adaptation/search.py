@@ -1,4 +1,4 @@
-"""Searching for mixing weights: the space they lie in, and two optimizers behind one ask-and-tell protocol (paper §3.2,
+"""Search for mixing weights: the search space, and two optimizers with one ask-and-tell protocol (paper §3.2,
 C).
 
     cem      the cross-entropy method as in the authors' code (`optim_modules.py:213-593`): a normal distribution with a
@@ -25,20 +25,20 @@ from t2.experts.mixture import MixingRule, Mixture
 from t2.run.messages import check_choice
 
 OptimizerName = Literal["cem", "cmaes"]
-RESERVED = 2  # places of a generation that given members may take: the base and the uniform mixture
+GIVEN_MEMBERS = 2  # places of a generation that given members may take: the base and the uniform mixture
 DECIMALS = 6  # of a mixing weight; what differs by less is one mixture, evaluated once
 ALL_ZERO = 1e-6  # mixing weights that count as none
 
 
 @dataclass(frozen=True, order=True)
 class Fitness:
-    """What a member is worth; `likelihood` decides between equal values."""
+    """The fitness of a member; `likelihood` breaks ties."""
 
     value: float
     likelihood: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a number that cannot be compared."""
+        """Raise ValueError for NaN and infinity."""
         if not (math.isfinite(self.value) and math.isfinite(self.likelihood)):
             raise ValueError(
                 f"A member's fitness is {self.value} and its likelihood {self.likelihood}; both must be finite. "
@@ -48,7 +48,7 @@ class Fitness:
 
 @dataclass(frozen=True)
 class MixtureSpace:
-    """Which mixtures are searched: mixing weights in [low, high], one per expert or one per expert and matrix.
+    """The mixtures that are searched: mixing weights in [low, high], one per expert, or per expert and matrix.
 
     `normalize` divides a matrix's mixing weights by their sum; sampled ones that are all zero become uniform. A member
     of nothing but zeros is the base, under either rule, also where it is outside what is searched.
@@ -61,7 +61,7 @@ class MixtureSpace:
     rule: MixingRule = "delta"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for bounds that hold nothing, or whose mixing weights cannot be normalized."""
+        """Raise ValueError for empty bounds, or bounds in which weights cannot be normalized."""
         check_choice("The mixing rule", self.rule, get_args(MixingRule))
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
             raise ValueError(f"Mixing weights lie between low={self.low} and high={self.high}; low must be below high.")
@@ -76,12 +76,12 @@ class MixtureSpace:
         return matrices if self.per_matrix else 1
 
     def first(self, experts: int, matrices: int) -> Tensor:
-        """The base and the uniform mixture as members (2, n), wherever the bounds are."""
+        """The base and the uniform mixture as members (2, n), whatever the bounds."""
         size = experts * self.columns(matrices)
         return torch.tensor([[0.0] * size, [1.0 / experts] * size], dtype=torch.float64)
 
     def repaired(self, members: Tensor, experts: int) -> Tensor:
-        """Sampled members (P, n) in which every matrix's mixing weights can be normalized, if they are to be."""
+        """Members (P, n) whose all-zero weights of a matrix are replaced by uniform ones, if weights are normalized."""
         if not self.normalize:
             return members
         weights = members.view(len(members), experts, -1)  # (P, K, columns)
@@ -89,7 +89,7 @@ class MixtureSpace:
         return torch.where(empty, 1.0 / experts, weights).reshape(members.shape)
 
     def mixture(self, member: Tensor, experts: int) -> Mixture:
-        """The mixture that a member (n,) stands for."""
+        """The mixture of a member (n,)."""
         weights = member.view(experts, -1)  # (K, columns)
         is_base = bool((weights.abs() < ALL_ZERO).all())
         if self.normalize and not is_base:
@@ -99,23 +99,23 @@ class MixtureSpace:
 
 
 class Optimizer(Protocol):
-    """Proposes members and learns from what they are worth; the higher the better."""
+    """Proposes members and learns from their fitness, which it maximizes."""
 
     mean: Tensor  # (n,)
     std: Tensor  # (n,)
 
     def ask(self, given: int) -> Tensor:
-        """New members (P - given, n) at most, for a generation that has room for P with those given."""
+        """At most P - given new members (P - given, n), for a generation of P."""
         ...
 
     def tell(self, members: Tensor, fitness: Sequence[Fitness], given: int) -> None:
-        """Learn from a generation (P, n), of which the first `given` members were not asked for."""
+        """Learn from a generation (P, n), whose first `given` members are not the optimizer's own."""
         ...
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search. `elite_share`, `ema` and `std_floor` are the cross-entropy method's alone."""
+    """Settings of the search. `elite_share`, `ema` and `std_floor` are for the cross-entropy method only."""
 
     optimizer: OptimizerName = "cem"
     population: int = 16
@@ -125,10 +125,13 @@ class SearchSettings:
     std_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for values that no search could follow."""
+        """Raise ValueError for values outside the allowed ranges."""
         check_choice("search.optimizer", self.optimizer, get_args(OptimizerName))
         checks = {
-            "population": (self.population >= RESERVED + 4, f"at least {RESERVED + 4}"),  # CMA-ES wants 4 of its own
+            "population": (
+                self.population >= GIVEN_MEMBERS + 4,
+                f"at least {GIVEN_MEMBERS + 4}",
+            ),  # CMA-ES wants 4 of its own
             "iterations": (self.iterations >= 1, "at least 1"),
             "elite_share": (0.0 < self.elite_share <= 1.0, "above 0 and at most 1"),
             "ema": (0.0 <= self.ema < 1.0, "from 0 to below 1"),
@@ -145,19 +148,19 @@ class SearchSettings:
 
     @property
     def elites(self) -> int:
-        """How many members the distribution is refitted to; rounded down as in the authors' code."""
+        """The number of members that the distribution is refitted to, rounded down as in the authors' code."""
         return int(self.elite_share * self.population + 1e-9)  # 0.29 * 100 is just below 29
 
     def start(self, space: MixtureSpace, experts: int, matrices: int, seed: int) -> Optimizer:
         """An optimizer that starts around the uniform mixture."""
         mean = space.first(experts, matrices)[1].clamp(space.low, space.high)
         if self.optimizer == "cmaes":
-            return CMAES(mean, space, self.population - RESERVED, seed)
+            return CMAES(mean, space, self.population - GIVEN_MEMBERS, seed)
         return CEM(mean, space, self, seed)
 
 
 class CEM:
-    """The cross-entropy method; given members take part like its own, as the authors' best so far does."""
+    """The cross-entropy method; given members count like its own, as the best so far does in the authors' code."""
 
     def __init__(self, mean: Tensor, space: MixtureSpace, settings: SearchSettings, seed: int) -> None:
         """Start at `mean` (n,) with half the range as standard deviation."""
@@ -173,7 +176,7 @@ class CEM:
         return (self.mean + self.std * noise).clamp(self._space.low, self._space.high)
 
     def tell(self, members: Tensor, fitness: Sequence[Fitness], given: int) -> None:
-        """Refit to the elites (P', n); members that are equal in everything keep their order."""
+        """Refit to the elites (P', n); equal members keep their order."""
         order = sorted(range(len(members)), key=fitness.__getitem__, reverse=True)
         elites = members[order[: self._settings.elites]]
         ema = self._settings.ema
@@ -183,10 +186,10 @@ class CEM:
 
 
 class CMAES:
-    """CMA-ES; it learns from its own samples alone, since foreign members would blow up its step size."""
+    """CMA-ES (arXiv 1604.00772); it learns from its own samples only: other members would inflate its step size."""
 
     def __init__(self, mean: Tensor, space: MixtureSpace, population: int, seed: int) -> None:
-        """Start at `mean` (n,) with 0.3 of the range as step size, the advice of arXiv 1604.00772, appendix B."""
+        """Start at `mean` (n,) with 0.3 of the range as step size, as arXiv 1604.00772, appendix B advises."""
         sigma = 0.3 * (space.high - space.low)
         self.mean, self.std = mean, torch.full_like(mean, sigma)
         self._population = population
@@ -200,8 +203,8 @@ class CMAES:
         )
 
     def ask(self, given: int) -> Tensor:
-        """Always as many members, (P - RESERVED, n)."""
-        assert given <= RESERVED, f"{given} given members, room for {RESERVED}"
+        """Always as many members, (P - GIVEN_MEMBERS, n)."""
+        assert given <= GIVEN_MEMBERS, f"{given} given members, room for {GIVEN_MEMBERS}"
         return torch.from_numpy(np.stack([self._cma.ask() for _ in range(self._population)]))
 
     def tell(self, members: Tensor, fitness: Sequence[Fitness], given: int) -> None:
@@ -214,7 +217,7 @@ class CMAES:
 
 @dataclass(frozen=True)
 class Generation:
-    """What one iteration found: its best member (n,), and the distribution that it leaves behind."""
+    """The result of one iteration: its best member (n,), and the distribution after it."""
 
     member: Tensor  # (n,)
     best: Fitness
@@ -230,7 +233,7 @@ def search(
     iterations: int,
     repaired: Callable[[Tensor], Tensor] = lambda members: members,
 ) -> Iterator[Generation]:
-    """Yield a generation at a time; the last one's best member is the result of the search.
+    """Yield the generations; the best member of the last one is the result of the search.
 
     `first` (2, n) are members of the first generation; from then on member 0 is the best so far, evaluated again, so
     that with an `evaluate` that always says the same the best never gets worse. Of equals the first counts.

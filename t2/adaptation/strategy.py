@@ -1,7 +1,7 @@
-"""The strategy protocol: which mixture of a pool's experts serves each example (paper §3.2), and the simplest ones.
+"""The strategy protocol: chooses a mixture of a pool's experts for each example (paper §3.2).
 
-A strategy sees the model through `PooledModel` and holds nothing of it, so that one strategy serves many models. What
-it decides is a `Choice` per example; who generates with it is `t2.adaptation.two_pass`.
+A strategy gets the model as a `PooledModel` and keeps no reference to it, so that one strategy serves many models. Its
+result is a `Choice` per example; `t2.adaptation.two_pass` generates with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from t2.types import Example
 
 @dataclass(frozen=True)
 class PooledModel:
-    """A model, the generator that answers with it, and the experts it may apply."""
+    """A model with its generator, and the experts that can be applied to it."""
 
     generator: AdaptableGenerator
     pool: ExpertPool
@@ -45,7 +45,7 @@ class PooledModel:
 
 @dataclass(frozen=True)
 class Choice:
-    """What pass 1 found for one example.
+    """The mixture chosen for one example.
 
     `label` is the domain that was chosen (`other`: the base), None where the strategy chooses none. `scores` are the
     labels' probabilities, empty where there are none, and `tokens` how many were generated to choose.
@@ -59,12 +59,12 @@ class Choice:
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Chooses mixtures."""
+    """Chooses a mixture for each example."""
 
     name: str
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
-        """Learn from solved examples of the task; nothing to do for a strategy that looks at prompts alone.
+        """Fit to solved examples of the task; does nothing in a strategy that only looks at prompts.
 
         Raises:
             ValueError: too few examples, or ones that cannot be used.

@@ -1,4 +1,4 @@
-"""Activation checkpointing: a decoder block's insides are computed again in the backward pass instead of kept.
+"""Activation checkpointing: decoder blocks are computed again in the backward pass instead of keeping activations.
 
 Memory then grows with the number of blocks times one hidden state, at the price of a second forward (Chen et al. 2016,
 arXiv 1604.06174). transformers has a switch of the same meaning, which works in training mode only, where dropout would
@@ -19,7 +19,7 @@ from t2.adapters.targets import decoder_blocks
 
 
 def recompute_blocks(model: nn.Module) -> None:
-    """From now on every decoder block of `model` recomputes itself, where gradients are taken.
+    """Checkpoint the activations of every decoder block of `model`.
 
     Raises:
         ValueError: the model has no list of decoder blocks.

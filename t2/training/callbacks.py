@@ -1,8 +1,7 @@
-"""What happens around the training steps: validation, the best expert, checkpoints, samples, progress.
+"""Callbacks of a training run: validation and the best expert, checkpoints, samples, progress.
 
-Validation is a callback of ours rather than Lightning's loop, because a checkpoint written after step k must decide
-alone whether step k was validated: here it happens before step k + 1 starts, so a run killed in between validates
-again on resuming and ends as if it had not been killed. Nothing here touches the test split.
+Validation is a callback instead of Lightning's loop, since it happens before step k + 1 starts: a run that was killed
+after the checkpoint of step k validates on resuming, and ends as if it had not been killed. The test split is not read.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ class Validation(L.Callback):
         self.majority: float | None = None  # accuracy of always giving the most frequent answer
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Validate what the steps so far have made."""
+        """Validate before the step, where `every` says so."""
         if trainer.global_step % self.every == 0:
             self._validate(trainer, _training(pl_module))
 
@@ -107,12 +106,12 @@ class Validation(L.Callback):
 
 
 class SampleTable(L.Callback):
-    """Some answers of every n-th step: `samples.jsonl` in the run folder, and a table in W&B."""
+    """Some completions of every n-th step: `samples.jsonl` in the run folder, and a table in W&B."""
 
     COLUMNS = ("step", "prompt", "reference", "answer", "score", "reason", "finish", "tokens")
 
     def __init__(self, *, every: int = 5, rows: int = 8) -> None:
-        """Keep the first `rows` answers."""
+        """Record the first `rows` completions."""
         self.every, self.rows = every, rows
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -140,13 +139,13 @@ class Checkpoints(L.Callback):
     """Writes `checkpoints/last.ckpt` every `every` steps, and says how to go on when a run is interrupted."""
 
     def __init__(self, *, every: int = 1) -> None:
-        """A checkpoint holds only what is trained, so one per step costs milliseconds."""
+        """Save every `every` steps; checkpoints hold trained parameters only, so one per step costs milliseconds."""
         if every < 1:
             raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")
         self.every = every
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Let the CSV forget what is about to be computed again."""
+        """Drop the CSV's rows of steps that will be computed again."""
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.resume_at(trainer.global_step)
@@ -157,14 +156,14 @@ class Checkpoints(L.Callback):
             trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT, weights_only=False)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Say where the run stands and how to go on."""
+        """Log how to resume the run."""
         run = Path(trainer.default_root_dir)
         if (run / LAST_CHECKPOINT).exists():
             log.warning("Stopped; every finished step is saved. Go on with: python train.py resume=%s", run)
 
 
 class Progress(L.Callback):
-    """One bar over the steps with score, length and time left; a line per step where there is no terminal."""
+    """A progress bar with score, length and time left; a line per step where there is no terminal."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step the run starts or resumes at."""

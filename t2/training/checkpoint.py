@@ -1,6 +1,6 @@
-"""What a checkpoint has to agree with before a run goes on from it: the base model, and the shapes that were trained.
+"""The identity of a checkpoint: its base model and the shapes of its trained parameters, checked on resume.
 
-Frozen weights are in no checkpoint, so nothing else would notice that they are others.
+Frozen weights are in no checkpoint, so that nothing else would notice another model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class TrainableAdapter(Adapter, Protocol):
 
 
 def identity_of(lm: LanguageModel, adapter: TrainableAdapter) -> dict[str, Any]:
-    """The part of a checkpoint that says what it is of."""
+    """The entries of a checkpoint that identify its model and adapter."""
     return {
         "base_model": lm.source,
         "trainable": {name: list(value.shape) for name, value in adapter.state_dict().items()},

@@ -20,7 +20,7 @@ from t2.types import Example
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """Which examples each step trains on; no example comes twice before all came once."""
+    """The examples of each step; none comes twice before all came once."""
 
     examples: Sequence[Example]
     prompts_per_step: int
@@ -37,9 +37,9 @@ class PromptSchedule:
     def at(self, step: int) -> list[Example]:
         """The examples of one step (B,)."""
         size = len(self.examples)
-        places = range(step * self.prompts_per_step, (step + 1) * self.prompts_per_step)
-        orders = {epoch: self._order(epoch) for epoch in {place // size for place in places}}
-        return [self.examples[orders[place // size][place % size]] for place in places]
+        positions = range(step * self.prompts_per_step, (step + 1) * self.prompts_per_step)
+        orders = {epoch: self._order(epoch) for epoch in {position // size for position in positions}}
+        return [self.examples[orders[position // size][position % size]] for position in positions]
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -69,5 +69,5 @@ class PromptData(L.LightningDataModule):
         return DataLoader(_Steps(self.schedule, first, self.steps), batch_size=None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Examples are text; they stay where they are."""
+        """Do nothing: examples are text."""
         return batch

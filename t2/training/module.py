@@ -43,7 +43,7 @@ FLAT_STEPS_BEFORE_WARNING = 5
 
 @dataclass(frozen=True)
 class StepRecord:
-    """The answers of the latest step, for tables and logs."""
+    """The completions of the latest step and their grades, for tables and logs."""
 
     step: int
     examples: Sequence[Example]
@@ -57,14 +57,14 @@ class ExpertTraining(L.LightningModule):
 
     Args:
         lm, adapter: the frozen model and the adapter injected into it.
-        generator: answers with the adapter's present state; where the objective is off-policy, in validation alone.
+        generator: generates with the adapter's present state (where the objective is off-policy, only in validation).
         metadata: what the expert's file will say of its origin.
-        sampling: how training answers are sampled; its seed is replaced by one per step.
+        sampling: how completions are sampled in training; its seed is replaced by one per step.
         total_steps: length of the learning-rate schedule.
         micro_batch_tokens: bound on prompt + completion tokens of one forward and backward.
         share_prompts: let the samples of one prompt share its computation, where the architecture allows it.
         kl_every: log the KL to the base every so many steps even where its coefficient is 0 (0: never).
-        score_workers: threads that grade answers while others are being made.
+        score_workers: threads that grade completions while others are generated.
         seed: the source of every random choice, together with the step.
     """
 
@@ -114,7 +114,7 @@ class ExpertTraining(L.LightningModule):
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """Find out whether this architecture can share prompts."""
+        """Check whether this model can share prompts."""
         self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
@@ -137,7 +137,7 @@ class ExpertTraining(L.LightningModule):
             logger.log_metrics(self.metrics, step=step)
 
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
-        """Answer and score the batch; logs what the answers were like."""
+        """Generate and grade completions of the batch, and log their statistics."""
         sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
         scored = complete_and_score(
             self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
@@ -207,15 +207,15 @@ class ExpertTraining(L.LightningModule):
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1
         if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
             log.warning(
-                "For %d steps all answers to a prompt have had the same reward (mean %.2f): nothing is learned. The "
-                "task may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
+                "For %d steps all completions of a prompt have had the same reward (mean %.2f): nothing is learned. "
+                "The task may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
                 "choose another task.",
                 self.flat_steps,
                 float(rollout.rewards.mean()),
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what a resumed run has to agree with, and the counters it goes on from."""
+        """Add the identity that a resumed run has to match, and counters and random states."""
         checkpoint["t2"] = identity_of(self.lm, self.adapter) | {
             "flat_steps": self.flat_steps,
             "seconds": dict(self.phases.total_seconds),
@@ -233,7 +233,7 @@ class ExpertTraining(L.LightningModule):
 
 
 def _scale_statistics(state: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far the multipliers have moved from 1."""
+    """Statistics of z - 1 over all matrices."""
     change = torch.cat([z.flatten() for z in state.values()]) - 1.0
     return {
         "scales/std": float(change.std()),

@@ -1,12 +1,12 @@
-"""What a training step minimizes: how scores become rewards, rewards become advantages, and both become a loss.
+"""Objectives: from scores to rewards, from rewards to advantages, from advantages and log-probs to a loss.
 
     Reinforce   the paper's: reward ±1, no baseline, sum over tokens, KL to the base over the full vocabulary (Eq. 1)
-    RLOO        G samples per prompt, each judged against the mean of the other G - 1 (arXiv 2402.14740)
+    RLOO        G samples per prompt, each compared with the mean of the other G - 1 (arXiv 2402.14740)
     SFT         the reference answer with advantage 1: next-token fine-tuning (paper, Table 4 rows 4 and 6)
 
-Every choice that published variants differ in is an argument with the paper's value named. A loss is a sum over
-completions with weights fixed by the *whole* rollout, so the losses of micro-batches add up to it exactly. Not here:
-which model produced the log-probs (`t2.policy.log_probs`), and the task's scores, which come in as they are, in [0, 1].
+Every choice in which published variants differ is an argument, and its docstring names the paper's value. A loss is a
+sum over completions with weights fixed by the *whole* rollout, so the losses of micro-batches add up to it exactly.
+Log-probs come from `t2.policy.log_probs`, and scores in [0, 1] from the task.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 @runtime_checkable
 class Objective(Protocol):
-    """How completions are judged."""
+    """Rewards, advantages and the loss of completions."""
 
     on_policy: bool  # completions come from the policy (True) or are reference answers (False)
     kl_coefficient: float
     kl_direction: KLDirection
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Raise ValueError where answers sampled like this could not be judged."""
+        """Raise ValueError where the objective cannot use completions sampled like this."""
         ...
 
     def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class _PolicyGradient:
-    """What the objectives share: reward map, length normalization, truncation, KL.
+    """The parts common to all objectives: reward map, length normalization, truncation, KL.
 
     Attributes:
         reward_right, reward_wrong: the rewards of score 1 and 0; scores between are mapped linearly. Paper: 1 and -1
@@ -73,7 +73,7 @@ class _PolicyGradient:
         advantage_clip: bound on |advantage|; None is the paper's.
         importance_cap: weigh each token by min(p_training / p_sampling, cap), for rollouts by an engine whose
             log-probs differ from the trainer's (truncated importance sampling); None is the paper's.
-        truncated: answers cut off by the token budget count as they are (`keep`, paper), as wrong, or not at all.
+        truncated: completions cut off by the token budget count as they are (`keep`, paper), as wrong, or not at all.
     """
 
     on_policy = True
@@ -104,7 +104,7 @@ class _PolicyGradient:
             )
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Any sampling will do."""
+        """Accept any sampling."""
 
     def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
         """Scores (B, G) in [0, 1] -> rewards (B, G) between reward_wrong and reward_right."""
@@ -136,7 +136,7 @@ class _PolicyGradient:
         return Loss(total, parts)
 
     def _token_weight(self, mask: Tensor, rollout: Rollout) -> Tensor | float:
-        """What each token's term is multiplied by: (N, 1) or a number."""
+        """The factor of each token's term: (N, 1) or a number."""
         if self.length_norm == "mean":
             return 1.0 / mask.sum(dim=1, keepdim=True).clamp(min=1.0)
         if self.length_norm == "batch_tokens":
@@ -144,7 +144,7 @@ class _PolicyGradient:
         return 1.0 / rollout.max_new_tokens if self.length_norm == "max_new_tokens" else 1.0
 
     def _finish(self, advantages: Tensor, truncated: Tensor) -> Tensor:
-        """Clip, then leave out dropped answers; (B, G) -> (B, G)."""
+        """Clip, then set dropped completions to 0; (B, G) -> (B, G)."""
         if self.advantage_clip is not None:
             advantages = advantages.clamp(-self.advantage_clip, self.advantage_clip)
         return advantages.masked_fill(truncated, 0.0) if self.truncated == "drop" else advantages
@@ -175,7 +175,7 @@ class RLOO(_PolicyGradient):
     """REINFORCE with a leave-one-out baseline: unbiased, less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Raise ValueError for one sample per prompt: nothing is left when one is left out."""
+        """Raise ValueError for one sample per prompt, which leaves none to compare with."""
         if sampling.samples < 2:
             raise ValueError(
                 "objective=rloo compares samples of one prompt and got 1; set sampling.samples to 2 or more, "
@@ -183,30 +183,30 @@ class RLOO(_PolicyGradient):
             )
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
-        """Rewards (B, G) -> advantages (B, G); zero for an answer that has none to be compared with."""
+        """Rewards (B, G) -> advantages (B, G); zero for a completion that has none to be compared with."""
         assert rewards.shape[1] > 1, "RLOO leaves one of G samples out; G = 1 leaves nothing"
         kept = ~truncated if self.truncated == "drop" else torch.ones_like(truncated)
         counted = rewards * kept
-        others = (kept.sum(dim=1, keepdim=True) - kept.long()).clamp(min=1)  # (B, G), how many judge each answer
+        others = (kept.sum(dim=1, keepdim=True) - kept.long()).clamp(min=1)  # (B, G), how many each is compared with
         baseline = (counted.sum(dim=1, keepdim=True) - counted) / others
-        lonely = kept.sum(dim=1, keepdim=True) < 2  # nobody to be compared with
-        return self._finish((rewards - baseline).masked_fill(lonely, 0.0), truncated)
+        single = kept.sum(dim=1, keepdim=True) < 2  # none to be compared with
+        return self._finish((rewards - baseline).masked_fill(single, 0.0), truncated)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFT(_PolicyGradient):
-    """Likelihood of the reference answers, end of turn included; nothing is sampled and no score counts."""
+    """Supervised fine-tuning on the reference answers, end of turn included; scores do not count."""
 
     on_policy = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what only sampled answers have."""
+        """Raise ValueError for options that need sampled completions."""
         super().__post_init__()
         if self.importance_cap is not None:
-            raise ValueError("objective.importance_cap is for sampled answers; reference answers have no sampler.")
+            raise ValueError("objective.importance_cap is for sampled completions; reference answers have no sampler.")
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Raise ValueError for more answers than the reference, or another temperature than the model's own."""
+        """Raise ValueError for several samples, or a temperature other than 1."""
         if sampling.samples != 1 or sampling.scoring_temperature != 1.0:
             raise ValueError(
                 f"objective=sft learns the one reference answer; got sampling.samples={sampling.samples} and "

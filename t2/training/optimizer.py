@@ -22,7 +22,7 @@ class OptimizerSettings:
     clip_norm: float = 1e-3
 
     def scale(self, step: int, total_steps: int) -> float:
-        """What lr is multiplied by in the given step, counted from 0."""
+        """The factor of lr in the given step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         share = (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)

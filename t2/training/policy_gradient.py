@@ -1,9 +1,8 @@
-"""The gradient of one rollout: each micro-batch through the model, its loss, its backward (paper §3.1, Eq. 1).
+"""The policy gradient of one rollout, accumulated over micro-batches (paper §3.1, Eq. 1).
 
-    rollout -> the answers that matter -> micro-batches by tokens -> log-probs -> loss -> backward, and sums for the log
+    rollout -> completions with an advantage -> micro-batches by tokens -> log-probs -> loss -> backward
 
-Not here: sampling and scoring, and what is done with the gradient: clipping, the optimizer and its schedule belong to
-`t2.training.module`.
+Sampling, grading, clipping and the optimizer step are in `t2.training.module`.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ def accumulate_gradient(
     micro_batch_tokens: int,
     backward: Callable[[Tensor], None],
 ) -> dict[str, float]:
-    """Give `backward` the loss of each micro-batch, and return what the update was like, as metrics.
+    """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
-    Answers without an advantage add nothing to the policy's gradient and are left out, unless the KL to the base is
-    asked for (`with_kl`). A rollout in which no answer has one calls `backward` only where the objective uses the KL.
+    Completions without an advantage add nothing to the policy gradient and are left out, unless the KL to the base is
+    wanted (`with_kl`). A rollout without any advantage calls `backward` only where the objective uses the KL.
     """
     # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all, also where
     # the KL is looked at for the log.
@@ -48,7 +47,7 @@ def accumulate_gradient(
     completions = [rollout.completions[n] for n in used]
     shared = share_prompts and not exceeds_window(lm, rollout.completions)
     if shared != share_prompts:
-        log.warning("Prompts are not shared in this step: answers reach beyond the model's sliding window.")
+        log.warning("Prompts are not shared in this step: completions reach beyond the model's sliding window.")
     sums = {"policy": 0.0, "kl": 0.0, "entropy": 0.0}
     drift, tokens = 0.0, 0
     parts = micro_batches(completions, micro_batch_tokens, shared=shared)

@@ -1,4 +1,4 @@
-"""What a training step learns from, and what it minimizes."""
+"""Records of a training step: the rollout that it learns from, and its loss."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2.types import Completion
 
 @dataclass(frozen=True)
 class Rollout:
-    """What one training step learns from: N completions of B examples, G each, ordered by example.
+    """The data of one training step: N completions of B examples, G each, ordered by example.
 
     `rewards` are the objective's rewards (after its map), `advantages` the weights of the policy
     gradient. `total_*` describe the whole rollout and stay the same in every `select`ed part, so that
@@ -28,7 +28,7 @@ class Rollout:
     max_new_tokens: int
 
     def __post_init__(self) -> None:
-        """Check that all parts speak of the same N completions."""
+        """Check that all parts have N entries."""
         n = len(self.completions)
         assert self.rewards.shape == (n,), f"rewards {tuple(self.rewards.shape)}, expected ({n},)"
         assert self.advantages.shape == (n,), f"advantages {tuple(self.advantages.shape)}, expected ({n},)"
@@ -46,7 +46,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss to call `backward` on, and the named numbers it was made of (floats, for the log)."""
+    """A loss to call `backward` on, and its named parts as floats, for the log."""
 
     total: Tensor  # ()
     parts: Mapping[str, float]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2.adaptation.search import CEM, RESERVED, Fitness, Generation, MixtureSpace, SearchSettings, search
+from t2.adaptation.search import CEM, Fitness, Generation, MixtureSpace, SearchSettings, search
 from t2.experts.mixture import Mixture
 
 OPTIMUM = torch.tensor([0.2, 1.1, 0.7], dtype=torch.float64)
@@ -42,7 +42,7 @@ def test_finds_a_maximum_on_the_edge_and_stays_inside(optimizer):
     space = MixtureSpace(low=0.25, high=0.75)
     last = run(optimizer, outward, space)[-1]
     assert (last.member - 0.75).abs().max() < 1e-3
-    sampled = torch.cat([seen[0][RESERVED:], *(members[1:] for members in seen[1:])])
+    sampled = torch.cat([seen[0][GIVEN_MEMBERS:], *(members[1:] for members in seen[1:])])
     assert float(sampled.min()) >= 0.25
     assert float(sampled.max()) <= 0.75
 
@@ -286,7 +286,7 @@ def test_the_member_of_zeros_is_the_base_under_either_rule(rule, normalize):
 
 def test_all_zero_samples_do_not_break_a_normalized_search():
     def greedy_for_nothing(members):
-        assert bool(members[RESERVED:].sum(dim=1).gt(0).all())
+        assert bool(members[GIVEN_MEMBERS:].sum(dim=1).gt(0).all())
         return [Fitness(-float(member.sum())) for member in members]
 
     last = run("cem", greedy_for_nothing, MixtureSpace(low=0.0, high=0.1, normalize=True))[-1]

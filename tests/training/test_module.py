@@ -220,7 +220,7 @@ def test_equal_rewards_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture
     module = make_module(task=Indifferent())
     with caplog.at_level(logging.WARNING):
         fit(module, tmp_path)
-    assert "For 5 steps all answers to a prompt have had the same reward" in caplog.text
+    assert "For 5 steps all completions of a prompt have had the same reward" in caplog.text
     assert torch.equal(flat(module), torch.ones_like(flat(module)))
 
 
