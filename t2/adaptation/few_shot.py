@@ -18,7 +18,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2.adaptation.fitness import Accuracy, FitnessFunction, Likelihood
-from t2.adaptation.search import Fitness, Generation, MixtureSpace, SearchSettings, search
+from t2.adaptation.mixture_space import MixtureSpace
+from t2.adaptation.search import Fitness, Generation, SearchSettings, search
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import save_mixture

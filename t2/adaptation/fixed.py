@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +15,7 @@ from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import MixingRule, Mixture
 from t2.experts.mixture_file import find_mixture, load_mixture
 from t2.experts.pool import ExpertPool
+from t2.run.messages import check_choice, did_you_mean
 from t2.tasks.base import Task
 from t2.types import Example
 
@@ -64,8 +64,8 @@ class Fixed:
         if sum(given.values()) != 1:
             got = " and ".join(name for name, is_given in given.items() if is_given) or "none of them"
             raise ValueError(f"A fixed strategy has exactly one of weights, uniform, mixture; got {got}.")
-        if rule is not None and rule not in get_args(MixingRule):
-            raise ValueError(f"strategy.rule is {rule!r}; allowed: {', '.join(get_args(MixingRule))}.")
+        if rule is not None:
+            check_choice("strategy.rule", rule, get_args(MixingRule))
         if mixture is not None and rule is not None:
             raise ValueError(f"strategy.rule={rule}: a saved mixture has its own rule. Leave it null.")
         if weights is not None:
@@ -106,10 +106,9 @@ class Fixed:
             return Mixture.of(*[weight] * len(pool.domains), rule=self.rule)
         for domain in self.weights:
             if domain not in pool.domains:
-                near = get_close_matches(domain, pool.domains, n=1)
-                hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
-                    f"strategy.weights names {domain!r}; the pool's domains are {', '.join(pool.domains)}.{hint}"
+                    f"strategy.weights names {domain!r}; the pool's domains are {', '.join(pool.domains)}."
+                    f"{did_you_mean(domain, pool.domains)}"
                 )
         return Mixture.of(*(self.weights.get(domain, 0.0) for domain in pool.domains), rule=self.rule)
 

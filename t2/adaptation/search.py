@@ -1,12 +1,13 @@
-"""Search for mixing weights: the search space, and two optimizers with one ask-and-tell protocol (paper §3.2,
+"""Search for mixing weights: two optimizers with one ask-and-tell protocol, and the loop over generations (paper §3.2,
 C).
 
     cem      the cross-entropy method as in the authors' code (`optim_modules.py:213-593`): a normal distribution with a
              diagonal covariance, refitted to the best members of each generation
     cmaes    CMA-ES (arXiv 1604.00772) of the package `cmaes`; it sees ranks alone, so ties are broken for it too
 
-Otherwise than in the authors' code, random numbers come from a seeded generator of the search's own, and mixing weights
-to be normalized cannot be all zero. Nothing here runs a model: what a member is worth is for the caller to say.
+Unlike the authors' code, the search has a seeded generator of its own, and mixing weights to be normalized cannot be
+all zero. The space of mixtures is `t2.adaptation.mixture_space`. Nothing here runs a model: the caller gives the
+fitness.
 """
 
 from __future__ import annotations
@@ -21,13 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2.experts.mixture import MixingRule, Mixture
 from t2.run.messages import check_choice
 
 OptimizerName = Literal["cem", "cmaes"]
 GIVEN_MEMBERS = 2  # places of a generation that given members may take: the base and the uniform mixture
-DECIMALS = 6  # of a mixing weight; what differs by less is one mixture, evaluated once
-ALL_ZERO = 1e-6  # mixing weights that count as none
 
 
 @dataclass(frozen=True, order=True)
@@ -44,58 +42,6 @@ class Fitness:
                 f"A member's fitness is {self.value} and its likelihood {self.likelihood}; both must be finite. "
                 "Narrow the bounds of mixing weight, or look for what is damaged in the experts."
             )
-
-
-@dataclass(frozen=True)
-class MixtureSpace:
-    """The mixtures that are searched: mixing weights in [low, high], one per expert, or per expert and matrix.
-
-    `normalize` divides a matrix's mixing weights by their sum; sampled ones that are all zero become uniform. A member
-    of nothing but zeros is the base, under either rule, also where it is outside what is searched.
-    """
-
-    low: float = 0.0
-    high: float = 1.5
-    per_matrix: bool = False
-    normalize: bool = False
-    rule: MixingRule = "delta"
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for empty bounds, or bounds in which weights cannot be normalized."""
-        check_choice("The mixing rule", self.rule, get_args(MixingRule))
-        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
-            raise ValueError(f"Mixing weights lie between low={self.low} and high={self.high}; low must be below high.")
-        if self.normalize and self.low < 0.0:
-            raise ValueError(
-                f"Mixing weights down to low={self.low} can sum to 0 or less, which cannot be normalized. "
-                "Set low=0 or above, or normalize=false."
-            )
-
-    def columns(self, matrices: int) -> int:
-        """Mixing weights per expert."""
-        return matrices if self.per_matrix else 1
-
-    def first(self, experts: int, matrices: int) -> Tensor:
-        """The base and the uniform mixture as members (2, n), whatever the bounds."""
-        size = experts * self.columns(matrices)
-        return torch.tensor([[0.0] * size, [1.0 / experts] * size], dtype=torch.float64)
-
-    def repaired(self, members: Tensor, experts: int) -> Tensor:
-        """Members (P, n) whose all-zero weights of a matrix are replaced by uniform ones, if weights are normalized."""
-        if not self.normalize:
-            return members
-        weights = members.view(len(members), experts, -1)  # (P, K, columns)
-        empty = weights.sum(dim=1, keepdim=True) < ALL_ZERO
-        return torch.where(empty, 1.0 / experts, weights).reshape(members.shape)
-
-    def mixture(self, member: Tensor, experts: int) -> Mixture:
-        """The mixture of a member (n,)."""
-        weights = member.view(experts, -1)  # (K, columns)
-        is_base = bool((weights.abs() < ALL_ZERO).all())
-        if self.normalize and not is_base:
-            weights = weights / weights.sum(dim=0)
-        rows = tuple(tuple(round(weight, DECIMALS) for weight in row) for row in weights.tolist())
-        return Mixture(rows, "delta" if is_base else self.rule)
 
 
 class Optimizer(Protocol):

@@ -33,7 +33,7 @@ MOVED_MODULES = {
     "t2.optimizer": "t2.training.optimizer",
     "t2.pool": "t2.experts.pool",
     "t2.strategies": "t2.adaptation",
-    "t2.strategies.search.AlphaSpace": "t2.adaptation.search.MixtureSpace",
+    "t2.strategies.search.AlphaSpace": "t2.adaptation.mixture_space.MixtureSpace",
     "t2.tasks.fewshot.FewShot": "t2.tasks.few_shot_split.FewShotSplit",
     "t2.tasks.mixed.Mixed": "t2.tasks.union.TaskUnion",
     "t2.tiny": "t2.models.tiny",

@@ -208,7 +208,7 @@ class ExpertTraining(L.LightningModule):
         if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
             log.warning(
                 "For %d steps all completions of a prompt have had the same reward (mean %.2f): nothing is learned. "
-                "The task may be too easy or too hard for this model; raise sampling.samples or sampling.temperature, or "
+                "The task may be too easy or too hard for this model; raise sampling.samples or temperature, or "
                 "choose another task.",
                 self.flat_steps,
                 float(rollout.rewards.mean()),

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from torch import Tensor
 from tqdm import tqdm
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
-from t2.policy.log_probs import token_log_probs
+from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.packing import micro_batches, sampled_log_probs
 from t2.policy.prompt_sharing import exceeds_window
 from t2.training.objectives import Objective
-from t2.training.rollout import Rollout
+from t2.training.rollout import Loss, Rollout
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,14 @@ def accumulate_gradient(
     wanted (`with_kl`). A rollout without any advantage calls `backward` only where the objective uses the KL.
     """
     # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all, also where
-    # the KL is looked at for the log.
+    # the KL is only computed for the log.
     learns = objective.kl_coefficient > 0 or bool((rollout.advantages != 0).any())
     used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
     completions = [rollout.completions[n] for n in used]
     shared = share_prompts and not exceeds_window(lm, rollout.completions)
     if shared != share_prompts:
         log.warning("Prompts are not shared in this step: completions reach beyond the model's sliding window.")
-    sums = {"policy": 0.0, "kl": 0.0, "entropy": 0.0}
-    drift, tokens = 0.0, 0
+    sums = _Sums()
     parts = micro_batches(completions, micro_batch_tokens, shared=shared)
     for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
         part = rollout.select([used[row] for row in rows])
@@ -64,17 +64,36 @@ def accumulate_gradient(
         loss = objective.loss(token, part)
         if learns:
             backward(loss.total)
-        for name, value in loss.parts.items():
-            sums[name] += value
-        sums["entropy"] += float(token.entropy.sum())
-        tokens += int(token.mask.sum())
+        sums.add(loss, token, part)
+    return sums.metrics(on_policy=objective.on_policy, with_kl=with_kl)
+
+
+@dataclass
+class _Sums:
+    """Sums over the micro-batches of an update."""
+
+    policy: float = 0.0
+    kl: float = 0.0
+    entropy: float = 0.0
+    tokens: int = 0
+    drift: float = 0.0  # the largest one
+
+    def add(self, loss: Loss, token: TokenLogProbs, part: Rollout) -> None:
+        """Add one micro-batch."""
+        self.policy += loss.parts["policy"]
+        self.kl += loss.parts.get("kl", 0.0)
+        self.entropy += float(token.entropy.sum())
+        self.tokens += int(token.mask.sum())
         apart = (token.log_probs.detach() - sampled_log_probs(part.completions, token.log_probs)).abs()
-        drift = max(drift, float(apart.max()))  # both are 0 where padded
-    metrics = {"train/policy_loss": sums["policy"]}
-    if tokens:
-        metrics["train/entropy"] = sums["entropy"] / tokens
-        if objective.on_policy:
-            metrics["train/log_prob_drift"] = drift  # largest |training - sampling| of a log-prob
-    if with_kl:
-        metrics["train/kl"] = sums["kl"]
-    return metrics
+        self.drift = max(self.drift, float(apart.max()))  # both are 0 where padded
+
+    def metrics(self, *, on_policy: bool, with_kl: bool) -> dict[str, float]:
+        """What the loggers get."""
+        found = {"train/policy_loss": self.policy}
+        if self.tokens:
+            found["train/entropy"] = self.entropy / self.tokens
+            if on_policy:
+                found["train/log_prob_drift"] = self.drift  # largest |training - sampling| of a log-prob
+        if with_kl:
+            found["train/kl"] = self.kl
+        return found

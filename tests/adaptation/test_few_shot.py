@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from t2.adaptation import few_shot as few_shot_module
 from t2.adaptation.few_shot import FewShot, check_disjoint
 from t2.adaptation.fitness import Accuracy, Likelihood
-from t2.adaptation.search import Fitness, MixtureSpace, SearchSettings
+from t2.adaptation.mixture_space import MixtureSpace
+from t2.adaptation.search import Fitness, SearchSettings
 from t2.adaptation.strategy import Strategy
 from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from t2.adaptation.search import CEM, Fitness, Generation, MixtureSpace, SearchSettings, search
+from t2.adaptation.mixture_space import MixtureSpace
+from t2.adaptation.search import CEM, GIVEN_MEMBERS, Fitness, Generation, SearchSettings, search
 from t2.experts.mixture import Mixture
 
 OPTIMUM = torch.tensor([0.2, 1.1, 0.7], dtype=torch.float64)

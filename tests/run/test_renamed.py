@@ -32,7 +32,7 @@ def test_old_names_are_gone(old):
 
 
 def test_the_longest_old_name_counts():
-    assert renamed_target("t2.strategies.search.AlphaSpace") == "t2.adaptation.search.MixtureSpace"
+    assert renamed_target("t2.strategies.search.AlphaSpace") == "t2.adaptation.mixture_space.MixtureSpace"
     assert renamed_target("t2.strategies.search.SearchSettings") == "t2.adaptation.search.SearchSettings"
     assert renamed_target("t2.strategiesque.X") is None
     assert renamed_target("lightning.Trainer") is None
