@@ -1,5 +1,4 @@
-"""Search for mixing weights: two optimizers with one ask-and-tell protocol, and the loop over generations (paper §3.2,
-C).
+"""Search for mixing weights: two optimizers with one ask-and-tell protocol, and the loop over generations (§3.2, C).
 
     cem      the cross-entropy method as in the authors' code (`optim_modules.py:213-593`): a normal distribution with a
              diagonal covariance, refitted to the best members of each generation
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2.adaptation.mixture_space import MixtureSpace
 from t2.run.messages import check_choice
 
 OptimizerName = Literal["cem", "cmaes"]
