@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study test test-vllm vllm check format bench clean
+.PHONY: demo study test test-vllm test-fresh vllm check format bench clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -36,7 +36,11 @@ test: check
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	.venv-vllm/bin/pytest tests/policy/test_vllm.py
+	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py
+
+# `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
+test-fresh:
+	PYTHON=$(PYTHON) scripts/test_fresh.sh
 
 check: $(READY)
 	$(BIN)/ruff check .
