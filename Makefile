@@ -56,10 +56,12 @@ bench: $(READY)
 	$(BIN)/python bench/step.py
 
 # torch first and alone: an index may hold a CPU build of this very version, which a range would pass over.
+# Then what reasoning-gym wants of pycosat, which is source for a C compiler on every index.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("t2 needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet ./stand_ins/pycosat
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(READY)
 
@@ -67,6 +69,7 @@ $(READY): pyproject.toml constraints.txt
 $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet "$$(grep '^torch==' constraints-vllm.txt)"
+	.venv-vllm/bin/pip install --quiet ./stand_ins/pycosat
 	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" peft pytest hypothesis
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM_READY)

@@ -88,7 +88,8 @@ enter() {
     cd "$root"
     pivot_root . mnt
     exec /usr/sbin/chroot . /usr/bin/env -i "${handed[@]}" CI=true HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-        /bin/bash -c 'umount -l /mnt && git clone --quiet /t2.bundle /home/t2 && exec bash /home/t2/scripts/test_fresh.sh steps'
+        /bin/bash -c 'umount -l /mnt; git -c advice.detachedHead=false clone --quiet /t2.bundle /home/t2 &&
+            exec bash /home/t2/scripts/test_fresh.sh steps'
 }
 
 # Mount a file or folder of this machine at the same place in the new root, read-only.
@@ -125,6 +126,7 @@ step() {
 without_constraints() {
     python3 -m venv .venv-open
     .venv-open/bin/pip install --quiet "$(grep '^torch==' constraints.txt)" || return
+    .venv-open/bin/pip install --quiet ./stand_ins/pycosat || return
     .venv-open/bin/pip install --quiet --editable ".[dev]" || return
     echo "Versions other than those of constraints.txt:"
     .venv-open/bin/pip freeze --exclude-editable | grep -vixF -f constraints.txt || true
