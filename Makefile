@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study test test-vllm vllm check format bench clean
+.PHONY: demo study test test-vllm test-fresh vllm check format bench clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -36,7 +36,11 @@ test: check
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	.venv-vllm/bin/pytest tests/policy/test_vllm.py
+	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py
+
+# `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
+test-fresh:
+	PYTHON=$(PYTHON) scripts/test_fresh.sh
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -52,10 +56,12 @@ bench: $(READY)
 	$(BIN)/python bench/step.py
 
 # torch first and alone: an index may hold a CPU build of this very version, which a range would pass over.
+# Then what reasoning-gym wants of pycosat, which is source for a C compiler on every index.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("t2 needs Python 3.11 or newer, got " + sys.version.split()[0] + "; set PYTHON=")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet ./stand_ins/pycosat
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $(READY)
 
@@ -63,6 +69,7 @@ $(READY): pyproject.toml constraints.txt
 $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet "$$(grep '^torch==' constraints-vllm.txt)"
+	.venv-vllm/bin/pip install --quiet ./stand_ins/pycosat
 	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" peft pytest hypothesis
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM_READY)

@@ -15,10 +15,13 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
+from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 
 from t2.run.launch import launch
 from t2.tasks.base import Split
 from t2.types import Example
+
+__all__ = ["pytest_addoption", "pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks
 
 ROOT = Path(__file__).resolve().parents[1]
 settings.register_profile("t2", deadline=None)  # a busy machine is no failing property

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from recorder import Recorder
+from sandboxes import any_executor
 
-from t2.grading.sandbox.executor import CodeExecutor
 from t2.tasks.few_shot_split import FewShotSplit
 from t2.tasks.humaneval import HumanEval
 
@@ -159,7 +159,7 @@ def test_about_says_which_data_was_used():
 @pytest.fixture(scope="module")
 def executor():
     """Nothing that these tests run is hostile, so that they can do with whatever sandbox there is."""
-    return CodeExecutor(require="any", allow_unsafe=True)
+    return any_executor()
 
 
 @pytest.mark.parametrize("protocol", ["fixed", "official"])
@@ -179,7 +179,7 @@ def test_reference_answers_pass_in_the_sandbox(executor, protocol):
     ],
 )
 def test_a_failure_has_a_reason(text, reason):
-    one = task(CodeExecutor(require="any", allow_unsafe=True, timeout_s=2.0))
+    one = task(any_executor(timeout_s=2.0))
     grade = one.grade(one.split("test")[0], text)
     assert (grade.score, grade.reason) == (0.0, reason)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from recorder import Recorder
+from sandboxes import any_executor
 
-from t2.grading.sandbox.executor import CodeExecutor
 from t2.tasks.mbpp import MBPP, official_order
 
 ROWS = Path(__file__).parent / "rows" / "mbpp" / "test.jsonl"
@@ -242,7 +242,7 @@ def test_about_says_which_data_and_tests_were_used():
 @pytest.fixture(scope="module")
 def executor():
     """Nothing that these tests run is hostile, so that they can do with whatever sandbox there is."""
-    return CodeExecutor(require="any", allow_unsafe=True, numpy=True)
+    return any_executor(numpy=True)
 
 
 @pytest.mark.parametrize("tests", ["base", "plus"])

@@ -25,31 +25,19 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO
 
 from t2.grading.sandbox.interpreter import Interpreter
-from t2.grading.sandbox.isolation import Level, Sandbox, Unavailable, build, child_source, kill
+from t2.grading.sandbox.isolation import Level, Sandbox, child_source, kill
 from t2.grading.sandbox.judge_server import JudgeServer
+from t2.grading.sandbox.levels import LEVELS, Requirement, first_working
 from t2.types import Grade
 
 log = logging.getLogger(__name__)
 
-Requirement = Literal["bwrap", "unshare", "subprocess", "isolated", "any"]
-LEVELS: dict[Requirement, tuple[Level, ...]] = {
-    "bwrap": ("bwrap",),
-    "unshare": ("unshare",),
-    "subprocess": ("subprocess",),
-    "isolated": ("bwrap", "unshare"),
-    "any": ("bwrap", "unshare", "subprocess"),
-}
 LEAST_MEMORY_MB = 128  # Python itself wants a part of it
 PROBE_S = 60.0  # on a busy machine
 GRACE_S = 1.0  # that a judge may outlive the deadline by if nobody is there to end it
-_REMEDY = (
-    "Install bubblewrap and allow it to make namespaces (in Docker: --security-opt seccomp=unconfined; under AppArmor: "
-    "sysctl kernel.apparmor_restrict_unprivileged_userns=0). Only where programs may do what this user may do, "
-    "network included: executor.require=any executor.allow_unsafe=true runs them in a plain subprocess."
-)
 
 
 @dataclass(frozen=True)
@@ -165,27 +153,9 @@ def numpy_folder() -> str:
 
 @functools.cache
 def _working_sandbox(require: Requirement, allow_unsafe: bool, python: str, packages: str | None) -> Sandbox:
-    interpreter = Interpreter.ask(python)
     shown = () if packages is None else tuple(str(path) for path in sorted(Path(packages).glob("numpy*")))
-    tried = []
-    for level in LEVELS[require]:
-        if level == "subprocess" and not allow_unsafe:
-            tried.append("subprocess: not without allow_unsafe=true")
-            continue
-        try:
-            sandbox = build(level, interpreter, shown)
-            trouble = _trouble(sandbox, packages)
-        except PermissionError as error:  # root's own Python, for one
-            trouble = f"{error}; give executor.python one that everybody may run, such as /usr/bin/python3"
-        except (Unavailable, OSError) as error:
-            trouble = str(error)
-        if trouble is None:
-            log.log(
-                logging.WARNING if level == "subprocess" else logging.INFO, "Programs run in the sandbox %r.", level
-            )
-            return sandbox
-        tried.append(f"{level}: {trouble}")
-    raise RuntimeError(f"No sandbox to run programs in (executor.require={require}). {'; '.join(tried)}. {_REMEDY}")
+    probe = functools.partial(_trouble, packages=packages)
+    return first_working(require, allow_unsafe, Interpreter.ask(python), shown, probe)
 
 
 def _trouble(sandbox: Sandbox, packages: str | None) -> str | None:

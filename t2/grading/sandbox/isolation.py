@@ -2,7 +2,7 @@
 
 Three levels, of which a probe finds what a machine allows:
 
-    bwrap        bubblewrap, in new namespaces
+    bwrap        bubblewrap, in new namespaces; a dependency brings it (`bubblewrap`)
     unshare      the same namespaces and the same file system by the tools of util-linux
     subprocess   nothing of that: limits on resources, and the user `nobody` where t2 runs as root
 
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from t2.grading.sandbox.bubblewrap import installed
 from t2.grading.sandbox.interpreter import Interpreter, View, within
 
 Level = Literal["bwrap", "unshare", "subprocess"]
@@ -105,8 +106,23 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def build(level: Level, python: Interpreter, packages: tuple[str, ...] = (), *, root: bool | None = None) -> Sandbox:
-    """The sandbox of a level, not yet tried out. `root` says whether root is to start it (default: who we are).
+def makers(level: Level) -> tuple[str, ...]:
+    """The programs that can make a level, best first: every bubblewrap there is; none for levels without a choice."""
+    return installed(ENVIRONMENT["PATH"]) if level == "bwrap" else ()
+
+
+def build(
+    level: Level,
+    python: Interpreter,
+    packages: tuple[str, ...] = (),
+    *,
+    root: bool | None = None,
+    maker: str | None = None,
+) -> Sandbox:
+    """The sandbox of a level, not yet tried out.
+
+    `root` says whether root is to start it (default: who we are), `maker` is one of the level's `makers` (default: the
+    first).
 
     Raises:
         Unavailable: its tools are not installed.
@@ -114,8 +130,11 @@ def build(level: Level, python: Interpreter, packages: tuple[str, ...] = (), *, 
     root = os.geteuid() == 0 if root is None else root
     if level == "subprocess":
         return Sandbox(level, (python.path,), NOBODY if root else None)
-    tools = ("bwrap", "setpriv") if level == "bwrap" else ("setpriv", "unshare", "mount", "sh")
+    tools = [] if level == "bwrap" and not root else ["setpriv"]
+    tools += [] if level == "bwrap" else ["unshare", "mount", "sh"]
     found = {tool: shutil.which(tool) or shutil.which(tool, path=ENVIRONMENT["PATH"]) for tool in tools}
+    if level == "bwrap":
+        found = {"bwrap": maker or next(iter(makers(level)), None), **found}
     missing = [tool for tool, path in found.items() if path is None]
     if missing:
         raise Unavailable(f"{' and '.join(missing)} not installed")

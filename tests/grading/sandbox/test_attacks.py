@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,10 +42,16 @@ def attacks_for(level: str) -> list[str]:
     return [name for name, attack in ATTACKS.items() if attack.tame or level in ISOLATED]
 
 
-@pytest.fixture(scope="module", params=LEVELS)
-def aftermath(request) -> Iterator[Aftermath]:
+@pytest.fixture(params=LEVELS)
+def aftermath(request) -> Aftermath:
+    return aftermath_of(request.param)
+
+
+@functools.cache
+def aftermath_of(level: str) -> Aftermath:
+    """All attacks of a level, run once."""
     marker = f"t2marker{uuid.uuid4().hex}"
-    one = executor(request.param, timeout_s=TIMEOUT_S)
+    one = executor(level, timeout_s=TIMEOUT_S)
     one.run("def f(x): return 23770", TEST)
     with pytest.MonkeyPatch.context() as patch, socket.create_server(("127.0.0.1", 0)) as listener:
         patch.setitem(sandbox.ENVIRONMENT, "T2_MARKER", marker)
@@ -59,11 +65,11 @@ def aftermath(request) -> Iterator[Aftermath]:
                 program = program.replace(word, meaning)
             return one.run(program, TEST)
 
-        names = attacks_for(request.param)
+        names = attacks_for(level)
         before = sorted(os.listdir("/proc/self/fd")), os.stat(os.__file__).st_size
         with ThreadPoolExecutor(12) as pool:
             grades = dict(zip(names, pool.map(run, names), strict=True))
-        yield Aftermath(
+        return Aftermath(
             grades,
             survivors(marker),
             judging(),
@@ -104,12 +110,11 @@ def callers(listener: socket.socket) -> int:
     return 1
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_the_attack_fails_for_the_reason_it_should(aftermath, name):
-    if name not in aftermath.grades:
-        pytest.skip("not run without isolation")
-    assert aftermath.grades[name].score == 0.0
-    assert aftermath.grades[name].reason in ATTACKS[name].reasons
+@pytest.mark.parametrize(("level", "name"), [(level, name) for level in LEVELS for name in attacks_for(level)])
+def test_the_attack_fails_for_the_reason_it_should(level, name):
+    grade = aftermath_of(level).grades[name]
+    assert grade.score == 0.0
+    assert grade.reason in ATTACKS[name].reasons
 
 
 def test_no_process_is_left(aftermath):
@@ -137,7 +142,8 @@ def test_the_library_is_as_it_was(aftermath):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_the_next_program_is_graded_as_ever(aftermath, level):
+def test_the_next_program_is_graded_as_ever(level):
+    aftermath_of(level)
     one = executor(level)
     assert one.run("def f(x): return x * 7919 + 13", TEST).score == 1.0
     assert one.run("def f(x): return x", TEST).reason == "wrong"

