@@ -1,4 +1,4 @@
-r"""MATH under both protocols: golds, splits, subjects and levels, and what counts as right."""
+r"""MATH: gold answers, splits, subjects and levels, and the expression that counts as the answer."""
 
 import json
 import logging
@@ -88,17 +88,14 @@ def test_a_row_whose_gold_could_never_score_is_refused(tmp_path, solution):
         example_of(tmp_path, row(solution))
 
 
-def test_the_prompt_is_the_problem_and_the_system_message_is_verbatim():
+def test_examples_hold_the_problem_and_the_solution_and_the_system_message_is_verbatim():
     example = task().split("test")[0]
     assert example.prompt == rows_of(FILES["test"])[0]["problem"]
+    assert example.metadata["solution"] == rows_of(FILES["test"])[0]["solution"]
     assert example.system == (
         "Solve the question below by reasoning step by step,and put the final answer within \\boxed{}."
     )
     assert example.response_prefix == ""
-
-
-def test_the_worked_solution_is_kept():
-    assert task().split("test")[0].metadata["solution"] == rows_of(FILES["test"])[0]["solution"]
 
 
 @pytest.mark.parametrize(
@@ -144,11 +141,6 @@ def test_a_train_problem_of_the_test_set_is_not_learned_from(tmp_path):
     mixed = task(data_files={"train": str(path), "test": FILES["test"]}, val_size=9)
     learned = {one.prompt for split in ("train", "val") for one in mixed.split(split)}
     assert learned <= {one["problem"] for one in rows_of(FILES["train"])}
-
-
-def test_official_has_the_splits_of_fixed():
-    for split in ("train", "val", "test"):
-        assert list(task(protocol="official").split(split)) == list(task().split(split))
 
 
 def test_chosen_subjects_are_taken_out_of_a_file():
@@ -203,10 +195,10 @@ def test_math500_tests_on_its_own_set_and_learns_from_math(monkeypatch):
 
 def test_it_says_what_was_read_source_by_source(monkeypatch):
     hub(monkeypatch)
-    small = task(data_files=None, test_set="math500", configs=["algebra", "geometry"], protocol="official")
+    small = task(data_files=None, test_set="math500", configs=["algebra", "geometry"])
     small.split("test")
     about = small.about()
-    assert (about["protocol"], about["configs"]) == ("official", ["algebra", "geometry"])
+    assert about["configs"] == ["algebra", "geometry"]
     assert [(one["source"], one["splits"]["test"]["rows"]) for one in about["sources"]] == [
         ("HuggingFaceH4/MATH-500", 3)
     ]
@@ -219,54 +211,50 @@ def test_it_says_what_was_read_source_by_source(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "fixed", "official"),
+    ("text", "extracted"),
     [
-        (r"\boxed{1} or \boxed{2}", "2", "2"),
-        (r"So it is $\boxed 2$.", "2", "2"),
-        ("The answer is: 2.\nQuite sure.", "2", "2"),
-        ("The answer is: 1.\nNo. The answer is: 2.\n", "2", "2"),
-        ("The answer is 2.", "2", None),  # the authors want the colon
-        ("the answer is: $2$. Done.", "2", None),
-        ("**The final answer is: 2**", "2", None),
-        (r"The answer is: 2.", "2", "2."),  # and a line that ends
-        (r"The answer is: 1.\nIt is \boxed{2}".replace(r"\n", "\n"), "2", "1"),  # they take the sentence first
-        ("The answer is 2.5. So there.", "2.5", None),
-        (r"\boxed{2", None, None),
-        (r"The answer is 3: \boxed{2", r"3: \boxed{2", None),
-        ("The answer is", None, None),
-        ("The answer is: ", None, ""),
-        ("2", None, None),
-        ("", None, None),
+        (r"\boxed{1} or \boxed{2}", "2"),
+        (r"So it is $\boxed 2$.", "2"),
+        ("The answer is: 2.\nQuite sure.", "2"),
+        ("The answer is: 1.\nNo. The answer is: 2.\n", "2"),
+        ("The answer is 2.", "2"),
+        ("the answer is: $2$. Done.", "2"),
+        ("**The final answer is: 2**", "2"),
+        ("The answer is: 1.\nIt is \\boxed{2}", "2"),
+        ("The answer is 2.5. So there.", "2.5"),
+        (r"\boxed{2", None),
+        (r"The answer is 3: \boxed{2", r"3: \boxed{2"),
+        ("The answer is", None),
+        ("The answer is: ", None),
+        ("2", None),
+        ("", None),
     ],
 )
-def test_answers_read_by_each_protocol(symbolic, text, fixed, official):
-    assert task().grade(asked("7"), text).extracted == fixed
-    assert task(protocol="official").grade(asked("7"), text).extracted == official
+def test_the_answer_that_is_extracted(symbolic, text, extracted):
+    assert task().grade(asked("7"), text).extracted == extracted
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "fixed", "official"),
+    ("gold", "answer", "score"),
     [
-        (r"\frac{1}{4}", "0.25", True, False),  # the authors compare a fraction with a decimal as texts
-        (r"\frac{1}{4}", r"\dfrac14", True, True),
-        ("1{,}080", "1080", True, False),  # nor do they know a LaTeX separator
-        ("1080", "1,080", True, True),
-        ("-5", "5", False, False),
-        ("-5", "-5.0", True, True),
-        ("50", "0.50", False, True),  # their percentage rule
-        ("(x+1)^2", "x^2+2x+1", True, False),  # their symbolic comparison never ran
-        ("5", "6", False, False),
-        ("5", "five", False, False),
+        (r"\frac{1}{4}", "0.25", 1.0),
+        (r"\frac{1}{4}", r"\dfrac14", 1.0),
+        ("1{,}080", "1080", 1.0),
+        ("1080", "1,080", 1.0),
+        ("-5", "5", 0.0),
+        ("-5", "-5.0", 1.0),
+        ("50", "0.50", 0.0),
+        ("(x+1)^2", "x^2+2x+1", 1.0),
+        ("5", "6", 0.0),
+        ("5", "five", 0.0),
     ],
 )
-def test_protocols_differ_where_the_official_code_errs(symbolic, gold, answer, fixed, official):
-    text = f"\\boxed{{{answer}}}"
-    assert (task().score(asked(gold), text), task(protocol="official").score(asked(gold), text)) == (fixed, official)
+def test_equivalent_expressions_are_right(symbolic, gold, answer, score):
+    assert task().score(asked(gold), f"\\boxed{{{answer}}}") == score
 
 
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_a_grade_says_why(symbolic, protocol):
-    graded = task(protocol=protocol)
+def test_a_grade_says_why(symbolic):
+    graded = task()
     assert graded.grade(asked("5"), r"\boxed{5}") == Grade(1.0, None, "5")
     assert graded.grade(asked("5"), r"\boxed{6}") == Grade(0.0, "wrong", "6")
     assert graded.grade(asked("5"), "no idea") == Grade(0.0, "no answer", None)
@@ -274,11 +262,6 @@ def test_a_grade_says_why(symbolic, protocol):
 
 def test_cheap_rules_come_before_the_symbolic_ones(symbolic):
     task().score(asked("5"), r"\boxed{5.0}")
-    assert symbolic.asked == []
-
-
-def test_official_never_asks_the_symbolic_grader(symbolic):
-    task(protocol="official").score(asked("5"), r"\boxed{6}")
     assert symbolic.asked == []
 
 
@@ -308,11 +291,6 @@ def test_a_task_travels_without_its_grader(symbolic):
 
 
 @given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
-def test_no_text_is_too_odd_for_the_official_grade(text):
-    assert task(protocol="official").grade(asked("5"), text).score in (0.0, 1.0)
-
-
-@given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
 def test_what_is_judged_stands_in_the_text(text):
     extracted = t2.tasks.math._final_answer(text)
     assert extracted is None or (extracted in text and extracted == extracted.strip() != "")
@@ -321,7 +299,6 @@ def test_what_is_judged_stands_in_the_text(text):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"protocol": "oficial"}, "Did you mean 'official'"),
         ({"test_set": "math-500"}, "Did you mean 'math500'"),
         ({"configs": ["algebra", "geometri"]}, "Did you mean 'geometry'"),
         ({"configs": []}, "configs of math is empty; give one or more of: algebra"),
