@@ -45,14 +45,10 @@ def test_only_the_gold_letter_is_right_whatever_the_labels_and_their_number(inde
 @pytest.mark.parametrize(
     ("text", "chosen"),
     [
-        ("The answer is (C). No, the answer is (B).", "B"),
-        ("the answer is Because", None),
-        ("answer: A Answer: D", "D"),
-        ("B or C", "C"),
-        ("A plant", None),
-        ("", None),
+        ("The answer is (C). No, the answer is (B).", "B"), ("the answer is Because", None),
+        ("answer: A Answer: D", "D"), ("B or C", "C"), ("A plant", None), ("", None),
     ],
-)
+)  # fmt: skip
 def test_the_letter_that_a_text_chooses(text, chosen):
     asked = {letter: Example("q", letter, metadata={"options": ("o",) * 4}) for letter in "ABCD"}
     assert {one: task().score(asked[one], text) for one in "ABCD"} == {one: float(one == chosen) for one in "ABCD"}

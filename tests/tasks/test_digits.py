@@ -80,17 +80,12 @@ def test_the_scale_is_the_size_of_a_pixel():
 @pytest.mark.parametrize(
     ("text", "grade"),
     [
-        ("7", Grade(1.0, None, "7")),
-        ("The digit is 7.", Grade(1.0, None, "7")),
-        ("7.0", Grade(1.0, None, "7.0")),
-        ("\\boxed{7} of 9", Grade(1.0, None, "7")),
-        ("1 or 7", Grade(1.0, None, "7")),
-        ("77", Grade(0.0, "wrong", "77")),
-        ("-7", Grade(0.0, "wrong", "-7")),
-        ("seven", Grade(0.0, "no answer")),
+        ("7", Grade(1.0, None, "7")), ("The digit is 7.", Grade(1.0, None, "7")), ("7.0", Grade(1.0, None, "7.0")),
+        ("\\boxed{7} of 9", Grade(1.0, None, "7")), ("1 or 7", Grade(1.0, None, "7")),
+        ("77", Grade(0.0, "wrong", "77")), ("-7", Grade(0.0, "wrong", "-7")), ("seven", Grade(0.0, "no answer")),
         ("", Grade(0.0, "no answer")),
     ],
-)
+)  # fmt: skip
 def test_the_number_a_text_gives_counts(task, text, grade):
     assert task.grade(Example(PROMPT, "7"), text) == grade
     assert task.score(Example(PROMPT, "7"), text) == grade.score

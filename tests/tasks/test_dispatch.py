@@ -117,15 +117,10 @@ def test_without_other_tasks_other_is_offered_and_never_right():
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ("math", 1.0),
-        (" Math.", 1.0),
-        ("**MATH**, not words", 1.0),
-        ("words or math", 0.0),
-        ("other, or math", 0.0),
-        ("mathematics", 0.0),
-        ("", 0.0),
+        ("math", 1.0), (" Math.", 1.0), ("**MATH**, not words", 1.0), ("words or math", 0.0), ("other, or math", 0.0),
+        ("mathematics", 0.0), ("", 0.0),
     ],
-)
+)  # fmt: skip
 def test_the_label_named_first_is_the_answer(text, score):
     assert dispatch().score(Example("?", answer="math"), text) == score
 
@@ -166,19 +161,14 @@ def test_an_empty_question_is_refused(question):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["math", "other"], "'other' is among the domains"),
-        (["math", "Other"], "'Other' is among the domains"),
+        (["math", "other"], "'other' is among the domains"), (["math", "Other"], "'Other' is among the domains"),
         (["math", "mathematics"], "'math' is part of the label 'mathematics'"),
-        (["aftermath", "Math"], "'Math' is part of the label 'aftermath'"),
-        (["math", "MATH"], "is part of"),
+        (["aftermath", "Math"], "'Math' is part of the label 'aftermath'"), (["math", "MATH"], "is part of"),
         (["the", "math"], "'the' is part of the label 'other'"),
-        (["another"], "'other' is part of the label 'another'"),
-        ([""], "'' cannot be a label"),
-        (["a}"], "cannot be a label"),
-        ([" math"], "cannot be a label"),
-        (["a\nb"], "cannot be a label"),
+        (["another"], "'other' is part of the label 'another'"), ([""], "'' cannot be a label"),
+        (["a}"], "cannot be a label"), ([" math"], "cannot be a label"), (["a\nb"], "cannot be a label"),
     ],
-)
+)  # fmt: skip
 def test_labels_that_cannot_be_told_apart_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         check_labels(labels)

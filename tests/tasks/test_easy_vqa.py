@@ -105,17 +105,13 @@ def test_ids_are_unique(whole):
 @pytest.mark.parametrize(
     ("answer", "text", "grade"),
     [
-        ("red", "red", Grade(1.0, None, "red")),
-        ("red", "It is Red.", Grade(1.0, None, "red")),
-        ("red", "red or blue", Grade(1.0, None, "red")),
-        ("red", "blue, not red", Grade(0.0, "wrong", "blue")),
-        ("yes", "no", Grade(0.0, "wrong", "no")),
-        ("yes", "Yes, there is no doubt", Grade(1.0, None, "yes")),
-        ("red", "redder", Grade(0.0, "no answer")),
-        ("no", "nothing, none, not", Grade(0.0, "no answer")),
+        ("red", "red", Grade(1.0, None, "red")), ("red", "It is Red.", Grade(1.0, None, "red")),
+        ("red", "red or blue", Grade(1.0, None, "red")), ("red", "blue, not red", Grade(0.0, "wrong", "blue")),
+        ("yes", "no", Grade(0.0, "wrong", "no")), ("yes", "Yes, there is no doubt", Grade(1.0, None, "yes")),
+        ("red", "redder", Grade(0.0, "no answer")), ("no", "nothing, none, not", Grade(0.0, "no answer")),
         ("no", "", Grade(0.0, "no answer")),
     ],
-)
+)  # fmt: skip
 def test_the_word_named_first_counts(whole, answer, text, grade):
     assert whole.grade(example(answer), text) == grade
     assert whole.score(example(answer), text) == grade.score

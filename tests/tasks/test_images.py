@@ -213,15 +213,10 @@ def test_pixels_are_a_copy():
 @pytest.mark.parametrize(
     "values",
     [
-        GRAY.astype(np.float32),
-        GRAY.astype(np.int64),
-        GRAY[0],
-        GRAY[:, :, None],
-        np.zeros((2, 2, 4), np.uint8),
-        np.zeros((0, 4), np.uint8),
-        np.zeros((4, 0, 3), np.uint8),
+        GRAY.astype(np.float32), GRAY.astype(np.int64), GRAY[0], GRAY[:, :, None], np.zeros((2, 2, 4), np.uint8),
+        np.zeros((0, 4), np.uint8), np.zeros((4, 0, 3), np.uint8),
     ],
-)
+)  # fmt: skip
 def test_other_pixels_are_refused(values):
     with pytest.raises(ValueError, match=r"allowed: uint8 \(height, width\)"):
         PixelImage.of(values)
@@ -230,16 +225,13 @@ def test_other_pixels_are_refused(values):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda n: FileImage(Path(f"{n}.png")),
-        lambda n: ZipImage(Path("all.zip"), f"{n}.png"),
-        lambda n: ZipImage(Path(f"{n}.zip"), "one.png"),
-        lambda n: PixelImage.of(np.full((2, 2), n, np.uint8)),
+        lambda n: FileImage(Path(f"{n}.png")), lambda n: ZipImage(Path("all.zip"), f"{n}.png"),
+        lambda n: ZipImage(Path(f"{n}.zip"), "one.png"), lambda n: PixelImage.of(np.full((2, 2), n, np.uint8)),
         lambda n: PixelImage.of(np.zeros((4, n), np.uint8)[:, : 4 // n].repeat(n, axis=0).reshape(4 // n, -1)),
-        lambda n: RowImage([], n, source="toy"),
-        lambda n: RowImage([], 0, "toy", f"image{n}"),
+        lambda n: RowImage([], n, source="toy"), lambda n: RowImage([], 0, "toy", f"image{n}"),
         lambda n: RowImage([], 0, source=f"split {n}"),
     ],
-)
+)  # fmt: skip
 def test_places_make_images_the_same_or_not(make):
     assert make(1) == make(1)
     assert hash(make(1)) == hash(make(1))

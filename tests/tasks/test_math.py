@@ -65,19 +65,13 @@ def symbolic(monkeypatch):
 @pytest.mark.parametrize(
     ("solution", "gold"),
     [
-        (r"so $x=\boxed{\frac{1}{4}}$.", r"\frac{1}{4}"),
-        (r"It is $\boxed 5$.", "5"),
-        (r"It is $\boxed 5\text{ cm}$.", "5"),
-        (r"It is $\boxed \frac12$ or so.", r"\frac12"),
-        (r"It is \fbox{7}.", "7"),
-        (r"\boxed{1}, no: \boxed{2}", "2"),
-        (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
+        (r"so $x=\boxed{\frac{1}{4}}$.", r"\frac{1}{4}"), (r"It is $\boxed 5$.", "5"),
+        (r"It is $\boxed 5\text{ cm}$.", "5"), (r"It is $\boxed \frac12$ or so.", r"\frac12"),
+        (r"It is \fbox{7}.", "7"), (r"\boxed{1}, no: \boxed{2}", "2"), (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
         (r"$\boxed{\text{if } x = \frac{\sqrt{2}}{3}}$", r"\text{if } x = \frac{\sqrt{2}}{3}"),
-        (r"$\boxed{-5}$", "-5"),
-        (r"$\boxed{1{,}080}$", "1{,}080"),
-        (r"$\boxed{ 12 }$", "12"),
+        (r"$\boxed{-5}$", "-5"), (r"$\boxed{1{,}080}$", "1{,}080"), (r"$\boxed{ 12 }$", "12"),
     ],
-)
+)  # fmt: skip
 def test_the_gold_is_the_last_box_of_the_solution(tmp_path, solution, gold):
     assert example_of(tmp_path, row(solution)).answer == f"\\boxed{{{gold}}}"
 
@@ -213,23 +207,14 @@ def test_it_says_what_was_read_source_by_source(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "extracted"),
     [
-        (r"\boxed{1} or \boxed{2}", "2"),
-        (r"So it is $\boxed 2$.", "2"),
-        ("The answer is: 2.\nQuite sure.", "2"),
-        ("The answer is: 1.\nNo. The answer is: 2.\n", "2"),
-        ("The answer is 2.", "2"),
-        ("the answer is: $2$. Done.", "2"),
-        ("**The final answer is: 2**", "2"),
-        ("The answer is: 1.\nIt is \\boxed{2}", "2"),
-        ("The answer is 2.5. So there.", "2.5"),
-        (r"\boxed{2", None),
-        (r"The answer is 3: \boxed{2", r"3: \boxed{2"),
-        ("The answer is", None),
-        ("The answer is: ", None),
-        ("2", None),
-        ("", None),
+        (r"\boxed{1} or \boxed{2}", "2"), (r"So it is $\boxed 2$.", "2"), ("The answer is: 2.\nQuite sure.", "2"),
+        ("The answer is: 1.\nNo. The answer is: 2.\n", "2"), ("The answer is 2.", "2"),
+        ("the answer is: $2$. Done.", "2"), ("**The final answer is: 2**", "2"),
+        ("The answer is: 1.\nIt is \\boxed{2}", "2"), ("The answer is 2.5. So there.", "2.5"), (r"\boxed{2", None),
+        (r"The answer is 3: \boxed{2", r"3: \boxed{2"), ("The answer is", None), ("The answer is: ", None),
+        ("2", None), ("", None),
     ],
-)
+)  # fmt: skip
 def test_the_answer_that_is_extracted(symbolic, text, extracted):
     assert task().grade(asked("7"), text).extracted == extracted
 
@@ -237,18 +222,11 @@ def test_the_answer_that_is_extracted(symbolic, text, extracted):
 @pytest.mark.parametrize(
     ("gold", "answer", "score"),
     [
-        (r"\frac{1}{4}", "0.25", 1.0),
-        (r"\frac{1}{4}", r"\dfrac14", 1.0),
-        ("1{,}080", "1080", 1.0),
-        ("1080", "1,080", 1.0),
-        ("-5", "5", 0.0),
-        ("-5", "-5.0", 1.0),
-        ("50", "0.50", 0.0),
-        ("(x+1)^2", "x^2+2x+1", 1.0),
-        ("5", "6", 0.0),
-        ("5", "five", 0.0),
+        (r"\frac{1}{4}", "0.25", 1.0), (r"\frac{1}{4}", r"\dfrac14", 1.0), ("1{,}080", "1080", 1.0),
+        ("1080", "1,080", 1.0), ("-5", "5", 0.0), ("-5", "-5.0", 1.0), ("50", "0.50", 0.0),
+        ("(x+1)^2", "x^2+2x+1", 1.0), ("5", "6", 0.0), ("5", "five", 0.0),
     ],
-)
+)  # fmt: skip
 def test_equivalent_expressions_are_right(symbolic, gold, answer, score):
     assert task().score(asked(gold), f"\\boxed{{{answer}}}") == score
 

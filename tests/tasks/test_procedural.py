@@ -114,16 +114,14 @@ def test_metadata_holds_the_gold_and_the_data_set():
     ("wrong", "message"),
     [
         ({"dataset": "chain_sums"}, "Did you mean 'chain_sum'"),
-        ({"config": {"min_term": 2}}, "Did you mean 'min_terms'"),
-        ({"config": {"seed": 2}}, "'seed'; allowed: "),
+        ({"config": {"min_term": 2}}, "Did you mean 'min_terms'"), ({"config": {"seed": 2}}, "'seed'; allowed: "),
         ({"config": {"min_terms": 0}}, "config of sums is .*min_terms must be positive"),
         ({"extract": "numbers"}, "Did you mean 'number'"),
         ({"extract": "word"}, "candidates must be given for 'word'"),
         ({"candidates": ["1"]}, "candidates must be given for 'word' and for nothing else"),
-        ({"test_size": 0}, "test_size of sums is 0"),
-        ({"seed": -1}, "seed of sums is -1"),
+        ({"test_size": 0}, "test_size of sums is 0"), ({"seed": -1}, "seed of sums is -1"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_setting_is_refused_at_once(wrong, message):
     with pytest.raises(ValueError, match=message):
         chain_sum(**wrong)

@@ -72,11 +72,9 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
         ("rows.json", "{'a': 1}", "rows.json is not JSON"),
         ("rows.json", '{"a": 1}\n{"a": 2}', "suffix must be .jsonl"),
         ("rows.json", '{"question": 1}', "holds a JSON dict; a list of objects"),
-        ("rows.json", "[1]", "entry 1, is a JSON int"),
-        ("rows.json", b"\xff\xfe", "not JSON"),
+        ("rows.json", "[1]", "entry 1, is a JSON int"), ("rows.json", b"\xff\xfe", "not JSON"),
         ("rows.jsonl", '{"question": "a", "answer": "b"}\nhello', "line 2, is not JSON"),
-        ("rows.jsonl", "[]", "line 1, is a JSON list"),
-        ("rows.parquet", "no parquet", "is not a parquet file"),
+        ("rows.jsonl", "[]", "line 1, is a JSON list"), ("rows.parquet", "no parquet", "is not a parquet file"),
         ("rows.jsonl.gz", "plain text", "is not a whole gzip file"),
         ("rows.jsonl.gz", gzip.compress(b"[" * 999)[:-9], "is not a whole gzip file"),
         ("rows.jsonl.gz", b"\x1f\x8b\x08\x00" + b"\xff" * 40, "is not a whole gzip file"),
@@ -86,7 +84,7 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
         ("rows.json", "[]", r"Split 'train' of toy \(rows.json\) is empty"),
         ("rows.jsonl", "\n", "'train' of toy .* is empty"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         read(written(tmp_path, name, content))

@@ -110,14 +110,11 @@ def test_a_column_that_only_the_template_needs_may_be_missing_without_it(tmp_pat
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("Answer.", r"must hold \{question\}"),
-        ("{questions}", "Did you mean 'question'"),
-        ("{question} {answers}", "allowed: ocr_tokens, question"),
-        ("{}", "a field in template of textvqa is ''"),
-        ("{question", "expected '}'"),
-        ("{question.upper}", "a field in template"),
+        ("Answer.", r"must hold \{question\}"), ("{questions}", "Did you mean 'question'"),
+        ("{question} {answers}", "allowed: ocr_tokens, question"), ("{}", "a field in template of textvqa is ''"),
+        ("{question", "expected '}'"), ("{question.upper}", "a field in template"),
     ],
-)
+)  # fmt: skip
 def test_a_template_that_cannot_be_filled_in_is_refused_at_once(template, message):
     with pytest.raises(ValueError, match=message):
         task(template=template)
@@ -132,11 +129,9 @@ def test_a_template_that_cannot_be_filled_in_is_refused_at_once(template, messag
         (["Nokia"] * 4 + ["nokia"] * 3 + ["the nokia"] + ["phone"] * 2, "Nokia"),
         (["phone"] * 4 + ["nokia"] * 3 + ["Nokia."] * 3, "nokia"),
         (["shut"] * 5 + ["closed"] * 5, "shut"),  # a tie: the first
-        (["", "", "", "x", " "], "x"),
-        (["two", "2", "3", "3"], "two"),
-        (["a\nb", "a  b"], "a b"),
+        (["", "", "", "x", " "], "x"), (["two", "2", "3", "3"], "two"), (["a\nb", "a  b"], "a b"),
     ],
-)
+)  # fmt: skip
 def test_the_reference_is_what_most_people_mean_as_the_first_wrote_it(answers, best):
     assert most_frequent(answers) == best
 
@@ -162,16 +157,12 @@ def test_an_answer_of_four_people_scores_one_however_it_is_written(answer, other
 @pytest.mark.parametrize(
     ("text", "grade"),
     [
-        ("stop", Grade(1.0, None, "stop")),
-        ("  Stop.\nIt is red.", Grade(1.0, None, "Stop.")),
-        ("\n\n the stop \n", Grade(1.0, None, "the stop")),
-        ("halt", Grade(0.6, "partial", "halt")),
-        ("a red sign", Grade(0.0, "wrong", "a red sign")),
-        ("red\nstop", Grade(0.0, "wrong", "red")),
-        ("", Grade(0.0, "empty", None)),
-        (" \n\t\r\n\x0b", Grade(0.0, "empty", None)),
+        ("stop", Grade(1.0, None, "stop")), ("  Stop.\nIt is red.", Grade(1.0, None, "Stop.")),
+        ("\n\n the stop \n", Grade(1.0, None, "the stop")), ("halt", Grade(0.6, "partial", "halt")),
+        ("a red sign", Grade(0.0, "wrong", "a red sign")), ("red\nstop", Grade(0.0, "wrong", "red")),
+        ("", Grade(0.0, "empty", None)), (" \n\t\r\n\x0b", Grade(0.0, "empty", None)),
     ],
-)
+)  # fmt: skip
 def test_a_grade_says_what_was_judged_and_why(text, grade):
     one = example(*["stop"] * 6, *["halt"] * 2, "sign", "red light")
     got = task().grade(one, text)
