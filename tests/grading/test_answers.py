@@ -1,4 +1,4 @@
-"""What each extractor reads, what it must not read, and that hostile text neither breaks nor stalls it."""
+"""What each extractor reads and must not read, and that no adversarial text breaks or stalls it."""
 
 import random
 import time
@@ -51,9 +51,6 @@ def test_last_number_finds_nothing(text):
 def test_numbers_are_compared_exactly():
     assert last_number("0.1") != last_number("0.10000000000000000001")
     assert last_number("0.30") == last_number("0.3")
-
-
-def test_a_number_of_many_digits_is_exact():
     digits = "9" * 6000  # int() and str() refuse as many
     assert last_number(digits) == last_number(digits + ".0")
     assert last_number(digits) != last_number(digits[:-1] + "8")
@@ -100,21 +97,15 @@ def test_choice_letter(text, letter):
     assert choice_letter(text, "ABCD") == letter
 
 
-def test_the_pronoun_is_no_option():
-    assert choice_letter("I think it is J", "ABCDEFGHIJ") == "J"
-    assert choice_letter("I'm sure", "ABCDEFGHIJ") is None
-
-
-def test_a_letter_beyond_the_options_is_not_chosen():
-    assert choice_letter("the answer is (D)", "ABC") is None
-
-
-def test_listing_all_letters_chooses_one():
-    assert choice_letter("(A) (B) (C) (D)", "ABCD") == "D"
-
-
-def test_no_letters_no_choice():
-    assert choice_letter("A", "") is None
+@pytest.mark.parametrize(
+    ("text", "letters", "letter"),
+    [
+        ("I think it is J", "ABCDEFGHIJ", "J"), ("I'm sure", "ABCDEFGHIJ", None),  # the pronoun
+        ("the answer is (D)", "ABC", None), ("(A) (B) (C) (D)", "ABCD", "D"), ("A", "", None),
+    ],
+)  # fmt: skip
+def test_choice_letter_among_given_letters(text, letters, letter):
+    assert choice_letter(text, letters) == letter
 
 
 @pytest.mark.parametrize(
@@ -129,11 +120,8 @@ def test_matching_word(text, word):
     assert matching_word(text, ["mother", "Yes", "No", "mother-in-law"]) == word
 
 
-def test_words_may_hold_pattern_characters():
+def test_words_may_hold_pattern_characters_and_there_may_be_none():
     assert matching_word("a+b", ["a+b", "(", ""]) == "a+b"
-
-
-def test_without_words_nothing_matches():
     assert matching_word("anything", []) is None
 
 

@@ -136,22 +136,13 @@ def test_plus_tests_grade_the_test_split_only_and_the_base_asserts_stay():
             assert ("assertion(" in program) == (split == "test")
 
 
-def test_entry_points_are_those_of_the_tests():
-    points = {name: one.metadata["entry_point"] for name, one in everything(task()).items()}
-    assert points == {
-        "Mbpp/901": "even_total",
-        "Mbpp/902": "common_letters",
-        "Mbpp/903": "diagonal",
-        "Mbpp/904": "largest_prime",
-        "Mbpp/905": "no_digit",
-        "Mbpp/906": "sum",
-        "Mbpp/907": "by_length",
-        "Mbpp/908": "occurrences",
-    }
-
-
-def test_the_imports_of_the_tests_are_their_setup():
-    assert everything(task())["Mbpp/903"].metadata["test"].setup == "import math"
+def test_entry_points_and_setups_are_those_of_the_tests():
+    examples = everything(task())
+    assert {name: one.metadata["entry_point"] for name, one in examples.items()} == {
+        "Mbpp/901": "even_total", "Mbpp/902": "common_letters", "Mbpp/903": "diagonal", "Mbpp/904": "largest_prime",
+        "Mbpp/905": "no_digit", "Mbpp/906": "sum", "Mbpp/907": "by_length", "Mbpp/908": "occurrences",
+    }  # fmt: skip
+    assert examples["Mbpp/903"].metadata["test"].setup == "import math"
 
 
 @pytest.mark.parametrize(
@@ -193,19 +184,15 @@ def test_choices_that_do_not_go_together_are_refused_at_once(choices, message):
         ({"test_list": ["assert True"]}, "Mbpp/901: No function is called by name"),
         ({"test_list": []}, "Mbpp/901: No function is called by name"),
         ({"test_list": ["assert f("]}, "Mbpp/901: The test 'assert f\\(' is not Python"),
+        ({"test_list": None}, "Column 'test_list' is missing"),
+        ({"test": None}, "Column 'test' is missing"),
     ],
 )
 def test_a_row_that_cannot_be_graded_is_refused_by_name(tmp_path, changes, message):
-    rows = [{**own_rows()[0], **changes, "prompt": f"question {number}"} for number in range(4)]
+    row = {key: cell for key, cell in {**own_rows()[0], **changes}.items() if cell is not None}
+    files = {"test": written(tmp_path / "test.jsonl", [{**row, "prompt": f"question {n}"} for n in range(4)])}
     with pytest.raises(ValueError, match=message):
-        task(data_files={"test": written(tmp_path / "test.jsonl", rows)}).split("test")
-
-
-@pytest.mark.parametrize(("tests", "column"), [("base", "test_list"), ("plus", "test")])
-def test_a_missing_column_is_named(tmp_path, tests, column):
-    rows = [{key: cell for key, cell in row.items() if key != column} for row in own_rows()]
-    with pytest.raises(ValueError, match=f"Column '{column}' is missing"):
-        task(tests=tests, data_files={"test": written(tmp_path / "test.jsonl", rows)}).split("test")
+        task(tests="plus", data_files=files).split("test")
 
 
 def test_an_unreachable_hub_names_the_local_alternative(monkeypatch):
