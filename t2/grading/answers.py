@@ -1,9 +1,8 @@
-r"""Reading an answer out of a model's text: numbers, \boxed{}, option letters, words, lines.
+r"""Extracting the answer from a completion: numbers, \boxed{}, option letters, words, lines.
 
-Pure functions that never raise, touch no random state and take time linear in the text, whatever a model
-wrote. They only extract. What counts as right is the task's business, symbolic mathematics that of
-`t2.grading.math.equality`. Numbers are exact decimals, so "72.0" equals "72"; exponents and fractions are not read
-as one number.
+Pure functions that never raise, use no random state and take time linear in the length of any text. Whether an answer
+is correct is decided by the tasks, and for expressions by `t2.grading.math.equality`. Numbers are exact decimals, so
+that "72.0" equals "72"; exponents and fractions are not read as one number.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-# A minus is a sign only where nothing stands before it that could be subtracted from: "5-3" holds 5 and 3.
+# A minus after a word or a closing bracket is a subtraction, not a sign: "5-3" holds 5 and 3.
 _NUMBER = (
     r"(?P<sign>(?<![\w)\]}])[-−])?(?:\\?[$€£](?P<inner>[-−])?)?"
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)"
@@ -39,13 +38,13 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def last_number(text: str) -> Decimal | None:
-    """The last number of a text, with its sign; "1,080" is one number, "1, 80" and "10-20" are two."""
+    """Returns the last number of a text with its sign; "1,080" is one number, "1, 80" and "10-20" are two."""
     match = _last(_ANY_NUMBER, _LATEX_COMMA.sub(",", text))
     return _decimal(match) if match else None
 
 
 def final_number(text: str) -> Decimal | None:
-    r"""The number a text marks as its answer: in the last \boxed{}, after the last ####, or the last."""
+    r"""Returns the number in the last \boxed{}, else that after the last ####, else the last number."""
     box = boxed(text)
     marked = last_number(box) if box is not None else None
     if marked is not None:
@@ -55,7 +54,7 @@ def final_number(text: str) -> Decimal | None:
 
 
 def boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{...} or \fbox{...}, or `\boxed 5`; None if missing or unclosed."""
+    r"""Returns the content of the last \boxed{...} or \fbox{...}, or `\boxed 5`; None if missing or unclosed."""
     box = _last(_BOX, text)
     if box is None:
         return None
@@ -72,10 +71,10 @@ def boxed(text: str) -> str | None:
 
 
 def choice_letter(text: str, letters: str) -> str | None:
-    r"""The option a text chooses, one of the capital `letters`.
+    r"""Returns the option that a text chooses, one of the capital `letters`, or None.
 
-    Read from the last \boxed{B}, else from the last "answer is (B)", else the last letter. A letter has
-    to stand alone; the article "A" and the pronoun "I" before a word are no options.
+    It is the letter in the last \boxed{}, else in the last "answer is (B)", else the last one. A letter must be a word
+    by itself; the article "A" and the pronoun "I" before a word are not options.
     """
     articles = "".join(letter for letter in letters if letter in "AI")
     others = "".join(re.escape(letter) for letter in letters if letter not in "AI")
@@ -93,7 +92,7 @@ def choice_letter(text: str, letters: str) -> str | None:
 
 
 def matching_word(text: str, words: Sequence[str]) -> str | None:
-    """The entry of `words` a text names first: a whole word, in any case; "mother-in-law" is not "mother"."""
+    """Returns the entry of `words` that a text names first, in any case; "mother-in-law" does not name "mother"."""
     known = sorted({word for word in words if word}, key=lambda word: (-len(word), word))
     if not known:
         return None
@@ -103,6 +102,6 @@ def matching_word(text: str, words: Sequence[str]) -> str | None:
 
 
 def first_line(text: str) -> str:
-    """The first line that is not blank, without quotes, asterisks and full stops around it; else ""."""
+    """Returns the first line that is not blank, stripped of quotes, asterisks and full stops; "" if there is none."""
     lines = (line.strip().strip("\"'`*.“”‘’ ") for line in text.splitlines())
     return next((line for line in lines if line), "")

@@ -1,10 +1,10 @@
-"""Soft accuracy of short answers about images, as TextVQA and OK-VQA are scored.
+"""Soft accuracy of short answers about images, the metric of TextVQA and OK-VQA.
 
-Normalization is EvalAI's as lmms-eval 0.7 has it (`lmms_eval/tasks/_task_utils/vqa_eval_metric.py`, from
-facebookresearch/mmf), with its quirks, since published numbers rest on them: "5." is "5" but "5.5" stays, "red-hot" is
-"red hot" but "red-hot - yes" is "redhot yes", "that's" becomes "that 's" while "thats" becomes "that's". Not copied are
-three defects that are no rule: it changes the answers it is given, its table of numbers grows with every word, and only
-the first 32 periods of a text are looked at.
+Answers are normalized as by EvalAI in lmms-eval 0.7 (`lmms_eval/tasks/_task_utils/vqa_eval_metric.py`, from
+facebookresearch/mmf), quirks included, since published numbers depend on them: "5." becomes "5" but "5.5" stays,
+"red-hot" becomes "red hot" but "red-hot - yes" becomes "redhot yes", "that's" becomes "that 's" while "thats" becomes
+"that's". Three bugs are not copied: it modifies its arguments, its table of numbers grows with every word, and it looks
+at the first 32 periods of a text only.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-ENOUGH = 3  # annotators who say the same make an answer right
+ENOUGH = 3  # annotators with the same answer for full accuracy
 
 _COUNT = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_COUNT)}
 _ARTICLES = ("a", "an", "the")
-_MARKS = ';/[]"{}()=+\\_-><@`!'  # the source's list also holds , and ?, which are gone by then
-_PERIOD = re.compile(r"\.(?!\d)")  # the source's look-behind is mistyped and always holds
+_MARKS = ';/[]"{}()=+\\_-><@`!'  # the source's list also has , and ?, which are removed before
+_PERIOD = re.compile(r"\.(?!\d)")  # the source's look-behind has a typo and always matches
 _FULL_FORMS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
     he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't
@@ -29,16 +29,16 @@ _FULL_FORMS = """
     won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
 _CONTRACTIONS = {
-    full[:place] + full[place + 1 :]: full  # written with one apostrophe too few
+    full[:index] + full[index + 1 :]: full  # one apostrophe is missing
     for full in _FULL_FORMS.split()
-    for place in range(len(full))
-    if full[place] == "'"
+    for index in range(len(full))
+    if full[index] == "'"
 }
-_CONTRACTIONS["somebody'd"] = "somebodyd"  # the wrong way round, in the source too
+_CONTRACTIONS["somebody'd"] = "somebodyd"  # reversed in the source, too
 
 
 def normalize_answer(text: str) -> str:
-    """The form in which answers are compared: lower case, no punctuation, no articles, digits for number words."""
+    """Normalizes an answer for comparison: lower case, no punctuation, no articles, digits for number words."""
     text = text.lower().replace(",", "").replace("?", "").replace("'s", " 's").strip()
     text = _without_punctuation(text.replace("\n", " ").replace("\t", " ").strip())
     words = (_NUMBERS.get(word, word) for word in text.split())
@@ -46,13 +46,17 @@ def normalize_answer(text: str) -> str:
 
 
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """How many annotators say what was predicted: the mean of min(matches / 3, 1) over all sets of all but one.
+    """Computes the VQA accuracy: the mean of min(matches / 3, 1) over all sets of annotators that leave one out.
 
-    With the usual 10 answers of which n match, that is min(0.3 n, 1). Where fewer than 3 others are left, all of them
-    are enough, and a single answer is compared as it is: so a question's own answer can score 1.
+    With the usual 10 answers, of which n match, this is min(0.3 n, 1). With fewer than 4 answers, all that remain must
+    match instead of 3, and a single answer is compared directly, so that an answer of all annotators scores 1.
+
+    Args:
+        prediction: the predicted answer.
+        answers: the reference answer of each annotator.
 
     Raises:
-        ValueError: there are no answers.
+        ValueError: there are no reference answers.
     """
     if not answers:
         raise ValueError("A question without reference answers cannot be scored; got an empty list. Leave its row out.")

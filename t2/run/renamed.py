@@ -14,6 +14,9 @@ RENAMED_KEYS = {
     "by": "pass2 (rows is now per_example, groups is merged)",
     "callbacks.adaptation.by": "callbacks.adaptation.pass2 (rows is now per_example, groups is merged)",
     "strategy.alphas": "strategy.weights",
+    "task.protocol": "task.splits=paper (official) or task.splits=t2 (fixed); grading is that of fixed for both, and "
+    "tasks whose splits are the same (math, humaneval) have no such key",
+    "task.task.protocol": "task.task.splits=paper or task.task.splits=t2, where the wrapped task has the key",
 }
 # Old choice of a group -> what to write now.
 RENAMED_CHOICES = {

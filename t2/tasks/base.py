@@ -1,13 +1,15 @@
-"""The task protocol: where questions come from and what counts as right.
+"""The task protocol: the examples of each split and the function that scores a completion.
 
-A task is *one* scorer: `score` is the metric of an evaluation, the reward of a training step (before the
-objective's map) and the fitness of a search, so the three cannot drift apart. A task knows nothing of models:
-chat templates belong to `t2.models.loading`, reward maps to `t2.training.objectives`.
+A task has one scorer. `score` is the metric of an evaluation, the fitness of a search and, after the map of
+`t2.training.objectives`, the reward of a training step. A task does not know the model: chat templates are applied in
+`t2.models.loading`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from numbers import Real
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -21,13 +23,13 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @runtime_checkable
 class Task(Protocol):
-    """A named set of questions with a scorer."""
+    """A named data set with a scorer."""
 
     name: str
-    max_new_tokens: int  # the answer budget unless the user gives another
+    max_new_tokens: int  # the default length limit of a completion
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split, never empty; no question stands in two splits.
+        """Returns the examples of a split. It is never empty and shares no question with another split.
 
         Raises:
             ValueError: the split is empty or unknown, or its rows lack a column.
@@ -35,35 +37,53 @@ class Task(Protocol):
         ...
 
     def score(self, example: Example, text: str) -> float:
-        """How right `text` is as an answer to `example`, in [0, 1]. Never raises on any text."""
+        """Scores a completion of `example` in [0, 1]. Never raises, whatever the text."""
         ...
 
 
 @runtime_checkable
 class GradingTask(Task, Protocol):
-    """A task that also says why an answer is wrong."""
+    """A task that also gives the reason for a score."""
 
     def grade(self, example: Example, text: str) -> Grade:
-        """The score of `text` with its reason and what was judged; `score` gives the same score. Never raises."""
+        """Returns the score of `score` with its reason and the extracted answer. Never raises, whatever the text."""
         ...
 
 
 @runtime_checkable
 class DocumentedTask(Task, Protocol):
-    """A task that says which data its examples are of, for results that can be traced."""
+    """A task that describes its data, so that results can be traced to it."""
 
     def about(self) -> Mapping[str, Any]:
-        """The protocol, and source, version and fingerprint of the splits read so far; plain JSON values."""
+        """Describes the options, source, version and fingerprint of the splits read so far, in plain JSON values."""
         ...
 
 
 def grade(task: Task, example: Example, text: str) -> Grade:
-    """What the task says of an answer, with as much as it can say."""
-    return task.grade(example, text) if isinstance(task, GradingTask) else Grade(task.score(example, text))
+    """Grades a completion and checks that its score is a number in [0, 1].
+
+    Args:
+        task: the task that the example is from. The grade of a task without `grade` has a score alone.
+        example: the example that was completed.
+        text: the completion.
+
+    Returns:
+        The grade, its score converted to a `float`.
+
+    Raises:
+        ValueError: the task returned a score that is not a number, is NaN, or lies outside [0, 1].
+    """
+    given = task.grade(example, text) if isinstance(task, GradingTask) else Grade(task.score(example, text))
+    if not isinstance(given.score, Real) or not 0.0 <= given.score <= 1.0:  # NaN fails the comparison
+        raise ValueError(
+            f"Task {task.name} scored {given.score!r} for the example {example.prompt[:80]!r}, "
+            f"completion {text[:80]!r}; allowed: a number from 0 to 1. Correct the task's score()."
+        )
+    return replace(given, score=float(given.score))
 
 
 def check_scores(scores: Sequence[float], what: str) -> Tensor:
-    """Scores as a float32 tensor (N,).
+    """Converts scores to a float32 tensor (N,).
 
     Raises:
         ValueError: a score is NaN or outside [0, 1].

@@ -1,8 +1,7 @@
 """Two handwritten digits side by side, and a question about both: what they are, their sum, or which is larger.
 
-What a model trained on `t2.tasks.digits` has not been asked: a task for experts on unseen ground. The digits of a
-split are those that `Digits` has in it for the same seed, so none that was learned is in a test. With `larger`, two
-digits of one value are never shown together.
+A vision task to evaluate experts on that were trained on `t2.tasks.digits`. The digits of a split are those of the same
+split of `Digits` with the same seed, so that no test digit was trained on. `ask="larger"` never shows two equal digits.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from t2.types import Example, Grade
 
 Ask = Literal["both", "sum", "larger"]
 
-GAP = 2  # columns of black between the two
+GAP = 2  # black columns between the two digits
 
 
 class DigitPairs:
-    """Both, the sum or the larger of two digits: right if the number that a text gives, or its first two, are."""
+    """Asks for both, the sum or the larger of two digits; compares a completion's final number or first two numbers."""
 
     def __init__(
         self,
@@ -43,11 +42,23 @@ class DigitPairs:
         limit: int | None = None,
         max_new_tokens: int = 8,
     ) -> None:
-        """`*_size` are numbers of pairs, no two of them alike; images are 8 `scale` high and 18 `scale` wide.
+        """Configures the task. Nothing is read yet.
+
+        Args:
+            ask: the question: `both`, `sum` or `larger`.
+            prompt: its wording, the same for every image.
+            name: name of the task.
+            train_size: number of distinct pairs; likewise `val_size` and `test_size`.
+            val_size: see `train_size`.
+            test_size: see `train_size`.
+            scale: factor by which images are enlarged, to 18 `scale` x 8 `scale` pixels.
+            seed: seed of the splits and the pairs.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
 
         Raises:
             ModuleNotFoundError: scikit-learn is not installed.
-            ValueError: an unknown `ask`, a size or a scale below 1.
+            ValueError: `ask` is unknown, or a size or `scale` is below 1.
         """
         check_choice(f"ask of {name}", ask, get_args(Ask))
         check_digits(name, scale)
@@ -62,19 +73,19 @@ class DigitPairs:
         self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["id"]))
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["values"]` are the two digits.
+        """Returns the examples of a split; `metadata["values"]` are the two digits.
 
         Raises:
-            ValueError: as every task, and more pairs asked for than there are.
+            ValueError: the split is unknown, or its size exceeds the number of pairs.
         """
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the number that the text gives is the answer, else 0.0."""
+        """Returns 1.0 if `text` gives the answer, else 0.0."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """Right or not, `reason` being None, `wrong` or, of a text without a number, `no answer`."""
+        """Returns the score; the reason is `wrong`, or `no answer` for a text with too few numbers."""
         if self._ask != "both":
             return grade_number(str(example.answer), text)
         numbers = re.findall(r"\d+", text)
@@ -84,7 +95,7 @@ class DigitPairs:
         return Grade(1.0, None, found) if found == example.answer else Grade(0.0, "wrong", found)
 
     def about(self) -> dict[str, Any]:
-        """What is asked, source, version, and fingerprints of the splits that were built."""
+        """Describes the question, and the source, version and fingerprints of the splits built so far."""
         return {"ask": self._ask, "seed": self._seed, **describe_digits(self._read)}
 
     def _build(self, split: Split) -> list[Example]:

@@ -1,8 +1,8 @@
 """Handwritten digits: 1,797 images of 8 x 8 gray values, from scikit-learn's `load_digits` (extra `vision`, BSD).
 
-The smallest real vision task there is, for runs without the hub. Splits are stratified by digit, the same for every
-task with the same seed, and share no image: of equal ones (there are none in scikit-learn 1.9) the first is kept.
-Images are enlarged by repeating their pixels; any other resizing is the processor's business.
+A small vision task that needs no hub. Splits are stratified by digit, are the same for every task with the same seed,
+and share no image: of equal images (scikit-learn 1.9 has none) the first is kept. Images are enlarged by repeating
+pixels; any other resizing is left to the processor of the model.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from t2.tasks.base import Split
 from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade, PixelImage
 
-TRAIN, VAL = 1200, 200  # the rest, 397 images, is test
+TRAIN, VAL = 1200, 200  # the remaining 397 images are test
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, eq=False)
 class Digit:
-    """One image (8, 8) from 0 (black) to 255, the digit on it, and its index in the data."""
+    """An image (8, 8) of gray values from 0 (black) to 255, its digit, and its index in the data set."""
 
     index: int
     pixels: Pixels
@@ -36,7 +36,7 @@ class Digit:
 
 
 class Digits:
-    """Which digit is it: right if the number that a text gives is."""
+    """Asks for the digit in an image; scores a completion 1.0 if its final number is the digit."""
 
     def __init__(
         self,
@@ -47,11 +47,19 @@ class Digits:
         limit: int | None = None,
         max_new_tokens: int = 8,
     ) -> None:
-        """`scale` is how many pixels wide and high a pixel becomes, so that images are 8 `scale` on each side.
+        """Configures the task. Nothing is read yet.
+
+        Args:
+            prompt: the question, the same for every image.
+            name: name of the task.
+            scale: factor by which images are enlarged, to 8 `scale` x 8 `scale` pixels.
+            seed: seed of the splits.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
 
         Raises:
             ModuleNotFoundError: scikit-learn is not installed.
-            ValueError: a scale below 1.
+            ValueError: `scale` is below 1.
         """
         check_digits(name, scale)
         self.name = name
@@ -61,19 +69,19 @@ class Digits:
         self._splits = DisjointSplits(name, self._build, limit, lambda one: str(one.metadata["id"]))
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["groups"]["digit"]` is the digit."""
+        """Returns the examples of a split; `metadata["groups"]["digit"]` is the digit."""
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the number that the text gives is the digit, else 0.0."""
+        """Returns 1.0 if the final number of `text` is the digit, else 0.0."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """Right or not, `reason` being None, `wrong` or, of a text without a number, `no answer`."""
+        """Returns the score; the reason is `wrong`, or `no answer` for a text without a number."""
         return grade_number(str(example.answer), text)
 
     def about(self) -> dict[str, Any]:
-        """Source, version, and fingerprints of the splits that were built."""
+        """Describes the seed, and the source, version and fingerprints of the splits built so far."""
         return {"seed": self._seed, **describe_digits(self._read)}
 
     def _build(self, split: Split) -> list[Example]:
@@ -94,11 +102,11 @@ class Digits:
 
 
 def check_digits(task: str, scale: int) -> None:
-    """What can be said before the data is read.
+    """Checks what can be checked before the data is read.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
-        ValueError: a scale below 1.
+        ValueError: `scale` is below 1.
     """
     if find_spec("sklearn") is None:
         raise ModuleNotFoundError(f'The task {task!r} needs scikit-learn: pip install "t2[vision]"', name="sklearn")
@@ -107,7 +115,7 @@ def check_digits(task: str, scale: int) -> None:
 
 
 def digit_splits(seed: int) -> Mapping[Split, Sequence[Digit]]:
-    """The digits of each split, in random order, each digit's share in a split being that in the data."""
+    """Returns the digits of each split in random order, stratified by digit."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -123,12 +131,12 @@ def digit_splits(seed: int) -> Mapping[Split, Sequence[Digit]]:
 
 
 def enlarged(pixels: Pixels, scale: int) -> PixelImage:
-    """The image with each pixel `scale` times as wide and high."""
+    """Enlarges an image by repeating each pixel `scale` times in both directions."""
     return PixelImage.of(pixels.repeat(scale, axis=0).repeat(scale, axis=1))
 
 
 def grade_number(gold: str, text: str) -> Grade:
-    """Whether the number that a text gives, the marked or else the last one, is the gold."""
+    """Grades a completion 1.0 if its final number, the marked or else the last one, equals the gold answer."""
     number = final_number(text)
     if number is None:
         return Grade(0.0, "no answer")
@@ -136,7 +144,7 @@ def grade_number(gold: str, text: str) -> Grade:
 
 
 def describe_digits(read: Mapping[Split, Sequence[Example]]) -> dict[str, Any]:
-    """Source and version of the data, and rows and fingerprint of the splits made of it; plain JSON values."""
+    """Describes the source and version of the data, and the rows and fingerprints of `read`, in plain JSON values."""
     return {
         "source": "scikit-learn load_digits",
         "config": None,

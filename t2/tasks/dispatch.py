@@ -1,10 +1,10 @@
-"""Which domain a prompt belongs to: the task of the classification expert (paper §3.2 B), and how it is asked.
+"""The dispatch task: name the domain of a prompt, to train the classification expert (paper §3.2 B).
 
-The questions are the prompts of other tasks, the answer is the label of the domain such a task stands for. A split
-takes from the same split of those tasks alone, so that no test prompt is trained on (the authors' classification expert
-is trained on GSM8K's and ARC-Challenge's test prompts), and as many from each label. `dispatch_example` is the one
-place where the prompt is made: what is trained here and what a strategy asks in pass 1 are the same tokens, as long
-as labels and descriptions are the same. Their order does not matter. Nothing here runs a model.
+Questions are the prompts of other tasks, and the gold answer is the label of the domain that their task belongs to. A
+split uses the same split of those tasks only, so that no test prompt is trained on (the paper's expert is trained on
+test prompts of GSM8K and ARC-Challenge), and has the same number of examples of each label.
+`dispatch_example` makes the prompt here and in `t2.adaptation.dispatch`, so that both have the same tokens for the same
+labels and descriptions, in whatever order.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ from typing import Any
 from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
-from t2.tasks.splits import question_key
+from t2.tasks.splits import EARLIER_SPLITS, question_key
 from t2.types import OTHER, Example, LazyImage
 
 OTHER_DESCRIPTION = "anything else"
-RESPONSE_PREFIX = (
-    "Category:"  # begins the model's turn: without it a small model answers in forms of its own, "- reading: ..."
-)
+RESPONSE_PREFIX = "Category:"  # without it a small model answers in other forms, such as "- reading: ..."
 INSTRUCTION = "Which category does the text belong to? Reply with the name of the category only."
-Tasks = Task | Sequence[Task] | Mapping[str, Task]  # names are for command lines; a task says its own
+Tasks = Task | Sequence[Task] | Mapping[str, Task]  # keys are for overrides on the command line only
 _LABEL = re.compile(r"[^\W_]([\w -]*\w)?")
-_EARLIER: Mapping[Split, tuple[Split, ...]] = {"test": (), "val": ("test",), "train": ("test", "val")}
 
 
 class Dispatch:
-    """Name the domain of a prompt; right if the first label that the answer mentions is the one."""
+    """Asks for the domain of a prompt; scores a completion 1.0 if the first label that it names is the gold answer."""
 
     def __init__(
         self,
@@ -46,17 +43,21 @@ class Dispatch:
         name: str = "dispatch",
         max_new_tokens: int = 6,
     ) -> None:
-        """What is told apart, and how much of it.
+        """Configures the task. Nothing is read yet.
 
         Args:
-            domains: label -> the task or tasks whose prompts belong to it, in a list or by any names; their share is
-                equal while they last.
-            other: tasks whose prompts no expert is for; None: `other` is offered as an answer and never right.
-            descriptions: label -> one line; give the experts of these domains the same ones.
-            train_size: prompts of each label; likewise `val_size` and `test_size`.
+            domains: label -> the task or tasks of the domain, which contribute equally until one is used up.
+            other: tasks that no expert is for; None: `other` is offered as an answer and never correct.
+            descriptions: label -> one line, which should be that of the expert of the domain.
+            train_size: examples of each label; likewise `val_size` and `test_size`.
+            val_size: see `train_size`.
+            test_size: see `train_size`.
+            seed: seed of the sample and the order.
+            name: name of the task.
+            max_new_tokens: length limit of a completion.
 
         Raises:
-            ValueError: labels that cannot be told apart, a description of no label, or sizes below 1.
+            ValueError: two labels are ambiguous, a description has no label, a label has no task, or a size is below 1.
         """
         check_labels(domains)
         self.name, self.max_new_tokens = name, max_new_tokens
@@ -77,35 +78,35 @@ class Dispatch:
         self._cache: dict[Split, tuple[Example, ...]] = {}
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["question"]` is the prompt itself, `metadata["task"]` where it is from.
+        """Returns the examples of a split; `metadata["question"]` is the prompt, `metadata["task"]` its task.
 
         Raises:
-            ValueError: an unknown split, fewer prompts than asked for, or one prompt under two labels.
+            ValueError: the split is unknown, there are fewer prompts than its size, or a prompt has two labels.
         """
         check_choice(f"split of {self.name}", split, SPLITS)
         if split not in self._cache:
-            labeled = [(label, one) for label, pile in self._piles(split).items() for one in pile]
-            Random(f"{self._seed} {split}").shuffle(labeled)
-            self._cache[split] = tuple(one for _, one in labeled)
+            examples = [one for group in self._by_label(split).values() for one in group]
+            Random(f"{self._seed} {split}").shuffle(examples)
+            self._cache[split] = tuple(examples)
         return self._cache[split]
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the label that the text names first is the gold, else 0.0."""
+        """Returns 1.0 if the label that `text` names first is the gold answer, else 0.0."""
         return float(matching_word(text, (*self._descriptions, OTHER)) == example.answer)
 
     def about(self) -> dict[str, Any]:
-        """What the tasks of each label say of their data."""
+        """Returns the description of each task's data, by label and task name."""
         return {
             label: {task.name: dict(task.about()) if isinstance(task, DocumentedTask) else {} for task in group}
             for label, group in self._tasks.items()
         }
 
-    def _piles(self, split: Split) -> dict[str, list[Example]]:
-        """Label -> as many examples as asked for."""
+    def _by_label(self, split: Split) -> dict[str, list[Example]]:
+        """Returns the examples of each label, as many as the size of the split."""
         tasks = [task for group in self._tasks.values() for task in group]
-        earlier = {question_key(one) for task in tasks for other in _EARLIER[split] for one in task.split(other)}
+        earlier = {question_key(one) for task in tasks for other in EARLIER_SPLITS[split] for one in task.split(other)}
         owner: dict[object, str] = {}
-        piles = {}
+        by_label = {}
         for label, group in self._tasks.items():
             random = Random(f"{self._seed} {split} {label}")
             fresh = []
@@ -117,7 +118,7 @@ class Dispatch:
                 ]
                 random.shuffle(kept)
                 fresh.append([self._example(one, label, task.name) for one in kept])
-            # One of each task in turn, so that a large task does not crowd out a small one.
+            # Interleaved, so that a large task does not crowd out a small one.
             mixed = [one for one in chain.from_iterable(zip_longest(*fresh)) if one is not None]
             if len(mixed) < self._sizes[split]:
                 raise ValueError(
@@ -125,8 +126,8 @@ class Dispatch:
                     f"of {', '.join(task.name for task in group)} has {len(mixed)} for {label!r} that are in no "
                     f"other split. Lower {split}_size, or give {label!r} another task."
                 )
-            piles[label] = mixed[: self._sizes[split]]
-        return piles
+            by_label[label] = mixed[: self._sizes[split]]
+        return by_label
 
     def _is_new(self, one: Example, label: str, owner: dict[object, str]) -> bool:
         key = question_key(one)
@@ -152,10 +153,18 @@ def dispatch_example(
     task: str | None = None,
     images: tuple[LazyImage, ...] = (),
 ) -> Example:
-    """The question which of the domains (label -> description), or `other`, a prompt belongs to; a label is the answer.
+    """Builds the example that asks for the domain of a prompt.
 
-    The instruction comes first, so that all questions share its computation. `shots` are solved ones, (question, label)
-    each. A system message or a response prefix that the prompt's own task would add is no part of it, its images are.
+    The instruction comes first, so that all examples share its key-value cache. The system message and the response
+    prefix of the prompt's own task are left out.
+
+    Args:
+        question: the prompt.
+        descriptions: label -> description of each domain; `other` is added.
+        shots: solved examples for the instruction, (prompt, label) each.
+        answer: the gold label.
+        task: name of the prompt's task, for the metadata.
+        images: images of the prompt.
 
     Raises:
         ValueError: the question is empty.
@@ -171,20 +180,24 @@ def dispatch_example(
 
 
 def answer_text(label: str) -> str:
-    """A label as the model writes it behind the response prefix."""
+    """Returns a label as the model writes it after the response prefix."""
     return f" {label}"
 
 
 def category_list(descriptions: Mapping[str, str]) -> str:
-    """One line per label, sorted, so that the order of a pool is no part of the prompt, and `other` at the end."""
+    """Lists the labels, one per line, sorted so that the order of a pool does not matter, with `other` last."""
     entries = [*sorted(descriptions.items()), (OTHER, OTHER_DESCRIPTION)]
-    # A description of several lines would look like several categories.
+    # On one line each: a description of several lines would look like several categories.
     lines = [f"- {label}: {' '.join(description.split())}".removesuffix(": ") for label, description in entries]
     return "\n".join(lines)
 
 
 def check_labels(domains: Iterable[str]) -> None:
-    """Raise ValueError unless the domains can be told apart, from each other and from `other`, in a model's answer."""
+    """Checks that a completion can name each domain unambiguously, and `other`.
+
+    Raises:
+        ValueError: a label is `other`, is not made of allowed characters, or contains another label.
+    """
     labels = list(domains)
     for label in labels:
         if label.casefold() == OTHER:

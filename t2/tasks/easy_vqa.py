@@ -1,9 +1,9 @@
-"""easy-VQA: questions about one colored shape on a 64 x 64 image, from the package `easy-vqa` (extra `vision`, MIT).
+"""easy-VQA: questions about one colored shape in a 64 x 64 image, from the package `easy-vqa` (extra `vision`, MIT).
 
-A made-up data set of 5,000 images, 48,248 questions and 13 answers, for runs without the hub. Its files are read by
-their place, so neither the package nor the top-level `test` package that it brings along is ever imported; `wheel`
-reads them from a wheel that is not installed at all. Questions are templates, and the same one is asked of many
-images: splits share no image. Three of four answers are yes or no, which `kinds` can leave out.
+A synthetic data set of 5,000 images, 48,248 questions and 13 answers that needs no hub. Its files are read from the
+package's folder or, with `wheel`, from a wheel that is not installed; neither the package nor the top-level `test`
+package that it ships is imported. Questions are templates that are asked about many images, so splits share no image
+rather than no question. Three of four answers are yes or no; `kinds` can exclude them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.images import FileImage, ZipImage
-from t2.tasks.splits import CarvedByImage, DisjointSplits
+from t2.tasks.splits import DisjointSplits, ValByImage
 from t2.types import Example, Grade, LazyImage
 
 Kind = Literal["shape", "color", "yes_no"]
@@ -39,7 +39,7 @@ _DATA = "easy_vqa/data"
 
 
 class EasyVQA:
-    """Which shape, which color, is there one: right if the first of the 13 answers that a text names is."""
+    """Asks for a shape or a color; scores a completion 1.0 if the first of the 13 answers that it names is the gold."""
 
     def __init__(
         self,
@@ -52,18 +52,22 @@ class EasyVQA:
         limit: int | None = None,
         max_new_tokens: int = 8,
     ) -> None:
-        """Find the package; no question is read yet.
+        """Locates the package. No question is read yet.
 
         Args:
-            kinds: which questions to ask, by their answers.
-            instruction: a line put below each question.
-            wheel: the package's wheel file, where it is not installed.
-            val_images: how many of the 4,000 training images, with all their questions, make val.
+            name: name of the task.
+            kinds: the questions to include, by the kind of their answers.
+            instruction: a line that is appended to each question.
+            wheel: path of the package's wheel file; None for the installed package.
+            val_images: number of the 4,000 training images that become val, with all their questions.
+            seed: seed of that sample.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
 
         Raises:
-            ModuleNotFoundError: the package is not installed, and no wheel is given.
-            FileNotFoundError: no such wheel, or the data is not in it.
-            ValueError: no or unknown kinds, or a file that is no wheel.
+            ModuleNotFoundError: the package is not installed, and there is no `wheel`.
+            FileNotFoundError: the wheel does not exist.
+            ValueError: `kinds` is empty or holds an unknown one, or the file is no wheel.
         """
         for kind in kinds:
             check_choice(f"an entry in kinds of {name}", kind, get_args(Kind))
@@ -75,26 +79,26 @@ class EasyVQA:
         self._data = _Wheel(Path(wheel).expanduser()) if wheel else _Installed(name)
         self._read: dict[str, dict[str, Any]] = {}
         self._splits = DisjointSplits(
-            name, CarvedByImage(self._examples, val_images, seed), limit, lambda one: str(one.metadata["id"])
+            name, ValByImage(self._examples, val_images, seed), limit, lambda one: str(one.metadata["id"])
         )
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["groups"]["kind"]` is one of `kinds`."""
+        """Returns the examples of a split; `metadata["groups"]["kind"]` is one of `kinds`."""
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the answer that the text names first is the gold, else 0.0."""
+        """Returns 1.0 if the answer that `text` names first is the gold answer, else 0.0."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """Right or not, `reason` being None, `wrong` or, of a text that names none of the answers, `no answer`."""
+        """Returns the score; the reason is `wrong`, or `no answer` for a text that names none of the answers."""
         named = matching_word(text, ANSWERS)
         if named is None:
             return Grade(0.0, "no answer")
         return Grade(1.0, None, named) if named == example.answer else Grade(0.0, "wrong", named)
 
     def about(self) -> dict[str, Any]:
-        """The kinds of questions, and source, version and fingerprint of what was read."""
+        """Describes the kinds of questions, and the source, version and fingerprints of the splits read so far."""
         source = {"source": _PACKAGE, "config": None, "version": self._data.version}
         return {"kinds": list(self._kinds), **source, "splits": dict(sorted(self._read.items()))}
 
@@ -109,17 +113,17 @@ class EasyVQA:
             if _KIND[answer] in self._kinds
         ]
 
-    def _example(self, question: str, answer: str, name: str, image_id: str, image: LazyImage) -> Example:
+    def _example(self, question: str, answer: str, row_id: str, image_id: str, image: LazyImage) -> Example:
         return Example(
             f"{question}\n{self._instruction}" if self._instruction else question,
             answer,
-            metadata={"id": name, "question": question, "image_id": image_id, "groups": {"kind": _KIND[answer]}},
+            metadata={"id": row_id, "question": question, "image_id": image_id, "groups": {"kind": _KIND[answer]}},
             images=(image,),
         )
 
 
 class _Installed:
-    """The data of the installed package, found by its place and not imported."""
+    """The data files of the installed package, which is not imported."""
 
     def __init__(self, task: str) -> None:
         try:
@@ -141,7 +145,7 @@ class _Installed:
 
 
 class _Wheel:
-    """The data in a wheel file."""
+    """The data files in a wheel."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():

@@ -1,10 +1,8 @@
-"""Few-shot adaptation (paper §3.2 C, §4.3): a handful of a task's own examples to adapt with, the others to measure on.
+"""Few-shot adaptation data (paper §3.2 C, §4.3): a few examples of one split to adapt on, the others to evaluate on.
 
-Any task can be wrapped. One of its splits is shuffled as the paper's code shuffles it (SakanaAI/self-adaptive-llms,
-commit 03a41ae, `FewShotTask`), and its first `shots` examples are the support, handed out as `train`. `official`
-validates on all others and tests on the whole split, *the support included*, as the authors do. `fixed` takes the next
-examples to validate and tests on what is left, so that no split shares a question with another and every system is
-scored on the same remainder. Prompts and grading stay the wrapped task's. Shots are not put into the prompt here.
+Wraps any task. The examples of one of its splits are shuffled as in the paper's code (SakanaAI/self-adaptive-llms,
+commit 03a41ae, `FewShotTask`) and the first `shots` become `train`, the support set. Prompts and grading are those of
+the wrapped task. The support set is not put into prompts here.
 """
 
 from __future__ import annotations
@@ -12,18 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task, grade
-from t2.tasks.splits import question_key
+from t2.tasks.splits import SplitRule, question_key
 from t2.types import Example, Grade
-
-ProtocolName = Literal["fixed", "official"]
 
 
 class FewShotSplit:
-    """A split of another task, cut into a small support set and the rest; right is what is right there."""
+    """Divides one split of a task into a support set (`train`), `val` and `test`."""
 
     def __init__(
         self,
@@ -31,41 +27,42 @@ class FewShotSplit:
         split: Split = "test",
         shots: int = 10,
         seed: int = 0,
-        protocol: ProtocolName = "fixed",
+        splits: SplitRule = "t2",
         val_size: int | None = None,
         name: str | None = None,
     ) -> None:
-        """Say what is wrapped; nothing is read yet.
+        """Configures the division. Nothing is read yet.
 
         Args:
-            task: the task, whose own protocol decides on prompts and grading.
-            split: which of its splits is cut up; a `limit` of the task changes what the seed draws.
-            shots: examples of the support.
-            seed: of the shuffle.
-            protocol: `fixed` for splits that share nothing, `official` for the authors'.
-            val_size: examples to validate on, for `fixed`; None: as many as `shots`.
-            name: None: `few_shot_` and the task's name.
+            task: the task to wrap.
+            split: its split to divide. A `limit` of the task changes which examples the seed selects.
+            shots: size of the support set.
+            seed: seed of the shuffle.
+            splits: `t2` takes `val_size` examples after the support set as val and the rest as test, disjoint. `paper`
+                takes all but the support set as val and the whole split, *including the support set*, as test.
+            val_size: size of val with `splits="t2"`; None for `shots`.
+            name: None for `few_shot_` and the name of the task.
 
         Raises:
-            ValueError: an unknown split or protocol, a size below 1, or a val_size for `official`.
+            ValueError: `split` or `splits` is unknown, a size is below 1, or `val_size` is set with `splits="paper"`.
         """
         self.name = name or f"few_shot_{task.name}"
         check_choice(f"split of {self.name}", split, SPLITS)
-        check_choice(f"protocol of {self.name}", protocol, get_args(ProtocolName))
-        if protocol == "official" and val_size is not None:
+        check_choice(f"splits of {self.name}", splits, get_args(SplitRule))
+        if splits == "paper" and val_size is not None:
             raise ValueError(
-                f"val_size of {self.name} is {val_size}, but protocol=official validates on all that is not support. "
-                "Leave val_size out, or take protocol=fixed."
+                f"val_size of {self.name} is {val_size}, but splits=paper validates on all that is not support. "
+                "Leave val_size out, or take splits=t2."
             )
         self._val_size = shots if val_size is None else val_size
         for what, size in (("shots", shots), ("val_size", self._val_size)):
             if size < 1:
                 raise ValueError(f"{what} of {self.name} is {size}; allowed: at least 1.")
         self.max_new_tokens = task.max_new_tokens
-        self._task, self._split, self._shots, self._seed, self._protocol = task, split, shots, seed, protocol
+        self._task, self._split, self._shots, self._seed, self._split_rule = task, split, shots, seed, splits
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The support for `train`, others for `val`; for `test` the remainder, or under `official` the whole split.
+        """Returns the support set for `train`, and the other examples for `val` and `test`.
 
         Raises:
             ValueError: the split is unknown, or the wrapped one has too few examples.
@@ -74,16 +71,16 @@ class FewShotSplit:
         return self._splits[split]
 
     def score(self, example: Example, text: str) -> float:
-        """The wrapped task's score."""
+        """Returns the wrapped task's score."""
         return self._task.score(example, text)
 
     def grade(self, example: Example, text: str) -> Grade:
-        """The wrapped task's grade."""
+        """Returns the wrapped task's grade."""
         return grade(self._task, example, text)
 
     def about(self) -> dict[str, Any]:
-        """The protocol, how the support was drawn, and what the wrapped task says of its own data."""
-        own = {"protocol": self._protocol, "split": self._split, "shots": self._shots, "seed": self._seed}
+        """Describes how the split is divided, and the wrapped task's data."""
+        own = {"split_rule": self._split_rule, "split": self._split, "shots": self._shots, "seed": self._seed}
         inner = self._task.about() if isinstance(self._task, DocumentedTask) else {}
         return {**own, "task": {"name": self._task.name, **inner}}
 
@@ -92,15 +89,15 @@ class FewShotSplit:
         whole = self._task.split(self._split)
         shuffled = [whole[index] for index in few_shot_order(len(whole), self._seed)]
         support, others = shuffled[: self._shots], shuffled[self._shots :]
-        if self._protocol == "official":
+        if self._split_rule == "paper":
             splits = {"train": support, "val": others, "test": whole}
         else:
-            rest = _new(others, support)
+            rest = _without(others, support)
             val = rest[: self._val_size]
-            splits = {"train": support, "val": val, "test": _new(rest[self._val_size :], val)}
+            splits = {"train": support, "val": val, "test": _without(rest[self._val_size :], val)}
         if len(support) < self._shots or not all(splits.values()):
             wanted = f"{self._shots} shots"
-            if self._protocol == "fixed":
+            if self._split_rule == "t2":
                 wanted += f", {self._val_size} to validate and at least 1 to test, all with different questions"
             raise ValueError(
                 f"{self.name} takes {wanted}; split {self._split!r} of {self._task.name} has {len(whole)} examples. "
@@ -110,13 +107,13 @@ class FewShotSplit:
 
 
 def few_shot_order(n: int, seed: int) -> list[int]:
-    """0 to n - 1 in the order of `random.seed(seed); random.shuffle(indices)`, without touching global state."""
+    """Shuffles 0 to n - 1 as `random.seed(seed); random.shuffle(indices)` does, leaving the global generator alone."""
     order = list(range(n))
     Random(seed).shuffle(order)
     return order
 
 
-def _new(examples: Sequence[Example], earlier: Sequence[Example]) -> list[Example]:
-    """Those of `examples` whose question is none of the earlier ones'."""
-    seen = {question_key(one) for one in earlier}
+def _without(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:
+    """Returns the examples whose question is in none of `others`."""
+    seen = {question_key(one) for one in others}
     return [one for one in examples if question_key(one) not in seen]

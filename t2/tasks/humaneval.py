@@ -1,21 +1,19 @@
 """HumanEval: complete a Python function from its signature and docstring (arXiv 2107.03374, MIT; plus: 2305.01210).
 
-164 problems, all of them test. `official` copies the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): the
-answer is cut at the first fence and put behind the problem's prompt as it is. `fixed` also drops what follows the last
-line that parses, and what the function does not need. The messages are the same, and the response prefix opens a fence
-and holds the prompt, so that the model goes on writing the function; that of `fixed` also begins to indent its body,
-without which a small model takes the docstring for the whole answer and closes the fence.
+All of its 164 problems are test. The response prefix opens a fence and holds the problem's prompt and three spaces of
+the body's indentation, without which a small model takes the docstring for the whole answer and closes the fence. The
+prompt and the completion are cut to the longest prefix that parses and to what the function needs. The paper's code
+(SakanaAI/self-adaptive-llms, commit 03a41ae) leaves the indentation out and runs all that precedes the first fence.
 
-Which tests are run is the rows' business: those of `evalplus/humanevalplus` (hub, Apache-2.0) have the same columns
-and many more tests, which need numpy. Nothing runs a program here; that is the executor's work. There is no partial
-credit.
+The rows hold the tests: those of hub `evalplus/humanevalplus` (Apache-2.0) have the same columns and many more tests,
+which need numpy. Programs are run by `t2.grading.sandbox.executor`, not here. There is no partial credit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any
 
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.programs import cut_program, fenced_code, unix_newlines
@@ -26,19 +24,16 @@ from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade
 
-ProtocolName = Literal["fixed", "official"]
-
-INDENT = "   "  # and the blank that a token such as " return" begins with
+INDENT = "   "  # the fourth space is part of the next token, such as " return"
 COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 
 
 class HumanEval:
-    """One function per answer, right if it passes every test."""
+    """Scores a completion 1.0 if the function that it completes passes every test."""
 
     def __init__(
         self,
         executor: CodeExecutor,
-        protocol: ProtocolName = "fixed",
         hub_id: str = "openai/openai_humaneval",
         data_files: Mapping[str, str] | None = None,
         split_sizes: Mapping[str, int] | None = None,
@@ -47,23 +42,29 @@ class HumanEval:
         max_new_tokens: int = 512,
         name: str = "humaneval",
     ) -> None:
-        """`data_files` needs `test`, and is read in place of `hub_id`.
+        """Configures the task. Nothing is read yet.
 
-        With `split_sizes` (train and val, drawn by `seed`) the rest is test; without, everything is, and there is
-        nothing to learn from.
+        Args:
+            executor: runs the programs.
+            hub_id: the hub's data set.
+            data_files: path for `test`, read instead of the hub.
+            split_sizes: sizes of `train` and `val`, sampled from the problems; None: all problems are test.
+            seed: seed of that sample.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
+            name: name of the task.
         """
-        check_choice("protocol of humaneval", protocol, get_args(ProtocolName))
         self.name = name
         self.max_new_tokens = max_new_tokens
-        self._executor, self._protocol, self._sizes, self._seed = executor, protocol, split_sizes, seed
+        self._executor, self._sizes, self._seed = executor, split_sizes, seed
         self._source = RowSource(hub_id, None, data_files, name)
         self._splits = DisjointSplits(name, self._build, limit)
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["test"]` is what `grade` runs, `metadata["entry_point"]` what it calls.
+        """Returns the examples of a split; `metadata["test"]` holds the tests of `metadata["entry_point"]`.
 
         Raises:
-            ValueError: train or val without `split_sizes`.
+            ValueError: the split is unknown, or is train or val without `split_sizes`.
         """
         check_choice(f"split of {self.name}", split, SPLITS)
         if split != "test" and self._sizes is None:
@@ -75,33 +76,30 @@ class HumanEval:
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the function that `text` completes passes every test, else 0.0."""
+        """Returns 1.0 if the function that `text` completes passes every test, else 0.0."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """The executor's grade of the problem's prompt with the completion behind it, which is `extracted`."""
+        """Returns the executor's grade of the problem's prompt and the completion, the program in `extracted`."""
         test: CodeTest = example.metadata["test"]
         prompt: str = example.metadata["question"]
-        if self._protocol == "official":
-            program = prompt + text.split(FENCE, 1)[0]
-        else:
-            body = text if text.startswith("    ") else INDENT + text  # some models indent all the same
-            program = _program(prompt, fenced_code(RESPONSE_PREFIX + body), test.entry_point)
+        body = text if text.startswith("    ") else INDENT + text  # some models repeat the prefix's indentation
+        program = _program(prompt, fenced_code(RESPONSE_PREFIX + body), test.entry_point)
         return self._executor.run(program, test)
 
     def about(self) -> dict[str, Any]:
-        """The protocol, the sandbox in use, and source, version and fingerprint of what was read."""
-        return {"protocol": self._protocol, "sandbox": self._executor.level, **self._source.describe()}
+        """Describes the sandbox in use, and the source, version and fingerprint of the splits read so far."""
+        return {"sandbox": self._executor.level, **self._source.describe()}
 
     def _build(self, split: Split) -> list[Example]:
-        return [self._example(self._rows[number]) for number in self._numbers[split]]
+        return [self._example(self._rows[index]) for index in self._indices[split]]
 
     @cached_property
     def _rows(self) -> Sequence[Row]:
         return list(self._source.rows("test", COLUMNS))
 
     @cached_property
-    def _numbers(self) -> Mapping[Split, Sequence[int]]:
+    def _indices(self) -> Mapping[Split, Sequence[int]]:
         rows = len(self._rows)
         return {"test": range(rows)} if self._sizes is None else seeded_split(rows, self._sizes, self._seed, self.name)
 
@@ -111,12 +109,11 @@ class HumanEval:
         if f"def {entry_point}(" not in prompt:
             raise ValueError(f"The prompt of {name} does not begin its entry point {entry_point}. Correct the row.")
         end = "" if solution.endswith("\n") else "\n"
-        begun = INDENT if self._protocol == "fixed" else ""
         return Example(
             prompt=f"Write a solution to the following problem:\n{RESPONSE_PREFIX}{prompt}\n{FENCE}",
-            answer=f"{solution.removeprefix(begun)}{end}{FENCE}",
+            answer=f"{solution.removeprefix(INDENT)}{end}{FENCE}",
             system=SYSTEM,
-            response_prefix=f"{RESPONSE_PREFIX}{prompt}{begun}",
+            response_prefix=f"{RESPONSE_PREFIX}{prompt}{INDENT}",
             metadata={
                 "id": name,
                 "question": prompt,
@@ -128,8 +125,8 @@ class HumanEval:
 
 
 def _program(prompt: str, completion: str, entry_point: str) -> str:
-    """The prompt goes first even where the completion defines all anew: it may count on the prompt's imports."""
+    """Joins the prompt and the completion, which may rely on the prompt's imports even if it repeats the function."""
     whole = f"{prompt}{completion}"
     program = cut_program(whole, entry_point)
-    # The prompt alone parses too; where nothing of the completion does, running it whole says so.
+    # The prompt parses by itself. Where nothing of the completion does, the whole is run and fails with its reason.
     return whole if program == cut_program(prompt, entry_point) else program

@@ -1,7 +1,7 @@
-"""Images that belong to a question, decoded when a model looks at them and not before.
+"""Images of examples, which are decoded when they are loaded.
 
-A data set of images does not fit in memory, so an example holds where its image is. Two of them are equal if they
-name the same place. Nothing here resizes or normalizes: that is the processor's business.
+A data set of images does not fit in memory, so an example refers to its image by file and row. Two images are equal if
+these references are. Resizing and normalization are left to the processor of the model.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-# What Pillow raises at broken files: the last is for sizes that cannot be meant, struct.error and TypeError for EXIF.
+# Errors of Pillow for broken files: the last for implausible sizes, struct.error and TypeError for broken EXIF data.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
 class FileImage:
-    """An image in a file."""
+    """An image file."""
 
     path: Path
 
     def load(self) -> Image.Image:
-        """The image in RGB; raises as `LazyImage` says."""
+        """Returns the image in RGB; raises what `LazyImage.load` does."""
         if not self.path.is_file():
             raise FileNotFoundError(f"The image {self.path} does not exist. Correct the path.")
         return _decode(self.path, str(self.path))
@@ -42,7 +42,7 @@ class ZipImage:
     member: str
 
     def load(self) -> Image.Image:
-        """The image in RGB; raises as `LazyImage` says."""
+        """Returns the image in RGB; raises what `LazyImage.load` does."""
         if not self.path.is_file():
             raise FileNotFoundError(f"The file {self.path} does not exist. Correct the path.")
         where = f"{self.member} of {self.path}"
@@ -58,15 +58,15 @@ class ZipImage:
 
 @dataclass(frozen=True)
 class RowImage:
-    """An image in a column of a data set's row: decoded already, encoded bytes, or {"bytes": ..., "path": ...}."""
+    """An image in a row of a data set: an image, its bytes, a path, or {"bytes": ..., "path": ...}."""
 
     rows: Sequence[Mapping[str, Any]] = field(repr=False, hash=False, compare=False)
     index: int
-    source: str  # names the data set and its split: two images with one source and place are the same
+    source: str  # data set and split: images with the same source, index and column are equal
     column: str = "image"
 
     def load(self) -> Image.Image:
-        """The image in RGB; raises as `LazyImage` says."""
+        """Returns the image in RGB; raises what `LazyImage.load` does."""
         where = f"column {self.column!r} of row {self.index} of {self.source}"
         try:
             value = self.rows[self.index][self.column]  # a datasets.Image column is decoded here
@@ -88,7 +88,7 @@ class RowImage:
 def _decode(file: Path | io.BytesIO, where: str) -> Image.Image:
     try:
         with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")  # a camera held sideways; `datasets` turns it, too
+            return ImageOps.exif_transpose(image).convert("RGB")  # as `datasets` does
     except _BROKEN as error:
         raise _undecodable(where, error) from error
 

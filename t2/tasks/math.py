@@ -1,14 +1,13 @@
 r"""MATH: competition problems whose answer is an expression in \boxed{} (arXiv 2103.03874).
 
-The whole set is hub `EleutherAI/hendrycks_math`, one config per subject, put together in the order given: 7,500 train
-and 5,000 test problems. `test_set=math500` tests on the 500 of hub `HuggingFaceH4/MATH-500` instead and learns from the
-same train problems.
+The data is hub `EleutherAI/hendrycks_math`, one config per subject, concatenated in the order given: 7,500 train and
+5,000 test problems. `test_set=math500` tests on the 500 problems of hub `HuggingFaceH4/MATH-500` instead, with the same
+train problems. val is carved out of train.
 
-`official` copies what the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) makes of an answer: the text
-behind the last "The answer is: " up to a period that ends a line, else the last \boxed{}, compared by
-`t2.grading.math.paper_equality`. The authors only test on MATH: train and val are those of `fixed`. `fixed` reads the
-last \boxed{}, else what the text says that the answer is, compares by cheap rules and then with math-verify, and carves
-val out of train. The messages to the model are the same, and there are no few-shot examples here.
+The prediction is the last \boxed{}, else what follows the last "answer is". It is compared with the gold answer by
+`t2.grading.math.equality`. The paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) takes what follows the last
+"The answer is: ", else the last \boxed{}, and compares text and numbers within 1e-4; a number a hundred times the gold
+answer, or a hundredth of it, counts as correct. Few-shot prompts are not offered.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ from typing import Any, Literal, get_args
 
 from t2.grading.answers import boxed
 from t2.grading.math.equality import MathGrader, cheaply_equal
-from t2.grading.math.paper_equality import is_equiv
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, carve_val
 from t2.types import Example, Grade
 
-ProtocolName = Literal["fixed", "official"]
 TestSet = Literal["full", "math500"]
 Config = Literal[
     "algebra",
@@ -42,7 +39,6 @@ Config = Literal[
 
 SYSTEM = r"Solve the question below by reasoning step by step,and put the final answer within \boxed{}."
 COLUMNS = ("problem", "level", "solution")
-OFFICIAL_MARK = "The answer is: "
 _CONFIGS: tuple[Config, ...] = get_args(Config)
 _STATED = re.compile(r"\banswer is:?+[ \t]*+(\S[^\n]*)", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"\.(?:\s|$)")
@@ -52,13 +48,12 @@ log = logging.getLogger(__name__)
 
 
 class MATH:
-    """Competition problems, right if the final expression is; subject and level are groups of their own."""
+    """Scores a completion 1.0 if its final expression equals the gold answer. Groups are subject and level."""
 
     def __init__(
         self,
         test_set: TestSet = "full",
         configs: Sequence[Config] = _CONFIGS,
-        protocol: ProtocolName = "fixed",
         data_files: Mapping[str, str] | None = None,
         val_size: int = 500,
         seed: int = 0,
@@ -66,31 +61,29 @@ class MATH:
         max_new_tokens: int = 1024,
         name: str | None = None,
     ) -> None:
-        """Say which problems; nothing is read yet.
+        """Configures the task. Nothing is read yet.
 
         Args:
             test_set: `full`, or `math500` for the 500 test problems of MATH-500.
-            configs: subjects to take, in this order.
-            protocol: how an answer is read and compared.
-            data_files: `train` and `test`, one file each, in which rows of other subjects are passed over.
-            val_size: questions of train to validate on, drawn by `seed`.
-            seed: see `val_size`.
-            limit: examples of each split that are handed out.
-            max_new_tokens: the answer budget.
-            name: None: `math`, or `math500`.
+            configs: subjects to include, in this order.
+            data_files: paths for `train` and `test`, read instead of the hub; rows of other subjects are skipped.
+            val_size: questions in val, sampled from train.
+            seed: seed of that sample.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
+            name: None for `math` or `math500`.
 
         Raises:
-            ValueError: an unknown choice, or no config.
+            ValueError: `test_set` or a config is unknown, or there is no config.
         """
         self.name = name or ("math" if test_set == "full" else test_set)
         check_choice(f"test_set of {self.name}", test_set, get_args(TestSet))
-        check_choice(f"protocol of {self.name}", protocol, get_args(ProtocolName))
         for config in configs:
             check_choice(f"a config of {self.name}", config, _CONFIGS)
         if not configs:
             raise ValueError(f"configs of {self.name} is empty; give one or more of: {', '.join(_CONFIGS)}.")
         self.max_new_tokens = max_new_tokens
-        self._protocol, self._configs, self._val_size, self._seed = protocol, tuple(configs), val_size, seed
+        self._configs, self._val_size, self._seed = tuple(configs), val_size, seed
         if data_files is not None:
             self._train = self._test = [RowSource((), None, data_files, self.name)]
         else:
@@ -101,38 +94,36 @@ class MATH:
         self._text_only: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the grader, whose processes stay where they are."""
+        """Leaves out the grader, whose worker processes cannot be pickled."""
         return {key: value for key, value in vars(self).items() if key != "_grader"}
 
     def split(self, split: Split) -> Sequence[Example]:
-        r"""The examples of a split; `answer` is the gold in a \boxed{}, `metadata["solution"]` the worked solution."""
+        r"""Returns the examples of a split; `answer` is in a \boxed{}, `metadata["solution"]` the worked solution."""
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the expression that the text gives equals the gold, else 0.0."""
+        """Returns 1.0 if the final expression of `text` equals the gold answer, else 0.0."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """The score, `extracted` the expression that was judged; the reason is `no answer` or `wrong`."""
-        gold = boxed(str(example.answer)) or ""
-        official = self._protocol == "official"
-        answer = _official_answer(text) if official else _final_answer(text)
+        """Returns the score; `extracted` is the final expression, the reason `no answer` or `wrong`."""
+        answer = _final_answer(text)
         if answer is None:
             return Grade(0.0, "no answer")
-        right = is_equiv(gold, answer) if official else self._means(gold, answer)
+        right = self._equivalent(boxed(str(example.answer)) or "", answer)
         return Grade(1.0, None, answer) if right else Grade(0.0, "wrong", answer)
 
     def about(self) -> dict[str, Any]:
-        """The protocol, the subjects, and source, version and fingerprint of what was read, source by source."""
+        """Describes the subjects, and source, version and fingerprint of the splits read so far, per source."""
         sources = {id(one): one.describe() for one in (*self._train, *self._test)}
         read = [one for one in sources.values() if one["splits"]]
-        return {"protocol": self._protocol, "configs": list(self._configs), "sources": read}
+        return {"configs": list(self._configs), "sources": read}
 
     @cached_property
     def _grader(self) -> MathGrader:
         return MathGrader()
 
-    def _means(self, gold: str, answer: str) -> bool:
+    def _equivalent(self, gold: str, answer: str) -> bool:
         if cheaply_equal(gold, answer) or self._grader.equivalent(gold, answer):
             return True
         if gold not in self._text_only and not self._grader.can_parse(gold):
@@ -181,9 +172,9 @@ class MATH:
                 f"A MATH solution must give its answer in \\boxed{{...}}; got {solution[-80:]!r} for the problem "
                 f"{problem[:60]!r}, in which nothing could be read. Correct the row."
             )
-        named = {"id": str(row["unique_id"])} if "unique_id" in row else {}
+        row_id = {"id": str(row["unique_id"])} if "unique_id" in row else {}
         groups = {"subject": _subject(row), "level": str(row["level"]).removeprefix("Level").strip()}
-        metadata = {"question": problem, "solution": solution, "groups": groups, **named}
+        metadata = {"question": problem, "solution": solution, "groups": groups, **row_id}
         return Example(problem, answer, SYSTEM, metadata=metadata)
 
 
@@ -192,12 +183,12 @@ def _subject(row: Row) -> str:
 
 
 def _config(subject: str) -> str:
-    """Counting & Probability -> counting_and_probability."""
+    """Converts the name of a subject to that of its config: Counting & Probability -> counting_and_probability."""
     return subject.lower().replace("&", "and").replace(" ", "_")
 
 
 def _gold(solution: str) -> str | None:
-    r"""The last box; where it has no braces, `\boxed \frac12$` is read up to the end of the formula."""
+    r"""Returns the content of the last \boxed{}; one without braces, as in `\boxed \frac12$`, ends with the formula."""
     if (gold := boxed(solution)) is not None:
         return gold.strip()
     unbraced = _UNBRACED.findall(solution)
@@ -211,8 +202,3 @@ def _final_answer(text: str) -> str | None:
     stated = _STATED.findall(text)
     answer = _SENTENCE_END.split(stated[-1], maxsplit=1)[0].strip("$* ") if stated else ""
     return answer or None
-
-
-def _official_answer(text: str) -> str | None:
-    _, marked, answer = text.rpartition(OFFICIAL_MARK)
-    return answer.split(".\n", 1)[0] if marked else boxed(text)

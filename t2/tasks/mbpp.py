@@ -1,18 +1,14 @@
-"""MBPP: short Python functions asked for in one sentence and one assert (arXiv 2108.07732; MBPP+: arXiv 2305.01210).
+"""MBPP: short Python functions specified by a sentence and one assert (arXiv 2108.07732; MBPP+: arXiv 2305.01210).
 
-`variant` names the rows: `plus` (hub `evalplus/mbppplus`, 378 problems, Apache-2.0), `sanitized` or `full` (hub
-`google-research-datasets/mbpp`, CC-BY-4.0). The prompt shows the first assert; an answer is right if all of them
-pass, so one that only satisfies what it was shown is wrong.
+`variant` selects the rows: `plus` (hub `evalplus/mbppplus`, 378 problems, Apache-2.0), `sanitized` or `full` (hub
+`google-research-datasets/mbpp`, CC-BY-4.0). The prompt shows the first assert; a completion is correct if its program
+passes all of them. `tests=plus` adds MBPP+'s many more tests in the test split; train and val keep the base asserts.
 
-`official` copies the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): of `plus`, the first 300 rows in file
-order, shuffled with seed 16, give 200 to train and 100 to val, the rest is test; base tests; the answer is cut at the
-first fence and goes through EvalPlus's legacy sanitizer. The paper used MBPP+ v0.1.0 (399 problems, 99 of them test);
-the hub holds v0.2.0 (378, so 78), and numbers of the two do not compare. `fixed` splits `plus` by a seed, keeps the
-splits of the other variants, and cuts the answer with `t2.grading.sandbox.programs.cut_program`. The messages are the
-same, but for a line break behind the official response prefix.
-
-`tests=plus` grades the test split by the base asserts and MBPP+'s many more; train and val keep the base asserts.
-Nothing runs a program here; that is the executor's work. There is no partial credit.
+The paper (SakanaAI/self-adaptive-llms, commit 03a41ae) used MBPP+ v0.1.0 (399 problems, 99 of them test); the hub holds
+v0.2.0 (378, so that `splits=paper` has 78), and numbers of the two do not compare. Its code also begins the response
+without a line break after the fence, and cuts programs with EvalPlus's legacy sanitizer, which drops a function without
+an indented `return`. Here programs are cut by `t2.grading.sandbox.programs.cut_program`, and run by
+`t2.grading.sandbox.executor`. There is no partial credit.
 """
 
 from __future__ import annotations
@@ -29,43 +25,40 @@ from t2.grading.sandbox.programs import (
     defines,
     entry_point_of,
     fenced_code,
-    legacy_sanitize,
     normalized_source,
     unix_newlines,
 )
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.row_source import Row, RowSource
-from t2.tasks.splits import DisjointSplits
+from t2.tasks.splits import DisjointSplits, SplitRule
 from t2.types import Example, Grade
 
-ProtocolName = Literal["fixed", "official"]
 Variant = Literal["plus", "sanitized", "full"]
 Tests = Literal["base", "plus"]
 
 SYSTEM = (
     "You are an exceptionally intelligent coding assistant that  consistently delivers accurate and reliable responses "
-    "to user instructions."  # the two blanks are the paper's
+    "to user instructions."  # the double space is the paper's
 )
 FENCE = "```"
 RESPONSE_PREFIX = f"{FENCE}python\n"
-OFFICIAL_RESPONSE_PREFIX = f"{FENCE}python"  # the paper trains with a line break behind it and samples without one
-OFFICIAL_POOL, OFFICIAL_TRAIN, OFFICIAL_SEED = 300, 200, 16
+PAPER_POOL, PAPER_TRAIN, PAPER_SEED = 300, 200, 16
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Where the rows of a variant are, and what its columns are called."""
+    """The source and the column names of a variant."""
 
     hub_id: str
     config: str | None
     text: str
     setup: str
-    splits: Mapping[Split, str]  # of the data set; empty where there is one split to be divided
+    splits: Mapping[Split, str]  # names in the data set; empty where one split is divided
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns every variant needs."""
+        """Returns the columns that `tests=base` needs."""
         return ("task_id", self.text, "code", "test_list", self.setup)
 
 
@@ -77,15 +70,21 @@ _DATA: Mapping[Variant, _Data] = {
 }
 
 
-def official_order() -> list[int]:
-    """The first 300 row numbers as the paper's code shuffles them: 200 to train on, then 100 to validate on."""
-    order = list(range(OFFICIAL_POOL))
-    Random(OFFICIAL_SEED).shuffle(order)
+def paper_order() -> list[int]:
+    """Shuffles the indices of the first 300 rows as the paper's code does: 200 of train, then 100 of val."""
+    order = list(range(PAPER_POOL))
+    Random(PAPER_SEED).shuffle(order)
     return order
 
 
 def seeded_split(rows: int, sizes: Mapping[str, int], seed: int, name: str) -> dict[Split, list[int]]:
-    """Row numbers of each split, in order: `sizes` of them in train and val, the rest in test.
+    """Samples the row indices of train and val, sorted; the rest are test.
+
+    Args:
+        rows: number of rows.
+        sizes: sizes of `train` and `val`.
+        seed: seed of the sample.
+        name: name of the task, for messages.
 
     Raises:
         ValueError: a size is missing, unknown or below 1, or nothing is left to test on.
@@ -105,12 +104,12 @@ def seeded_split(rows: int, sizes: Mapping[str, int], seed: int, name: str) -> d
 
 
 class MBPP:
-    """One function per answer, right if it passes every assert."""
+    """Scores a completion 1.0 if its function passes every assert."""
 
     def __init__(
         self,
         executor: CodeExecutor,
-        protocol: ProtocolName = "fixed",
+        splits: SplitRule = "t2",
         variant: Variant = "plus",
         tests: Tests = "base",
         data_files: Mapping[str, str] | None = None,
@@ -120,52 +119,59 @@ class MBPP:
         max_new_tokens: int = 512,
         name: str = "mbpp",
     ) -> None:
-        """`data_files` needs `test`, and `train` and `validation` where they are not divided out of `test`.
+        """Configures the task. Nothing is read yet.
 
-        `split_sizes` (train and val, the rest is test) and `seed` matter to `fixed` with `plus` only.
+        Args:
+            executor: runs the programs.
+            splits: with `variant="plus"`, which has one split: `t2` samples `split_sizes` of its rows; `paper` shuffles
+                the first 300 rows with seed 16 into 200 of train and 100 of val, and tests on the rest.
+            variant: `plus`, `sanitized` or `full`; the last two keep the splits of the data set.
+            tests: `base` asserts, or `plus` for many more tests in the test split.
+            data_files: paths for `test` and, unless `variant="plus"`, `train` and `validation`, instead of the hub.
+            split_sizes: sizes of `train` and `val`, for `splits="t2"`; None for 200 and 78.
+            seed: seed of that sample.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
+            name: name of the task.
 
         Raises:
-            ValueError: an unknown choice, or choices that do not go together.
+            ValueError: an option is unknown, or two options exclude each other.
         """
-        check_choice("protocol of mbpp", protocol, get_args(ProtocolName))
+        check_choice("splits of mbpp", splits, get_args(SplitRule))
         check_choice("variant of mbpp", variant, get_args(Variant))
         check_choice("tests of mbpp", tests, get_args(Tests))
-        if protocol == "official" and (variant, tests) != ("plus", "base"):
+        if splits == "paper" and variant != "plus":
             raise ValueError(
-                f"protocol=official of mbpp stands for variant=plus with tests=base; got variant={variant} with "
-                f"tests={tests}. Use protocol=fixed for other data."
+                f"splits=paper of mbpp are indices into variant=plus; got variant={variant}, which has splits of its "
+                "own. Use splits=t2."
             )
         if tests == "plus" and variant != "plus":
             raise ValueError(f"tests=plus of mbpp needs variant=plus, the rows that have them; got variant={variant}.")
         self.name = name
         self.max_new_tokens = max_new_tokens
-        self._executor, self._protocol, self._variant, self._tests = executor, protocol, variant, tests
+        self._executor, self._split_rule, self._variant, self._tests = executor, splits, variant, tests
         self._sizes, self._seed = split_sizes or {"train": 200, "val": 78}, seed
         self._data = _DATA[variant]
         self._source = RowSource(self._data.hub_id, self._data.config, data_files, name)
         self._splits = DisjointSplits(name, self._build, limit)
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["test"]` is what `grade` runs, `metadata["entry_point"]` what it calls."""
+        """Returns the examples of a split; `metadata["test"]` holds the tests of `metadata["entry_point"]`."""
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the program in `text` passes every test, else 0.0."""
+        """Returns 1.0 if the program in `text` passes every test, else 0.0."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """The executor's grade of the program in `text`, which is `extracted`."""
+        """Returns the executor's grade of the program in `text`, the program in `extracted`."""
         test: CodeTest = example.metadata["test"]
-        if self._protocol == "official":
-            program = legacy_sanitize(text.split(FENCE, 1)[0], test.entry_point)
-        else:
-            program = cut_program(fenced_code(example.response_prefix + text), test.entry_point)
-        return self._executor.run(program, test)
+        return self._executor.run(cut_program(fenced_code(example.response_prefix + text), test.entry_point), test)
 
     def about(self) -> dict[str, Any]:
-        """Protocol, variant, tests, the sandbox in use and the data read so far."""
+        """Describes the options, the sandbox in use, and the source, version and fingerprint of the splits read."""
         return {
-            "protocol": self._protocol,
+            "split_rule": self._split_rule,
             "variant": self._variant,
             "tests": self._tests,
             "sandbox": self._executor.level,
@@ -177,7 +183,7 @@ class MBPP:
         if self._data.splits:
             rows = self._source.rows(self._data.splits[split], self._data.columns)
         else:
-            rows = [self._rows[number] for number in self._numbers[split]]
+            rows = [self._rows[index] for index in self._indices[split]]
         return [self._example(row, tests) for row in rows]
 
     @cached_property
@@ -186,17 +192,17 @@ class MBPP:
         return list(self._source.rows("test", (*columns, "test") if self._tests == "plus" else columns))
 
     @cached_property
-    def _numbers(self) -> Mapping[Split, Sequence[int]]:
+    def _indices(self) -> Mapping[Split, Sequence[int]]:
         rows = len(self._rows)
-        if self._protocol == "fixed":
+        if self._split_rule == "t2":
             return seeded_split(rows, self._sizes, self._seed, self.name)
-        if rows <= OFFICIAL_POOL:
+        if rows <= PAPER_POOL:
             raise ValueError(
-                f"protocol=official of mbpp learns from the first {OFFICIAL_POOL} rows and tests on the rest; there "
-                f"are only {rows}. Give all of MBPP+, or use protocol=fixed."
+                f"splits=paper of mbpp takes train and val from the first {PAPER_POOL} rows and tests on the rest; "
+                f"there are only {rows}. Give all of MBPP+, or use splits=t2."
             )
-        order = official_order()
-        parts = order[:OFFICIAL_TRAIN], order[OFFICIAL_TRAIN:], range(OFFICIAL_POOL, rows)
+        order = paper_order()
+        parts = order[:PAPER_TRAIN], order[PAPER_TRAIN:], range(PAPER_POOL, rows)
         return dict(zip(SPLITS, parts, strict=True))
 
     def _example(self, row: Row, tests: Tests) -> Example:
@@ -215,12 +221,11 @@ class MBPP:
         lines = [setup] if isinstance(setup, str) else setup
         program = "\n".join([*asserts, unix_newlines(str(row["test"]))] if tests == "plus" else asserts)
         text = text if text.endswith(".") else f"{text}."
-        official = self._protocol == "official"
         return Example(
             prompt=f"{text} Your code should satisfy the following assertion:\n{RESPONSE_PREFIX}{asserts[0]}\n{FENCE}",
-            answer=("\n" if official else "") + f"{code}\n{FENCE}",
+            answer=f"{code}\n{FENCE}",
             system=SYSTEM,
-            response_prefix=OFFICIAL_RESPONSE_PREFIX if official else RESPONSE_PREFIX,
+            response_prefix=RESPONSE_PREFIX,
             metadata={
                 "id": name,
                 "question": text,

@@ -1,9 +1,8 @@
-"""Generated questions of many kinds, from reasoning-gym (the extra `synthetic`), for runs without the hub.
+"""Generated questions of many kinds, from reasoning-gym (extra `synthetic`), which need no hub.
 
-Splits are drawn from seeds far apart and share no question; test is drawn first, so it does not depend on how
-much is trained on. An answer is right or wrong: reasoning-gym's own scorers give partial credit to a gold
-answer buried in text, and are not used. Questions that differ in form only ("3 * 4", "4 * 3") count as
-different.
+The seeds of the splits are far apart, and the splits share no question; test is generated first, so that it does not
+depend on the size of train. Scores are 0 or 1: the scorers of reasoning-gym, which give partial credit to a gold answer
+inside a longer text, are not used. Questions that differ in form only ("3 * 4", "4 * 3") count as different.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ from typing import Any, Literal, get_args
 from t2.grading.answers import first_line, last_number, matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
-from t2.tasks.splits import same_text
+from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
 Extract = Literal["number", "word", "line"]
 
-# Item i of a reasoning-gym data set is drawn from Random(seed + i), so near seeds share nearly all items.
+# reasoning-gym generates item i from Random(seed + i), so that close seeds share nearly all items.
 _SPAN = 10_000_000
-_PATIENCE = 2_000  # draws without a new question after which the space counts as used up
+_PATIENCE = 2_000  # items in a row without a new question after which the space counts as exhausted
 
 
 class Procedural:
-    """One reasoning-gym data set with one configuration, right if the extracted answer equals the gold."""
+    """One configured reasoning-gym data set; scores a completion 1.0 if the extracted answer equals the gold answer."""
 
     def __init__(
         self,
@@ -43,17 +42,24 @@ class Procedural:
         config: Mapping[str, Any] | None = None,
         max_new_tokens: int = 24,
     ) -> None:
-        """What to ask, how much of it, and how an answer is read.
+        """Configures the task. No question is generated yet.
 
         Args:
-            dataset: a name of reasoning-gym's registry, with its own options in `config`.
-            extract: `number` reads the last number, `word` the candidate named first, `line` the first line.
-            candidates: for `word`: the words, or a regular expression whose group finds them in the question.
-            instruction: a line put below each question.
+            dataset: name in reasoning-gym's registry.
+            name: name of the task.
+            train_size: number of questions; likewise `val_size` and `test_size`.
+            val_size: see `train_size`.
+            test_size: see `train_size`.
+            seed: seed of the questions.
+            extract: `number` extracts the last number, `word` the candidate named first, `line` the first line.
+            candidates: for `word`, the words or a regular expression whose group matches them in the question.
+            instruction: a line that is appended to each question.
+            config: options of the data set.
+            max_new_tokens: length limit of a completion.
 
         Raises:
             ModuleNotFoundError: reasoning-gym is not installed.
-            ValueError: an unknown data set or option, or values that do not fit.
+            ValueError: the data set or an option is unknown, or its value is not allowed.
         """
         self.name = name
         self.max_new_tokens = max_new_tokens
@@ -79,20 +85,19 @@ class Procedural:
         self._source("test")
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split, generated when first asked for.
+        """Returns the examples of a split, which are generated at the first call.
 
         Raises:
-            ValueError: an unknown split, too few different questions, or golds that `extract` cannot read.
+            ValueError: the split is unknown, there are too few distinct questions, or `extract` misreads a gold answer.
         """
         check_choice(f"split of {self.name}", split, SPLITS)
         if split not in self._cache:
-            earlier: dict[Split, tuple[Split, ...]] = {"test": (), "val": ("test",), "train": ("test", "val")}
-            others = [one for other in earlier[split] for one in self.split(other)]
-            self._cache[split] = tuple(self._draw(split, {_key(one) for one in others}))
+            earlier = [one for other in EARLIER_SPLITS[split] for one in self.split(other)]
+            self._cache[split] = tuple(self._generate(split, {_key(one) for one in earlier}))
         return self._cache[split]
 
     def score(self, example: Example, text: str) -> float:
-        """1.0 if the extracted answer equals the gold, else 0.0."""
+        """Returns 1.0 if the answer extracted from `text` equals the gold answer, else 0.0."""
         gold = str(example.answer)
         if self._extract == "number":
             number = last_number(text)
@@ -107,14 +112,14 @@ class Procedural:
             return re.findall(self._candidates, str(example.metadata["question"]))
         return self._candidates or ()
 
-    def _draw(self, split: Split, seen: set[str]) -> list[Example]:
+    def _generate(self, split: Split, seen: set[str]) -> list[Example]:
         source, wanted = self._source(split), self._sizes[split]
         examples: list[Example] = []
-        fruitless = 0
+        repeats = 0
         for index in range(_SPAN):
             if len(examples) == wanted:
                 break
-            if fruitless == _PATIENCE:
+            if repeats == _PATIENCE:
                 sizes = ", ".join(f"{name}_size={size}" for name, size in self._sizes.items())
                 raise ValueError(
                     f"{self.name} has too few different questions: {split} got {len(examples)}, asked for "
@@ -122,8 +127,8 @@ class Procedural:
                     "Lower a size or widen `config`."
                 )
             example = self._example(source[index])
-            fruitless = fruitless + 1 if _key(example) in seen else 0
-            if not fruitless:
+            repeats = repeats + 1 if _key(example) in seen else 0
+            if not repeats:
                 seen.add(_key(example))
                 examples.append(example)
         return examples
@@ -157,7 +162,7 @@ class Procedural:
         start = (self._seed * len(SPLITS) + SPLITS.index(split)) * _SPAN
         try:
             source: Sequence[Mapping[str, Any]] = create_dataset(self._dataset, seed=start, size=_SPAN, **self._config)
-        except (AssertionError, ValueError) as error:  # how its configs refuse a value
+        except (AssertionError, ValueError) as error:  # raised by the checks of its configs
             raise ValueError(f"config of {self.name} is {self._config}: {error}") from error
         return source
 

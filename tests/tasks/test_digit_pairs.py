@@ -112,38 +112,29 @@ def test_values_that_mean_nothing_are_refused_at_once(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "grade"),
+    ("ask", "gold", "text", "grade"),
     [
-        ("12", Grade(1.0, None, "12")),
-        ("3 + 9 = 12", Grade(1.0, None, "12")),
-        ("13", Grade(0.0, "wrong", "13")),
-        ("twelve", Grade(0.0, "no answer")),
+        ("sum", "12", "12", Grade(1.0, None, "12")),
+        ("sum", "12", "3 + 9 = 12", Grade(1.0, None, "12")),
+        ("sum", "12", "13", Grade(0.0, "wrong", "13")),
+        ("sum", "12", "twelve", Grade(0.0, "no answer")),
+        ("both", "3 and 9", "3 and 9", Grade(1.0, None, "3 and 9")),
+        ("both", "3 and 9", "A 3, then a 9.", Grade(1.0, None, "3 and 9")),
+        ("both", "3 and 9", "9 and 3", Grade(0.0, "wrong", "9 and 3")),
+        ("both", "3 and 9", "39", Grade(0.0, "no answer")),
+        ("both", "3 and 9", "", Grade(0.0, "no answer")),
     ],
 )
-def test_the_number_a_text_gives_counts(text, grade):
-    assert task().grade(Example("?", "12"), text) == grade
-    assert task().score(Example("?", "12"), text) == grade.score
-
-
-@pytest.mark.parametrize(
-    ("text", "grade"),
-    [
-        ("3 and 9", Grade(1.0, None, "3 and 9")),
-        ("A 3, then a 9.", Grade(1.0, None, "3 and 9")),
-        ("9 and 3", Grade(0.0, "wrong", "9 and 3")),
-        ("39", Grade(0.0, "no answer")),
-        ("", Grade(0.0, "no answer")),
-    ],
-)
-def test_both_digits_count_in_their_order(text, grade):
-    assert task("both").grade(Example("?", "3 and 9"), text) == grade
+def test_the_final_number_counts_or_the_first_two_in_their_order(ask, gold, text, grade):
+    assert task(ask).grade(Example("?", gold), text) == grade
+    assert task(ask).score(Example("?", gold), text) == grade.score
 
 
 def test_both_digits_are_those_of_the_image():
     assert all(one.answer == "{} and {}".format(*one.metadata["values"]) for one in task("both").split("val"))
 
 
-def test_it_says_what_was_read():
+def test_about_describes_what_was_read():
     one = task("larger", seed=3)
     one.split("test")
     about = one.about()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from t2.tasks.base import SPLITS, Split
+from t2.tasks.base import Split
 from t2.tasks.dispatch import Dispatch, check_labels, dispatch_example
 from t2.types import OTHER, Example
 
@@ -44,16 +44,13 @@ def questions(task: Dispatch, split: Split) -> list[str]:
     return [one.metadata["question"] for one in task.split(split)]
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_prompts_come_from_the_same_split_of_the_tasks(split):
-    assert all(f" {split} " in question for question in questions(dispatch(), split))
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_every_label_has_as_many_examples_as_asked_for(split):
-    task = dispatch({"math": numbered("sums", 50, 50, 50), "words": numbered("spelling")}, other=numbered("talk"))
-    size = {"train": 3, "val": 2, "test": 2}[split]
+@pytest.mark.parametrize(("split", "size"), [("train", 3), ("val", 2), ("test", 2)])
+def test_a_split_has_as_many_prompts_of_each_label_from_the_same_split_of_the_tasks(split, size):
+    sums = numbered("sums", 50, 50, 50)
+    task = dispatch({"math": sums, "words": numbered("spelling")}, other=numbered("talk"))
     assert Counter(one.answer for one in task.split(split)) == {"math": size, "words": size, OTHER: size}
+    assert all(f" {split} " in question for question in questions(task, split))
+    assert split != "test" or set(sums.asked) == {"test"}
 
 
 def test_a_test_prompt_of_any_task_is_no_training_prompt_of_another():
@@ -62,12 +59,6 @@ def test_a_test_prompt_of_any_task_is_no_training_prompt_of_another():
     leaky.splits["train"] += [prompt.upper() for prompt in sums.splits["test"] + sums.splits["val"]]
     task = dispatch({"math": [sums, leaky], "words": numbered("spelling", train=9)}, train_size=9)
     assert all(" train " in question for question in questions(task, "train"))
-
-
-def test_the_test_split_reads_no_other_split():
-    sums = numbered("sums")
-    dispatch({"math": sums, "words": numbered("spelling")}).split("test")
-    assert set(sums.asked) == {"test"}
 
 
 def test_tasks_of_one_label_share_it_equally_while_they_last():
@@ -117,38 +108,24 @@ def test_without_other_tasks_other_is_offered_and_never_right():
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        ("math", 1.0),
-        (" Math.", 1.0),
-        ("**MATH**, not words", 1.0),
-        ("words or math", 0.0),
-        ("other, or math", 0.0),
-        ("mathematics", 0.0),
-        ("", 0.0),
+        ("math", 1.0), (" Math.", 1.0), ("**MATH**, not words", 1.0), ("words or math", 0.0), ("other, or math", 0.0),
+        ("mathematics", 0.0), ("", 0.0),
     ],
-)
+)  # fmt: skip
 def test_the_label_named_first_is_the_answer(text, score):
     assert dispatch().score(Example("?", answer="math"), text) == score
 
 
 def test_the_prompt_lists_every_label_once_with_its_description():
-    prompt = dispatch(descriptions={"math": "sums\n and products"}).split("val")[0].prompt
-    lines = prompt.splitlines()
+    one = dispatch(descriptions={"math": "sums\n and products"}).split("val")[0]
+    lines = one.prompt.splitlines()
     assert lines.count("- math: sums and products") == 1
     assert lines.count("- words") == 1
     assert lines[-1].startswith("Text: ")
-    assert dispatch().split("val")[0].response_prefix == "Category:"
-
-
-def test_the_order_of_domains_is_no_part_of_the_prompt():
-    one = dispatch_example("q", {"math": "a", "words": "b"})
-    assert one == dispatch_example("q", {"words": "b", "math": "a"})
-
-
-def test_the_tasks_own_system_message_and_prefill_stay_out():
-    one = dispatch().split("val")[0]
-    assert one.system is None
-    assert one.response_prefix == "Category:"
+    assert one.response_prefix == dispatch().split("val")[0].response_prefix == "Category:"
+    assert one.system is None  # nor is the task's own in the prompt
     assert "be brief" not in one.prompt
+    assert dispatch_example("q", {"math": "a", "words": "b"}) == dispatch_example("q", {"words": "b", "math": "a"})
 
 
 def test_all_prompts_of_one_instruction_begin_alike():
@@ -166,19 +143,14 @@ def test_an_empty_question_is_refused(question):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["math", "other"], "'other' is among the domains"),
-        (["math", "Other"], "'Other' is among the domains"),
+        (["math", "other"], "'other' is among the domains"), (["math", "Other"], "'Other' is among the domains"),
         (["math", "mathematics"], "'math' is part of the label 'mathematics'"),
-        (["aftermath", "Math"], "'Math' is part of the label 'aftermath'"),
-        (["math", "MATH"], "is part of"),
+        (["aftermath", "Math"], "'Math' is part of the label 'aftermath'"), (["math", "MATH"], "is part of"),
         (["the", "math"], "'the' is part of the label 'other'"),
-        (["another"], "'other' is part of the label 'another'"),
-        ([""], "'' cannot be a label"),
-        (["a}"], "cannot be a label"),
-        ([" math"], "cannot be a label"),
-        (["a\nb"], "cannot be a label"),
+        (["another"], "'other' is part of the label 'another'"), ([""], "'' cannot be a label"),
+        (["a}"], "cannot be a label"), ([" math"], "cannot be a label"), (["a\nb"], "cannot be a label"),
     ],
-)
+)  # fmt: skip
 def test_labels_that_cannot_be_told_apart_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         check_labels(labels)
@@ -210,7 +182,7 @@ def test_one_domain_and_other_are_enough():
     assert {one.answer for one in task.split("test")} == {"math", OTHER}
 
 
-def test_it_says_what_its_tasks_say_of_their_data():
+def test_about_describes_the_data_of_its_tasks():
     documented = numbered("sums")
     documented.about = lambda: {"source": "org/sums"}
     task = dispatch({"math": [documented, numbered("plain")], "words": numbered("spelling")})

@@ -1,4 +1,4 @@
-"""easy-VQA: its splits, its kinds of questions, what counts as right, and that its package is never imported."""
+"""easy-VQA: splits, kinds of questions, grading, and that its package is never imported."""
 
 import importlib.metadata
 import json
@@ -57,18 +57,21 @@ def test_the_sizes_are_those_of_the_data(whole):
     assert [len(images(whole, split)) for split in SPLITS] == [3600, 400, 1000]
 
 
-def test_no_image_stands_in_two_splits(whole):
+def test_no_image_stands_in_two_splits_and_ids_are_unique(whole):
     train, val, test = (images(whole, split) for split in SPLITS)
     assert not train & val
     assert not (train | val) & test
+    ids = [one.metadata["id"] for split in SPLITS for one in whole.split(split)]
+    assert len(set(ids)) == len(ids)
 
 
-def test_an_image_is_where_its_question_says(whole):
+def test_an_image_is_that_of_its_question_and_the_package_is_never_imported(whole):
     one = whole.split("test")[0]
     assert one.metadata["image_id"] == "test/0"
     assert isinstance(one.images[0], FileImage)
     assert one.images[0].path.parts[-4:] == ("data", "test", "images", "0.png")
     assert one.images[0].load().size == (64, 64)
+    assert "easy_vqa" not in sys.modules
 
 
 def test_the_share_of_the_most_frequent_answer_is_as_the_conf_says(whole):
@@ -97,25 +100,16 @@ def test_all_kinds_together_have_the_answers_of_the_package(whole):
     assert len(set(ANSWERS)) == 13
 
 
-def test_ids_are_unique(whole):
-    ids = [one.metadata["id"] for split in SPLITS for one in whole.split(split)]
-    assert len(set(ids)) == len(ids)
-
-
 @pytest.mark.parametrize(
     ("answer", "text", "grade"),
     [
-        ("red", "red", Grade(1.0, None, "red")),
-        ("red", "It is Red.", Grade(1.0, None, "red")),
-        ("red", "red or blue", Grade(1.0, None, "red")),
-        ("red", "blue, not red", Grade(0.0, "wrong", "blue")),
-        ("yes", "no", Grade(0.0, "wrong", "no")),
-        ("yes", "Yes, there is no doubt", Grade(1.0, None, "yes")),
-        ("red", "redder", Grade(0.0, "no answer")),
-        ("no", "nothing, none, not", Grade(0.0, "no answer")),
+        ("red", "red", Grade(1.0, None, "red")), ("red", "It is Red.", Grade(1.0, None, "red")),
+        ("red", "red or blue", Grade(1.0, None, "red")), ("red", "blue, not red", Grade(0.0, "wrong", "blue")),
+        ("yes", "no", Grade(0.0, "wrong", "no")), ("yes", "Yes, there is no doubt", Grade(1.0, None, "yes")),
+        ("red", "redder", Grade(0.0, "no answer")), ("no", "nothing, none, not", Grade(0.0, "no answer")),
         ("no", "", Grade(0.0, "no answer")),
     ],
-)
+)  # fmt: skip
 def test_the_word_named_first_counts(whole, answer, text, grade):
     assert whole.grade(example(answer), text) == grade
     assert whole.score(example(answer), text) == grade.score
@@ -127,22 +121,16 @@ def test_an_instruction_stands_below_the_question(wheel):
     assert task.split("test")[0].metadata["question"] == "what color is the shape?"
 
 
-def test_another_seed_carves_another_val(wheel):
-    vals = {frozenset(images(EasyVQA(wheel=str(wheel), val_images=1, seed=seed), "val")) for seed in range(8)}
-    assert len(vals) > 1
-
-
-def test_the_questions_of_an_image_stay_together(wheel):
-    for seed in range(6):
+def test_the_questions_of_an_image_stay_together_and_the_same_one_may_be_asked_in_every_split(wheel):
+    vals = set()
+    for seed in range(8):
         task = EasyVQA(wheel=str(wheel), val_images=1, seed=seed)
         assert len(images(task, "val")) == 1
         assert not images(task, "val") & images(task, "train")
         assert len(task.split("val")) + len(task.split("train")) == 5
-
-
-def test_the_same_question_may_be_asked_in_every_split(wheel):
-    task = EasyVQA(wheel=str(wheel), val_images=1)
-    assert all("what color is the shape?" in {one.prompt for one in task.split(split)} for split in SPLITS)
+        assert all("what color is the shape?" in {one.prompt for one in task.split(split)} for split in SPLITS)
+        vals.add(frozenset(images(task, "val")))
+    assert len(vals) > 1
 
 
 def test_a_wheel_is_read_without_being_installed(wheel, monkeypatch):
@@ -154,13 +142,6 @@ def test_a_wheel_is_read_without_being_installed(wheel, monkeypatch):
     shown = {one.metadata["image_id"]: one.images[0].load().getpixel((0, 0)) for one in task.split("train")}
     assert all(color == (int(name[-1]), len("train"), 0) for name, color in shown.items())
     assert task.about()["version"] == "1.0"
-
-
-def test_without_the_package_the_extra_is_named(monkeypatch):
-    def missing(name):
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(easy_vqa, "distribution", missing)
     with pytest.raises(ModuleNotFoundError, match=r"t2\[vision\].* task\.wheel="):
         EasyVQA()
 
@@ -177,11 +158,6 @@ def test_a_wheel_that_is_none_is_refused_at_once(tmp_path, wheel):
         EasyVQA(wheel=str(tmp_path / "other.whl")).split("test")
 
 
-def test_the_package_is_never_imported(whole):
-    assert whole.split("test")[0].images[0].load()
-    assert "easy_vqa" not in sys.modules
-
-
 @pytest.mark.parametrize(
     ("kinds", "message"), [(["colour"], "Did you mean 'color'"), ([], "kinds of easy_vqa is empty")]
 )
@@ -190,7 +166,7 @@ def test_unknown_kinds_are_refused_at_once(kinds, message):
         EasyVQA(kinds=kinds)
 
 
-def test_it_says_what_was_read(wheel):
+def test_about_describes_what_was_read(wheel):
     task = EasyVQA(wheel=str(wheel), val_images=1)
     assert task.about()["splits"] == {}
     task.split("train")

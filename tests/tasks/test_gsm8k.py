@@ -1,4 +1,4 @@
-"""GSM8K under both protocols: splits, golds and what counts as right."""
+"""GSM8K: both split rules, gold answers and the number that counts as the answer."""
 
 import json
 from pathlib import Path
@@ -20,64 +20,46 @@ def questions(path):
     return [json.loads(line)["question"] for line in Path(path).read_text().splitlines()]
 
 
-def test_golds_keep_the_sign_and_lose_the_comma():
-    assert [one.answer for one in task().split("test")] == ["30", "3600", "-6"]
+def prompts(one, split):
+    return [example.prompt for example in one.split(split)]
 
 
-def test_the_worked_solution_is_kept():
-    assert task().split("test")[0].metadata["solution"] == "5*6 = <<5*6=30>>30\n#### 30"
-
-
-def test_the_prompt_is_the_question_and_the_system_message_is_verbatim():
-    example = task().split("test")[0]
-    assert example.prompt == questions(FILES["test"])[0]
-    assert example.system == (
+def test_examples_hold_the_question_the_gold_answer_and_the_solution():
+    examples = task().split("test")
+    assert [one.prompt for one in examples] == questions(FILES["test"])
+    assert [one.answer for one in examples] == ["30", "3600", "-6"]  # with the sign, without the comma
+    assert examples[0].metadata["solution"] == "5*6 = <<5*6=30>>30\n#### 30"
+    assert examples[0].system == (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
     )
 
 
-def test_val_is_carved_out_of_train():
-    train, val = ({one.prompt for one in task().split(split)} for split in ("train", "val"))
-    assert len(val) == 2
-    assert train | val == set(questions(FILES["train"]))
-
-
-def test_another_seed_carves_another_val():
-    vals = {tuple(one.prompt for one in task(seed=seed).split("val")) for seed in range(6)}
+def test_val_is_carved_out_of_train_by_the_seed():
+    vals = set()
+    for seed in range(6):
+        train, val = (prompts(task(seed=seed), split) for split in ("train", "val"))
+        assert len(val) == 2
+        assert sorted(train + val) == sorted(questions(FILES["train"]))
+        vals.add(tuple(val))
     assert len(vals) > 1
 
 
-def test_official_splits_are_even_and_odd_rows():
-    official, all_questions = task(protocol="official"), questions(FILES["train"])
-    assert [one.prompt for one in official.split("train")] == all_questions[::2]
-    assert [one.prompt for one in official.split("val")] == all_questions[1::2]
+def test_the_papers_splits_are_even_and_odd_rows_of_train():
+    paper, rows = task(splits="paper"), questions(FILES["train"])
+    assert (prompts(paper, "train"), prompts(paper, "val")) == (rows[::2], rows[1::2])
+    assert paper.split("test") == task().split("test")
 
 
 @pytest.mark.parametrize(
-    ("answer", "text", "fixed", "official"),
+    ("answer", "text", "score"),
     [
-        ("72", "It is 72.0", 1.0, 1.0),
-        ("72", "#### 72\nin 5 days", 1.0, 0.0),
-        ("72", "\\boxed{72} in 5 days", 1.0, 0.0),
-        ("72", "73", 0.0, 0.0),
-        ("72", "no number", 0.0, 0.0),
-        ("1,080", "1080", 1.0, 0.0),  # the official code reads the gold as 80
-        ("1,080", "80", 0.0, 1.0),
-        ("1,080", "1,080 in all", 1.0, 1.0),
-        ("1080", "1,080", 1.0, 0.0),
-        ("72", "\\boxed 72, in 5 days", 1.0, 0.0),
-        ("-5", "5", 0.0, 1.0),  # and loses the sign
-        ("-5", "-5", 1.0, 1.0),
-        ("10,000", "0", 0.0, 1.0),
+        ("72", "It is 72.0", 1.0), ("72", "#### 72\nin 5 days", 1.0), ("72", "\\boxed{72} in 5 days", 1.0),
+        ("72", "\\boxed 72, in 5 days", 1.0), ("72", "73", 0.0), ("72", "no number", 0.0), ("1,080", "1080", 1.0),
+        ("1,080", "80", 0.0), ("1080", "1,080 in all", 1.0), ("-5", "5", 0.0), ("-5", "-5", 1.0),
     ],
-)
-def test_protocols_differ_where_the_official_code_errs(answer, text, fixed, official):
-    example = Example("q", answer)
-    assert (task().score(example, text), task(protocol="official").score(example, text)) == (fixed, official)
-
-
-def test_official_scoring_survives_a_number_beyond_float():
-    assert task(protocol="official").score(Example("q", "1"), "9" * 5000) == 0.0
+)  # fmt: skip
+def test_the_final_number_counts(answer, text, score):
+    assert task().score(Example("q", answer), text) == score
 
 
 @pytest.mark.parametrize("answer", ["72", "#### ", "#### none"])
@@ -92,24 +74,20 @@ def test_a_train_question_of_the_test_set_is_dropped(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(Path(FILES["train"]).read_text() + Path(FILES["test"]).read_text())
     mixed = task(data_files={"train": str(path), "test": FILES["test"]})
-    learned = {one.prompt for split in ("train", "val") for one in mixed.split(split)}
-    assert learned <= set(questions(FILES["train"]))
+    assert {*prompts(mixed, "train"), *prompts(mixed, "val")} <= set(questions(FILES["train"]))
 
 
-def test_too_large_a_val_is_refused():
+def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match=r"val_size is 8, .* 8 distinct training questions; allowed: 1 to 7"):
         task(val_size=8).split("val")
+    with pytest.raises(ValueError, match=r"splits of gsm8k is 'papr'.*Did you mean 'paper'"):
+        task(splits="papr")
 
 
-def test_an_unknown_protocol_is_refused_at_once():
-    with pytest.raises(ValueError, match="Did you mean 'official'"):
-        task(protocol="oficial")
-
-
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_it_says_what_was_read(protocol):
-    about = task(protocol=protocol)
-    about.split("test")
-    described = about.about()
-    assert (described["protocol"], described["source"], described["config"]) == (protocol, "test.jsonl", "main")
-    assert described["splits"].keys() == {"test"}
+@pytest.mark.parametrize("splits", ["t2", "paper"])
+def test_about_describes_what_was_read(splits):
+    one = task(splits=splits)
+    one.split("test")
+    about = one.about()
+    assert (about["split_rule"], about["source"], about["config"]) == (splits, "test.jsonl", "main")
+    assert about["splits"].keys() == {"test"}

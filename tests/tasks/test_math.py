@@ -1,4 +1,4 @@
-r"""MATH under both protocols: golds, splits, subjects and levels, and what counts as right."""
+r"""MATH: gold answers, splits, subjects and levels, and the expression that counts as the answer."""
 
 import json
 import logging
@@ -65,19 +65,13 @@ def symbolic(monkeypatch):
 @pytest.mark.parametrize(
     ("solution", "gold"),
     [
-        (r"so $x=\boxed{\frac{1}{4}}$.", r"\frac{1}{4}"),
-        (r"It is $\boxed 5$.", "5"),
-        (r"It is $\boxed 5\text{ cm}$.", "5"),
-        (r"It is $\boxed \frac12$ or so.", r"\frac12"),
-        (r"It is \fbox{7}.", "7"),
-        (r"\boxed{1}, no: \boxed{2}", "2"),
-        (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
+        (r"so $x=\boxed{\frac{1}{4}}$.", r"\frac{1}{4}"), (r"It is $\boxed 5$.", "5"),
+        (r"It is $\boxed 5\text{ cm}$.", "5"), (r"It is $\boxed \frac12$ or so.", r"\frac12"),
+        (r"It is \fbox{7}.", "7"), (r"\boxed{1}, no: \boxed{2}", "2"), (r"$\boxed{\{1, 2\}}$", r"\{1, 2\}"),
         (r"$\boxed{\text{if } x = \frac{\sqrt{2}}{3}}$", r"\text{if } x = \frac{\sqrt{2}}{3}"),
-        (r"$\boxed{-5}$", "-5"),
-        (r"$\boxed{1{,}080}$", "1{,}080"),
-        (r"$\boxed{ 12 }$", "12"),
+        (r"$\boxed{-5}$", "-5"), (r"$\boxed{1{,}080}$", "1{,}080"), (r"$\boxed{ 12 }$", "12"),
     ],
-)
+)  # fmt: skip
 def test_the_gold_is_the_last_box_of_the_solution(tmp_path, solution, gold):
     assert example_of(tmp_path, row(solution)).answer == f"\\boxed{{{gold}}}"
 
@@ -88,17 +82,14 @@ def test_a_row_whose_gold_could_never_score_is_refused(tmp_path, solution):
         example_of(tmp_path, row(solution))
 
 
-def test_the_prompt_is_the_problem_and_the_system_message_is_verbatim():
+def test_examples_hold_the_problem_and_the_solution_and_the_system_message_is_verbatim():
     example = task().split("test")[0]
     assert example.prompt == rows_of(FILES["test"])[0]["problem"]
+    assert example.metadata["solution"] == rows_of(FILES["test"])[0]["solution"]
     assert example.system == (
         "Solve the question below by reasoning step by step,and put the final answer within \\boxed{}."
     )
     assert example.response_prefix == ""
-
-
-def test_the_worked_solution_is_kept():
-    assert task().split("test")[0].metadata["solution"] == rows_of(FILES["test"])[0]["solution"]
 
 
 @pytest.mark.parametrize(
@@ -121,8 +112,7 @@ def test_math500_rows_are_read_and_named():
 
 
 def test_a_row_with_neither_type_nor_subject_is_refused(tmp_path):
-    broken = row(r"\boxed{1}", typ="Algebra")
-    del broken["type"]
+    broken = {key: cell for key, cell in row(r"\boxed{1}", typ="Algebra").items() if key != "type"}
     with pytest.raises(ValueError, match=r"'type' is missing in row 1.*Did you mean 'typ'"):
         example_of(tmp_path, broken)
 
@@ -146,20 +136,10 @@ def test_a_train_problem_of_the_test_set_is_not_learned_from(tmp_path):
     assert learned <= {one["problem"] for one in rows_of(FILES["train"])}
 
 
-def test_official_has_the_splits_of_fixed():
-    for split in ("train", "val", "test"):
-        assert list(task(protocol="official").split(split)) == list(task().split(split))
-
-
-def test_chosen_subjects_are_taken_out_of_a_file():
-    subjects = [
-        one.metadata["groups"]["subject"]
-        for one in task(configs=["geometry", "counting_and_probability"], val_size=1).split("test")
-    ]
+def test_chosen_subjects_are_taken_out_of_a_file(tmp_path):
+    chosen = task(configs=["geometry", "counting_and_probability"], val_size=1).split("test")
+    subjects = [one.metadata["groups"]["subject"] for one in chosen]
     assert subjects == ["Counting & Probability", "Geometry", "Geometry"]
-
-
-def test_a_file_without_the_chosen_subjects_says_which_it_has(tmp_path):
     with pytest.raises(ValueError, match=r"has no row of geometry; its subjects are Algebra\."):
         example_of(tmp_path, row(r"\boxed{1}"), configs=["geometry"])
 
@@ -179,20 +159,17 @@ def hub(monkeypatch):
     return calls
 
 
-def test_the_configs_of_the_hub_are_put_together_in_the_given_order(monkeypatch):
+def test_the_configs_of_the_hub_are_concatenated_in_order_and_all_by_default(monkeypatch):
     calls = hub(monkeypatch)
     whole = task(data_files=None, configs=["prealgebra", "algebra"])
     assert [one.metadata["groups"]["subject"] for one in whole.split("test")] == [*["Prealgebra"] * 3, "Algebra"]
     assert calls == [("EleutherAI/hendrycks_math", config, "test") for config in ("prealgebra", "algebra")]
-
-
-def test_all_seven_configs_are_the_default(monkeypatch):
-    calls = hub(monkeypatch)
+    calls.clear()
     assert len(task(data_files=None).split("test")) == len(rows_of(FILES["test"]))
     assert len({config for _, config, _ in calls}) == 7
 
 
-def test_math500_tests_on_its_own_set_and_learns_from_math(monkeypatch):
+def test_math500_tests_on_its_own_set_and_trains_on_math(monkeypatch):
     calls = hub(monkeypatch)
     small = task(data_files=None, test_set="math500")
     assert [one.prompt for one in small.split("test")] == [one["problem"] for one in rows_of(FILES_500["test"])]
@@ -201,12 +178,12 @@ def test_math500_tests_on_its_own_set_and_learns_from_math(monkeypatch):
     assert {hub_id for hub_id, _, split in calls if split == "train"} == {"EleutherAI/hendrycks_math"}
 
 
-def test_it_says_what_was_read_source_by_source(monkeypatch):
+def test_about_describes_each_source(monkeypatch):
     hub(monkeypatch)
-    small = task(data_files=None, test_set="math500", configs=["algebra", "geometry"], protocol="official")
+    small = task(data_files=None, test_set="math500", configs=["algebra", "geometry"])
     small.split("test")
     about = small.about()
-    assert (about["protocol"], about["configs"]) == ("official", ["algebra", "geometry"])
+    assert about["configs"] == ["algebra", "geometry"]
     assert [(one["source"], one["splits"]["test"]["rows"]) for one in about["sources"]] == [
         ("HuggingFaceH4/MATH-500", 3)
     ]
@@ -219,67 +196,38 @@ def test_it_says_what_was_read_source_by_source(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "fixed", "official"),
+    ("text", "extracted"),
     [
-        (r"\boxed{1} or \boxed{2}", "2", "2"),
-        (r"So it is $\boxed 2$.", "2", "2"),
-        ("The answer is: 2.\nQuite sure.", "2", "2"),
-        ("The answer is: 1.\nNo. The answer is: 2.\n", "2", "2"),
-        ("The answer is 2.", "2", None),  # the authors want the colon
-        ("the answer is: $2$. Done.", "2", None),
-        ("**The final answer is: 2**", "2", None),
-        (r"The answer is: 2.", "2", "2."),  # and a line that ends
-        (r"The answer is: 1.\nIt is \boxed{2}".replace(r"\n", "\n"), "2", "1"),  # they take the sentence first
-        ("The answer is 2.5. So there.", "2.5", None),
-        (r"\boxed{2", None, None),
-        (r"The answer is 3: \boxed{2", r"3: \boxed{2", None),
-        ("The answer is", None, None),
-        ("The answer is: ", None, ""),
-        ("2", None, None),
-        ("", None, None),
+        (r"\boxed{1} or \boxed{2}", "2"), (r"So it is $\boxed 2$.", "2"), ("The answer is: 2.\nQuite sure.", "2"),
+        ("The answer is: 1.\nNo. The answer is: 2.\n", "2"), ("The answer is 2.", "2"),
+        ("the answer is: $2$. Done.", "2"), ("**The final answer is: 2**", "2"),
+        ("The answer is: 1.\nIt is \\boxed{2}", "2"), ("The answer is 2.5. So there.", "2.5"), (r"\boxed{2", None),
+        (r"The answer is 3: \boxed{2", r"3: \boxed{2"), ("The answer is", None), ("The answer is: ", None),
+        ("2", None), ("", None),
     ],
-)
-def test_answers_read_by_each_protocol(symbolic, text, fixed, official):
-    assert task().grade(asked("7"), text).extracted == fixed
-    assert task(protocol="official").grade(asked("7"), text).extracted == official
+)  # fmt: skip
+def test_the_answer_that_is_extracted(symbolic, text, extracted):
+    assert task().grade(asked("7"), text).extracted == extracted
 
 
 @pytest.mark.parametrize(
-    ("gold", "answer", "fixed", "official"),
+    ("gold", "answer", "score"),
     [
-        (r"\frac{1}{4}", "0.25", True, False),  # the authors compare a fraction with a decimal as texts
-        (r"\frac{1}{4}", r"\dfrac14", True, True),
-        ("1{,}080", "1080", True, False),  # nor do they know a LaTeX separator
-        ("1080", "1,080", True, True),
-        ("-5", "5", False, False),
-        ("-5", "-5.0", True, True),
-        ("50", "0.50", False, True),  # their percentage rule
-        ("(x+1)^2", "x^2+2x+1", True, False),  # their symbolic comparison never ran
-        ("5", "6", False, False),
-        ("5", "five", False, False),
+        (r"\frac{1}{4}", "0.25", 1.0), (r"\frac{1}{4}", r"\dfrac14", 1.0), ("1{,}080", "1080", 1.0),
+        ("1080", "1,080", 1.0), ("-5", "5", 0.0), ("-5", "-5.0", 1.0), ("50", "0.50", 0.0),
+        ("(x+1)^2", "x^2+2x+1", 1.0), ("5", "6", 0.0), ("5", "five", 0.0),
     ],
-)
-def test_protocols_differ_where_the_official_code_errs(symbolic, gold, answer, fixed, official):
-    text = f"\\boxed{{{answer}}}"
-    assert (task().score(asked(gold), text), task(protocol="official").score(asked(gold), text)) == (fixed, official)
+)  # fmt: skip
+def test_equivalent_expressions_are_right(symbolic, gold, answer, score):
+    assert task().score(asked(gold), f"\\boxed{{{answer}}}") == score
 
 
-@pytest.mark.parametrize("protocol", ["fixed", "official"])
-def test_a_grade_says_why(symbolic, protocol):
-    graded = task(protocol=protocol)
-    assert graded.grade(asked("5"), r"\boxed{5}") == Grade(1.0, None, "5")
+def test_a_grade_says_why(symbolic):
+    graded = task()
+    assert graded.grade(asked("5"), r"\boxed{5.0}") == Grade(1.0, None, "5.0")
+    assert symbolic.asked == []  # the cheap rules come first
     assert graded.grade(asked("5"), r"\boxed{6}") == Grade(0.0, "wrong", "6")
     assert graded.grade(asked("5"), "no idea") == Grade(0.0, "no answer", None)
-
-
-def test_cheap_rules_come_before_the_symbolic_ones(symbolic):
-    task().score(asked("5"), r"\boxed{5.0}")
-    assert symbolic.asked == []
-
-
-def test_official_never_asks_the_symbolic_grader(symbolic):
-    task(protocol="official").score(asked("5"), r"\boxed{6}")
-    assert symbolic.asked == []
 
 
 def test_references_that_are_only_text_are_counted_once_each(symbolic, caplog):
@@ -308,11 +256,6 @@ def test_a_task_travels_without_its_grader(symbolic):
 
 
 @given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
-def test_no_text_is_too_odd_for_the_official_grade(text):
-    assert task(protocol="official").grade(asked("5"), text).score in (0.0, 1.0)
-
-
-@given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
 def test_what_is_judged_stands_in_the_text(text):
     extracted = t2.tasks.math._final_answer(text)
     assert extracted is None or (extracted in text and extracted == extracted.strip() != "")
@@ -321,7 +264,6 @@ def test_what_is_judged_stands_in_the_text(text):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"protocol": "oficial"}, "Did you mean 'official'"),
         ({"test_set": "math-500"}, "Did you mean 'math500'"),
         ({"configs": ["algebra", "geometri"]}, "Did you mean 'geometry'"),
         ({"configs": []}, "configs of math is empty; give one or more of: algebra"),

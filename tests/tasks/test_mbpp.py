@@ -1,4 +1,4 @@
-"""MBPP: splits of both protocols, what the prompt shows, which tests are run, and real programs in the sandbox."""
+"""MBPP: both split rules, what the prompt shows, which tests are run, and real programs in the sandbox."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from recorder import Recorder
 from sandboxes import any_executor
 
-from t2.tasks.mbpp import MBPP, official_order
+from t2.tasks.mbpp import MBPP, paper_order
 
 ROWS = Path(__file__).parent / "rows" / "mbpp" / "test.jsonl"
 SIZES = {"train": 2, "val": 1}
@@ -42,31 +42,31 @@ def many(tmp_path):
             "code": f"def add_{number}(x):\n    return x + {number}",
             "test_imports": [],
             "test_list": [f"assert add_{number}(0) == {number}"],
+            "test": "",
         }
         for number in range(1000, 1312)
     ]
     return {"test": written(tmp_path / "test.jsonl", rows)}
 
 
-def test_the_official_order_is_that_of_the_papers_code():
-    assert official_order()[:10] == [107, 76, 291, 238, 93, 19, 260, 275, 245, 201]
-    assert sorted(official_order()) == list(range(300))
+def test_the_papers_order_is_that_of_its_code():
+    assert paper_order()[:10] == [107, 76, 291, 238, 93, 19, 260, 275, 245, 201]
+    assert sorted(paper_order()) == list(range(300))
 
 
-def test_official_splits_are_200_and_100_of_the_shuffled_first_300_and_the_rest(many):
-    official = task(protocol="official", data_files=many)
-    numbers = {split: [int(one.metadata["id"][5:]) - 1000 for one in official.split(split)] for split in SPLITS}
-    assert numbers["train"] == official_order()[:200]
-    assert numbers["val"] == official_order()[200:]
-    assert numbers["test"] == list(range(300, 312))
+@pytest.mark.parametrize("tests", ["base", "plus"])
+def test_the_papers_splits_are_200_and_100_of_the_shuffled_first_300_and_the_rest(many, tests):
+    paper = task(splits="paper", tests=tests, data_files=many)
+    indices = {split: [int(one.metadata["id"][5:]) - 1000 for one in paper.split(split)] for split in SPLITS}
+    assert indices == {"train": paper_order()[:200], "val": paper_order()[200:], "test": list(range(300, 312))}
 
 
-def test_official_needs_more_than_300_rows():
+def test_the_papers_splits_need_more_than_300_rows():
     with pytest.raises(ValueError, match=r"first 300 rows .* only 8"):
-        task(protocol="official").split("train")
+        task(splits="paper").split("train")
 
 
-def test_fixed_splits_have_the_sizes_asked_for_and_all_rows():
+def test_sampled_splits_have_the_sizes_asked_for_and_all_rows():
     assert [len(task().split(split)) for split in SPLITS] == [2, 1, 5]
     assert len(everything(task())) == 8
 
@@ -112,10 +112,6 @@ def test_the_messages_are_verbatim():
     assert one.response_prefix == "```python\n"
 
 
-def test_the_official_prefill_has_no_line_break(many):
-    assert task(protocol="official", data_files=many).split("test")[0].response_prefix == "```python"
-
-
 def test_the_reference_answer_has_unix_lines_and_blanks():
     answer = everything(task())["Mbpp/901"].answer
     assert answer.startswith("def even_total(numbers):\n    total = 0\n    for number in numbers:\n        if")
@@ -140,55 +136,38 @@ def test_plus_tests_grade_the_test_split_only_and_the_base_asserts_stay():
             assert ("assertion(" in program) == (split == "test")
 
 
-def test_entry_points_are_those_of_the_tests():
-    points = {name: one.metadata["entry_point"] for name, one in everything(task()).items()}
-    assert points == {
-        "Mbpp/901": "even_total",
-        "Mbpp/902": "common_letters",
-        "Mbpp/903": "diagonal",
-        "Mbpp/904": "largest_prime",
-        "Mbpp/905": "no_digit",
-        "Mbpp/906": "sum",
-        "Mbpp/907": "by_length",
-        "Mbpp/908": "occurrences",
-    }
-
-
-def test_the_imports_of_the_tests_are_their_setup():
-    assert everything(task())["Mbpp/903"].metadata["test"].setup == "import math"
+def test_entry_points_and_setups_are_those_of_the_tests():
+    examples = everything(task())
+    assert {name: one.metadata["entry_point"] for name, one in examples.items()} == {
+        "Mbpp/901": "even_total", "Mbpp/902": "common_letters", "Mbpp/903": "diagonal", "Mbpp/904": "largest_prime",
+        "Mbpp/905": "no_digit", "Mbpp/906": "sum", "Mbpp/907": "by_length", "Mbpp/908": "occurrences",
+    }  # fmt: skip
+    assert examples["Mbpp/903"].metadata["test"].setup == "import math"
 
 
 @pytest.mark.parametrize(
-    ("protocol", "program"),
+    ("text", "program"),
     [
-        ("fixed", "def f(x):\n    print(x)\n"),
-        ("official", ""),  # its sanitizer wants "    return "
+        ("\ndef f(x):\n    print(x)\n\nf(3)\n```\nIt prints x.", "def f(x):\n    print(x)\n"),
+        ("x = 1\n```\nBecause:\n```python\nimport os\n```", "x = 1\n"),
     ],
 )
-def test_protocols_differ_in_what_they_run(many, protocol, program):
+def test_what_stands_around_the_program_is_not_run(many, text, program):
     recorder = Recorder()
-    one = task(recorder, protocol=protocol, data_files=many)
+    one = task(recorder, data_files=many)
     example = one.split("test")[0]
     name = example.metadata["entry_point"]
-    grade = one.grade(example, f"\ndef {name}(x):\n    print(x)\n\n{name}(3)\n```\nIt prints x.")
+    grade = one.grade(example, text.replace("f(", f"{name}("))
     assert recorder.programs == [grade.extracted] == [program.replace("f(", f"{name}(")]
-
-
-def test_what_the_model_says_around_its_program_is_not_run():
-    recorder = Recorder()
-    one = task(recorder)
-    one.score(one.split("test")[0], "x = 1\n```\nBecause:\n```python\nimport os\n```")
-    assert recorder.programs == ["x = 1\n"]
 
 
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"protocol": "oficial"}, "Did you mean 'official'"),
+        ({"splits": "papr"}, "Did you mean 'paper'"),
         ({"variant": "sanitised"}, "Did you mean 'sanitized'"),
         ({"tests": "both"}, "allowed: base, plus"),
-        ({"protocol": "official", "tests": "plus"}, "stands for variant=plus with tests=base"),
-        ({"protocol": "official", "variant": "full"}, "stands for variant=plus with tests=base"),
+        ({"splits": "paper", "variant": "full"}, "are indices into variant=plus; got variant=full"),
         ({"tests": "plus", "variant": "full"}, "needs variant=plus"),
     ],
 )
@@ -205,19 +184,15 @@ def test_choices_that_do_not_go_together_are_refused_at_once(choices, message):
         ({"test_list": ["assert True"]}, "Mbpp/901: No function is called by name"),
         ({"test_list": []}, "Mbpp/901: No function is called by name"),
         ({"test_list": ["assert f("]}, "Mbpp/901: The test 'assert f\\(' is not Python"),
+        ({"test_list": None}, "Column 'test_list' is missing"),
+        ({"test": None}, "Column 'test' is missing"),
     ],
 )
 def test_a_row_that_cannot_be_graded_is_refused_by_name(tmp_path, changes, message):
-    rows = [{**own_rows()[0], **changes, "prompt": f"question {number}"} for number in range(4)]
+    row = {key: cell for key, cell in {**own_rows()[0], **changes}.items() if cell is not None}
+    files = {"test": written(tmp_path / "test.jsonl", [{**row, "prompt": f"question {n}"} for n in range(4)])}
     with pytest.raises(ValueError, match=message):
-        task(data_files={"test": written(tmp_path / "test.jsonl", rows)}).split("test")
-
-
-@pytest.mark.parametrize(("tests", "column"), [("base", "test_list"), ("plus", "test")])
-def test_a_missing_column_is_named(tmp_path, tests, column):
-    rows = [{key: cell for key, cell in row.items() if key != column} for row in own_rows()]
-    with pytest.raises(ValueError, match=f"Column '{column}' is missing"):
-        task(tests=tests, data_files={"test": written(tmp_path / "test.jsonl", rows)}).split("test")
+        task(tests="plus", data_files=files).split("test")
 
 
 def test_an_unreachable_hub_names_the_local_alternative(monkeypatch):
@@ -229,14 +204,13 @@ def test_an_unreachable_hub_names_the_local_alternative(monkeypatch):
         task(data_files=None).split("test")
 
 
-def test_about_says_which_data_and_tests_were_used():
+def test_about_describes_the_data_and_the_tests():
     one = task()
     one.split("test")
     about = one.about()
-    assert (about["protocol"], about["variant"], about["tests"]) == ("fixed", "plus", "base")
-    assert about["source"] == "test.jsonl"
-    assert about["splits"]["test"]["rows"] == 8
-    json.dumps(about)
+    assert (about["split_rule"], about["variant"], about["tests"]) == ("t2", "plus", "base")
+    assert (about["source"], about["splits"]["test"]["rows"]) == ("test.jsonl", 8)
+    assert task(splits="paper").about()["split_rule"] == "paper"
 
 
 @pytest.fixture(scope="module")
@@ -251,11 +225,6 @@ def test_reference_answers_pass_in_the_sandbox(executor, tests):
     assert {name: one.grade(example, example.answer).reason for name, example in everything(one).items()} == {
         f"Mbpp/{number}": None for number in range(901, 909)
     }
-
-
-def test_official_reference_answers_pass_in_the_sandbox(executor, many):
-    one = task(executor, protocol="official", data_files=many)
-    assert [one.score(example, example.answer) for example in one.split("test")[:3]] == [1.0] * 3
 
 
 def test_a_program_that_only_satisfies_the_assert_it_was_shown_is_wrong(executor):

@@ -29,29 +29,13 @@ def test_sizes_are_met_and_no_question_repeats():
     assert len(prompts) == len(set(prompts)) == 190
 
 
-def test_the_test_set_does_not_depend_on_the_other_sizes():
-    small, large = chain_sum(), chain_sum(train_size=150, val_size=30)
-    assert small.split("test") == large.split("test")
-
-
-def test_a_smaller_test_set_is_the_start_of_a_larger_one():
-    assert chain_sum(test_size=5).split("test") == chain_sum().split("test")[:5]
-
-
-def test_the_order_of_asking_does_not_matter():
-    first, second = chain_sum(), chain_sum()
-    first.split("train")
-    second.split("test")
-    assert first.split("train") == second.split("train")
-
-
-def test_another_seed_gives_other_questions():
-    assert chain_sum(seed=1).split("test") != chain_sum().split("test")
-
-
-def test_a_split_is_generated_once():
-    task = chain_sum()
-    assert task.split("train") is task.split("train")
+def test_what_a_split_depends_on():
+    first, larger, second = chain_sum(), chain_sum(train_size=150, val_size=30), chain_sum()
+    assert first.split("train") is first.split("train")  # generated once
+    assert first.split("test") == larger.split("test")  # not on the other sizes
+    assert chain_sum(test_size=5).split("test") == first.split("test")[:5]
+    assert first.split("train") == second.split("train")  # nor on the order of the calls
+    assert chain_sum(seed=1).split("test") != first.split("test")
 
 
 def test_too_small_a_space_is_an_error_and_no_endless_loop():
@@ -100,13 +84,9 @@ def test_a_line_has_to_be_the_answer_and_nothing_else():
     assert [task.score(example, text) for text in texts] == [1.0, 0.0, 0.0, 0.0]
 
 
-def test_the_instruction_stands_below_the_question():
+def test_the_instruction_follows_the_question():
     example = chain_sum(instruction="Reply with a number.").split("test")[0]
     assert example.prompt == f"{example.metadata['question']}\nReply with a number."
-
-
-def test_metadata_holds_the_gold_and_the_data_set():
-    example = chain_sum().split("test")[0]
     assert (example.metadata["gold"], example.metadata["dataset"]) == (example.answer, "chain_sum")
 
 
@@ -114,31 +94,29 @@ def test_metadata_holds_the_gold_and_the_data_set():
     ("wrong", "message"),
     [
         ({"dataset": "chain_sums"}, "Did you mean 'chain_sum'"),
-        ({"config": {"min_term": 2}}, "Did you mean 'min_terms'"),
-        ({"config": {"seed": 2}}, "'seed'; allowed: "),
+        ({"config": {"min_term": 2}}, "Did you mean 'min_terms'"), ({"config": {"seed": 2}}, "'seed'; allowed: "),
         ({"config": {"min_terms": 0}}, "config of sums is .*min_terms must be positive"),
         ({"extract": "numbers"}, "Did you mean 'number'"),
         ({"extract": "word"}, "candidates must be given for 'word'"),
         ({"candidates": ["1"]}, "candidates must be given for 'word' and for nothing else"),
-        ({"test_size": 0}, "test_size of sums is 0"),
-        ({"seed": -1}, "seed of sums is -1"),
+        ({"test_size": 0}, "test_size of sums is 0"), ({"seed": -1}, "seed of sums is -1"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_setting_is_refused_at_once(wrong, message):
     with pytest.raises(ValueError, match=message):
         chain_sum(**wrong)
 
 
-def test_golds_that_the_extraction_cannot_read_are_an_error():
-    task = Procedural("syllogism", "logic", **SMALL, extract="number")
-    with pytest.raises(ValueError, match=r"extract='number' .* cannot read the gold answer '(Yes|No)'"):
-        task.split("test")
-
-
-def test_candidates_that_lack_a_gold_are_an_error():
-    task = Procedural("syllogism", "logic", **SMALL, extract="word", candidates=["Yes"])
-    with pytest.raises(ValueError, match="cannot read the gold answer 'No'"):
-        task.split("test")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extract": "number"}, r"extract='number' .* cannot read the gold answer '(Yes|No)'"),
+        ({"extract": "word", "candidates": ["Yes"]}, "cannot read the gold answer 'No'"),
+    ],
+)
+def test_gold_answers_that_cannot_be_extracted_are_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        Procedural("syllogism", "logic", **SMALL, **options).split("test")
 
 
 def test_without_reasoning_gym_the_extra_is_named(monkeypatch):

@@ -1,4 +1,4 @@
-"""Rows from files, wheels and the hub, each way they can be wrong, and what is said of them afterwards."""
+"""Rows from files, wheels and the hub, how each is refused, and how each is described."""
 
 import gzip
 import hashlib
@@ -72,11 +72,9 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
         ("rows.json", "{'a': 1}", "rows.json is not JSON"),
         ("rows.json", '{"a": 1}\n{"a": 2}', "suffix must be .jsonl"),
         ("rows.json", '{"question": 1}', "holds a JSON dict; a list of objects"),
-        ("rows.json", "[1]", "entry 1, is a JSON int"),
-        ("rows.json", b"\xff\xfe", "not JSON"),
+        ("rows.json", "[1]", "entry 1, is a JSON int"), ("rows.json", b"\xff\xfe", "not JSON"),
         ("rows.jsonl", '{"question": "a", "answer": "b"}\nhello', "line 2, is not JSON"),
-        ("rows.jsonl", "[]", "line 1, is a JSON list"),
-        ("rows.parquet", "no parquet", "is not a parquet file"),
+        ("rows.jsonl", "[]", "line 1, is a JSON list"), ("rows.parquet", "no parquet", "is not a parquet file"),
         ("rows.jsonl.gz", "plain text", "is not a whole gzip file"),
         ("rows.jsonl.gz", gzip.compress(b"[" * 999)[:-9], "is not a whole gzip file"),
         ("rows.jsonl.gz", b"\x1f\x8b\x08\x00" + b"\xff" * 40, "is not a whole gzip file"),
@@ -86,33 +84,28 @@ def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
         ("rows.json", "[]", r"Split 'train' of toy \(rows.json\) is empty"),
         ("rows.jsonl", "\n", "'train' of toy .* is empty"),
     ],
-)
+)  # fmt: skip
 def test_a_file_that_cannot_be_read_says_why(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         read(written(tmp_path, name, content))
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"gone.json, which is not a file"):
-        read({"train": str(tmp_path / "gone.json")})
-
-
-def test_a_missing_column_names_those_present_and_the_near_miss(tmp_path):
-    rows = written(tmp_path, "rows.json", '[{"question": "a", "answers": "b"}]')
-    with pytest.raises(ValueError, match=r"'answer' is missing in row 1.*question, answers.*mean 'answers'"):
-        read(rows)
-
-
-def test_a_column_missing_in_a_later_row_is_found(tmp_path):
-    rows = written(tmp_path, "rows.jsonl", '{"question": "a", "answer": "b"}\n{"question": "c"}')
-    with pytest.raises(ValueError, match="'answer' is missing in row 2"):
-        read(rows)
-
-
-def test_a_split_without_a_file_is_refused(tmp_path):
-    rows = written(tmp_path, "rows.json", json.dumps(ROWS))
-    with pytest.raises(ValueError, match=r"of toy .*'trains'; allowed: train. Did you mean 'train'"):
-        read(rows, "trains")
+@pytest.mark.parametrize(
+    ("name", "content", "split", "error", "message"),
+    [
+        ("rows.json", '[{"question": "a", "answers": "b"}]', "train", ValueError,
+         r"'answer' is missing in row 1.*question, answers.*mean 'answers'"),
+        ("rows.jsonl", '{"question": "a", "answer": "b"}\n{"question": "c"}', "train", ValueError,
+         "'answer' is missing in row 2"),
+        ("rows.json", json.dumps(ROWS), "trains", ValueError,
+         r"of toy .*'trains'; allowed: train. Did you mean 'train'"),
+        ("gone.json", None, "train", FileNotFoundError, r"gone.json, which is not a file"),
+    ],
+)  # fmt: skip
+def test_missing_columns_files_and_splits_are_named(tmp_path, name, content, split, error, message):
+    files = {"train": str(tmp_path / name)} if content is None else written(tmp_path, name, content)
+    with pytest.raises(error, match=message):
+        read(files, split)
 
 
 @pytest.mark.parametrize("places", [{"hub_ids": ()}, {"data_files": {}}])
@@ -144,19 +137,14 @@ def wheel(monkeypatch, folder, content, member="package/data/rows.jsonl.gz"):
     return asked
 
 
-def test_a_file_of_a_wheel_is_fetched_once_and_read(monkeypatch, tmp_path):
-    asked = wheel(monkeypatch, tmp_path, gzip.compress(lines(ROWS).encode()))
-    files = {"train": "pypi:some-package==1.0.3/package/data/rows.jsonl.gz"}
-    assert read(files) == read(files) == ROWS
-    assert asked == ["some-package==1.0.3"]
-
-
-def test_a_wheel_is_described_by_its_name_and_version(monkeypatch, tmp_path):
+def test_a_file_of_a_wheel_is_fetched_once_and_described_by_its_name_and_version(monkeypatch, tmp_path):
     content = gzip.compress(lines(ROWS).encode())
-    wheel(monkeypatch, tmp_path, content)
+    asked = wheel(monkeypatch, tmp_path, content)
     name = "pypi:some-package==1.0.3/package/data/rows.jsonl.gz"
+    assert read({"train": name}) == ROWS
     packaged = source({"train": name})
     packaged.rows("train", COLUMNS)
+    assert asked == ["some-package==1.0.3"]
     assert packaged.describe() == {
         "source": name,
         "config": None,
@@ -208,24 +196,26 @@ def test_rows_of_the_hub_are_handed_on_without_reading_them(monkeypatch):
     assert source().rows("train", COLUMNS) is rows
 
 
-def test_a_column_missing_on_the_hub_is_an_error(monkeypatch):
-    hub(monkeypatch, on_hub([{"question": "a", "anser": "b"}]))
-    with pytest.raises(ValueError, match=r"'answer' is missing of split 'train' of toy \(org/set\).*mean 'anser'"):
-        source().rows("train", COLUMNS)
-
-
 @pytest.mark.parametrize(
-    "error",
+    ("result", "split", "error", "message"),
     [
-        ConnectionError("Couldn't reach 'org/set' on the Hub"),
-        datasets.exceptions.DatasetNotFoundError("Dataset 'org/set' doesn't exist on the Hub"),
-        FileNotFoundError("Couldn't find any data file"),
+        (on_hub([{"question": "a", "anser": "b"}]), "train", ValueError,
+         r"'answer' is missing of split 'train' of toy \(org/set\).*mean 'anser'"),
+        (on_hub([]), "test", ValueError, r"Split 'test' of toy \(org/set\) is empty"),
+        (ValueError("Unknown split \"val\". Should be one of ['train', 'test']."), "val", ValueError,
+         r"Split 'val' of 'org/set'.*one of \['train', 'test'\]"),
+        *((one, "train", ConnectionError, rf"data of toy .*'org/set' \(main\): {one}.*task.data_files=")
+          for one in (
+              ConnectionError("Couldn't reach 'org/set' on the Hub"),
+              datasets.exceptions.DatasetNotFoundError("Dataset 'org/set' doesn't exist on the Hub"),
+              FileNotFoundError("Couldn't find any data file"),
+          )),
     ],
-)
-def test_an_unreachable_hub_names_the_local_way(monkeypatch, error):
-    hub(monkeypatch, error)
-    with pytest.raises(ConnectionError, match=rf"data of toy .*'org/set' \(main\): {error}.*task.data_files="):
-        source(config="main").rows("train", COLUMNS)
+)  # fmt: skip
+def test_what_the_hub_cannot_give_is_refused(monkeypatch, result, split, error, message):
+    hub(monkeypatch, result)
+    with pytest.raises(error, match=message):
+        source(config="main").rows(split, COLUMNS)
 
 
 def test_offline_mode_of_the_installed_library_is_caught(monkeypatch, tmp_path):
@@ -235,39 +225,21 @@ def test_offline_mode_of_the_installed_library_is_caught(monkeypatch, tmp_path):
         source(hub_ids="org/set-that-is-in-no-cache").rows("train", COLUMNS)
 
 
-def test_an_unknown_split_of_the_hub_keeps_the_librarys_list(monkeypatch):
-    hub(monkeypatch, ValueError("Unknown split \"val\". Should be one of ['train', 'test']."))
-    with pytest.raises(ValueError, match=r"Split 'val' of 'org/set'.*one of \['train', 'test'\]"):
-        source().rows("val", COLUMNS)
-
-
-def test_an_empty_split_of_the_hub_is_an_error(monkeypatch):
-    hub(monkeypatch, on_hub([]))
-    with pytest.raises(ValueError, match=r"Split 'test' of toy \(org/set\) is empty"):
-        source().rows("test", COLUMNS)
-
-
-def test_a_data_set_that_moved_is_found_under_its_next_id(monkeypatch):
-    asked = hub(monkeypatch, GONE, on_hub())
+def test_a_data_set_that_moved_is_found_under_its_next_id_and_copies_are_never_mixed(monkeypatch):
+    asked = hub(monkeypatch, GONE, on_hub(), ConnectionError("no network"))
     moved = source(hub_ids=["org/old", "org/new", "org/other"])
     moved.rows("train", COLUMNS)
     assert asked == ["org/old", "org/new"]
     assert moved.describe()["source"] == "org/new"
+    with pytest.raises(ConnectionError, match=r"Tried 'org/new' \(default\): no network"):
+        moved.rows("test", COLUMNS)
+    assert asked == ["org/old", "org/new", "org/new"]
 
 
 def test_all_ids_that_were_tried_are_named(monkeypatch):
     hub(monkeypatch, GONE, ConnectionError("no network"))
     with pytest.raises(ConnectionError, match=r"'org/old' .*doesn't exist.*'org/new' .*no network.*task.data_files="):
         source(hub_ids=["org/old", "org/new"]).rows("train", COLUMNS)
-
-
-def test_splits_of_two_copies_are_never_mixed(monkeypatch):
-    asked = hub(monkeypatch, GONE, on_hub(), ConnectionError("no network"))
-    moved = source(hub_ids=["org/old", "org/new"])
-    moved.rows("train", COLUMNS)
-    with pytest.raises(ConnectionError, match=r"Tried 'org/new' \(default\): no network"):
-        moved.rows("test", COLUMNS)
-    assert asked == ["org/old", "org/new", "org/new"]
 
 
 def test_a_wrong_split_does_not_lead_to_another_copy(monkeypatch):
@@ -319,10 +291,4 @@ def test_a_hub_data_set_is_described_by_its_version_and_commit(monkeypatch, vers
         "version": expected,
         "splits": {"test": {"rows": 2, "fingerprint": data._fingerprint}},
     }
-
-
-def test_a_description_is_plain_json(monkeypatch):
-    hub(monkeypatch, on_hub(version=datasets.Version("1.0.0")))
-    described = source()
-    described.rows("test", COLUMNS)
     assert json.loads(json.dumps(described.describe())) == described.describe()

@@ -10,8 +10,8 @@ from t2.types import Example
 
 
 def test_a_wrong_choice_lists_the_allowed_ones():
-    with pytest.raises(ValueError, match=r"protocol is 'ofical'; allowed: fixed, official. Did you mean 'official'"):
-        check_choice("protocol", "ofical", ("official", "fixed"))
+    with pytest.raises(ValueError, match=r"splits is 'papr'; allowed: paper, t2. Did you mean 'paper'"):
+        check_choice("splits", "papr", ("t2", "paper"))
 
 
 @given(st.lists(st.sampled_from("abcdefABC "), min_size=1), st.integers(1, 5), st.integers(0, 3))

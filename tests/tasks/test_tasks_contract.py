@@ -1,8 +1,8 @@
-"""What every task promises, checked for each file of conf/task.
+"""The contract of a task: in short for each file of conf/task, in full for one file of each class.
 
-A new task joins by its YAML. One that reads rows (`data_files`) brings a few in tests/tasks/rows/NAME/, one
-JSONL file per split, and an overrides.yaml there if its default sizes need more rows than that. A task that others
-are nested in by its defaults list (`/task@PLACE: NAME`) gets their rows, and its own overrides.yaml.
+A new task joins by its YAML. One that reads rows (`data_files`) brings a few in tests/tasks/rows/NAME/, one JSONL file
+per split, and an overrides.yaml there if its default sizes need more rows than that. A task that others are nested in
+by its defaults list (`/task@KEY: NAME`) gets their rows, and its own overrides.yaml.
 """
 
 import json
@@ -23,14 +23,16 @@ CONF = Path(__file__).parents[2] / "conf"
 ROWS = Path(__file__).parent / "rows"
 NAMES = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 
-pytestmark = pytest.mark.parametrize("name", NAMES, scope="module")  # one task after the other
 
-
-def build(name):
+def config_of(name):
     with initialize_config_dir(str(CONF), version_base=None):
         config = compose(overrides=[f"+task={name}"]).task
     OmegaConf.set_struct(config, False)  # an overrides.yaml may name an argument that the YAML leaves at its default
-    return instantiate(with_rows(config, name))
+    return config
+
+
+def build(name):
+    return instantiate(with_rows(config_of(name), name))
 
 
 def with_rows(config, name):
@@ -40,12 +42,23 @@ def with_rows(config, name):
         assert files, f"conf/task/{name}.yaml reads rows; put a few into {ROWS / name}/SPLIT.jsonl"
         config.data_files = files
     for entry in OmegaConf.load(CONF / "task" / f"{name}.yaml").get("defaults", []):
-        if "@" in str(entry):
-            ((place, choice),) = entry.items()
-            place = place.partition("@")[2]
-            OmegaConf.update(config, place, with_rows(OmegaConf.select(config, place), choice), merge=False)
+        if not isinstance(entry, str):  # {/task@KEY: NAME}
+            ((nested, choice),) = entry.items()
+            key = nested.partition("@")[2]
+            OmegaConf.update(config, key, with_rows(OmegaConf.select(config, key), choice), merge=False)
     overrides = ROWS / name / "overrides.yaml"
     return OmegaConf.merge(config, OmegaConf.load(overrides)) if overrides.exists() else config
+
+
+def one_of_each_class():
+    """A name for each class, and for each way in which one class asks or reads its answers."""
+    configs = {name: config_of(name) for name in NAMES}
+    kinds = {name: (one["_target_"], one.get("extract"), one.get("ask")) for name, one in configs.items()}
+    return sorted({kind: name for name, kind in reversed(kinds.items())}.values())
+
+
+each_task = pytest.mark.parametrize("name", NAMES, scope="module")  # one task after the other
+each_class = pytest.mark.parametrize("name", one_of_each_class(), scope="module")
 
 
 @lru_cache(maxsize=1)  # data sets of tens of thousands of rows would slow down whatever runs after them
@@ -53,49 +66,37 @@ def shared(name):
     return build(name)
 
 
-def test_is_a_task_named_after_its_file(name):
-    assert isinstance(shared(name), Task)
-    assert shared(name).name == name
-
-
-def test_states_an_answer_budget(name):
-    assert shared(name).max_new_tokens >= 1
-
-
-def test_no_split_is_empty(name):
-    assert all(len(shared(name).split(split)) > 0 for split in SPLITS)
-
-
-def test_no_prompt_stands_in_two_splits(name):
-    seen = cache(lambda image: image.load().tobytes())  # the same question may be asked of many images
-    train, val, test = ({(one.prompt, *map(seen, one.images)) for one in shared(name).split(split)} for split in SPLITS)
-    assert not train & val
-    assert not train & test
-    assert not val & test
-
-
-def test_an_unknown_split_is_refused_with_a_hint(name):
-    with pytest.raises(ValueError, match="Did you mean 'test'"):
-        shared(name).split("tests")
-
-
-def test_another_instance_has_the_same_examples(name):
-    other = build(name)
-    assert all(list(other.split(split)) == list(shared(name).split(split)) for split in reversed(SPLITS))
-
-
-def test_every_reference_answer_scores_one(name):
+@each_task
+def test_has_a_name_a_length_limit_and_disjoint_splits_whose_references_are_right(name):
     task = shared(name)
+    assert isinstance(task, Task)
+    assert task.name == name
+    assert task.max_new_tokens >= 1
+    pixels = cache(lambda image: image.load().tobytes())  # the same question may be asked of many images
+    seen = [{(one.prompt, *map(pixels, one.images)) for one in task.split(split)} for split in SPLITS]
+    assert all(seen)
+    assert len(set.union(*seen)) == sum(map(len, seen))
     for split in SPLITS:
         assert all(task.score(one, one.answer) == 1.0 for one in task.split(split))
 
 
+@each_class
+def test_another_instance_has_the_same_examples_and_leaves_global_random_state_alone(name):
+    before = random.getstate()
+    other = build(name)
+    assert all(list(other.split(split)) == list(shared(name).split(split)) for split in reversed(SPLITS))
+    other.score(other.split("test")[0], "no letter here")
+    assert random.getstate() == before
+
+
+@each_class
 @pytest.mark.parametrize("text", ["", "qqq zzz", "\n", "12345678987654321"])
 def test_a_wrong_answer_scores_zero(name, text):
     task = shared(name)
     assert all(task.score(one, text) == 0.0 for one in task.split("test"))
 
 
+@each_class
 def test_the_answer_of_another_question_scores_zero(name):
     task = shared(name)
     first, *others = task.split("test")
@@ -103,6 +104,7 @@ def test_the_answer_of_another_question_scores_zero(name):
     assert task.score(first, different.answer) == 0.0
 
 
+@each_class
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=200))
 def test_any_text_scores_between_zero_and_one(name, text):
@@ -110,6 +112,7 @@ def test_any_text_scores_between_zero_and_one(name, text):
     assert 0.0 <= task.score(task.split("test")[0], text) <= 1.0
 
 
+@each_class
 def test_a_grade_is_the_score(name):
     task = shared(name)
     for one in task.split("test"):
@@ -117,17 +120,13 @@ def test_a_grade_is_the_score(name):
             assert grade(task, one, text).score == task.score(one, text)
 
 
-def test_what_it_says_of_its_data_is_plain_json_without_a_folder(name):
+@each_class
+def test_about_is_plain_json_without_a_folder_and_an_unknown_split_is_refused(name):
     task = shared(name)
+    with pytest.raises(ValueError, match="Did you mean 'test'"):
+        task.split("tests")
     if isinstance(task, DocumentedTask):
         task.split("test")
         about = json.dumps(task.about())
         assert json.loads(about) == task.about()
         assert str(ROWS) not in about
-
-
-def test_global_random_state_is_left_alone(name):
-    before = random.getstate()
-    task = build(name)
-    task.score(task.split("test")[0], "no letter here")
-    assert random.getstate() == before

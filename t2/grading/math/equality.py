@@ -1,13 +1,12 @@
-r"""Whether an answer to a mathematics question means the same as the reference: cheap rules first, math-verify after.
+r"""Comparing an answer with the reference of a mathematics question: cheap rules first, then math-verify.
 
-Cheap rules (`normalized`, `cheaply_equal`) see "\frac14", "0.25" and "1/4" as one, and "(1,2)" and "1,2" as two; they
-never compute, so a tower of powers costs them nothing. Only where they do not decide, math-verify
+The cheap rules (`normalized`, `cheaply_equal`) accept "\frac14", "0.25" and "1/4" as equal, and "(1,2)" and "1,2" as
+different; they never evaluate, so that a tower of powers costs nothing. Where they do not decide, math-verify
 (https://github.com/huggingface/Math-Verify, 0.9) compares both as expressions, in processes that are killed after a
-deadline. Texts longer than `MAX_CHARS` are not given to it.
+deadline. Texts longer than `MAX_CHARS` are not passed to it.
 
-It judges an answer that has been extracted (`t2.grading.answers.boxed`); it does not look for one in prose. Percent,
-degree and currency signs are left out, as is usual for MATH: "10\%" is "10". The equality of the paper's code is
-another: `t2.grading.math.paper_equality`.
+The answer must have been extracted (`t2.grading.answers.boxed`). Percent, degree and currency signs are ignored, as is
+usual for MATH: "10\%" equals "10".
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from functools import lru_cache
 
 from t2.grading.math.worker_pool import WorkerPool
 
-MAX_CHARS = 500  # of a text that is read as an expression; the longest reference of MATH has about 160
+MAX_CHARS = 500  # of a text passed to math-verify; the longest reference of MATH has about 160
 MAX_NUMBER_CHARS = 100
 
-# In this order. A command becomes a space rather than nothing where its neighbors could grow together ("3^\circ 4").
+# Applied in this order. A command becomes a space where its neighbors could otherwise be joined ("3^\circ 4").
 _REWRITES = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
@@ -35,7 +34,7 @@ _REWRITES = tuple(
         (r"\\!", ""),
         (r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\})|°|\\degrees?(?![A-Za-z])", " "),
         (r"\\?[%$]", " "),
-        (r"\\[()\[\]]", " "),  # the signs around a formula, not its parentheses
+        (r"\\[()\[\]]", " "),  # delimiters of a formula, not its parentheses
         (r"\\(?:[,;:> ]|q?quad(?![A-Za-z]))|~", " "),
         (r"\\(?:text(?:rm|bf|it|normal)?|mbox|mathrm)\s*\{([^{}]*)\}", r" \1 "),
         (r"\\(frac|sqrt)\s*([0-9])", r"\\\1{\2}"),
@@ -53,17 +52,17 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 def normalized(text: str) -> str:
-    """The text without what does not change its meaning: spacing, font, delimiters, units' signs, a final period."""
+    """Removes what does not change the meaning: spacing, font, delimiters, signs of units, a final period."""
     for pattern, by in _REWRITES:
         text = pattern.sub(by, text)
     text = " ".join(text.split()).rstrip(" .")
     if _GROUPED.fullmatch(text):
         return text.replace(",", "")
-    return re.sub(r",(?=.)", ", ", _LOOSE_SPACE.sub("", text))  # a list keeps its space: "1, 234" is not 1,234
+    return re.sub(r",(?=.)", ", ", _LOOSE_SPACE.sub("", text))  # lists keep their spaces: "1, 234" is not 1,234
 
 
 def cheaply_equal(a: str, b: str) -> bool:
-    """Whether both are the same after `normalized`, or the same plain number; symmetric, and never costly."""
+    """Returns whether both have the same normalized text or are the same number; symmetric, in linear time."""
     one, other = normalized(a), normalized(b)
     if one and one == other:
         return True
@@ -72,16 +71,17 @@ def cheaply_equal(a: str, b: str) -> bool:
 
 
 class MathGrader:
-    """Compares answers with references; used by any number of threads, ended by `close` or with the program."""
+    """Compares answers with references; thread-safe. Its processes end with `close` or with the program."""
 
     def __init__(self, deadline_s: float = 5.0, workers: int = 2) -> None:
-        """Nothing starts before the first answer that the cheap rules do not decide.
+        """Configures the processes, which start at the first answer that the cheap rules do not decide.
 
-        `deadline_s` is the longest that one answer takes a worker. A machine so busy that an honest comparison takes
-        as long gets it wrong.
+        Args:
+            deadline_s: seconds after which a comparison is given up and counts as unequal, also on a busy machine.
+            workers: number of processes.
 
         Raises:
-            ValueError: no time or no worker is allowed.
+            ValueError: `deadline_s` is not above 0, or `workers` is below 1.
         """
         if not deadline_s > 0 or workers < 1:
             raise ValueError(
@@ -92,14 +92,14 @@ class MathGrader:
         self._lock = threading.Lock()
         self._pool: WorkerPool | None = None
         self._end_pool: Callable[[], object] | None = None
-        # Samples of one prompt are often equal, and a hostile one must not cost its deadline each time.
+        # Samples of one prompt are often equal, and an adversarial one must not cost its deadline each time.
         self._verdict = lru_cache(maxsize=8192)(self._ask)
 
     def equivalent(self, gold: str, answer: str) -> bool:
-        """Whether the answer means what the reference means; no text makes it raise or wait beyond the deadline.
+        """Returns whether the answer is equivalent to the reference, within the deadline whatever the text.
 
         Raises:
-            RuntimeError: the processes that compare expressions do not start.
+            RuntimeError: the processes do not start.
         """
         if cheaply_equal(gold, answer):
             return True
@@ -109,12 +109,12 @@ class MathGrader:
         return all(map(_is_askable, expressions)) and self._verdict(*expressions)
 
     def can_parse(self, gold: str) -> bool:
-        """Whether the reference is a number or an expression that math-verify reads; Raises as `equivalent`."""
+        """Returns whether the reference is a number or parses with math-verify; raises as `equivalent`."""
         expression = _expression(gold)
         return _number(normalized(gold)) is not None or (_is_askable(expression) and self._verdict(expression))
 
     def close(self) -> None:
-        """End the processes. They start again if the grader is used again."""
+        """Ends the processes, which start again if the grader is used again."""
         with self._lock:
             if self._end_pool is not None:
                 self._end_pool()
@@ -154,5 +154,5 @@ def _is_askable(text: str) -> bool:
     for brace in _BRACE.finditer(text[: MAX_CHARS + 1]):
         depth += {"{": 1, "}": -1}.get(brace[0], 0)
         if depth < 0:
-            return False  # it would leave its box
+            return False  # it would close the \\boxed{ around it
     return depth == 0 and 0 < len(text) <= MAX_CHARS

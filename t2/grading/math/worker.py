@@ -1,13 +1,13 @@
-r"""The process in which math-verify compares two expressions; `t2.grading.math.worker_pool` starts it and talks to it.
+r"""Script of a worker process that compares two expressions with math-verify; started by `t2.grading.math.worker_pool`.
 
-Each line of its input is a JSON list, [gold] or [gold, answer]; each line of its output is `true` or `false`: whether
-an expression can be read in the gold, or whether both mean the same. It runs as a script, imports nothing of t2 (a
-start takes about a second), ends with its input, and limits its own memory and time. Only a signal can stop
-math-verify, and only the main thread receives one: hence a process of its own. Its own timeouts count seconds on the
-wall, in which an honest comparison fails on a busy machine. Here a request gets `BUDGET_S` of processor time, and ends
-shortly before the parent's deadline (the only argument, in seconds): that kills, and a new process costs a start.
+Each line of the input is a JSON list, [gold] or [gold, answer]; each line of the output is `true` or `false`: whether
+the gold answer parses as an expression, or whether both are equivalent. The script imports nothing of t2 (a start takes
+about a second), ends with its input, and limits its own memory and time. math-verify can be interrupted by a signal
+only, which only the main thread receives; hence a process of its own. Its own timeouts count wall-clock time, in which
+a correct comparison fails on a busy machine. Here a request gets `BUDGET_S` of processor time, and ends shortly before
+the parent's deadline (the only argument, in seconds), at which the process is killed and a new one must start.
 
-A parsed value is never printed, logged or sent: writing one out may take for ever.
+A parsed expression is never printed, logged or sent, since formatting one may never end.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.errors import TimeoutException
 
-BUDGET_S = 2.0  # of processor time for a request
+BUDGET_S = 2.0  # processor time of a request
 WALL_SHARE = 0.75  # of the deadline
-CPU_S = 30  # the kernel's limit for it; ends a worker that hangs in C code and has lost the process that would kill it
+CPU_S = 30  # the kernel's limit of a request, for a worker that hangs in C code after its parent has ended
 MEMORY_BYTES = 2 * 1024**3
-# Only what stands in the box that `_read` puts around the text: no number picked out of prose.
+# Parses the \boxed{} that `_read` puts around the text, and no number in prose.
 _BOXED = [LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False)]
-# Loads and builds what the first comparisons would wait for.
+# Loads modules and builds caches before the first request.
 _WARM_UP = (
     ("x^2 - 1", "(x - 1)(x + 1)"),
     ("2x", "2"),
@@ -41,7 +41,7 @@ _WARM_UP = (
 
 
 class UnreadableError(ValueError):
-    """No expression can be read in a text."""
+    """A text does not parse as an expression."""
 
 
 def _read(text: str) -> list[Any]:
@@ -52,12 +52,12 @@ def _read(text: str) -> list[Any]:
 @lru_cache(maxsize=4096)
 def _read_gold(text: str) -> list[Any]:
     if not (found := _read(text)):
-        raise UnreadableError  # raised, so that it is not remembered: it may be readable with more of the budget
+        raise UnreadableError  # an exception is not cached: the text may parse with more of the budget left
     return found
 
 
 def readable(gold: str) -> bool:
-    """Whether math-verify reads an expression, not merely a string, in the text."""
+    """Returns whether math-verify parses the text as an expression, not merely as a string."""
     try:
         return any(not isinstance(one, str) for one in _read_gold(gold))
     except UnreadableError:
@@ -65,7 +65,7 @@ def readable(gold: str) -> bool:
 
 
 def equivalent(gold: str, answer: str) -> bool:
-    """Whether both mean the same; order matters ("x = 5" may answer 5 where the gold is "5")."""
+    """Returns whether both are equivalent; not symmetric (the gold "0 <= x <= 1" accepts "[0, 1]" only)."""
     try:
         return bool(verify(_read_gold(gold), _read(answer), timeout_seconds=None))
     except UnreadableError:
@@ -73,8 +73,8 @@ def equivalent(gold: str, answer: str) -> bool:
 
 
 def decide(request: list[str], wall_s: float) -> bool:
-    """The verdict on a request, False once `BUDGET_S` or the time on the wall is spent. Main thread only."""
-    # math-verify catches its timeout and tries the next thing: the signals come again until all has been given up.
+    """Returns the verdict on a request, False once `BUDGET_S` or `wall_s` is used up. Main thread only."""
+    # math-verify catches a timeout and goes on with its next rule, so that the signals repeat until it has given up.
     signal.setitimer(signal.ITIMER_PROF, BUDGET_S, BUDGET_S / 20)
     signal.setitimer(signal.ITIMER_REAL, wall_s, wall_s / 20)
     try:
@@ -91,14 +91,14 @@ def _expire(*_: object) -> None:
 
 
 def limit_memory() -> None:
-    """No more than `MEMORY_BYTES` of address space, and less where less is allowed already."""
+    """Limits the address space to `MEMORY_BYTES`, or to the hard limit if that is lower."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
 
 def limit_cpu() -> None:
-    """`CPU_S` more seconds of processor time from now on."""
+    """Limits the processor time to `CPU_S` seconds from now on."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     limit = int(used.ru_utime + used.ru_stime) + CPU_S
@@ -106,12 +106,12 @@ def limit_cpu() -> None:
 
 
 def main(deadline_s: float) -> None:
-    """Answer requests until the input ends."""
-    logging.disable(logging.CRITICAL)  # math-verify warns of every timeout
+    """Answers requests until the input ends."""
+    logging.disable(logging.CRITICAL)  # math-verify logs a warning at every timeout
     for expired in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(expired, _expire)
     replies = os.dup(sys.stdout.fileno())
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no reply
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # output of a library is not a reply
     limit_memory()
     for gold, answer in _WARM_UP:
         equivalent(gold, answer)

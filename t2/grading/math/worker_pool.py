@@ -1,9 +1,9 @@
-"""A few processes that compare expressions, each of which is killed and replaced when it does not answer in time.
+"""A pool of worker processes that compare expressions, each of which is killed and replaced at a deadline.
 
-One hostile expression costs its own answer, never another that is compared at the same time. A replacement starts in
-the background, and nobody is handed a process that is not ready. The processes (`t2/grading/math/worker.py`) are plain
-children with two pipes, not of `multiprocessing`: that would run the user's script again in each of them, and import
-torch with it. Knows nothing of mathematics.
+An adversarial expression costs its own answer, never another that is compared at the same time. Replacements start in
+the background, and no request is sent to a process that is not ready. The processes (`t2/grading/math/worker.py`) are
+plain children with two pipes rather than those of `multiprocessing`, which would run the user's script again and import
+torch in each of them. Nothing here depends on mathematics.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from pathlib import Path
 from queue import SimpleQueue
 
 _SCRIPT = Path(__file__).with_name("worker.py")
-_START_S = 120.0  # imports from a cold network disk
+_START_S = 120.0  # enough for imports from a slow network disk
 _TRIES = 3
 
 
 class WorkerPool:
-    """`workers` processes for any number of threads; nothing starts before it is made, `close` ends all."""
+    """Distributes the requests of any number of threads to `workers` processes, which `close` ends."""
 
     def __init__(self, workers: int, deadline_s: float) -> None:
-        """Start the processes; they are ready a second or more later."""
+        """Starts the processes, which are ready after a second or more."""
         self._deadline_s = deadline_s
-        self._idle: SimpleQueue[_Worker | str] = SimpleQueue()  # a string says why there will be no more workers
+        self._idle: SimpleQueue[_Worker | str] = SimpleQueue()  # a string: why no worker is left
         self._running: set[_Worker] = set()
         self._lock = threading.Lock()
         self._closed = False
-        # Requests queue here, first come first served; who waits for a worker itself can be overtaken for ever.
+        # The queue of requests, first in, first out; threads that waited for a worker directly could starve.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="math-worker")
         for _ in range(workers):
             self._start()
 
     def ask(self, request: Sequence[str]) -> bool:
-        """The verdict of a worker, False where none came before the deadline; a wait for an idle one is not counted.
+        """Returns the verdict of a worker, False at the deadline, which does not include the wait for an idle worker.
 
         Raises:
             RuntimeError: no worker can be started, or the pool is closed.
@@ -49,7 +49,7 @@ class WorkerPool:
         return self._threads.submit(self._ask, request).result()
 
     def close(self) -> None:
-        """End all processes; who waits for one gets a RuntimeError."""
+        """Ends all processes; requests that wait for one raise a RuntimeError."""
         with self._lock:
             self._closed = True
             for worker in self._running:
@@ -63,7 +63,7 @@ class WorkerPool:
             worker = self._take()
             try:
                 verdict = worker.ask(request, self._deadline_s)
-            except BrokenPipeError:  # it ended while it was idle: not this request's fault
+            except BrokenPipeError:  # it ended while it was idle, not because of this request
                 self._replace(worker)
                 continue
             if verdict is None:
@@ -78,7 +78,7 @@ class WorkerPool:
     def _take(self) -> _Worker:
         worker = self._idle.get()
         if isinstance(worker, str):
-            self._idle.put(worker)  # for the next one who waits
+            self._idle.put(worker)  # for the next request that waits
             raise RuntimeError(worker)
         return worker
 
@@ -88,9 +88,9 @@ class WorkerPool:
                 return
             worker = _Worker(self._deadline_s)
             self._running.add(worker)
-        threading.Thread(target=self._welcome, args=(worker,), name="math-worker-start", daemon=True).start()
+        threading.Thread(target=self._await_start, args=(worker,), name="math-worker-start", daemon=True).start()
 
-    def _welcome(self, worker: _Worker) -> None:
+    def _await_start(self, worker: _Worker) -> None:
         if worker.reply(_START_S) is not None:
             self._idle.put(worker)
         elif not self._closed:
@@ -107,7 +107,7 @@ class WorkerPool:
 
 
 class _Worker:
-    """One process and the pipes to it; used by one thread at a time."""
+    """A process and the pipes to it; used by one thread at a time."""
 
     def __init__(self, deadline_s: float) -> None:
         self._process = subprocess.Popen(
@@ -115,20 +115,20 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
-            env={**os.environ, "PYTHONHASHSEED": "0"},  # the order of terms decides how far a comparison gets
-            start_new_session=True,  # Ctrl-C is for the run, which then closes the pool
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # whether a comparison finishes depends on the order of terms
+            start_new_session=True,  # Ctrl-C reaches the run only, which closes the pool
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._requests, self._replies = self._process.stdin.fileno(), self._process.stdout.fileno()
 
     def ask(self, request: Sequence[str], deadline_s: float) -> bool | None:
-        """The verdict, or None if it did not come in time or the process ended; BrokenPipeError if it had before."""
-        os.write(self._requests, json.dumps(request).encode() + b"\n")  # fits the pipe, which is empty
+        """Returns the verdict, or None at the deadline or the process's end; BrokenPipeError if it had ended before."""
+        os.write(self._requests, json.dumps(request).encode() + b"\n")  # never blocks: it fits into the empty pipe
         return self.reply(deadline_s)
 
     def reply(self, deadline_s: float) -> bool | None:
-        """The next line from the process, or None if it does not come in time or at all."""
+        """Returns the next line from the process, or None at the deadline or if the process ends."""
         line, end = b"", time.monotonic() + deadline_s
         while not line.endswith(b"\n"):
             if not wait([self._replies], max(0.0, end - time.monotonic())):
@@ -139,6 +139,6 @@ class _Worker:
         return line == b"true\n"
 
     def kill(self) -> None:
-        """End the process now; the pipes close with the object."""
+        """Kills the process; the pipes are closed with the object."""
         self._process.kill()
         self._process.wait()

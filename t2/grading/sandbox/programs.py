@@ -1,9 +1,9 @@
-"""Reading a Python program out of a model's text, and a test's entry point out of its asserts.
+"""Extracting a Python program from a completion, and the name of the tested function from asserts.
 
-Pure functions on text; nothing is executed here. What reads a model's text never raises and takes bounded time,
-whatever the text. `cut_program` does what EvalPlus's `sanitize` (evalplus 26d6d00, 2025-10-02) is for, with `ast`
-and scopes in place of tree-sitter and names: a longest prefix instead of a longest span, since an answer behind an
-open fence starts with code. `legacy_sanitize` follows that project's older sanitizer, defects included.
+Pure functions on text; nothing is executed here. Those that read a completion never raise and take bounded time,
+whatever the text. `cut_program` serves the purpose of EvalPlus's `sanitize` (evalplus 26d6d00, 2025-10-02), with `ast`
+and `symtable` instead of tree-sitter, and with the longest prefix that parses instead of the longest span, since a
+completion after an open fence begins with code.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass
 
 _FENCE = re.compile(r"```(?:(python3?|py)\b[ \t]*\n?)?", re.IGNORECASE)
 _NOT_PYTHON = re.compile("[\x00\ud800-\udfff]")  # no Python source can hold these
-_MAX_CHARS = 30_000  # of a text that is looked at; answers are a few thousand long
-_PARSE_BUDGET = 150_000  # characters parsed per text; at most a few seconds, for a text made to be slow
+_MAX_CHARS = 30_000  # longest part of a text that is read; completions have a few thousand
+_PARSE_BUDGET = 150_000  # characters parsed per text: a few seconds for an adversarial text
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 
 
 def unix_newlines(text: str) -> str:
-    """The text with every line end, Windows' and old Macintosh's too, as one line feed."""
+    """Converts the line ends of Windows and old Macintosh to line feeds."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def normalized_source(code: str) -> str:
-    """Reference code with line feeds only, and indented with blanks: a tab reaches the next multiple of four."""
+    """Converts line ends to line feeds, and tabs in the indentation to spaces with tab stops of four."""
     lines = unix_newlines(code).split("\n")
     bodies = [line.lstrip(" \t") for line in lines]
     return "\n".join(
@@ -39,10 +39,10 @@ def normalized_source(code: str) -> str:
 
 
 def fenced_code(text: str) -> str:
-    """The first fenced block with anything in it, closed or not; the whole text if it has no fence.
+    """Returns the first fenced block that is not blank, closed or not, or the whole text if it has no fence.
 
-    Where a prefill opened the fence, give it with the text. A fence marked as Python always opens a block, so a model
-    that opens the fence a second time is understood.
+    If the response prefix opened the fence, `text` must begin with it. A fence marked as Python always opens a block,
+    since a model may open the fence a second time.
     """
     start = None
     for fence in _FENCE.finditer(text):
@@ -58,10 +58,11 @@ def fenced_code(text: str) -> str:
 
 
 def cut_program(text: str, entry_point: str) -> str:
-    """The longest prefix of whole lines that parses, without what the entry point does not need.
+    """Returns the longest prefix of whole lines that parses, without statements that the entry point does not need.
 
-    Imports, the entry point and the definitions it reaches stay; calls, prints and asserts at the top level go. A text
-    of which no prefix parses, or whose prefix does not define the entry point, stays as it is: running it says why.
+    Imports, the entry point and the definitions it reaches are kept; calls, prints and asserts at the top level are
+    dropped. The text is returned unchanged if no prefix parses or the prefix does not define the entry point; running
+    it then gives the reason.
     """
     source = unix_newlines(text)
     bad = _NOT_PYTHON.search(source)
@@ -83,7 +84,7 @@ def cut_program(text: str, entry_point: str) -> str:
 
 
 def defines(code: str, name: str) -> bool:
-    """Whether running `code` binds `name` at its top level, by a definition, an assignment or an import."""
+    """Returns whether `code` binds `name` at the top level, by a definition, an assignment or an import."""
     try:
         return name in _bound(symtable.symtable(code, "<program>", "exec"))
     except _UNPARSABLE:
@@ -91,9 +92,9 @@ def defines(code: str, name: str) -> bool:
 
 
 def entry_point_of(test_list: Sequence[str]) -> str:
-    """The function that asserts test: the first call of a plain name that is not a wrapper such as `set` or `len`.
+    """Returns the name of the function that asserts test: the first one called that is no wrapper like `set` or `len`.
 
-    A built-in's name counts only if nothing else is called (MBPP has solutions named `sum`).
+    The name of a built-in is returned only if no other function is called (MBPP has solutions named `sum`).
 
     Raises:
         ValueError: an assert does not parse, or none calls anything by name.
@@ -117,45 +118,8 @@ def entry_point_of(test_list: Sequence[str]) -> str:
     return wrappers[0]
 
 
-def legacy_sanitize(text: str, entry_point: str) -> str:
-    """What the sanitizer of the paper's EvalPlus leaves of a program (`evalplus/lecacy_sanitize.py`, same rules).
-
-    A definition of the entry point without the literal "    return " before the next `def` is dropped. Of the rest,
-    lines at the margin other than `def`, `import` and `from` go, and everything from an `if`, a `print` or a
-    docstring there on; other functions that do not parse go too.
-    """
-    head, *pieces = re.split(rf"def {re.escape(entry_point)}\s*\(", "\n" + text.strip())
-    opening = f"def {entry_point}("
-    bodies = [piece for piece in pieces if "    return " in piece.split("\ndef", 1)[0]]
-    code = head + _legacy_lines(opening + opening.join(bodies)) if bodies else head
-    first, *functions = code.split("\ndef ")
-    own = (f"{entry_point} ", f"{entry_point}(")
-    kept = [one for one in functions if one.strip().startswith(own) or _parses(f"\ndef {one}")]
-    return "\ndef ".join([first, *kept]).strip()
-
-
-def _legacy_lines(code: str) -> str:
-    kept = []
-    for line in code.splitlines():
-        if line.startswith(('"""', "if", "print")):
-            break
-        body = line.lstrip()
-        if body and body == line and not line.startswith(("def ", "import ", "from ")):
-            continue
-        kept.append(f" {line}" if len(line) - len(body) == 3 else line)
-    return "\n".join(kept)
-
-
-def _parses(code: str) -> bool:
-    try:
-        ast.parse(code)
-    except _UNPARSABLE:
-        return False
-    return True
-
-
 def _longest_prefix(lines: list[str]) -> tuple[ast.Module, list[str]] | None:
-    """The tree and the lines of the longest prefix that parses and is not blank; None within the budget."""
+    """Returns the tree and the lines of the longest prefix that parses, or None if it is blank or beyond the budget."""
     budget = _PARSE_BUDGET
     while lines and budget > 0:
         code = "\n".join(lines)
@@ -167,7 +131,7 @@ def _longest_prefix(lines: list[str]) -> tuple[ast.Module, list[str]] | None:
             line = error.lineno if error.lineno is not None else len(lines) // 2 + 1
             lines = lines[: min(max(line, 1), len(lines)) - 1]
         except _UNPARSABLE:
-            lines = lines[: len(lines) // 2]  # nested too deeply, and nobody says where
+            lines = lines[: len(lines) // 2]  # nested too deeply; the error has no line
         else:
             return (tree, lines) if tree.body else None
     return None
@@ -175,7 +139,7 @@ def _longest_prefix(lines: list[str]) -> tuple[ast.Module, list[str]] | None:
 
 @dataclass(frozen=True)
 class _Statement:
-    """Statements at the top level that share lines, the names they bind and the global names they use."""
+    """Top-level statements that share lines, the names that they bind and the global names that they use."""
 
     source: str
     is_import: bool
@@ -184,7 +148,7 @@ class _Statement:
 
 
 def _by_lines(body: Sequence[ast.stmt]) -> Iterator[list[ast.stmt]]:
-    """Statements in groups that do not share a line with each other (`a = 1; b = 2` is one group)."""
+    """Groups statements that share a line (`a = 1; b = 2` is one group)."""
     group: list[ast.stmt] = []
     for node in body:
         if group and _first_line(node) > (group[-1].end_lineno or 0):
@@ -217,7 +181,7 @@ def _bound(top: symtable.SymbolTable) -> set[str]:
 
 
 def _changed(node: ast.stmt) -> Iterator[str]:
-    """Names whose items or attributes a statement sets, as in `sieve[0] = False`."""
+    """Yields the names whose items or attributes a statement sets, as in `sieve[0] = False`."""
     if isinstance(node, _DEFINITIONS):
         return
     for part in ast.walk(node):
@@ -240,15 +204,15 @@ def _used(top: symtable.SymbolTable) -> Iterator[str]:
 
 
 def _reachable(statements: Sequence[_Statement], entry_point: str) -> list[_Statement]:
-    """The imports, and what the entry point needs, in order."""
+    """Returns the imports and the statements that the entry point needs, in order."""
     binding = defaultdict(list)
-    for number, statement in enumerate(statements):
+    for index, statement in enumerate(statements):
         for name in statement.binds:
-            binding[name].append(number)
-    kept = {number for number, statement in enumerate(statements) if statement.is_import}
+            binding[name].append(index)
+    kept = {index for index, statement in enumerate(statements) if statement.is_import}
     names = [entry_point]
     while names:
-        new = [number for number in binding.pop(names.pop(), ()) if number not in kept]
+        new = [index for index in binding.pop(names.pop(), ()) if index not in kept]
         kept.update(new)
-        names.extend(name for number in new for name in statements[number].uses)
-    return [statements[number] for number in sorted(kept)]
+        names.extend(name for index in new for name in statements[index].uses)
+    return [statements[index] for index in sorted(kept)]
