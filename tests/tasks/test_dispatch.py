@@ -117,10 +117,7 @@ def test_the_label_named_first_is_the_answer(text, score):
 
 
 def test_the_prompt_lists_every_label_once_with_its_description():
-    one, undescribed = (
-        dispatch(descriptions={"math": "sums\n and products"}).split("val")[0],
-        dispatch().split("val")[0],
-    )
+    one = dispatch(descriptions={"math": "sums\n and products"}).split("val")[0]
     lines = one.prompt.splitlines()
     assert lines.count("- math: sums and products") == 1
     assert lines.count("- words") == 1

@@ -85,7 +85,7 @@ def every_way(folder, content):
 
 
 @pytest.mark.parametrize("content", [encoded(), encoded(form="BMP"), encoded(form="WEBP", lossless=True)])
-def test_every_place_gives_the_same_rgb_image(tmp_path, content):
+def test_every_source_gives_the_same_rgb_image(tmp_path, content):
     for way, image in every_way(tmp_path, content).items():
         assert image.load().mode == "RGB", way
         assert np.array_equal(pixels(image), COLOR), way
@@ -109,7 +109,7 @@ def test_every_mode_becomes_rgb(tmp_path, image):
         assert (one.load().mode, one.load().size) == ("RGB", (8, 6))
 
 
-def test_a_image_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_path):
+def test_an_image_of_a_camera_held_sideways_stands_upright_wherever_it_is(tmp_path):
     for way, image in every_way(tmp_path, turned()).items():
         assert np.array_equal(pixels(image), np.rot90(COLOR, -1)), way
 
@@ -185,7 +185,7 @@ def test_a_value_that_is_no_image_is_refused(value):
         row(value).load()
 
 
-def test_a_image_that_breaks_only_when_its_data_is_read_is_refused():
+def test_an_image_that_breaks_only_when_its_data_is_read_is_refused():
     late = Image.open(io.BytesIO(encoded(BIG)[:-400]))
     with pytest.raises(ValueError, match="cannot be decoded"):
         row(late).load()
@@ -221,7 +221,7 @@ def test_other_pixels_are_refused(values):
         lambda n: RowImage([], 0, source=f"split {n}"),
     ],
 )  # fmt: skip
-def test_places_make_images_the_same_or_not(make):
+def test_references_make_images_equal_or_not(make):
     assert make(1) == make(1)
     assert hash(make(1)) == hash(make(1))
     assert make(1) != make(2)
