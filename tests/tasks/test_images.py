@@ -85,7 +85,7 @@ def every_way(folder, content):
 
 
 @pytest.mark.parametrize("content", [encoded(), encoded(form="BMP"), encoded(form="WEBP", lossless=True)])
-def test_every_place_gives_the_same_rgb_image(tmp_path, content):
+def test_every_source_gives_the_same_rgb_image(tmp_path, content):
     for way, image in every_way(tmp_path, content).items():
         assert image.load().mode == "RGB", way
         assert np.array_equal(pixels(image), COLOR), way
@@ -221,7 +221,7 @@ def test_other_pixels_are_refused(values):
         lambda n: RowImage([], 0, source=f"split {n}"),
     ],
 )  # fmt: skip
-def test_places_make_images_the_same_or_not(make):
+def test_references_make_images_equal_or_not(make):
     assert make(1) == make(1)
     assert hash(make(1)) == hash(make(1))
     assert make(1) != make(2)
