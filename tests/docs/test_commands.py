@@ -22,7 +22,8 @@ SCRIPTS = ("train.py", "evaluate.py", "adapt.py")
 DOMAINS = ("arithmetic", "reading", "compare")
 DISPATCH = "names"  # the file of the dispatch expert
 ALL = commands(blocks("bash"))
-DISTINCT = list({(one.words, bool(one.block.needs)): one for one in reversed(ALL)}.values())  # a command of two pages runs once
+# A command of two pages runs once.
+DISTINCT = list({(one.words, bool(one.block.needs)): one for one in reversed(ALL)}.values())[::-1]
 # Choices that docs/extending.md adds: see tests/docs/test_extending.py.
 NEW_CHOICES = ("task=parity", "strategy=keywords", "objective=imitate", "adapter=top_svf")
 SMALL = {
@@ -149,7 +150,7 @@ def test_what_it_names_exists(command: Command) -> None:
     elif words[0] == "python":
         script = ROOT / words[1]
         assert script.is_file(), script
-        check_flags(script.read_text(), words[2:])
+        check_flags("".join(path.read_text() for path in script.parent.glob("**/*.py")), words[2:])
     else:
         assert words[0] in ("pip", ".venv/bin/pre-commit"), f"{command.name}: nothing here can check it"
 
