@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import ROOT
 from markdown_blocks import PAGES, Block, blocks
 
@@ -42,12 +41,7 @@ def test_the_blocks_that_need_a_model_run(
     assert block.needs == "embedded model"
     (tmp_path / "experts").symlink_to(ROOT / "experts")
     monkeypatch.chdir(tmp_path)
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        run(block, {})
-    finally:
-        torch.set_num_threads(before)
+    run(block, {})
     assert capsys.readouterr().out.strip()
 
 
