@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study test test-vllm test-fresh vllm check format bench clean
+.PHONY: demo study docs test test-vllm test-fresh vllm check format bench clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -28,6 +28,10 @@ study: $(READY)
 	$(BIN)/python evaluate.py -m experiment=study/few_shot seed=1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=few_shot_$${seed}'
 	$(BIN)/python evaluate.py -m experiment=study/shots seed=0,1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=shots_$${seed}'
 	$(BIN)/python -m t2.evaluation.study $(STUDY)/*/ --out $(STUDY)
+
+# Nothing is loaded from elsewhere: outputs/site opens from the disk.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test: check
 	$(BIN)/pytest
