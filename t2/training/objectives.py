@@ -98,10 +98,10 @@ class _PolicyGradient:
             raise ValueError(
                 f"objective.reward_right ({self.reward_right}) must exceed reward_wrong ({self.reward_wrong})."
             )
-        if self.advantage_clip is not None and not self.advantage_clip > 0:
-            raise ValueError(
-                f"objective.advantage_clip is {self.advantage_clip}; allowed: above 0, or null for no bound."
-            )
+        for name in ("advantage_clip", "importance_cap"):
+            bound = getattr(self, name)
+            if bound is not None and not bound > 0:
+                raise ValueError(f"objective.{name} is {bound}; allowed: above 0, or null for no bound.")
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Accept any sampling."""

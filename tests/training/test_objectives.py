@@ -1,7 +1,7 @@
 """Objectives against losses worked out by hand; the sum over micro-batches is the loss of the whole."""
 
 import math
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import pytest
 import torch
@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from t2.policy.log_probs import TokenLogProbs
-from t2.tasks.base import check_scores
 from t2.training.objectives import RLOO, SFT, Objective, Reinforce
 from t2.training.rollout import Rollout
 from t2.types import Completion, Sampling
@@ -18,18 +17,18 @@ from t2.types import Completion, Sampling
 LENGTHS = [1, 2, 3, 4]
 LOG_PROBS = [[-1.0], [-2.0, -3.0], [-0.5, -0.5, -1.0], [-1.0, -1.0, -1.0, -2.0]]  # sums -1, -5, -2, -5
 KL = [[0.1], [0.2, 0.3], [0.0, 0.0, 0.6], [0.1, 0.1, 0.1, 0.1]]  # sums 0.1, 0.5, 0.6, 0.4
-KEEP = torch.zeros(2, 2, dtype=torch.bool)
 OBJECTIVES = [Reinforce, RLOO, SFT]
+YES, NO = True, False
 
 
-def padded(rows: list[list[float]], fill: float = 0.0) -> Tensor:
-    return torch.tensor([row + [fill] * (4 - len(row)) for row in rows], dtype=torch.float64)
+def padded(rows: list[list[float]]) -> Tensor:
+    """Padding that would be seen in any sum it took part in."""
+    return torch.tensor([row + [1e6] * (4 - len(row)) for row in rows], dtype=torch.float64)
 
 
-def token(kl: bool = False, fill: float = 0.0) -> TokenLogProbs:
+def token(kl: bool = False) -> TokenLogProbs:
     mask = torch.arange(4) < torch.tensor(LENGTHS)[:, None]
-    log_probs = padded(LOG_PROBS, fill).requires_grad_()
-    return TokenLogProbs(log_probs, mask, torch.zeros(4, 4), padded(KL, fill) if kl else None)
+    return TokenLogProbs(padded(LOG_PROBS).requires_grad_(), mask, torch.zeros(4, 4), padded(KL) if kl else None)
 
 
 def rollout(advantages: list[float]) -> Rollout:
@@ -52,20 +51,19 @@ def select(whole: TokenLogProbs, rows: list[int], width: int = 4) -> TokenLogPro
 # Rewards
 
 
-def test_scores_become_plus_and_minus_one():
-    assert Reinforce().rewards(torch.tensor([[1.0, 0.0, 0.5]]), torch.zeros(1, 3).bool()).tolist() == [[1, -1, 0]]
-
-
-def test_the_papers_vision_reward():
-    rewards = Reinforce(reward_wrong=-0.1).rewards(torch.tensor([[1.0, 0.0, 0.5]]), torch.zeros(1, 3).bool())
-    torch.testing.assert_close(rewards, torch.tensor([[1.0, -0.1, 0.45]]))
-
-
-@pytest.mark.parametrize(("truncated", "expected"), [("keep", 1.0), ("wrong", -1.0), ("drop", 1.0)])
-def test_reward_of_a_right_answer_that_was_cut_off(truncated, expected):
-    cut = torch.tensor([[True, False]])
-    rewards = Reinforce(truncated=truncated).rewards(torch.ones(1, 2), cut)
-    assert rewards.tolist() == [[expected, 1.0]]
+@pytest.mark.parametrize(
+    ("objective", "scores", "expected"),
+    [
+        (Reinforce(), [1.0, 0.0, 0.5], [1.0, -1.0, 0.0]),
+        (Reinforce(reward_wrong=-0.1), [1.0, 0.0, 0.5], [1.0, -0.1, 0.45]),  # the paper's for vision
+        (RLOO(reward_right=3.0), [1.0, 0.0, 0.5], [3.0, -1.0, 1.0]),
+        (Reinforce(truncated="wrong"), [1.0, 1.0, 1.0], [-1.0, 1.0, 1.0]),  # the first is cut off
+        (Reinforce(truncated="drop"), [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]),
+    ],
+)
+def test_scores_become_rewards(objective, scores, expected):
+    rewards = objective.rewards(torch.tensor([scores]), torch.tensor([[YES, NO, NO]]))
+    torch.testing.assert_close(rewards, torch.tensor([expected]))
 
 
 def test_rewards_refuse_flags_that_would_broadcast():
@@ -76,78 +74,65 @@ def test_rewards_refuse_flags_that_would_broadcast():
 # Advantages
 
 
-def test_reinforce_takes_the_reward_itself():
-    rewards = torch.tensor([[1.0, -1.0], [-0.1, 1.0]])
-    assert torch.equal(Reinforce().advantages(rewards, KEEP), rewards)
-
-
-def test_rloo_leaves_one_out():
-    rewards = torch.tensor([[1.0, -1.0, -1.0], [1.0, 1.0, -1.0]])
-    expected = torch.tensor([[2.0, -1.0, -1.0], [1.0, 1.0, -2.0]])
-    torch.testing.assert_close(RLOO().advantages(rewards, torch.zeros(2, 3).bool()), expected)
+@pytest.mark.parametrize(
+    ("objective", "rewards", "expected"),
+    [
+        (Reinforce(), [[1.0, -1.0], [-0.1, 1.0]], [[1.0, -1.0], [-0.1, 1.0]]),  # the reward itself
+        (Reinforce(batch_norm="center"), [[1.0, 1.0], [1.0, -1.0]], [[0.5, 0.5], [0.5, -1.5]]),
+        (Reinforce(batch_norm="standardize"), [[1.0, 1.0], [1.0, -1.0]], [[0.5, 0.5], [0.5, -1.5]]),  # deviation 1
+        (Reinforce(batch_norm="standardize"), [[4.0, 4.0], [4.0, -10.0]], [[0.5, 0.5], [0.5, -1.5]]),  # of 7 r - 3
+        (Reinforce(batch_norm="standardize"), [[3.0, 1.0]], [[0.5**0.5, -(0.5**0.5)]]),
+        (Reinforce(batch_norm="standardize"), [[1.0, 1.0 + 2e-8]], [[-0.1, 0.1]]),  # noise is not blown up to 1
+        (Reinforce(batch_norm="standardize"), [[1.0, 1.0]], [[0.0, 0.0]]),  # rather than NaN
+        (Reinforce(batch_norm="standardize"), [[1.0]], [[0.0]]),
+        (Reinforce(batch_norm="center"), [[1.0]], [[0.0]]),
+        (RLOO(), [[1.0, -1.0, -1.0], [1.0, 1.0, -1.0]], [[2.0, -1.0, -1.0], [1.0, 1.0, -2.0]]),
+        (RLOO(), [[1.0, -1.0], [0.5, 0.5]], [[2.0, -2.0], [0.0, 0.0]]),  # prompts are not mixed
+        (SFT(), [[0.0], [1.0]], [[1.0], [1.0]]),  # whatever the scores
+        (Reinforce(advantage_clip=0.5), [[1.0, -1.0]], [[0.5, -0.5]]),
+        (RLOO(advantage_clip=0.5), [[1.0, -1.0]], [[0.5, -0.5]]),
+        (SFT(advantage_clip=0.5), [[1.0]], [[0.5]]),
+    ],
+)
+def test_advantages(objective, rewards, expected):
+    tensor = torch.tensor(rewards, dtype=torch.float64)
+    advantages = objective.advantages(tensor, torch.zeros_like(tensor).bool())
+    torch.testing.assert_close(advantages, torch.tensor(expected).double(), rtol=1e-5, atol=1e-7)
 
 
 @given(
     rewards=st.integers(2, 6).flatmap(
-        lambda g: st.lists(st.lists(st.floats(-1, 1), min_size=g, max_size=g), min_size=1, max_size=5)
-    )
+        lambda g: st.lists(
+            st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=g, max_size=g), min_size=1, max_size=5
+        )
+    ),
+    dropping=st.booleans(),
 )
-def test_rloo_advantages_of_a_prompt_sum_to_zero(rewards):
-    tensor = torch.tensor(rewards, dtype=torch.float64)
-    advantages = RLOO().advantages(tensor, torch.zeros_like(tensor, dtype=torch.bool))
-    torch.testing.assert_close(advantages.sum(dim=1), torch.zeros(len(rewards)).double(), rtol=0, atol=1e-12)
-
-
-def test_rloo_does_not_mix_prompts():
-    rewards = torch.tensor([[1.0, -1.0], [0.5, 0.5]])
-    advantages = RLOO().advantages(rewards, KEEP)
-    assert advantages[1].tolist() == [0.0, 0.0]
+def test_rloo_compares_with_the_other_samples_that_count(rewards, dropping):
+    tensor = torch.tensor([[reward for reward, _ in row] for row in rewards], dtype=torch.float64)
+    cut = torch.tensor([[flag for _, flag in row] for row in rewards])
+    expected = torch.zeros_like(tensor)
+    for row, flags in enumerate(cut.tolist()):
+        counted = [i for i, flag in enumerate(flags) if not (flag and dropping)]
+        for i in counted if len(counted) > 1 else ():  # one alone has no comparison
+            expected[row, i] = tensor[row, i] - sum(tensor[row, j] for j in counted if j != i) / (len(counted) - 1)
+    advantages = RLOO(truncated="drop" if dropping else "keep").advantages(tensor, cut)
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-12)
 
 
 def test_rloo_of_one_sample_is_refused():
     with pytest.raises(ValueError, match="samples of one prompt and got 1"):
         RLOO().check_sampling(Sampling(samples=1))
+    with pytest.raises(AssertionError, match="G = 1 leaves nothing"):
+        RLOO().advantages(torch.ones(2, 1), torch.zeros(2, 1).bool())
     RLOO().check_sampling(Sampling(samples=2))
     Reinforce().check_sampling(Sampling(samples=1))
 
 
-def test_rloo_leaves_dropped_answers_out_of_the_baseline():
-    rewards = torch.tensor([[1.0, 0.0, 1.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-    truncated = torch.tensor([[True, False, False], [True, True, False], [True, True, True]])
-    expected = torch.tensor([[0.0, -1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])  # one alone has no comparison
-    torch.testing.assert_close(RLOO(truncated="drop").advantages(rewards, truncated), expected)
-
-
-def test_centering_subtracts_the_mean_of_the_batch():
-    rewards = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-    assert Reinforce(batch_norm="center").advantages(rewards, KEEP).tolist() == [[0.5, 0.5], [0.5, -1.5]]
-
-
-def test_standardizing_gives_mean_zero_and_deviation_one():
-    rewards = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
-    expected = torch.tensor([[0.5, 0.5], [0.5, -1.5]])  # the deviation of 1, 1, 1, -1 is exactly 1
-    torch.testing.assert_close(Reinforce(batch_norm="standardize").advantages(rewards, KEEP), expected)
-    torch.testing.assert_close(Reinforce(batch_norm="standardize").advantages(7 * rewards - 3, KEEP), expected)
-
-
-@pytest.mark.parametrize("batch_norm", ["center", "standardize"])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2)])
-def test_equal_rewards_give_no_advantage_rather_than_nan(batch_norm, shape):
-    advantages = Reinforce(batch_norm=batch_norm).advantages(torch.ones(shape), torch.zeros(shape).bool())
-    assert not advantages.any()
-
-
-@pytest.mark.parametrize("objective", [Reinforce, RLOO])
-def test_advantages_are_clipped_on_both_sides(objective):
-    rewards = torch.tensor([[1.0, -1.0]])
-    advantages = objective(advantage_clip=0.5).advantages(rewards, torch.zeros(1, 2).bool())
-    assert advantages.tolist() == [[0.5, -0.5]]
-
-
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(("truncated", "dropped"), [("keep", False), ("wrong", False), ("drop", True)])
-def test_a_dropped_answer_weighs_nothing(objective, truncated, dropped):
-    rewards, cut = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[True, False, False]])
+def test_a_dropped_completion_weighs_nothing(objective, truncated, dropped):
+    rewards, cut = torch.tensor([[1.0, -1.0, 1.0]]), torch.tensor([[YES, NO, NO]])
     advantages = objective(truncated=truncated).advantages(rewards, cut)
     assert bool(advantages[0, 0] == 0) is dropped
     assert advantages[0, 1] != 0
@@ -158,75 +143,70 @@ def test_a_dropped_answer_weighs_nothing(objective, truncated, dropped):
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize(
-    ("length_norm", "expected"),
+    ("length_norm", "policy", "kl"),
     [
-        ("none", -(1 * -1 + 1 * -5 - 1 * -2 - 2 * -5) / 4),
-        ("mean", -(1 * -1 + 1 * -5 / 2 - 1 * -2 / 3 - 2 * -5 / 4) / 4),
-        ("batch_tokens", -(1 * -1 + 1 * -5 - 1 * -2 - 2 * -5) / 10),
-        ("max_new_tokens", -(1 * -1 + 1 * -5 - 1 * -2 - 2 * -5) / 4 / 8),
+        ("none", -(1 * -1 + 1 * -5 - 1 * -2 - 2 * -5) / 4, 1.6 / 4),
+        ("mean", -(1 * -1 + 1 * -5 / 2 - 1 * -2 / 3 - 2 * -5 / 4) / 4, (0.1 + 0.5 / 2 + 0.6 / 3 + 0.4 / 4) / 4),
+        ("batch_tokens", -(1 * -1 + 1 * -5 - 1 * -2 - 2 * -5) / 10, 1.6 / 10),
+        ("max_new_tokens", -(1 * -1 + 1 * -5 - 1 * -2 - 2 * -5) / 4 / 8, 1.6 / 32),
     ],
 )
-def test_loss_by_hand(objective, length_norm, expected):
-    loss = objective(length_norm=length_norm).loss(token(), rollout([1.0, 1.0, -1.0, -2.0]))
-    assert loss.total.item() == pytest.approx(expected)
-    assert loss.parts == {"policy": pytest.approx(expected)}
-
-
-@pytest.mark.parametrize(
-    ("length_norm", "expected"),
-    [
-        ("none", 1.6 / 4),
-        ("mean", (0.1 + 0.5 / 2 + 0.6 / 3 + 0.4 / 4) / 4),
-        ("batch_tokens", 1.6 / 10),
-        ("max_new_tokens", 1.6 / 32),
-    ],
-)
-def test_kl_is_added_with_its_coefficient(length_norm, expected):
+def test_loss_by_hand(objective, length_norm, policy, kl):
+    policy, kl = pytest.approx(policy, rel=1e-12), pytest.approx(kl, rel=1e-12)  # nothing is rounded to 32 bits
     advantages = rollout([1.0, 1.0, -1.0, -2.0])
-    without = Reinforce(length_norm=length_norm).loss(token(), advantages).total.item()
-    loss = Reinforce(length_norm=length_norm, kl_coefficient=0.2).loss(token(kl=True), advantages)
-    assert loss.total.item() == pytest.approx(without + 0.2 * expected)
-    assert loss.parts == {"policy": pytest.approx(without), "kl": pytest.approx(expected)}
+    loss = objective(length_norm=length_norm).loss(token(), advantages)
+    assert (loss.total.item(), loss.parts) == (policy, {"policy": policy})
+    pulled = objective(length_norm=length_norm, kl_coefficient=0.2).loss(token(kl=True), advantages)
+    assert pulled.parts == {"policy": policy, "kl": kl}
+    assert pulled.total.item() == pytest.approx(policy.expected + 0.2 * kl.expected)
+    without_advantage = objective(length_norm=length_norm, kl_coefficient=1.0).loss(token(kl=True), rollout([0.0] * 4))
+    assert without_advantage.total.item() == kl
 
 
 def test_kl_without_a_coefficient_is_only_reported():
-    advantages = rollout([1.0, 1.0, 1.0, 1.0])
-    loss = Reinforce().loss(token(kl=True), advantages)
+    tokens = token(kl=True)
+    tokens.kl.requires_grad_()
+    loss = Reinforce().loss(tokens, rollout([1.0] * 4))
+    loss.total.backward()
     assert loss.parts["kl"] == pytest.approx(0.4)
-    assert loss.total.item() == pytest.approx(loss.parts["policy"])
+    assert loss.total.item() == loss.parts["policy"]
+    assert tokens.kl.grad is None  # nothing is computed backward through it
 
 
-def test_kl_pulls_on_answers_without_advantage_too():
-    loss = Reinforce(kl_coefficient=1.0).loss(token(kl=True), rollout([0.0] * 4))
-    assert loss.total.item() == pytest.approx(0.4)
-
-
-def test_gradient_raises_the_log_prob_of_right_answers():
+def test_gradient_raises_the_log_prob_of_right_completions():
     tokens = token()
     Reinforce().loss(tokens, rollout([1.0, 1.0, -1.0, -1.0])).total.backward()
     expected = torch.where(tokens.mask, torch.tensor([[-1.0], [-1.0], [1.0], [1.0]]) / 4, 0.0)
     torch.testing.assert_close(tokens.log_probs.grad, expected.double())
 
 
-@pytest.mark.parametrize("length_norm", ["none", "mean", "batch_tokens", "max_new_tokens"])
-def test_padding_counts_for_nothing(length_norm):
-    objective, advantages = Reinforce(length_norm=length_norm, kl_coefficient=0.5), rollout([1.0, 2.0, 3.0, -1.0])
-    clean, dirty = (objective.loss(token(kl=True, fill=fill), advantages).total for fill in (0.0, 1e6))
-    assert dirty.item() == pytest.approx(clean.item())
+def test_the_loss_has_the_precision_of_the_log_probs():
+    single = select(token(), [0, 1, 2, 3])
+    single = replace(single, log_probs=single.log_probs.float())
+    whole = rollout([1.0] * 4)
+    loss = Reinforce(length_norm="mean").loss(single, replace(whole, advantages=whole.advantages.double()))
+    assert loss.total.dtype == torch.float32
+
+
+def test_the_mean_of_a_completion_without_tokens_is_no_nan():
+    tokens = token()
+    emptied = replace(tokens, mask=tokens.mask & (torch.arange(4) > 0)[:, None])
+    loss = Reinforce(length_norm="mean").loss(emptied, rollout([1.0] * 4))
+    assert loss.total.item() == pytest.approx((5 / 2 + 2 / 3 + 5 / 4) / 4)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("length_norm", ["none", "mean", "batch_tokens", "max_new_tokens"])
 @pytest.mark.parametrize("parts", [[[0], [1], [2], [3]], [[3, 0], [2, 1]], [[2], [0, 1, 3]]], ids=str)
 def test_micro_batches_add_up_to_the_whole(objective, length_norm, parts):
-    settings = objective(length_norm=length_norm, kl_coefficient=0.3)
+    settings = objective(length_norm=length_norm, kl_coefficient=0.3, kl_direction="base_policy")
     whole_token, split_token = token(kl=True), token(kl=True)
     advantages = rollout([1.0, 0.5, -1.0, -2.0])
     whole = settings.loss(whole_token, advantages)
     whole.total.backward()
     losses = []
     for rows in parts:
-        width = max(LENGTHS[row] for row in rows)  # a micro-batch is padded to its own longest answer
+        width = max(LENGTHS[row] for row in rows)  # a micro-batch is padded to its own longest completion
         losses.append(settings.loss(select(split_token, rows, width), advantages.select(rows)))
         losses[-1].total.backward()
     assert sum(loss.total.item() for loss in losses) == pytest.approx(whole.total.item())
@@ -235,65 +215,12 @@ def test_micro_batches_add_up_to_the_whole(objective, length_norm, parts):
     torch.testing.assert_close(split_token.log_probs.grad, whole_token.log_probs.grad)
 
 
-def test_loss_refuses_a_mask_that_would_broadcast():
+def test_loss_refuses_shapes_that_would_broadcast():
     narrow = replace(token(), mask=torch.ones(4, 1, dtype=torch.bool))
     with pytest.raises(AssertionError, match=r"mask \(4, 1\), expected \(4, 4\)"):
         Reinforce().loss(narrow, rollout([1.0] * 4))
-
-
-def test_loss_refuses_another_number_of_completions():
     with pytest.raises(AssertionError, match="3 completions with"):
         Reinforce().loss(select(token(), [0, 1, 2]), rollout([1.0] * 4))
-
-
-# Options
-
-
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_objectives_keep_the_protocol(objective):
-    assert isinstance(objective(), Objective)
-    assert objective().on_policy == (objective is not SFT)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"length_norm": "tokens"}, r"length_norm is 'tokens'; allowed: none, mean, batch_tokens, max_new_tokens"),
-        ({"truncated": "skip"}, r"truncated is 'skip'; allowed: keep, wrong, drop"),
-        ({"kl_direction": "forward"}, r"kl_direction is 'forward'; allowed: policy_base, base_policy"),
-        ({"batch_norm": "std"}, r"batch_norm is 'std'; allowed: none, center, standardize"),
-        ({"kl_coefficient": -0.1}, r"kl_coefficient is -0\.1; allowed: 0 or above"),
-        ({"reward_right": -1.0}, r"reward_right \(-1\.0\) must exceed reward_wrong \(-1\.0\)"),
-    ],
-)
-def test_bad_options_are_refused_with_what_is_allowed(options, message):
-    with pytest.raises(ValueError, match=message):
-        Reinforce(**options)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"kl_coefficient": math.nan}, {"reward_wrong": math.nan}, {"advantage_clip": 0.0}, {"advantage_clip": -1.0}],
-    ids=str,
-)
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_options_that_would_spoil_training_in_silence_are_refused(objective, options):
-    with pytest.raises(ValueError, match=next(iter(options))):
-        objective(**options)
-
-
-# Scores
-
-
-def test_good_scores_pass_unchanged():
-    assert check_scores([0.0, 0.25, 1.0], "task").tolist() == [0.0, 0.25, 1.0]
-    assert check_scores([0.0], "task").dtype == torch.float32
-
-
-@pytest.mark.parametrize("bad", [math.nan, -0.1, 1.0001, math.inf])
-def test_scores_that_are_none_are_refused_with_their_place(bad):
-    with pytest.raises(ValueError, match=rf"gsm8k gave the score {bad} to answer 1; a score lies in \[0, 1\]"):
-        check_scores([0.5, bad, 0.5], "gsm8k")
 
 
 def test_importance_weights_are_truncated():
@@ -309,19 +236,60 @@ def test_importance_weights_are_truncated():
     torch.testing.assert_close(training.grad, torch.tensor([[-math.exp(0.5), -2.0]]))
 
 
+# Options
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_objectives_keep_the_protocol_and_cannot_be_edited(objective):
+    made = objective()
+    assert isinstance(made, Objective)
+    assert made.on_policy == (objective is not SFT)
+    with pytest.raises(FrozenInstanceError):
+        made.kl_coefficient = 0.1
+    with pytest.raises(TypeError, match="positional"):
+        objective("none")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length_norm": "tokens"}, r"length_norm is 'tokens'; allowed: none, mean, batch_tokens, max_new_tokens"),
+        ({"truncated": "skip"}, r"truncated is 'skip'; allowed: keep, wrong, drop"),
+        ({"kl_direction": "forward"}, r"kl_direction is 'forward'; allowed: policy_base, base_policy"),
+        ({"kl_coefficient": -0.1}, r"kl_coefficient is -0\.1; allowed: 0 or above"),
+        ({"kl_coefficient": math.nan}, "kl_coefficient is nan"),
+        ({"reward_right": -1.0}, r"reward_right \(-1\.0\) must exceed reward_wrong \(-1\.0\)"),
+        ({"reward_wrong": math.nan}, "must exceed reward_wrong"),
+        ({"advantage_clip": 0.0}, r"advantage_clip is 0\.0; allowed: above 0, or null"),
+        ({"advantage_clip": -1.0}, "advantage_clip is -1"),
+        ({"advantage_clip": math.nan}, "advantage_clip is nan"),
+        ({"importance_cap": -1.0}, r"importance_cap is -1\.0; allowed: above 0, or null"),  # would turn the loss around
+    ],
+)
+def test_bad_options_are_refused_with_what_is_allowed(objective, options, message):
+    with pytest.raises(ValueError, match=message):
+        objective(**options)
+
+
+def test_batch_norm_is_checked_where_there_is_one():
+    with pytest.raises(ValueError, match=r"batch_norm is 'std'; allowed: none, center, standardize"):
+        Reinforce(batch_norm="std")
+
+
 # Reference answers
 
 
-def test_sft_is_the_likelihood_whatever_the_scores():
-    rewards = SFT().rewards(torch.tensor([[0.0], [1.0]]), torch.zeros(2, 1).bool())
-    assert SFT().advantages(rewards, torch.zeros(2, 1).bool()).tolist() == [[1.0], [1.0]]
+def test_sft_is_the_likelihood_of_the_reference_answers():
     loss = SFT().loss(token(), rollout([1.0] * 4))
     assert loss.total.item() == pytest.approx((1 + 5 + 2 + 5) / 4)
 
 
-@pytest.mark.parametrize("sampling", [Sampling(samples=2, temperature=1.0), Sampling(temperature=0.5)])
-def test_sft_refuses_what_only_samples_have(sampling):
-    with pytest.raises(ValueError, match=r"sampling.samples=1 sampling.temperature=1"):
+def test_sft_refuses_what_only_samples_have():
+    for sampling in (Sampling(samples=2, temperature=1.0), Sampling(temperature=0.5)):
+        with pytest.raises(ValueError, match=r"sampling.samples=1 sampling.temperature=1"):
+            SFT().check_sampling(sampling)
+    for sampling in (Sampling(temperature=1.0), Sampling()):  # greedy decoding scores at temperature 1
         SFT().check_sampling(sampling)
     with pytest.raises(ValueError, match="no sampler"):
         SFT(importance_cap=2.0)
