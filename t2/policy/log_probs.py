@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
-from t2.policy.packing import Layout, group_by_prompt, plain_rows, shared_rows, with_prefix
+from t2.policy.packing import Layout, group_by_prompt, plain_rows, sampled_log_probs, shared_rows, with_prefix
 from t2.policy.prefix import Prefix, common_prefix, prefix_cache, read_prefix
 from t2.types import Completion
 
@@ -35,7 +35,7 @@ PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, an
 class TokenLogProbs:
     """Results of the forward pass for each completion token; `mask` is False where padded.
 
-    `log_probs` carries the gradient. `entropy` is detached. `kl` is the divergence between policy and
+    `log_probs` carries the gradient; `sampled` are the log-probs kept at sampling. `entropy` is detached. `kl` is the divergence between policy and
     base at each position over the full vocabulary (None when it was not asked for).
     """
 
@@ -43,6 +43,7 @@ class TokenLogProbs:
     mask: Tensor  # (N, T) bool
     entropy: Tensor  # (N, T)
     kl: Tensor | None  # (N, T)
+    sampled: Tensor  # (N, T)
 
 
 def token_log_probs(
@@ -84,11 +85,13 @@ def token_log_probs(
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
     log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
+    padded = _unflatten(log_probs, layout)
     return TokenLogProbs(
-        log_probs=_unflatten(log_probs, layout),
+        log_probs=padded,
         mask=_unflatten(torch.ones_like(log_probs, dtype=torch.bool), layout),
         entropy=_unflatten(entropy, layout),
         kl=None if kl is None else _unflatten(divergence, layout),
+        sampled=sampled_log_probs(completions, padded),
     )
 
 

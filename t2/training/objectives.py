@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from t2.policy.log_probs import KLDirection, TokenLogProbs
-from t2.policy.packing import sampled_log_probs
 from t2.training.rollout import Loss, Rollout
 from t2.types import Sampling
 
@@ -123,7 +122,7 @@ class _PolicyGradient:
         weight = mask * self._token_weight(mask, rollout)  # (N, T)
         ratio: Tensor | float = 1.0
         if self.importance_cap is not None:
-            log_ratio = token.log_probs.detach() - sampled_log_probs(rollout.completions, token.log_probs)
+            log_ratio = token.log_probs.detach() - token.sampled
             ratio = log_ratio.exp().clamp(max=self.importance_cap)  # (N, T)
         policy = -(advantages[:, None] * weight * ratio * token.log_probs).sum() / rollout.total_samples
         parts = {"policy": policy.item()}

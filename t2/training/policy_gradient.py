@@ -17,7 +17,7 @@ from tqdm import tqdm
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import TokenLogProbs, token_log_probs
-from t2.policy.packing import micro_batches, sampled_log_probs
+from t2.policy.packing import micro_batches
 from t2.policy.prompt_sharing import exceeds_window
 from t2.training.objectives import Objective
 from t2.training.rollout import Loss, Rollout
@@ -64,7 +64,7 @@ def accumulate_gradient(
         loss = objective.loss(token, part)
         if learns:
             backward(loss.total)
-        sums.add(loss, token, part)
+        sums.add(loss, token)
     return sums.metrics(on_policy=objective.on_policy, with_kl=with_kl)
 
 
@@ -78,14 +78,14 @@ class _Sums:
     tokens: int = 0
     drift: float = 0.0  # the largest one
 
-    def add(self, loss: Loss, token: TokenLogProbs, part: Rollout) -> None:
+    def add(self, loss: Loss, token: TokenLogProbs) -> None:
         """Add one micro-batch."""
         self.policy += loss.parts["policy"]
         self.kl += loss.parts.get("kl", 0.0)
         self.entropy += float(token.entropy.sum())
         self.tokens += int(token.mask.sum())
-        apart = (token.log_probs.detach() - sampled_log_probs(part.completions, token.log_probs)).abs()
-        self.drift = max(self.drift, float(apart.max()))  # both are 0 where padded
+        drift = (token.log_probs.detach() - token.sampled).abs()
+        self.drift = max(self.drift, float(drift.max()))  # both are 0 where padded
 
     def metrics(self, *, on_policy: bool, with_kl: bool) -> dict[str, float]:
         """What the loggers get."""

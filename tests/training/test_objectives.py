@@ -28,7 +28,9 @@ def padded(rows: list[list[float]]) -> Tensor:
 
 def token(kl: bool = False) -> TokenLogProbs:
     mask = torch.arange(4) < torch.tensor(LENGTHS)[:, None]
-    return TokenLogProbs(padded(LOG_PROBS).requires_grad_(), mask, torch.zeros(4, 4), padded(KL) if kl else None)
+    return TokenLogProbs(
+        padded(LOG_PROBS).requires_grad_(), mask, torch.zeros(4, 4), padded(KL) if kl else None, torch.zeros(4, 4)
+    )
 
 
 def rollout(advantages: list[float]) -> Rollout:
@@ -45,7 +47,10 @@ def rollout(advantages: list[float]) -> Rollout:
 
 def select(whole: TokenLogProbs, rows: list[int], width: int = 4) -> TokenLogProbs:
     kl = None if whole.kl is None else whole.kl[rows, :width]
-    return TokenLogProbs(whole.log_probs[rows, :width], whole.mask[rows, :width], whole.entropy[rows, :width], kl)
+    log_probs, mask, entropy, sampled = (
+        part[rows, :width] for part in (whole.log_probs, whole.mask, whole.entropy, whole.sampled)
+    )
+    return TokenLogProbs(log_probs, mask, entropy, kl, sampled)
 
 
 # Rewards
@@ -231,7 +236,9 @@ def test_importance_weights_are_truncated():
         completions=(completion,), rewards=torch.ones(1), advantages=torch.ones(1),
         temperature=1.0, total_samples=1, total_tokens=2, max_new_tokens=2,
     )  # fmt: skip
-    token = TokenLogProbs(training, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2), None)
+    token = TokenLogProbs(
+        training, torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2), None, torch.tensor([[-1.5, -4.0]])
+    )
     Reinforce(importance_cap=2.0).loss(token, rollout).total.backward()
     torch.testing.assert_close(training.grad, torch.tensor([[-math.exp(0.5), -2.0]]))
 
