@@ -35,8 +35,8 @@ PREFIX_SAVES_AT_LEAST = 64  # tokens that are not computed again: below that, an
 class TokenLogProbs:
     """Results of the forward pass for each completion token; `mask` is False where padded.
 
-    `log_probs` carries the gradient; `sampled` are the log-probs kept at sampling. `entropy` is detached. `kl` is the divergence between policy and
-    base at each position over the full vocabulary (None when it was not asked for).
+    `log_probs` carries the gradient; `sampled` are the log-probs kept at sampling. `entropy` is detached. `kl` is the
+    divergence between policy and base at each position over the full vocabulary (None when it was not asked for).
     """
 
     log_probs: Tensor  # (N, T)
