@@ -14,9 +14,11 @@ RENAMED_KEYS = {
     "by": "pass2 (rows is now per_example, groups is merged)",
     "callbacks.adaptation.by": "callbacks.adaptation.pass2 (rows is now per_example, groups is merged)",
     "strategy.alphas": "strategy.weights",
+    "warmup": "python examples/tiny_llava.py instead (its --help lists the options)",
 }
 # Old choice of a group -> what to write now.
 RENAMED_CHOICES = {
+    "experiment=vision/warmup": "python examples/tiny_llava.py instead, which aligns the small LLaVA",
     "generation=auto": "generation=hf or generation=vllm",
 }
 # Old module -> its module or package now, of everything that a configuration names.

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.evaluation.benchmark import true_domains
 from t2.evaluation.statistics import confusion_matrix, dispatch_accuracy, row_shares
 
 LABELS = ("math", "code", "other")
@@ -44,21 +43,3 @@ def test_lengths_must_agree() -> None:
 def test_a_label_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="one twice"):
         confusion_matrix([], [], ("math", "math"))
-
-
-def test_without_a_mapping_no_task_has_a_domain() -> None:
-    assert true_domains(["gcd"], None, LABELS) == {}
-
-
-def test_a_null_domain_leaves_a_task_out() -> None:
-    assert true_domains(["gcd", "mbpp"], {"gcd": None, "mbpp": "code", "unused": "math"}, LABELS) == {"mbpp": "code"}
-
-
-def test_a_benchmark_without_a_domain_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"'gcd' is a benchmark without a domain.*Did you mean it by 'gdc'"):
-        true_domains(["gcd"], {"gdc": "math"}, LABELS)
-
-
-def test_a_domain_that_is_no_label_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"benchmark_domains.gcd is 'maths'; allowed: math, code, other. Did you mean"):
-        true_domains(["gcd"], {"gcd": "maths"}, LABELS)

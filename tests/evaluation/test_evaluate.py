@@ -1,4 +1,4 @@
-"""Evaluation keeps order and refuses bad scores; paired comparisons have the statistics they claim."""
+"""Evaluation keeps the order and refuses bad scores; paired comparisons have the statistics that they claim."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t2.evaluation.evaluate import evaluate
 from t2.evaluation.report import Report, compare
+from t2.evaluation.scoring import evaluate
 from t2.evaluation.statistics import majority
 from t2.policy.generator import Generator
 from t2.types import Completion, Example, Sampling
@@ -149,7 +149,7 @@ def test_majority_of_nothing():
     ],
 )
 def test_mcnemar_by_hand(wins, losses, p_value):
-    assert compare(*paired_scores(wins, losses, 3), resamples=1).p_value == p_value
+    assert compare(*paired_scores(wins, losses, 3), resamples=1).p_value == pytest.approx(p_value, rel=1e-12)
 
 
 @given(wins=st.integers(0, 60), losses=st.integers(0, 60))

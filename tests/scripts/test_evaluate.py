@@ -80,7 +80,7 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
     parts = sum(value for name, value in results["seconds"].items() if name != "total")
     assert parts < results["seconds"]["total"]  # no phase is counted twice
-    weights = results["weights"]["gcd"]
+    weights = results["mixing_weights"]["gcd"]
     assert weights["expert:math"] == {"letters": 0.0, "math": 1.0}
     assert weights["uniform"] == {"letters": 0.5, "math": 0.5}
     assert weights["fs"].keys() == {"letters", "math"}
