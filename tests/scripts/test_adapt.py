@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_errors import error_of
 from tiny_pool import save_pool
 
 from t2.experts.mixture_file import load_mixture
@@ -43,14 +44,6 @@ def adapt(run_script: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureF
         return capsys.readouterr().out
 
     return run
-
-
-def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run()
-    assert stopped.value.code not in (0, None)
-    captured = capsys.readouterr()
-    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
 
 
 def test_a_mixture_is_found_saved_and_applied_later(adapt, folder, tmp_path) -> None:

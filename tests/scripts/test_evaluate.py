@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_errors import error_of
 from tiny_pool import DOMAINS, save_pool
 
 Run = Callable[..., Any]
@@ -43,14 +44,6 @@ def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dic
         return results
 
     return run
-
-
-def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run()
-    assert stopped.value.code not in (0, None)
-    captured = capsys.readouterr()
-    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
 
 
 def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None:

@@ -152,13 +152,8 @@ def test_files_have_a_line_per_step_benchmark_and_system(tmp_path: Path, pool: E
 def test_metrics_reach_the_csv_logger(tmp_path: Path) -> None:
     fit(make_module(), tmp_path, steps=3, callbacks=[adaptation()])
     row = read_metrics(tmp_path / "metrics.csv")[2]
-    for name in (
-        "letters/base/score",
-        "letters/trained/score",
-        "letters/trained/pass1",
-        "letters/trained/weight:letters",
-    ):
-        assert f"adaptation/{name}" in row
+    for name in ("base/score", "trained/score", "trained/pass1", "trained/weight:letters"):
+        assert f"adaptation/letters/{name}" in row
     assert row["adaptation/dispatch_accuracy/trained"] == "1"
 
 
