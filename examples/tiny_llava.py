@@ -65,13 +65,11 @@ class Alignment:
         """The LLaVA, with phase 1 done on `examples`.
 
         Raises:
-            ValueError: a number below its least, an answer of more tokens than an image has, or `text` reads images
-                already.
+            ValueError: a number is too small, an answer has more tokens than an image, or `text` reads images already.
         """
         if self.align_steps < 0 or self.align_batch < 1:
-            raise ValueError(
-                f"align_steps={self.align_steps}, align_batch={self.align_batch}; allowed: at least 0 and 1."
-            )
+            given = f"align_steps={self.align_steps}, align_batch={self.align_batch}"
+            raise ValueError(f"{given}; allowed: at least 0 and 1.")
         lm = build_llava(text, self.shape, source=source, seed=seed)
         answers = answers_by_image(examples)
         if answers is None:
@@ -199,7 +197,6 @@ def _ids(lm: LanguageModel, answer: str) -> list[int]:
 def align(options: argparse.Namespace) -> Results:
     """Build, align, score and save the model; `results.json` and `metrics.csv` are written beside it."""
     start, folder = time.perf_counter(), options.out / "llava"
-    quiet_libraries()
     L.seed_everything(options.seed, verbose=False)
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra.compose("train", [f"task={options.task}", f"base_model={options.base_model}"])
@@ -234,8 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python examples/tiny_llava.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny_llava"), help="the folder to write")
-    parser.add_argument("--base-model", default="smollm2_135m", help="the text model, a choice of conf/base_model")
-    parser.add_argument("--task", default="digits_read", help="images with answers, a choice of conf/task")
+    for group, default in (("base_model", "smollm2_135m"), ("task", "digits_read")):
+        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        name, text = f"--{group.replace('_', '-')}", f"a choice of conf/{group} (default: {default})"
+        parser.add_argument(name, default=default, choices=choices, metavar="NAME", help=text)
     parser.add_argument("--hidden-size", type=int, default=192, help="of the vision encoder")
     parser.add_argument("--align-steps", type=int, default=1000, help="of phase 1; 0 skips it")
     parser.add_argument("--steps", type=int, default=150, help="of phase 2")
@@ -243,6 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=100, help="validation images that are scored")
     parser.add_argument("--seed", type=int, default=0)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    quiet_libraries()
     align(parser.parse_args(arguments))
 
 
