@@ -1,7 +1,8 @@
 """Adapt to a prompt, or to a task: python adapt.py experts=POOL strategy=S prompt="What is 3 + 4?"
 
 prompt=TEXT, prompt=- (lines of standard input), prompt_file=PATH (a prompt a line), interactive=true
-    pass 1's scores and mixture as bars, the answer, and the base's answer; with expert=RUN that expert's answer
+    pass 1's scores and mixture as bars, and the completions of the strategy, of the base and, with expert=RUN, of
+    that expert
 task=T strategy=few_shot shots=10
     finds a mixture on solved examples of the task and saves it as `mixture.json` in the run folder
 """
@@ -21,6 +22,7 @@ from omegaconf import DictConfig
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.benchmark import choose_support
+from t2.evaluation.results import Results, Support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
 from t2.evaluation.tables import bars, history_table
 from t2.experts.expert import Expert, apply_expert
@@ -29,7 +31,6 @@ from t2.experts.pool import ExpertPool
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
-from t2.run.results import write_results
 from t2.tasks.base import Task
 from t2.types import Completion, Example
 
@@ -38,13 +39,13 @@ CONF = Path(__file__).resolve().parent / "conf"
 
 
 def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
-    """Fit where a task is given, answer where there are prompts; returns each prompt's completions by system."""
+    """Fit the strategy to the task, if there is one, and complete the prompts; returns completions by system."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
     prompts = read_prompts(cfg)
     task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
-    check(cfg, strategy=strategy, pool=pool, has_task=task is not None, answers=bool(prompts) or cfg.interactive)
+    check(cfg, strategy=strategy, pool=pool, has_task=task is not None, completes=bool(prompts) or cfg.interactive)
     support: Sequence[Example] = ()
     if task is not None:
         support = choose_support(task, shots=cfg.shots, split=cfg.support_split, seed=cfg.seed, scored=())
@@ -60,20 +61,20 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
         systems[EXPERT] = generator
     if strategy is not None:
         systems[strategy.name] = TwoPass(generator, pool, strategy, pass2=cfg.pass2, transfer=cfg.transfer)
+        model = PooledModel(generator, pool)
         if task is not None:
             with phases("fit"):
-                strategy.fit(PooledModel(generator, pool), task, support)
+                strategy.fit(model, task, support)
         if isinstance(strategy, Searcher):
-            seconds = {**phases.total_seconds, "total": time.perf_counter() - start}
-            save(cfg, generator, pool, strategy, task, len(support), seconds)
-    answers = answer(cfg, systems, prompts) if prompts else []
+            save(cfg, model, strategy, task, phases, start=start)
+    completions = complete(cfg, systems, prompts) if prompts else []
     while cfg.interactive and (line := ask()):
-        answers += answer(cfg, systems, [line])
-    return answers
+        completions += complete(cfg, systems, [line])
+    return completions
 
 
 def read_prompts(cfg: DictConfig) -> list[str]:
-    """The prompts to answer at once.
+    """The prompts to complete at once.
 
     Raises:
         FileNotFoundError: `prompt_file` is not there.
@@ -81,26 +82,26 @@ def read_prompts(cfg: DictConfig) -> list[str]:
     """
     given = [key for key in ("prompt", "prompt_file", "interactive") if cfg[key] not in (None, False)]
     if len(given) > 1:
-        raise ValueError(f"Prompts come from one place, and {' and '.join(given)} are given. Leave one.")
+        raise ValueError(f"Prompts come from one source, and {' and '.join(given)} are given. Leave one.")
     if cfg.prompt_file is not None:
-        place, prompts = str(cfg.prompt_file), Path(cfg.prompt_file).read_text().splitlines()
+        source, prompts = str(cfg.prompt_file), Path(cfg.prompt_file).read_text().splitlines()
     elif cfg.prompt == "-":
-        place, prompts = "standard input", sys.stdin.read().splitlines()
+        source, prompts = "standard input", sys.stdin.read().splitlines()
     elif cfg.prompt is not None:
-        place, prompts = "prompt", [str(cfg.prompt)]
+        source, prompts = "prompt", [str(cfg.prompt)]
     else:
         return []
     if not prompts:
-        raise ValueError(f"There is no prompt in {place}. Give one a line.")
+        raise ValueError(f"There is no prompt in {source}. Give one a line.")
     for number, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
-            where = f"Line {number} of {place}" if place != "prompt" else "The prompt"
+            where = f"Line {number} of {source}" if source != "prompt" else "The prompt"
             raise ValueError(f"{where} is empty. Give a question, such as prompt='What is 3 + 4?'.")
     return prompts
 
 
-def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, has_task: bool, answers: bool) -> None:
-    """Raise ValueError where the parts do not make up something to do."""
+def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, has_task: bool, completes: bool) -> None:
+    """Raise ValueError where the parts leave nothing to do, or lack one another."""
     if (strategy is None) != (pool is None):
         lacking = "experts=POOL" if pool is None else "strategy=S"
         raise ValueError(f"A strategy chooses among the experts of a pool, and {lacking} is not given.")
@@ -112,58 +113,50 @@ def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, has_task: 
             f"strategy={strategy.name} finds a mixture for a task: give task=T, or take one that was found before: "
             "strategy=fixed strategy.mixture=RUN."
         )
-    if not finds and not answers:
+    if not finds and not completes:
         raise ValueError("There is nothing to answer: give prompt=TEXT, prompt_file=PATH or interactive=true.")
 
 
-def save(
-    cfg: DictConfig,
-    generator: AdaptableGenerator,
-    pool: ExpertPool,
-    strategy: Searcher,
-    task: Task,
-    shots: int,
-    seconds: Mapping[str, float],
-) -> None:
+def save(cfg: DictConfig, model: PooledModel, strategy: Searcher, task: Task, phases: Phases, *, start: float) -> None:
     """Show the mixture that was found, and write `mixture.json` and `results.json`."""
     assert strategy.mixture is not None, "it was fitted"
     run = Path(cfg.paths.run)
-    strategy.save(run / MIXTURE_FILE, pool, task)
-    weights = dict(zip(pool.domains, strategy.mixture.means, strict=True))
+    strategy.save(run / MIXTURE_FILE, model.pool, task)
+    weights = dict(zip(model.pool.domains, strategy.mixture.means, strict=True))
     fitness = max(line.best for line in strategy.history)
-    results = {
-        "command": "adapt",
-        "base_model": generator.lm.source,
-        "adapter": type(generator.adapter).__name__,
-        "task": task.name,
-        "strategy": strategy.name,
-        "trainable_parameters": sum(map(len, strategy.mixture.weights)),
-        "scores": {},  # the support is no test: see evaluate.py
-        "paired": {},
-        "weights": {task.name: {strategy.name: weights}},
-        "support": {"n": shots, "split": cfg.support_split, "fitness": fitness},
-        "seconds": seconds,
-        "seed": cfg.seed,
-    }
-    write_results(run, results)
-    print(f"\n{history_table(strategy.history)}")
-    print(f"\nFitness on {shots} support examples of {task.name}: {fitness:.3f}\n\nAlphas\n{bars(weights)}")
+    Results(
+        command="adapt",
+        base_model=model.lm.source,
+        adapter=type(model.adapter).__name__,
+        task=task.name,
+        strategy=strategy.name,
+        trainable_parameters=sum(map(len, strategy.mixture.weights)),
+        scores={},  # the support is no test: see evaluate.py
+        paired={},
+        mixing_weights={task.name: {strategy.name: weights}},
+        support=Support(n=cfg.shots, split=cfg.support_split, fitness=fitness),
+        seconds={**phases.total_seconds, "total": time.perf_counter() - start},
+        seed=cfg.seed,
+    ).write(run)
+    print(f"\n{history_table(strategy.history).text()}")
+    print(f"\nFitness on {cfg.shots} support examples of {task.name}: {fitness:.3f}\n\nMixing weights\n{bars(weights)}")
     log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
 
 
-def answer(cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str]) -> list[dict[str, Completion]]:
-    """Let every system answer, and show the answers and what pass 1 found."""
+def complete(cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str]) -> list[dict[str, Completion]]:
+    """Every system's completion of each prompt, shown with what pass 1 found."""
     sampling = instantiate(cfg.sampling, seed=cfg.seed)
     examples = [Example(prompt=prompt, system=cfg.system) for prompt in prompts]
-    answers = {system: generator.generate(examples, sampling) for system, generator in systems.items()}
-    for place, prompt in enumerate(prompts):
+    groups = {system: generator.generate(examples, sampling) for system, generator in systems.items()}
+    completions = [{system: of[index][0] for system, of in groups.items()} for index in range(len(prompts))]
+    for index, prompt in enumerate(prompts):
         if len(prompts) > 1:
             print(f"\n>>> {prompt}")
         for system, generator in systems.items():
             if isinstance(generator, TwoPass):
-                show_choice(system, generator.choices[place], generator.pool)
-            print(f"\n[{system}]\n{answers[system][place][0].text.strip()}")
-    return [{system: groups[place][0] for system, groups in answers.items()} for place in range(len(prompts))]
+                show_choice(system, generator.choices[index], generator.pool)
+            print(f"\n[{system}]\n{completions[index][system].text.strip()}")
+    return completions
 
 
 def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:

@@ -9,7 +9,6 @@ import hashlib
 import logging
 import time
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import wandb
@@ -17,31 +16,26 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import t2
-from t2.evaluation.evaluate import describe_data, evaluate
 from t2.evaluation.figures import plot_learning_curve
-from t2.evaluation.report import summarize
-from t2.evaluation.tables import results_table, seconds_table
+from t2.evaluation.report import describe_data, summarize
+from t2.evaluation.results import Results
+from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
-from t2.models.llava import save_llava
-from t2.policy.hf import HFGenerator
 from t2.run.launch import launch, quiet_libraries
-from t2.run.results import git_commit, write_results
+from t2.run.results import CURVE_FILE, git_commit
 from t2.training.activation_checkpointing import recompute_blocks
-from t2.training.alignment import AlignmentTraining
 from t2.training.callbacks import LAST_CHECKPOINT, Validation
 from t2.training.data import PromptData
 from t2.training.module import ExpertTraining
-from t2.types import Sampling
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
 
 
-def train(cfg: DictConfig) -> dict[str, Any]:
+def train(cfg: DictConfig) -> Results:
     """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
-    if cfg.warmup is not None:
-        return warm_up(cfg)
     start = time.perf_counter()
     quiet_libraries()
     L.seed_everything(cfg.seed, verbose=False)
@@ -60,52 +54,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         failed = False
     finally:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
-    plot_learning_curve([run], run / "learning_curve.png")
+    plot_learning_curve([run], run / CURVE_FILE)
     return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
-
-
-def warm_up(cfg: DictConfig) -> dict[str, Any]:
-    """Put eyes in front of a text model and teach them to be understood; returns what `results.json` holds.
-
-    The model is written to `llava` in the run folder, for `base_model.source`.
-    """
-    start = time.perf_counter()
-    quiet_libraries()
-    L.seed_everything(cfg.seed, verbose=False)
-    run = Path(cfg.paths.run)
-    task, optimizer, warmup = (instantiate(cfg[part]) for part in ("task", "optimizer", "warmup"))
-    data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
-    examples = task.split("val")[: cfg.callbacks.validation.limit]
-    folder = run / "llava"
-    lm = warmup.build(instantiate(cfg.base_model), task.split("train"), source=str(folder), seed=cfg.seed)
-    module = AlignmentTraining(lm, optimizer, cfg.steps)
-    greedy = Sampling(max_new_tokens=task.max_new_tokens)
-    reports = {"base": evaluate(HFGenerator(lm), task, examples, greedy, system="base")}
-    loggers = list(instantiate(cfg.logger).values())
-    try:
-        instantiate(cfg.trainer)(logger=loggers, callbacks=[]).fit(module, data)
-    finally:
-        wandb.finish()
-    reports["warmup"] = evaluate(HFGenerator(lm), task, examples, greedy, system="warmup")
-    save_llava(lm, folder)
-    results = {
-        "command": "train",
-        "base_model": lm.source,
-        "adapter": None,
-        "task": task.name,
-        "strategy": "fixed",
-        "split": "val",
-        "trainable_parameters": sum(p.numel() for p in module.bridge.parameters()),
-        **summarize(task.name, {name: one.scores for name, one in reports.items()}, majority=reports["base"].majority),
-        "seconds": {"total": time.perf_counter() - start},
-        "seed": cfg.seed,
-    }
-    results = write_results(run, results)
-    log.info("Validation, before and after:\n%s", results_table(results))
-    log.info(
-        "The model that sees: %s\nNext: python train.py base_model=llava_smollm2 base_model.source=%s", folder, folder
-    )
-    return results
 
 
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
@@ -155,27 +105,28 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     return module, data, callbacks
 
 
-def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> dict[str, Any]:
-    """Write `results.json` from the validations of a finished run, and say where things lie."""
-    run = Path(cfg.paths.run)
+def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> Results:
+    """Write `results.json` from the validations of a finished run, and log where its files are."""
+    run, task = Path(cfg.paths.run), module.task
     (validation,) = (callback for callback in callbacks if isinstance(callback, Validation))
-    scores = {"base": validation.reports[0], "expert": validation.reports[validation.best_step]}
-    results = {
-        "command": "train",
-        "base_model": module.lm.source,
-        "adapter": type(module.adapter).__name__,
-        "task": module.task.name,
-        "strategy": "fixed",
-        "split": "val",
-        "trainable_parameters": sum(p.numel() for p in module.adapter.trainable()),
-        **summarize(module.task.name, scores, majority=validation.majority),
-        "data": describe_data([module.task]),
-        "seconds": {**module.phases.total_seconds, "total": seconds},
-        "seed": cfg.seed,
-    }
-    results = write_results(run, results)
-    log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results))
-    log.info("Seconds: %s", seconds_table(results["seconds"]))
+    validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step]}
+    scores, paired = summarize(validated, majority=validation.majority)
+    results = Results(
+        command="train",
+        base_model=module.lm.source,
+        adapter=type(module.adapter).__name__,
+        task=task.name,
+        strategy="fixed",
+        split="val",
+        trainable_parameters=sum(p.numel() for p in module.adapter.trainable()),
+        scores={task.name: scores},
+        paired={task.name: paired},
+        data=describe_data([task]),
+        seconds={**module.phases.total_seconds, "total": seconds},
+        seed=cfg.seed,
+    ).write(run)
+    log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
+    log.info("Seconds: %s", seconds_text(results.seconds))
     log.info("Expert: %s\nNext: python evaluate.py task=%s expert=%s", run / EXPERT_FILE, cfg.task.name, run)
     return results
 

@@ -1,57 +1,161 @@
-"""What systems are compared on: tasks, their domains, and support examples that are in nobody's test set."""
+"""Scores systems on the same examples of one or more tasks: what evaluate.py and the adaptation callback do.
+
+What the configuration alone can get wrong is found when a `Benchmark` is made, before a model is loaded. Support
+examples, which strategies are fitted to, are never of the test split nor among the examples that are scored.
+"""
 
 from __future__ import annotations
 
+import logging
 import random
+import time
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from dataclasses import replace
 from typing import Any
 
 from t2.adaptation.few_shot import check_disjoint
+from t2.adaptation.strategy import PooledModel
+from t2.adaptation.two_pass import TwoPass
+from t2.evaluation.report import Outcome, Report
+from t2.evaluation.scoring import check_workers, evaluate
+from t2.evaluation.systems import is_scored
 from t2.experts.pool import ExpertPool
+from t2.policy.generator import Generator
+from t2.run.messages import did_you_mean
 from t2.tasks.base import Split, Task
-from t2.types import OTHER, Example
+from t2.types import OTHER, Example, Sampling
+
+log = logging.getLogger(__name__)
 
 
-def true_domains(
-    tasks: Sequence[str], domains: Mapping[str, str | None] | None, labels: Sequence[str]
-) -> dict[str, str]:
-    """Task -> its true domain, of the tasks that have one; empty where no `domains` are given.
+class Benchmark:
+    """Tasks, and by task the examples that are scored, the support examples and the sampling.
 
-    A task mapped to None is left out on purpose; one that the mapping does not mention was forgotten.
+    Args:
+        tasks: of different names.
+        split: where the scored examples are from; the first `limit` of it.
+        shots: support examples of each task, from `support_split` in an order that `seed` decides.
+        domains: task -> the domain of its prompts, None to leave it out of confusion matrices; None: no matrices.
+        sampling: by task; greedy completions of the task's own length if not given.
+        workers: threads that grade.
 
     Raises:
-        ValueError: a benchmark without a domain, or a domain that is no label.
+        ValueError: no task or two of one name, a number outside its range, or support examples that cannot be drawn.
     """
-    if domains is None:
-        return {}
-    found = {}
-    for task in tasks:
-        if task not in domains:
-            near = get_close_matches(task, domains, n=1)
-            hint = f" Did you mean it by {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"{task!r} is a benchmark without a domain: benchmark_domains has {', '.join(domains)}.{hint} "
-                f"Add benchmark_domains.{task} with one of {', '.join(labels)}, or null to leave it out of the matrix."
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        *,
+        split: Split,
+        limit: int | None = None,
+        shots: int = 0,
+        support_split: Split = "train",
+        seed: int = 0,
+        domains: Mapping[str, str | None] | None = None,
+        sampling: Mapping[str, Sampling] | None = None,
+        workers: int = 2,
+    ) -> None:
+        """Read the examples and draw the support."""
+        check_workers(workers)
+        names = [task.name for task in tasks]
+        if not tasks or len(set(names)) < len(names):
+            raise ValueError(f"The benchmarks are {', '.join(names) or 'empty'}. Name one task or more, each once.")
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit is {limit}; allowed: at least 1, or null for all examples.")
+        self.tasks, self.domains, self.workers = tasks, domains, workers
+        self.sampling = sampling or {task.name: Sampling(max_new_tokens=task.max_new_tokens) for task in tasks}
+        self.examples = {task.name: task.split(split)[:limit] for task in tasks}
+        self.support = {
+            task.name: choose_support(
+                task, shots=shots, split=support_split, seed=seed, scored=self.examples[task.name]
             )
-        domain = domains[task]
-        if domain is None:
-            continue
-        if domain not in labels:
-            raise ValueError(f"benchmark_domains.{task} is {domain!r}; allowed: {_listed(domain, labels)}")
-        found[task] = domain
-    return found
+            for task in tasks
+        }
+
+    def true_domains(self, labels: Sequence[str]) -> dict[str, str]:
+        """Task -> its domain, of the tasks that have one; empty without `domains`.
+
+        Raises:
+            ValueError: a task is not among the domains, or its domain is not one of `labels`.
+        """
+        if self.domains is None:
+            return {}
+        found = {}
+        for task in self.examples:
+            if task not in self.domains:
+                raise ValueError(
+                    f"{task!r} is a benchmark without a domain: benchmark_domains has {', '.join(self.domains)}."
+                    f"{did_you_mean(task, self.domains)} Add benchmark_domains.{task} with one of {', '.join(labels)}, "
+                    "or null to leave it out of the matrix."
+                )
+            domain = self.domains[task]
+            if domain is None:
+                continue
+            if domain not in labels:
+                allowed = f"{', '.join(labels)}.{did_you_mean(domain, labels)}"
+                raise ValueError(f"benchmark_domains.{task} is {domain!r}; allowed: {allowed}")
+            found[task] = domain
+        return found
+
+    def run(
+        self,
+        systems: Mapping[str, Generator],
+        *,
+        domains: Mapping[str, str] | None = None,
+        known: Sequence[Outcome] = (),
+    ) -> list[Outcome]:
+        """Score every system on every task; strategies are fitted to the task's support first.
+
+        `domains` are the `true_domains` of tasks, and outcomes that are `known` are not measured again.
+
+        Raises:
+            ValueError: a strategy cannot use the support or the pool, or what `evaluate` refuses.
+        """
+        measured = {(outcome.report.task, outcome.report.system): outcome for outcome in known}
+        outcomes = []
+        for task in self.tasks:
+            for system, generator in systems.items():
+                if not is_scored(system, (domains or {}).get(task.name)):
+                    continue
+                outcome = measured.get((task.name, system))
+                if outcome is None:
+                    fit_seconds = _fit(generator, task, self.support[task.name])
+                    examples, sampling = self.examples[task.name], self.sampling[task.name]
+                    report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)
+                    outcome = _outcome(report, generator, fit_seconds)
+                    log.info("%s, %s: %.1f %%", task.name, system, 100 * report.mean)
+                outcomes.append(outcome)
+        return outcomes
 
 
-def _listed(got: str, labels: Sequence[str]) -> str:
-    near = get_close_matches(got, labels, n=1)
-    return f"{', '.join(labels)}." + (f" Did you mean {near[0]!r}?" if near else "")
+def _fit(generator: Generator, task: Task, support: Sequence[Example]) -> float:
+    """Fit the strategy of a two-pass system; returns the seconds that it took."""
+    start = time.perf_counter()
+    if isinstance(generator, TwoPass):
+        generator.strategy.fit(PooledModel(generator.generator, generator.pool), task, support)
+    return time.perf_counter() - start
+
+
+def _outcome(report: Report, generator: Generator, fit_seconds: float) -> Outcome:
+    """The report with the seconds, mixing weights and labels of a two-pass system's latest call."""
+    if not isinstance(generator, TwoPass):
+        return Outcome(report)
+    seconds = {"fit": fit_seconds, **generator.records[-1].seconds, "score": report.seconds["score"]}
+    choices = generator.choices
+    means = zip(*(choice.mixture.means for choice in choices), strict=True)
+    labels = tuple(choice.label for choice in choices if choice.label is not None)
+    return Outcome(
+        replace(report, seconds=seconds),
+        {domain: sum(of) / len(of) for domain, of in zip(generator.pool.domains, means, strict=True)},
+        labels if len(labels) == len(choices) else (),
+    )
 
 
 def choose_support(
     task: Task, *, shots: int, split: Split, seed: int, scored: Sequence[Example]
 ) -> tuple[Example, ...]:
-    """`shots` solved examples in an order that the seed decides, so that fewer shots are the first of more.
+    """The first `shots` solved examples of a split in an order that the seed decides; fewer are the first of more.
 
     Raises:
         ValueError: the test split, more shots than examples, or a support example among the `scored` ones.
@@ -80,5 +184,5 @@ def labels_of(pool: ExpertPool) -> tuple[str, ...]:
 
 
 def tasks_of(benchmarks: Mapping[str, Any]) -> list[Task]:
-    """The tasks of a benchmark set; its `benchmark_domains` is none."""
+    """The tasks of a benchmark set of the configuration, where `benchmark_domains` may be among them."""
     return [task for name, task in benchmarks.items() if name != "benchmark_domains"]

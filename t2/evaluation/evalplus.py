@@ -1,12 +1,12 @@
 """The programs of an evaluation in EvalPlus's format: python -m t2.evaluation.evalplus RUN --out FOLDER.
 
-One file per code task and system (`humaneval_base.jsonl`), a line {"task_id", "solution"} per answer, for
-`evalplus.evaluate --dataset humaneval --samples FILE` (read in evalplus 0.3.1, `data/utils.py`). An answer without a
+One file per code task and system (`humaneval_base.jsonl`), a line {"task_id", "solution"} per completion, for
+`evalplus.evaluate --dataset humaneval --samples FILE` (read in evalplus 0.3.1, `data/utils.py`). A completion without a
 program is exported as an empty one, because EvalPlus refuses a file that lacks a problem of its data set; so it also
-does after `limit=` and with part of MBPP+. Answers to other tasks are left out: EvalPlus knows the problems
+does after `limit=` and with part of MBPP+. Completions of other tasks are left out: EvalPlus knows the problems
 HumanEval/N and Mbpp/N. Nothing is run or judged here.
 
-A file that exists is never written over: EvalPlus keeps its results beside it and would show those of the old answers.
+A file that exists is never written over: EvalPlus keeps its verdicts beside it and would show them again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2.run.files import atomic_path
+from t2.run.results import SAMPLES_FILE
 
 PROBLEM_ID = re.compile(r"(HumanEval|Mbpp)/\d+")
 
@@ -29,17 +30,17 @@ def read_solutions(run: Path) -> Solutions:
 
     Raises:
         FileNotFoundError: `run` is not the folder of a finished run.
-        ValueError: it is no evaluation, answers none of EvalPlus's problems, or no answer holds a program.
+        ValueError: it is no evaluation, has none of EvalPlus's problems, or no completion holds a program.
     """
-    path = run / "samples.jsonl"
+    path = run / SAMPLES_FILE
     if not path.is_file():
-        raise FileNotFoundError(f"{run} holds no samples.jsonl. Give the folder that evaluate.py printed.")
+        raise FileNotFoundError(f"{run} holds no {SAMPLES_FILE}. Give the folder that evaluate.py printed.")
     solutions: Solutions = {}
     others: dict[str, str | None] = {}  # task -> an id
     for text in path.read_text().splitlines():
         line = json.loads(text)
         if "system" not in line:
-            raise ValueError(f"{path} has the answers of a training run. Give the folder of an evaluation.")
+            raise ValueError(f"{path} has the completions of a training run. Give the folder of an evaluation.")
         if PROBLEM_ID.fullmatch(str(line.get("id"))):
             lines = solutions.setdefault((line["task"], line["system"]), [])
             lines.append({"task_id": line["id"], "solution": line["extracted"] or ""})
@@ -48,12 +49,12 @@ def read_solutions(run: Path) -> Solutions:
     if not solutions:
         there = ", ".join(f"{task} ({f'ids such as {one!r}' if one else 'no ids'})" for task, one in others.items())
         raise ValueError(
-            f"{run} has no answers to the problems that EvalPlus knows, HumanEval/N and Mbpp/N. Its tasks: {there}. "
-            "Evaluate a code task, e.g. python evaluate.py task=humaneval."
+            f"{run} has no completions of the problems that EvalPlus knows, HumanEval/N and Mbpp/N. Its tasks: "
+            f"{there}. Evaluate a code task, e.g. python evaluate.py task=humaneval."
         )
     if not any(line["solution"] for lines in solutions.values() for line in lines):
         tasks = ", ".join(dict.fromkeys(task for task, _ in solutions))
-        raise ValueError(f"{run}: none of the answers to {tasks} holds a program. Look into {path}.")
+        raise ValueError(f"{run}: none of the completions of {tasks} holds a program. Look into {path}.")
     return solutions
 
 
@@ -79,7 +80,7 @@ def write_solutions(solutions: Mapping[tuple[str, str], Sequence[Mapping[str, st
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: read, write, say what was written."""
+    """Read a run, write the files, print what was written."""
     parser = argparse.ArgumentParser(
         prog="python -m t2.evaluation.evalplus", description=(__doc__ or "").splitlines()[0]
     )
@@ -93,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     for path, lines in zip(paths, solutions.values(), strict=True):
         problems, empty = len({line["task_id"] for line in lines}), sum(not line["solution"] for line in lines)
-        print(f"{path}: {len(lines)} answers to {problems} problems, {empty} without a program")
+        print(f"{path}: {len(lines)} completions of {problems} problems, {empty} without a program")
 
 
 if __name__ == "__main__":

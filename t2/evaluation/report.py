@@ -1,18 +1,33 @@
-"""What one system did on one task: its report, comparisons with another, and the files written of it."""
+"""How a system did on a task: its report, comparisons with another, and the parts of `results.json` made of reports.
+
+    scores, paired      statistics of each system, and its difference to the base over the same examples
+    reasons             {task: {system: {reason: completions}}} over all samples; right completions have no reason
+    by_group            {task: {system: {kind: {value: Statistic}}}} from `Example.metadata["groups"]`
+    pass_at_k           {task: {system: {"1": share, "5": share, ...}}} with several samples; right is a score of 1
+    mixing_weights      {task: {system: {domain: mean over examples and matrices}}} of two-pass systems
+    pass_seconds        {task: {system: {"pass1": seconds, "pass2": seconds}}} of two-pass systems
+    confusion           {system: Confusion} over the tasks that have a true domain
+
+Nothing here knows what a system is.
+"""
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from t2.evaluation.statistics import Paired, compare_scores, pass_at_k
+from t2.evaluation.results import Confusion, Score, Statistic
+from t2.evaluation.statistics import Paired, compare_scores, confusion_matrix, pass_at_k, standard_error
 from t2.run.files import atomic_path
+from t2.tasks.base import DocumentedTask, Task
 from t2.types import Completion, Example, Grade
+
+PASSES = ("pass1", "pass2")
+PASS_AT = (1, 5, 10, 100)  # the k of pass@k, as far as there are samples
 
 
 @dataclass(frozen=True)
@@ -36,22 +51,26 @@ class Report:
 
     @property
     def stderr(self) -> float:
-        """Standard error of the mean, from the sample variance (nan for a single example)."""
-        n = len(self.scores)
-        if n < 2:
-            return float("nan")
-        mean = self.mean
-        return math.sqrt(sum((score - mean) ** 2 for score in self.scores) / (n - 1) / n)
+        """Standard error of the mean; nan for a single example."""
+        return standard_error(self.scores)
 
 
-PASS_AT = (1, 5, 10, 100)  # the k of pass@k, as far as there are samples
+@dataclass(frozen=True)
+class Outcome:
+    """A report, and what a two-pass system chose.
+
+    `mixing_weights` are means over examples and matrices by domain, empty without a pool; `chosen` is a label per
+    example, empty where the system chooses none. The report of a two-pass system has the seconds of `fit`, `pass1` and
+    `pass2` instead of `rollout`.
+    """
+
+    report: Report
+    mixing_weights: Mapping[str, float] = field(default_factory=dict)
+    chosen: tuple[str, ...] = ()
 
 
 def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int = 0) -> Paired:
-    """Mean of `report` minus mean of `base` on the same examples, with its uncertainty over examples.
-
-    The interval is the percentile bootstrap. The p-value is McNemar's exact test where all scores are 0 or 1,
-    otherwise a sign-flip permutation test, which is never below 1 / (resamples + 1).
+    """`compare_scores` of two reports, once they are known to be of the same examples.
 
     Raises:
         ValueError: the reports are of different tasks or examples.
@@ -60,54 +79,83 @@ def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int 
     return compare_scores(report.scores, base.scores, resamples=resamples, seed=seed)
 
 
-def summarize(task: str, scores: Mapping[str, Sequence[float]], *, majority: float | None) -> dict[str, dict[str, Any]]:
-    """The `scores` and `paired` parts of `results.json` for one task; the system `base` is what others are paired with.
+def summarize(
+    scores: Mapping[str, Sequence[float]], *, majority: float | None
+) -> tuple[dict[str, Score], dict[str, Paired]]:
+    """The scores of one task by system, and their differences to the system `base`.
 
-    `scores` maps each system to its score per example, over the same examples. A standard error of one example is nan.
+    `scores` maps each system to its score per example, over the same examples.
     """
-    table = {system: {**_statistics(values), "majority": majority} for system, values in scores.items()}
-    paired = {
-        system: asdict(compare_scores(values, scores["base"])) for system, values in scores.items() if system != "base"
-    }
-    return {"scores": {task: table}, "paired": {task: paired}}
+    table = {system: Score(**vars(_statistic(values)), majority=majority) for system, values in scores.items()}
+    return table, {s: compare_scores(values, scores["base"]) for s, values in scores.items() if s != "base"}
 
 
-def break_down(reports: Sequence[Report]) -> dict[str, dict[str, Any]]:
-    """The `reasons`, `by_group` and `pass_at_k` parts of `results.json` for the reports of one task.
+def summarize_reports(reports: Sequence[Report]) -> dict[str, Any]:
+    """The parts `scores`, `paired`, `reasons`, `by_group` and `pass_at_k`; the last three where there is any."""
+    parts: dict[str, dict[str, Any]] = {}
+    for task in dict.fromkeys(report.task for report in reports):
+        found = {report.system: report for report in reports if report.task == task}
+        scores = {system: report.scores for system, report in found.items()}
+        table, paired = summarize(scores, majority=next(iter(found.values())).majority)
+        parts.setdefault("scores", {})[task], parts.setdefault("paired", {})[task] = table, paired
+        for part, count in {"reasons": _reasons, "by_group": _groups, "pass_at_k": _pass_at_k}.items():
+            of: dict[str, Any] = {system: count(report) for system, report in found.items()}
+            if any(of.values()):
+                parts.setdefault(part, {})[task] = of
+    return parts
 
-        reasons    {task: {system: {reason: answers}}} over all samples; right answers have no reason
-        by_group   {task: {system: {kind: {value: {"mean", "stderr", "n"}}}}} from `Example.metadata["groups"]`
-        pass_at_k  {task: {system: {"1": share, "5": share, ...}}} with several samples; right is a score of 1
 
-    A part is left out where it has nothing of any system.
+def summarize_choices(
+    outcomes: Sequence[Outcome], *, domains: Mapping[str, str], labels: Sequence[str]
+) -> dict[str, Any]:
+    """The parts `mixing_weights`, `pass_seconds` and `confusion`.
+
+    Args:
+        outcomes: of every system on every task.
+        domains: task -> its true domain; tasks that have none are in no confusion matrix.
+        labels: the pool's domains and `other`.
     """
-    parts: dict[str, dict[str, Any]] = {
-        "reasons": {report.system: _count_reasons(report) for report in reports},
-        "by_group": {report.system: _score_groups(report) for report in reports},
-        "pass_at_k": {report.system: _estimate_pass_at_k(report) for report in reports},
+    weights: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, dict[str, Any]] = {}
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for outcome in outcomes:
+        report = outcome.report
+        if outcome.mixing_weights:
+            weights.setdefault(report.task, {})[report.system] = dict(outcome.mixing_weights)
+            seconds.setdefault(report.task, {})[report.system] = {part: report.seconds[part] for part in PASSES}
+        if report.task in domains and outcome.chosen:
+            pairs.setdefault(report.system, []).extend((domains[report.task], label) for label in outcome.chosen)
+    confusion = {
+        system: Confusion(tuple(labels), confusion_matrix([t for t, _ in of], [c for _, c in of], labels))
+        for system, of in pairs.items()
     }
-    return {part: {reports[0].task: of} for part, of in parts.items() if any(of.values())}
+    return {"mixing_weights": weights, "pass_seconds": seconds, "confusion": confusion}
+
+
+def describe_data(tasks: Sequence[Task]) -> dict[str, Any]:
+    """The part `data`: what documented tasks say of the data they have read, by task."""
+    return {task.name: dict(task.about()) for task in tasks if isinstance(task, DocumentedTask)}
 
 
 def write_samples(path: Path, reports: Sequence[Report]) -> None:
-    """Write every answer with its score, one JSON object a line (`samples.jsonl`).
+    """Write every completion with its score, one JSON object a line (`samples.jsonl`).
 
     `id`, `system_message` and `images` (their number) are there where the example has them, and `sample` (from 0) where
-    it was answered several times.
+    it has several completions.
     """
     lines = [
-        json.dumps(_sample_line(report, place, number))
+        json.dumps(_sample_line(report, index, number))
         for report in reports
-        for place in range(len(report.examples))
-        for number in range(len(report.samples[place]))
+        for index in range(len(report.examples))
+        for number in range(len(report.samples[index]))
     ]
     with atomic_path(path) as partial:
         partial.write_text("\n".join(lines) + "\n")
 
 
-def _sample_line(report: Report, place: int, number: int) -> dict[str, Any]:
-    example, group = report.examples[place], report.samples[place]
-    completion, grade = group[number], report.grades[place][number]
+def _sample_line(report: Report, index: int, number: int) -> dict[str, Any]:
+    example, group = report.examples[index], report.samples[index]
+    completion, grade = group[number], report.grades[index][number]
     optional = {
         "id": example.metadata.get("id"),
         "sample": number if len(group) > 1 else None,
@@ -129,29 +177,29 @@ def _sample_line(report: Report, place: int, number: int) -> dict[str, Any]:
     }
 
 
-def _count_reasons(report: Report) -> dict[str, int]:
+def _reasons(report: Report) -> dict[str, int]:
     counts = Counter(grade.reason for grades in report.grades for grade in grades if grade.reason is not None)
     return dict(counts.most_common())
 
 
-def _score_groups(report: Report) -> dict[str, dict[str, Any]]:
+def _groups(report: Report) -> dict[str, dict[str, Statistic]]:
     members: defaultdict[str, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for example, score in zip(report.examples, report.scores, strict=True):
         for kind, value in example.metadata.get("groups", {}).items():
             members[kind][value].append(score)
-    return {kind: {value: _statistics(of) for value, of in sorted(values.items())} for kind, values in members.items()}
+    return {kind: {value: _statistic(of) for value, of in sorted(values.items())} for kind, values in members.items()}
 
 
-def _estimate_pass_at_k(report: Report) -> dict[str, float]:
+def _pass_at_k(report: Report) -> dict[str, float]:
     samples = len(report.grades[0]) if report.grades else 0
     right = [sum(grade.score == 1.0 for grade in grades) for grades in report.grades]
     ks = [k for k in PASS_AT if k <= samples > 1]
     return {str(k): sum(pass_at_k(samples, correct, k) for correct in right) / len(right) for k in ks}
 
 
-def _statistics(scores: Sequence[float]) -> dict[str, Any]:
-    report = Report("", "", (), (), tuple(scores), None, {})
-    return {"mean": report.mean, "stderr": report.stderr, "n": len(scores)}
+def _statistic(scores: Sequence[float]) -> Statistic:
+    stderr = standard_error(scores) if len(scores) > 1 else None
+    return Statistic(mean=sum(scores) / len(scores), stderr=stderr, n=len(scores))
 
 
 def _check_same_examples(report: Report, base: Report) -> None:

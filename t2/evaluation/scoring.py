@@ -1,8 +1,8 @@
-"""Answers scored while others are still being made (graders may be slow: code in a sandbox, symbolic mathematics).
+"""Grades completions in worker threads while generation continues, and reports how a system did on a task.
 
-Grading happens in threads, so a grader that waits for a process costs the model nothing; one that computes in Python
-competes with it. The order of results is that of the examples, whatever finishes first. What training and evaluation
-make of the grades is theirs.
+Graders may be slow (code in a sandbox, symbolic mathematics): one that waits for a process costs the model nothing, one
+that computes in Python competes with it. Results are in the order of the examples, whatever finishes first. The score
+is the task's own, the very one that training rewards. Nothing here knows what kind of system generates.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from t2.evaluation.report import Report
+from t2.evaluation.statistics import majority
 from t2.policy.generator import Generator, StreamingGenerator
 from t2.run.phases import Phases
 from t2.tasks.base import Task, grade
@@ -22,7 +24,7 @@ from t2.types import Completion, Example, Grade, Sampling
 
 @dataclass(frozen=True)
 class Scored:
-    """The answers to B examples, G each, and what the task says of them, in the order of the examples."""
+    """G completions of each of B examples and their grades, in the order of the examples."""
 
     completions: tuple[tuple[Completion, ...], ...]  # B x G
     grades: tuple[tuple[Grade, ...], ...]  # B x G
@@ -34,17 +36,46 @@ class Scored:
 
 
 def check_workers(workers: int) -> None:
-    """Raise ValueError for a number of grading threads that would grade nothing."""
+    """Raise ValueError for a number of grading threads below 1."""
     if workers < 1:
         raise ValueError(f"score_workers is {workers}; allowed: at least 1.")
+
+
+def evaluate(
+    generator: Generator, task: Task, examples: Sequence[Example], sampling: Sampling, *, system: str, workers: int = 2
+) -> Report:
+    """Complete and grade the examples; `system` is the generator's name in the report.
+
+    With several samples per example the score is their mean. The report's seconds are those of `complete_and_score`.
+
+    Raises:
+        ValueError: there are no examples, or what `complete_and_score` refuses.
+    """
+    if not examples:
+        raise ValueError(f"No examples of task {task.name} to evaluate {system} on. Give at least one.")
+    phases = Phases()
+    scored = complete_and_score(generator, task, examples, sampling, workers=workers, phases=phases)
+    for group in scored.completions:
+        assert len(group) == sampling.samples, f"{len(group)} completions, expected {sampling.samples}"
+    return Report(
+        task=task.name,
+        system=system,
+        examples=tuple(examples),
+        completions=tuple(group[0] for group in scored.completions),
+        scores=tuple(sum(grade.score for grade in grades) / len(grades) for grades in scored.grades),
+        majority=majority(examples),
+        seconds=dict(phases.total_seconds),
+        samples=scored.completions,
+        grades=scored.grades,
+    )
 
 
 def complete_and_score(
     generator: Generator, task: Task, examples: Sequence[Example], sampling: Sampling, *, workers: int, phases: Phases
 ) -> Scored:
-    """B examples -> G completions each, graded.
+    """B examples -> G completions each, graded by `workers` threads.
 
-    Charges `phases` with `rollout` and with what is still to be waited for then, `score`.
+    Charges `phases` with the seconds of `rollout`, and of `score`: the wait for grades once all completions are there.
 
     Raises:
         ValueError: a score outside [0, 1], or what the generator refuses; what the task's grader raises passes through.
@@ -55,28 +86,33 @@ def complete_and_score(
     graders = ThreadPoolExecutor(workers, thread_name_prefix="grader")
     try:
         with phases("rollout"):
-            for place, group in _stream(generator, examples, sampling):
-                groups[place] = group
-                pending[place] = [graders.submit(_checked_grade, task, place, examples[place], one) for one in group]
-        places = range(len(examples))
-        assert groups.keys() == set(places), f"{len(groups)} groups of completions for {len(examples)} examples"
+            for index, group in _stream(generator, examples, sampling):
+                groups[index] = group
+                pending[index] = [graders.submit(grade, task, examples[index], one.text) for one in group]
+        indices = range(len(examples))
+        assert groups.keys() == set(indices), f"{len(groups)} groups of completions for {len(examples)} examples"
         with phases("score"):
-            grades = tuple(tuple(one.result() for one in pending[place]) for place in places)
+            given = {index: [one.result() for one in pending[index]] for index in indices}
     finally:
         graders.shutdown(cancel_futures=True)  # after an error or Ctrl-C nobody needs the grades still to come
-    return Scored(tuple(tuple(groups[place]) for place in places), grades)
+    completions = tuple(tuple(groups[index]) for index in indices)
+    return Scored(
+        completions,
+        tuple(_in_range(task, index, examples[index], completions[index], given[index]) for index in indices),
+    )
 
 
-def _checked_grade(task: Task, place: int, example: Example, completion: Completion) -> Grade:
-    """The task's grade with a score that is a float in [0, 1]."""
-    given = grade(task, example, completion.text)
-    score = float(given.score)
-    if not 0.0 <= score <= 1.0:  # also true of NaN
-        raise ValueError(
-            f"Task {task.name} scored {score} for example {place} ({example.prompt[:80]!r}), "
-            f"answer {completion.text[:80]!r}; allowed: 0 to 1. Correct the task's score()."
-        )
-    return replace(given, score=score)
+def _in_range(
+    task: Task, index: int, example: Example, completions: Sequence[Completion], grades: Sequence[Grade]
+) -> tuple[Grade, ...]:
+    """The grades with scores that are floats in [0, 1]."""
+    for completion, one in zip(completions, grades, strict=True):
+        if not 0.0 <= one.score <= 1.0:  # also true of NaN
+            raise ValueError(
+                f"Task {task.name} scored {float(one.score)} for example {index} ({example.prompt[:80]!r}), "
+                f"answer {completion.text[:80]!r}; allowed: 0 to 1. Correct the task's score()."
+            )
+    return tuple(replace(one, score=float(one.score)) for one in grades)
 
 
 def _stream(

@@ -1,8 +1,8 @@
 """Evaluations of one pool of experts as tables and figures: python -m t2.evaluation.study RUN [RUN ...] --out FOLDER.
 
 The paper's Tables 2, 3, 5 and 8 and Figures 6 and 7, of whatever the runs hold. A system that ran with several seeds
-is averaged over them question by question; intervals are of that average over questions (paired bootstrap, against the
-base on the same questions), and the spread between seeds is given beside it. Reads `results.json` and `samples.jsonl`
+is averaged over them example by example; intervals are of that average over examples (paired bootstrap, against the
+base on the same examples), and the spread between seeds is given beside it. Reads `results.json` and `samples.jsonl`
 of finished runs; evaluates nothing.
 """
 
@@ -10,21 +10,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 
-from t2.evaluation.figures import plot_confusion
-from t2.evaluation.statistics import Paired, compare_scores, row_shares
+from t2.evaluation.figures import Difference, plot_confusion, plot_differences
+from t2.evaluation.results import Confusion, Results
+from t2.evaluation.statistics import Paired, compare_scores, standard_error
+from t2.evaluation.systems import BASE
+from t2.evaluation.tables import Table, confusion_table, number_table, percent
 from t2.run.files import atomic_path
+from t2.run.results import SAMPLES_FILE
 
 SHOTS = re.compile(r"(?P<system>.+)_(?P<shots>\d+)")
+CHOSEN_S = 0.05  # pass 1 of a fixed mixture takes less, and its share is no finding
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,12 @@ class Cell:
     """How a system did on a task, over all the runs that have it."""
 
     mean: float
-    stderr: float  # over questions, of the average over seeds
+    stderr: float  # over examples, of the average over seeds
     n: int
     majority: float | None
     seeds: dict[int, float]  # seed -> mean
     paired: Paired | None  # against the base; None for the base itself
-    weights: dict[str, float]  # by domain, averaged over questions and seeds
+    mixing_weights: dict[str, float]  # by domain, averaged over examples and seeds
     seconds: dict[str, float]  # pass1 and pass2, averaged over seeds
 
 
@@ -46,7 +50,7 @@ class Study:
     """Cells by task and system, in the order of the runs; confusion matrices by system."""
 
     cells: dict[str, dict[str, Cell]]
-    confusion: dict[str, Any]
+    confusion: dict[str, Confusion]
 
 
 def read_study(runs: Sequence[Path]) -> Study:
@@ -54,83 +58,94 @@ def read_study(runs: Sequence[Path]) -> Study:
 
     Raises:
         FileNotFoundError: a folder is not that of a finished evaluation.
-        ValueError: two runs asked different questions of one task, or used one seed twice for a system.
+        ValueError: a file is damaged, or two runs have different examples of one task, or used one seed twice for a
+            system with different scores.
     """
     scores: dict[tuple[str, str], dict[int, list[float]]] = {}
-    about: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    questions: dict[str, list[str]] = {}
-    majority: dict[str, float | None] = {}
-    confusion: dict[str, Any] = {}
+    about: dict[tuple[str, str], list[Results]] = {}
+    prompts: dict[str, list[str]] = {}
+    confusion: dict[str, Confusion] = {}
     for run in runs:
-        results, samples = _read(run)
-        for key, lines in samples.items():
-            task, system = key
+        results, samples = Results.read(run), _read_samples(run)
+        for (task, system), lines in samples.items():
             asked = [line["prompt"] for line in lines]
-            if questions.setdefault(task, asked) != asked:
-                raise ValueError(f"{run} asked other questions of {task} than the runs before; evaluate it again.")
-            seeds = scores.setdefault(key, {})
+            if prompts.setdefault(task, asked) != asked:
+                raise ValueError(f"{run} has other examples of {task} than the runs before; evaluate it again.")
+            seeds = scores.setdefault((task, system), {})
             values = [float(line["score"]) for line in lines]
-            if seeds.get(results["seed"], values) != values:
-                raise ValueError(f"{run}: {system} on {task} was run twice with seed {results['seed']}, differently.")
-            seeds[results["seed"]] = values
-            majority[task] = results["scores"][task][system]["majority"]
-            about.setdefault(key, []).append(
-                {
-                    "weights": results.get("weights", {}).get(task, {}).get(system, {}),
-                    "seconds": results.get("pass_seconds", {}).get(task, {}).get(system, {}),
-                }
-            )
-        confusion |= {name: found for name, found in results.get("confusion", {}).items() if name not in confusion}
+            if seeds.setdefault(results.seed, values) != values:
+                raise ValueError(f"{run}: {system} on {task} was run twice with seed {results.seed}, differently.")
+            about.setdefault((task, system), []).append(results)
+        confusion = (results.confusion or {}) | confusion
     cells: dict[str, dict[str, Cell]] = {}
     for (task, system), seeds in scores.items():
-        averages = [_mean(of) for of in zip(*seeds.values(), strict=True)]
-        base = [_mean(of) for of in zip(*scores[task, "base"].values(), strict=True)]
+        averages, base = (
+            [fmean(of) for of in zip(*scores[task, name].values(), strict=True)] for name in (system, BASE)
+        )
+        found = about[task, system]
         cells.setdefault(task, {})[system] = Cell(
-            mean=_mean(averages),
-            stderr=statistics.stdev(averages) / math.sqrt(len(averages)) if len(averages) > 1 else math.nan,
+            mean=fmean(averages),
+            stderr=standard_error(averages),
             n=len(averages),
-            majority=majority[task],
-            seeds={seed: _mean(values) for seed, values in sorted(seeds.items())},
-            paired=compare_scores(averages, base) if system != "base" else None,
-            weights=_average([one["weights"] for one in about[task, system]]),
-            seconds=_average([one["seconds"] for one in about[task, system]]),
+            majority=found[-1].scores[task][system].majority,
+            seeds={seed: fmean(values) for seed, values in sorted(seeds.items())},
+            paired=compare_scores(averages, base) if system != BASE else None,
+            mixing_weights=_average([(one.mixing_weights or {}).get(task, {}).get(system, {}) for one in found]),
+            seconds=_average([(one.pass_seconds or {}).get(task, {}).get(system, {}) for one in found]),
         )
     return Study(cells, confusion)
 
 
-def score_table(study: Study, systems: Sequence[str], tasks: Sequence[str]) -> str:
-    """Markdown: a line per system, score and difference to the base per task (paper, Table 2)."""
-    lines = [f"| | {' | '.join(tasks)} |", "|---" * (len(tasks) + 1) + "|"]
+def _read_samples(run: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    path = run / SAMPLES_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} holds no {SAMPLES_FILE}: give folders of finished evaluations.")
+    samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number, text in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            line = json.loads(text)
+            key = line["task"], line["system"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}, is not of an evaluation. Give the folder of another run."
+            ) from None
+        if "sample" in line:
+            raise ValueError(f"{run} has several completions of a prompt; a study needs sampling.samples=1.")
+        samples.setdefault(key, []).append(line)
+    return samples
+
+
+def _average(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {key: fmean([table[key] for table in tables if key in table]) for key in (tables[0] if tables else {})}
+
+
+def score_table(study: Study, systems: Sequence[str], tasks: Sequence[str]) -> Table:
+    """A row per system, score and difference to the base per task (paper, Table 2)."""
+    rows = []
     for system in systems:
         found = [study.cells[task].get(system) for task in tasks]
         if any(found):
-            lines.append(f"| {system} | {' | '.join(_score_cell(cell) for cell in found)} |")
-    majority = " | ".join(_percent(next(iter(study.cells[task].values())).majority) for task in tasks)
-    return "\n".join([*lines, f"| majority class | {majority} |"])
+            rows.append([system, *map(_score_cell, found)])
+    majority = [percent(next(iter(study.cells[task].values())).majority) for task in tasks]
+    return Table(["", *tasks], [*rows, ["majority class", *majority]])
 
 
-def seconds_table(study: Study, tasks: Sequence[str]) -> str:
-    """Markdown: seconds of both passes and their ratio (paper, Table 3)."""
-    lines = ["| system | task | pass 1, s | pass 2, s | ratio |", "|---|---|---|---|---|"]
+def seconds_table(study: Study, tasks: Sequence[str]) -> Table:
+    """Seconds of both passes and their ratio (paper, Table 3)."""
+    rows = []
     for task in tasks:
         for system, cell in study.cells[task].items():
-            if cell.seconds.get("pass1", 0.0) >= 0.05:  # a fixed mixture is chosen in no time
+            if cell.seconds.get("pass1", 0.0) >= CHOSEN_S:
                 first, second = cell.seconds["pass1"], cell.seconds["pass2"]
-                lines.append(f"| {system} | {task} | {first:.1f} | {second:.1f} | {100 * first / second:.0f} % |")
-    return "\n".join(lines)
+                rows.append([task, system, f"{first:.1f}", f"{second:.1f}", f"{100 * first / second:.0f} %"])
+    return Table(["task", "system", "pass 1, s", "pass 2, s", "ratio"], rows)
 
 
-def weights_table(study: Study, systems: Sequence[str], tasks: Sequence[str]) -> str:
-    """Markdown: mean mixing weights by system and task (paper, Figure 7)."""
-    domains = list(dict.fromkeys(d for task in tasks for cell in study.cells[task].values() for d in cell.weights))
-    lines = [f"| system | task | {' | '.join(domains)} |", "|---" * (len(domains) + 2) + "|"]
-    for system in systems:
-        for task in tasks:
-            cell = study.cells[task].get(system)
-            if cell is not None and cell.weights:
-                values = " | ".join(f"{cell.weights.get(domain, 0.0):.2f}" for domain in domains)
-                lines.append(f"| {system} | {task} | {values} |")
-    return "\n".join(lines)
+def weights_table(study: Study, systems: Sequence[str], tasks: Sequence[str]) -> Table:
+    """Mean mixing weights by task and system (paper, Figure 7)."""
+    cells = {task: {s: study.cells[task][s] for s in systems if s in study.cells[task]} for task in tasks}
+    weights = {task: {s: c.mixing_weights for s, c in of.items() if c.mixing_weights} for task, of in cells.items()}
+    return number_table(weights, ".2f")
 
 
 def shots_of(study: Study) -> dict[str, dict[int, tuple[str, Cell]]]:
@@ -143,83 +158,58 @@ def shots_of(study: Study) -> dict[str, dict[int, tuple[str, Cell]]]:
     return {task: dict(sorted(by_shots.items())) for task, by_shots in found.items()}
 
 
-def confusion_text(study: Study) -> str:
-    """Markdown: what was chosen for prompts of which domain (paper, Figure 6)."""
-    parts = []
-    for system, found in study.confusion.items():
-        labels = found["labels"]
-        lines = [f"| {system}: true | {' | '.join(labels)} | n |", "|---" * (len(labels) + 2) + "|"]
-        for label, row, shares in zip(labels, found["counts"], row_shares(found["counts"]), strict=True):
-            if sum(row):
-                cells = " | ".join(f"{share or 0.0:.2f}" for share in shares)
-                lines.append(f"| {label} | {cells} | {sum(row)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
-
-
 def draw_scores(study: Study, systems: Sequence[str], tasks: Sequence[str], path: Path) -> None:
-    """Differences to the base with their 95 % intervals, a panel per task; dots are seeds."""
-    figure = Figure(figsize=(3.2 * len(tasks), 0.32 * len(systems) + 1.2), layout="constrained")
-    panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-    for axes, task in zip(panels, tasks, strict=True):
-        base = study.cells[task]["base"].mean
-        for row, system in enumerate(systems):
-            cell = study.cells[task].get(system)
-            if cell is None or cell.paired is None:
-                continue
-            low, high = cell.paired.ci95
-            axes.plot([100 * low, 100 * high], [row, row], color="C0", linewidth=2)
-            axes.plot(100 * cell.paired.difference, row, "o", color="C0")
-            if len(cell.seeds) > 1:
-                axes.plot([100 * (mean - base) for mean in cell.seeds.values()], [row] * len(cell.seeds), "k|")
-        axes.axvline(0.0, color="gray", linewidth=0.8)
-        axes.set(title=f"{task}\nbase {_percent(base)}", xlabel="points above the base")
-    panels[0].set_yticks(range(len(systems)), systems)
-    panels[0].invert_yaxis()
-    with atomic_path(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+    """Draw the systems' differences to the base, a panel per task."""
+    panels = {}
+    for task in tasks:
+        base = study.cells[task][BASE].mean
+        found = {s: cell for s in systems if (cell := study.cells[task].get(s)) is not None}
+        panels[task] = {
+            s: Difference(cell.paired, [mean - base for mean in cell.seeds.values()])
+            for s, cell in found.items()
+            if cell.paired is not None
+        }
+    titles = {task: f"{task}\nbase {percent(study.cells[task][BASE].mean)}" for task in tasks}
+    plot_differences(panels, systems, path, titles=titles)
 
 
-def write_study(study: Study, folder: Path) -> str:
-    """Write study.json, study.md and the figures into `folder`; returns the text."""
-    folder.mkdir(parents=True, exist_ok=True)
+def study_tables(study: Study) -> list[tuple[str, Table]]:
+    """All tables with their titles."""
     shots = shots_of(study)
-    by_shots = {system for found in shots.values() for system, _ in found.values()}
-    systems = [s for s in dict.fromkeys(s for cells in study.cells.values() for s in cells) if s not in by_shots]
-    tasks = [task for task, cells in study.cells.items() if set(cells) - by_shots - {"base"}]
-    parts = []
+    systems, tasks = _compared(study)
+    tables = []
     if tasks:
-        parts += ["## Scores, and differences to the base", score_table(study, systems, tasks)]
-        parts += ["## Mixing weights", weights_table(study, [s for s in systems if ":" not in s], tasks)]
-        parts += ["## Seconds of the passes", seconds_table(study, tasks)]
-        draw_scores(study, [system for system in systems if system != "base"], tasks, folder / "scores.png")
+        tables.append(("Scores, and differences to the base", score_table(study, systems, tasks)))
+        tables.append(("Mixing weights", weights_table(study, [s for s in systems if ":" not in s], tasks)))
+        tables.append(("Seconds of the passes", seconds_table(study, tasks)))
     for task, found in shots.items():
         alike = {SHOTS.sub(r"\g<system>", system) for system, _ in found.values()}  # as configured by default
-        names = ["base", *(system for system, _ in found.values()), *sorted(alike & study.cells[task].keys())]
-        parts += [f"## Shots, {task}", score_table(study, names, [task])]
-    if study.confusion:
-        parts += ["## Chosen labels", confusion_text(study)]
-        for system, matrix in study.confusion.items():
-            plot_confusion(matrix["counts"], matrix["labels"], folder / f"confusion_{system}.png")
-    text = "\n\n".join(parts) + "\n"
+        names = [BASE, *(system for system, _ in found.values()), *sorted(alike & study.cells[task].keys())]
+        tables.append((f"Shots, {task}", score_table(study, names, [task])))
+    return tables + [(f"Chosen by {system}", confusion_table(found)) for system, found in study.confusion.items()]
+
+
+def _compared(study: Study) -> tuple[list[str], list[str]]:
+    """The systems that no number of shots tells apart, and the tasks that have such systems besides the base."""
+    by_shots = {system for found in shots_of(study).values() for system, _ in found.values()}
+    systems = [s for s in dict.fromkeys(s for cells in study.cells.values() for s in cells) if s not in by_shots]
+    return systems, [task for task, cells in study.cells.items() if set(cells) - by_shots - {BASE}]
+
+
+def write_study(study: Study, folder: Path) -> None:
+    """Write study.json, study.md and the figures into `folder`."""
+    systems, tasks = _compared(study)
+    if tasks:
+        draw_scores(study, [system for system in systems if system != BASE], tasks, folder / "scores.png")
+    for system, found in study.confusion.items():
+        path = folder / f"confusion_{system}.png"
+        plot_confusion(found.counts, found.labels, path, title=f"Chosen by {system}")
     with atomic_path(folder / "study.md") as partial:
-        partial.write_text(text)
+        partial.write_text(
+            "\n\n".join(f"## {title}\n\n{table.markdown()}" for title, table in study_tables(study)) + "\n"
+        )
     with atomic_path(folder / "study.json") as partial:
-        partial.write_text(json.dumps(asdict(study), indent=1) + "\n")
-    return text
-
-
-def _read(run: Path) -> tuple[dict[str, Any], dict[tuple[str, str], list[dict[str, Any]]]]:
-    if not (run / "results.json").is_file() or not (run / "samples.jsonl").is_file():
-        raise FileNotFoundError(f"{run} holds no results.json and samples.jsonl: give folders of finished evaluations.")
-    results: dict[str, Any] = json.loads((run / "results.json").read_text())
-    samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for text in (run / "samples.jsonl").read_text().splitlines():
-        line = json.loads(text)
-        if "sample" in line:
-            raise ValueError(f"{run} has several answers to a question; a study wants sampling.samples=1.")
-        samples.setdefault((line["task"], line["system"]), []).append(line)
-    return results, samples
+        partial.write_bytes(TypeAdapter(Study).dump_json(study, indent=1) + b"\n")
 
 
 def _score_cell(cell: Cell | None) -> str:
@@ -234,25 +224,18 @@ def _score_cell(cell: Cell | None) -> str:
     return text
 
 
-def _average(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: _mean([table[key] for table in tables if key in table]) for key in (tables[0] if tables else {})}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Join the runs, print the tables, and write everything into a folder."""
     parser = argparse.ArgumentParser(prog="python -m t2.evaluation.study", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders that evaluate.py finished in")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     options = parser.parse_args(arguments)
-    print(write_study(read_study(options.runs), options.out))
+    try:
+        study = read_study(options.runs)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    write_study(study, options.out)
+    print("\n\n".join(f"{title}\n{table.text()}" for title, table in study_tables(study)))
 
 
 if __name__ == "__main__":

@@ -1,95 +1,133 @@
-"""Figures and tables from run folders: python -m t2.evaluation.tables RUN [RUN ...].
+"""Tables of run folders: python -m t2.evaluation.tables RUN [RUN ...].
 
-Reads only what a run wrote (`metrics.csv`, `results.json`); trains and evaluates nothing.
+A `Table` is drawn by rich for the terminal, or written as markdown. Reads only what a run wrote (`metrics.csv`,
+`results.json`); trains and evaluates nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import rich.box
+import rich.table
+from rich.console import Console
 
 from t2.adaptation.few_shot import Iteration
 from t2.evaluation.figures import plot_learning_curve
+from t2.evaluation.report import PASSES
+from t2.evaluation.results import Confusion, Results, Statistic
 from t2.evaluation.statistics import dispatch_accuracy, row_shares
 from t2.evaluation.systems import EXPERT
+from t2.run.results import CURVE_FILE, METRICS_FILE
 
 BAR_CELLS = 30  # of a text bar that means 1
 
+Numbers = Mapping[str, Mapping[str, Mapping[str, float]]]  # by task, system and name
 
-def results_table(results: Mapping[str, Any]) -> str:
-    """The scores of a results.json as a text table: a line per task and system.
 
-    Seconds of the two passes are columns where some system has them.
-    """
-    columns = ["task", "system", "score", "vs base", "95% interval", "p", "n", "majority"]
-    passes = results.get("pass_seconds", {})
-    rows = [columns + ["pass 1", "pass 2"] * bool(passes)]
-    for task, systems in results["scores"].items():
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a header."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def text(self) -> str:
+        """For a terminal, as wide as its cells."""
+        table = rich.table.Table(*self.header, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for row in self.rows:
+            table.add_row(*row)
+        console = Console(width=10_000, markup=False, emoji=False, highlight=False, color_system=None)
+        with console.capture() as captured:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
+
+    def markdown(self) -> str:
+        """As GitHub shows it."""
+        rows = [self.header, ["---"] * len(self.header), *self.rows]
+        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+
+def results_table(results: Results) -> Table:
+    """Scores: a row per task and system, with the seconds of the two passes where some system has them."""
+    passes = results.pass_seconds or {}
+    rows = []
+    for task, systems in results.scores.items():
         for system, score in systems.items():
-            pair = results["paired"][task].get(system)
-            low, high = pair["ci95"] if pair else (0.0, 0.0)
-            error = f" ± {100 * score['stderr']:.1f}" if score["stderr"] is not None else ""
-            row = [
-                task,
-                system,
-                _percent(score["mean"]) + error,
-                f"{100 * pair['difference']:+.1f}" if pair else "",
-                f"[{100 * low:+.1f}, {100 * high:+.1f}]" if pair else "",
-                f"{pair['p_value']:.2g}" if pair else "",
-                str(score["n"]),
-                _percent(score["majority"]),
-            ]
-            spent = passes.get(task, {}).get(system)
+            pair = results.paired[task].get(system)
+            row = [task, system, percent(score.mean) + ("" if score.stderr is None else f" ± {100 * score.stderr:.1f}")]
+            if pair is None:
+                row += ["", "", ""]
+            else:
+                low, high = pair.ci95
+                row += [
+                    f"{100 * pair.difference:+.1f}",
+                    f"[{100 * low:+.1f}, {100 * high:+.1f}]",
+                    f"{pair.p_value:.2g}",
+                ]
+            row += [str(score.n), percent(score.majority)]
             if passes:
-                row += [f"{spent[part]:.1f} s" for part in ("pass1", "pass2")] if spent else ["", ""]
+                spent = passes.get(task, {}).get(system)
+                row += [f"{spent[part]:.1f} s" if spent else "" for part in PASSES]
             rows.append(row)
-    return _table(rows)
+    header = ["task", "system", "score", "vs base", "95% interval", "p", "n", "majority"]
+    return Table(header + ["pass 1", "pass 2"] * bool(passes), rows)
 
 
-def weights_table(results: Mapping[str, Any]) -> str:
-    """The mean mixing weights of a results.json: a line per task and system, a column per domain; single experts say
-    theirs."""
-    table = {
-        task: {system: weights for system, weights in systems.items() if not system.startswith(f"{EXPERT}:")}
-        for task, systems in results["weights"].items()
-    }
-    return system_table(table, ".2f")
-
-
-def system_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]], form: str) -> str:
-    """Named numbers by task and system as a line for each, with a column per name; `form` is a format such as `.2f`."""
+def number_table(numbers: Numbers, form: str) -> Table:
+    """A row per task and system, a column per name; `form` is a format such as `.2f`, and unknown numbers are blank."""
     names = list(dict.fromkeys(name for systems in numbers.values() for row in systems.values() for name in row))
-    rows = [["task", "system", *names]]
-    for task, systems in numbers.items():
-        for system, row in systems.items():
-            rows.append([task, system, *(f"{row[name]:{form}}" if name in row else "" for name in names)])
-    return _table(rows)
+    rows = [
+        [task, system, *(f"{row[name]:{form}}" if name in row else "" for name in names)]
+        for task, systems in numbers.items()
+        for system, row in systems.items()
+    ]
+    return Table(["task", "system", *names], rows)
 
 
-def groups_table(by_group: Mapping[str, Any]) -> str:
-    """The scores by group of a results.json: a line per task, kind and value, a column per system."""
+def weights_table(weights: Numbers) -> Table:
+    """Mean mixing weights of the systems that are not a single expert, a column per domain."""
+    mixed = {
+        task: {system: row for system, row in systems.items() if not system.startswith(f"{EXPERT}:")}
+        for task, systems in weights.items()
+    }
+    return number_table(mixed, ".2f")
+
+
+def groups_table(by_group: Mapping[str, Mapping[str, Mapping[str, Mapping[str, Statistic]]]]) -> Table:
+    """Scores by group: a row per task, kind and value, a column per system."""
     systems = list(dict.fromkeys(system for table in by_group.values() for system in table))
-    rows = [["task", "group", "value", "n", *systems]]
+    rows = []
     for task, table in by_group.items():
-        first = next(iter(table.values()))  # every system answers the same examples
+        first = next(iter(table.values()))  # every system has the same examples
         for kind, values in first.items():
             for value, of_first in values.items():
-                cells = [_percent(table[system][kind][value]["mean"]) if system in table else "" for system in systems]
-                rows.append([task, kind, value, str(of_first["n"]), *cells])
-    return _table(rows)
+                cells = [percent(table[system][kind][value].mean) if system in table else "" for system in systems]
+                rows.append([task, kind, value, str(of_first.n), *cells])
+    return Table(["task", "group", "value", "n", *systems], rows)
 
 
-def confusion_table(confusion: Mapping[str, Any]) -> str:
-    """One confusion matrix of a results.json: a line per true domain, shares of what was chosen for it."""
-    counts, labels = confusion["counts"], confusion["labels"]
-    rows = [["true \\ chosen", *labels, "n"]]
-    for label, row, shares in zip(labels, counts, row_shares(counts), strict=True):
-        if any(row):
-            rows.append([label, *(f"{share or 0.0:.2f}" for share in shares), str(sum(row))])
-    return f"{_table(rows)}\nright: {_percent(dispatch_accuracy(counts))}"
+def confusion_table(confusion: Confusion) -> Table:
+    """Shares of what was chosen: a row per true domain that has prompts, a column per label."""
+    shares = row_shares(confusion.counts)
+    rows = [
+        [label, *(f"{share or 0.0:.2f}" for share in parts), str(sum(row))]
+        for label, row, parts in zip(confusion.labels, confusion.counts, shares, strict=True)
+        if any(row)
+    ]
+    return Table(["true \\ chosen", *confusion.labels, "n"], rows)
+
+
+def history_table(history: Sequence[Iteration]) -> Table:
+    """The course of a search for a mixture: a row per generation, `best` so far and `mean` of its members."""
+    rows = []
+    for line in history:
+        weights, spread = (" ".join(f"{value:.2f}" for value in of) for of in (line.weight_mean, line.weight_std))
+        rows.append([str(line.iteration), f"{line.best:.3f}", f"{line.mean:.3f}", weights, spread])
+    return Table(["iteration", "best", "mean", "weights", "±"], rows)
 
 
 def bars(values: Mapping[str, float]) -> str:
@@ -104,59 +142,46 @@ def bars(values: Mapping[str, float]) -> str:
     )
 
 
-def history_table(history: Sequence[Iteration]) -> str:
-    """The course of a search for a mixture: a line per generation, `best` so far and `mean` of its members."""
-    rows = [["iteration", "best", "mean", "weights", "±"]]
-    for line in history:
-        weights, spread = (" ".join(f"{value:.2f}" for value in of) for of in (line.weight_mean, line.weight_std))
-        rows.append([str(line.iteration), f"{line.best:.3f}", f"{line.mean:.3f}", weights, spread])
-    return _table(rows)
+def results_text(results: Results) -> str:
+    """All that a results file has for reading, as text."""
+    parts = [results_table(results).text()]
+    if results.pass_at_k:
+        parts.append(f"pass@k:\n{number_table(results.pass_at_k, '.3f').text()}")
+    if results.by_group:
+        parts.append(f"Scores by group:\n{groups_table(results.by_group).text()}")
+    if results.reasons:
+        parts.append(f"Completions by reason:\n{number_table(results.reasons, 'd').text()}")
+    if results.mixing_weights:
+        parts.append(f"Mean mixing weights:\n{weights_table(results.mixing_weights).text()}")
+    for system, found in (results.confusion or {}).items():
+        right = percent(dispatch_accuracy(found.counts))
+        parts.append(f"Chosen by {system}:\n{confusion_table(found).text()}\nright: {right}")
+    return "\n\n".join([*parts, f"Seconds: {seconds_text(results.seconds)}"])
 
 
-def results_text(results: Mapping[str, Any]) -> str:
-    """Everything of a results.json that is for reading: scores and their parts, mixing weights, confusion matrices,
-    seconds."""
-    parts = [results_table(results)]
-    if "pass_at_k" in results:
-        parts.append(f"pass@k:\n{system_table(results['pass_at_k'], '.3f')}")
-    if "by_group" in results:
-        parts.append(f"Scores by group:\n{groups_table(results['by_group'])}")
-    if "reasons" in results:
-        parts.append(f"Answers by reason:\n{system_table(results['reasons'], 'd')}")
-    if results.get("weights"):
-        parts.append(f"Mean mixing weights:\n{weights_table(results)}")
-    parts += [f"Chosen by {system}:\n{confusion_table(c)}" for system, c in results.get("confusion", {}).items()]
-    return "\n\n".join([*parts, f"Seconds: {seconds_table(results['seconds'])}"])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the first the header, with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
-
-
-def seconds_table(seconds: Mapping[str, float]) -> str:
+def seconds_text(seconds: Mapping[str, float]) -> str:
     """Seconds by phase in one line."""
     return ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items() if value)
 
 
+def percent(share: float | None) -> str:
+    """A share as a percentage; empty where it is unknown."""
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the results of the given run folders and draw their learning curves side by side."""
-    parser = argparse.ArgumentParser(prog="python -m t2.evaluation.tables", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m t2.evaluation.tables", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("runs", nargs="+", type=Path, help="folders that train.py or evaluate.py wrote")
-    parser.add_argument("--figure", type=Path, default=Path("learning_curves.png"), help="where the curves are drawn")
+    parser.add_argument("--figure", type=Path, default=Path(CURVE_FILE), help="where the curves are drawn")
     options = parser.parse_args(arguments)
     for run in options.runs:
-        if not (run / "results.json").exists():
-            parser.error(f"{run} holds no results.json; give folders that train.py or evaluate.py finished in")
-        results = json.loads((run / "results.json").read_text())
+        try:
+            results = Results.read(run)
+        except (OSError, ValueError) as error:
+            parser.error(str(error))
         print(f"\n{run}\n{results_text(results)}")
-    trained = [run for run in options.runs if (run / "metrics.csv").exists()]
+    trained = [run for run in options.runs if (run / METRICS_FILE).exists()]
     if trained:
         plot_learning_curve(trained, options.figure)
         print(f"\nLearning curves: {options.figure}")

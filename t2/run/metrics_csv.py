@@ -16,6 +16,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from t2.run.files import atomic_path
+from t2.run.results import METRICS_FILE
 
 
 class MetricsCSV(Logger):
@@ -24,7 +25,7 @@ class MetricsCSV(Logger):
     def __init__(self, folder: str) -> None:
         """Continue the file of `folder` if there is one."""
         super().__init__()
-        self.path = Path(folder) / "metrics.csv"
+        self.path = Path(folder) / METRICS_FILE
         self.rows: dict[int, dict[str, str]] = read_metrics(self.path) if self.path.exists() else {}
 
     @property
@@ -72,7 +73,7 @@ def read_metrics(path: Path) -> dict[int, dict[str, str]]:
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if "step" not in (reader.fieldnames or []):
-            raise ValueError(f"{path} has no column 'step'; it is not a metrics.csv of t2.")
+            raise ValueError(f"{path} has no column 'step'; it is not a {METRICS_FILE} of t2.")
         return {
             int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in reader
         }

@@ -17,9 +17,11 @@ RENAMED_KEYS = {
     "task.protocol": "task.splits=paper (official) or task.splits=t2 (fixed); grading is that of fixed for both, and "
     "tasks whose splits are the same (math, humaneval) have no such key",
     "task.task.protocol": "task.task.splits=paper or task.task.splits=t2, where the wrapped task has the key",
+    "warmup": "python examples/tiny_llava.py instead (its --help lists the options)",
 }
 # Old choice of a group -> what to write now.
 RENAMED_CHOICES = {
+    "experiment=vision/warmup": "python examples/tiny_llava.py instead, which aligns the small LLaVA",
     "generation=auto": "generation=hf or generation=vllm",
 }
 # Old module -> its module or package now, of everything that a configuration names.

@@ -1,23 +1,23 @@
-"""What the three scripts share: seconds by phase, versions, memory, and the results file.
+"""Names of the files in a run folder, and the provenance of a result: versions, commit, peak memory.
 
-`results.json` is the contract with scripts and dashboards (see the README; `t2.evaluation.evaluate` says what its
-`data`, `reasons`, `by_group` and `pass_at_k` hold). Nothing here knows what was trained.
+What `results.json` holds is said by `t2.evaluation.results`. Nothing here knows what was trained.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from t2.run.files import atomic_path
+RESULTS_FILE = "results.json"
+SAMPLES_FILE = "samples.jsonl"
+METRICS_FILE = "metrics.csv"
+CURVE_FILE = "learning_curve.png"
+ADAPTATION_FILE, CONFUSION_FILE = "adaptation.csv", "confusion.csv"  # of the callback that evaluates while training
 
 PACKAGES = (
     "t2",
@@ -62,30 +62,3 @@ def peak_memory_bytes() -> int:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def write_results(folder: Path, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Write `results.json`, with versions, commit and peak memory added and NaN as null; returns what was written."""
-    full = {
-        **results,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "versions": versions(),
-        "git_commit": git_commit(Path(__file__).parent),
-    }
-    finite: dict[str, Any] = _finite(full)
-    with atomic_path(folder / "results.json") as partial:
-        partial.write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n")
-    return finite
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not (value == value and abs(value) != float("inf")):
-        return None
-    return value
-
-
-SAMPLES_FILE = "samples.jsonl"

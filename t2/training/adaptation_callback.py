@@ -1,17 +1,17 @@
-"""Two-pass adaptation while an expert is trained: how a pool that holds it does on a set of benchmarks.
+"""Scores two-pass adaptation on a set of benchmarks while an expert is trained.
 
 Every so many steps and at the end, each strategy is fitted and scored on the benchmarks' validation examples, with the
-expert in training in the pool. Into the run folder go `adaptation.csv` (a line per step, benchmark and system) and
-`confusion.csv` (a line per step, strategy, true domain and chosen one), into the loggers the same numbers, and into W&B
-also tables and figures. The test split is never read, and training goes on as if nothing had been asked: random states
-are put back, and what the adapter has learned is left alone.
+expert in training in the pool. Into the run folder go `adaptation.csv` (a row per step, benchmark and system) and
+`confusion.csv` (a row per step, strategy, true domain and chosen label), into the loggers the same numbers, and into
+W&B also tables and figures. The test split is never read, and training is left as it was: random states are put back,
+and the adapter's parameters are not touched. How systems are scored: `t2.evaluation.benchmark`.
 """
 
 from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,20 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from t2.adaptation.strategy import Strategy
 from t2.adaptation.two_pass import Pass2
-from t2.evaluation.benchmark import choose_support, labels_of, tasks_of, true_domains
+from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.figures import plot_confusion
-from t2.evaluation.report import compare
+from t2.evaluation.report import PASSES, Outcome, compare, summarize_choices
+from t2.evaluation.results import Confusion
 from t2.evaluation.statistics import dispatch_accuracy
-from t2.evaluation.systems import (
-    BASE,
-    PASSES,
-    Outcome,
-    measure,
-    name_strategies,
-    pool_systems,
-    summarize_adaptation,
-)
+from t2.evaluation.systems import BASE, name_strategies, pool_systems
 from t2.experts.pool import ExpertPool
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import atomic_path
-from t2.tasks.base import Split, Task
+from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
+from t2.tasks.base import Split
 from t2.training.module import ExpertTraining
-from t2.types import Example, Sampling
 
 log = logging.getLogger(__name__)
-ADAPTATION_FILE, CONFUSION_FILE = "adaptation.csv", "confusion.csv"
 CONFUSION_COLUMNS = ("step", "system", "true", "chosen", "count")
 
 Row = dict[str, Any]
@@ -77,41 +69,39 @@ class Adaptation(L.Callback):
         pass2: Pass2 = "auto",
         seed: int = 0,
     ) -> None:
-        """Keep the choices, and draw the support examples.
+        """Read the examples, and draw the support examples.
 
         Raises:
             ValueError: no benchmark, two strategies of one name, too few examples, or numbers outside what is allowed.
         """
-        if every < 1 or limit < 1:
-            raise ValueError(f"adaptation: every={every}, limit={limit}; both are at least 1.")
-        self.tasks: list[Task] = tasks_of(benchmarks)
-        if not self.tasks:
-            raise ValueError("adaptation.benchmarks is empty. Name at least one task.")
-        self.domains: Mapping[str, str | None] | None = benchmarks.get("benchmark_domains")
+        if every < 1:
+            raise ValueError(f"adaptation: every={every}; allowed: at least 1.")
+        self.benchmark = Benchmark(
+            tasks_of(benchmarks),
+            split="val",
+            limit=limit,
+            shots=shots,
+            support_split=support_split,
+            seed=seed,
+            domains=benchmarks.get("benchmark_domains"),
+        )
         self.strategies, self.pool = name_strategies(None, strategies), pool
         self.every, self.singles, self.pass2 = every, singles, pass2
-        self.examples = {task.name: task.split("val")[:limit] for task in self.tasks}
-        self.support = {
-            task.name: choose_support(
-                task, shots=shots, split=support_split, seed=seed, scored=self.examples[task.name]
-            )
-            for task in self.tasks
-        }
-        self.base: dict[str, Outcome] = {}  # by task; the base does not change
+        self.base: list[Outcome] = []  # a task each; the base does not change
         self.steps: set[int] = set()  # that were evaluated
-        self.systems: Mapping[str, Generator] = {}  # of the latest evaluation
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise ValueError now where the expert in training does not go with the pool."""
-        self._systems(pl_module)
+        """Raise ValueError now where the expert in training does not fit the pool or the benchmarks' domains."""
+        pool, _ = self._systems(pl_module)
+        self.benchmark.true_domains(labels_of(pool))
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Evaluate what the steps so far have made; before the next step, so that a resumed run decides alike."""
+        """Evaluate the expert before the next step, so that a resumed run does as an uninterrupted one."""
         if trainer.global_step and trainer.global_step % self.every == 0:
             self._evaluate(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate the last step, unless it was."""
+        """Evaluate the last step, unless it has been."""
         self._evaluate(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,31 +112,33 @@ class Adaptation(L.Callback):
         """The inverse of `state_dict`."""
         self.steps = set(state_dict["steps"])
 
-    def _systems(self, module: L.LightningModule) -> tuple[ExpertPool, Mapping[str, Generator]]:
-        """The pool with the expert as it is now, and who answers with it."""
+    def _systems(self, module: L.LightningModule) -> tuple[ExpertPool, dict[str, Generator]]:
+        """The pool with the expert as it is now, and the systems that use it."""
         assert isinstance(module, ExpertTraining), f"this callback serves ExpertTraining, got {type(module).__name__}"
         generator, domain = module.generator, module.metadata.domain
         if not isinstance(generator, AdaptableGenerator):
             raise ValueError(f"{type(generator).__name__} cannot apply mixtures; use generation=hf or generation=vllm.")
         expert = module.expert(step=module.global_step, val_before=None, val_after=None)
         pool = ExpertPool({domain: expert}) if self.pool is None else self.pool.with_expert(domain, expert)
-        true_domains([task.name for task in self.tasks], self.domains, labels_of(pool))
         systems = pool_systems(generator, pool, self.strategies, singles=self.singles, uniform=False, pass2=self.pass2)
-        self.systems = {BASE: generator.with_state({}), **systems}
-        return pool, self.systems
+        return pool, {BASE: generator.with_state({}), **systems}
 
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         step = trainer.global_step
         if step in self.steps:
             return
         pool, systems = self._systems(module)
+        labels = labels_of(pool)
+        domains = self.benchmark.true_domains(labels)
         assert isinstance(module, ExpertTraining), "_systems checked it"
+        log.info("step %d: adaptation", step)
         with module.phases("adaptation"), isolate_rng(include_cuda=True):
-            outcomes = [outcome for task in self.tasks for outcome in self._score(task, systems)]
-        domains = true_domains([task.name for task in self.tasks], self.domains, labels_of(pool))
-        confusion = summarize_adaptation(outcomes, domains=domains, labels=labels_of(pool))["confusion"]
+            outcomes = self.benchmark.run(systems, domains=domains, known=self.base)
+        self.base = [outcome for outcome in outcomes if outcome.report.system == BASE]
+        confusion = summarize_choices(outcomes, domains=domains, labels=labels)["confusion"]
         self.steps.add(step)
-        rows = [_row(step, outcome, self.base[outcome.report.task]) for outcome in outcomes]
+        base = {outcome.report.task: outcome for outcome in self.base}
+        rows = [_row(step, outcome, base[outcome.report.task]) for outcome in outcomes]
         cells = list(_cells(step, confusion))
         run = Path(trainer.default_root_dir)
         _replace_rows(run / ADAPTATION_FILE, step, rows)
@@ -154,21 +146,10 @@ class Adaptation(L.Callback):
             _replace_rows(run / CONFUSION_FILE, step, cells)
         self._log(trainer, rows, cells, confusion)
 
-    def _score(self, task: Task, systems: Mapping[str, Generator]) -> list[Outcome]:
-        examples: Sequence[Example] = self.examples[task.name]
-        sampling = Sampling(max_new_tokens=task.max_new_tokens)
-        outcomes = []
-        for system, generator in systems.items():
-            if system == BASE and task.name in self.base:
-                outcomes.append(self.base[task.name])
-                continue
-            support = self.support[task.name]
-            outcomes.append(measure(generator, task, examples, sampling, system=system, support=support))
-        self.base[task.name] = outcomes[0]
-        return outcomes
-
-    def _log(self, trainer: L.Trainer, rows: Sequence[Row], cells: Sequence[Row], confusion: Mapping[str, Any]) -> None:
-        step = trainer.global_step
+    def _log(
+        self, trainer: L.Trainer, rows: Sequence[Row], cells: Sequence[Row], confusion: Mapping[str, Confusion]
+    ) -> None:
+        step, figures = trainer.global_step, {}
         metrics = {
             f"adaptation/{row['task']}/{row['system']}/{name}": float(value)
             for row in rows
@@ -176,13 +157,11 @@ class Adaptation(L.Callback):
             if name in ("score", *PASSES) or name.startswith("weight:")
         }
         for system, matrix in confusion.items():
-            accuracy = dispatch_accuracy(matrix["counts"])
+            accuracy = dispatch_accuracy(matrix.counts)
             assert accuracy is not None, "a matrix has prompts"
             metrics[f"adaptation/dispatch_accuracy/{system}"] = accuracy
-        figures = {}
-        for system, matrix in confusion.items():
             figures[system] = Path(trainer.default_root_dir) / f"confusion_{system}.png"
-            plot_confusion(matrix["counts"], matrix["labels"], figures[system])
+            plot_confusion(matrix.counts, matrix.labels, figures[system], title=f"Chosen by {system}, step {step}")
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
             if isinstance(logger, WandbLogger):
@@ -190,12 +169,10 @@ class Adaptation(L.Callback):
                 _log_table(logger, "confusion", cells, step)
                 for system, path in figures.items():
                     logger.log_image(f"confusion/{system}", images=[str(path)], step=step)
-        for row in rows:
-            log.info("step %d: %s, %s: %.1f %%", step, row["task"], row["system"], 100 * row["score"])
 
 
 def _row(step: int, outcome: Outcome, base: Outcome) -> Row:
-    """A line of adaptation.csv."""
+    """A row of adaptation.csv."""
     report = outcome.report
     pair = compare(report, base.report, resamples=1000)
     return {
@@ -208,21 +185,21 @@ def _row(step: int, outcome: Outcome, base: Outcome) -> Row:
         "difference": pair.difference,
         "p_value": pair.p_value,
         **{part: report.seconds[part] for part in PASSES if part in report.seconds},
-        **{f"weight:{domain}": weight for domain, weight in outcome.weights.items()},
+        **{f"weight:{domain}": weight for domain, weight in outcome.mixing_weights.items()},
     }
 
 
-def _cells(step: int, confusion: Mapping[str, Any]) -> Iterable[Row]:
-    """The lines of confusion.csv, of the domains that prompts were of."""
+def _cells(step: int, confusion: Mapping[str, Confusion]) -> Iterator[Row]:
+    """The rows of confusion.csv, of the domains that have prompts."""
     for system, matrix in confusion.items():
-        for true, counts in zip(matrix["labels"], matrix["counts"], strict=True):
+        for true, counts in zip(matrix.labels, matrix.counts, strict=True):
             if any(counts):
-                for chosen, count in zip(matrix["labels"], counts, strict=True):
+                for chosen, count in zip(matrix.labels, counts, strict=True):
                     yield dict(zip(CONFUSION_COLUMNS, (step, system, true, chosen, count), strict=True))
 
 
 def _replace_rows(path: Path, step: int, rows: Sequence[Row]) -> None:
-    """Write the file's rows of earlier steps, and these; later ones are of a run that was killed and resumed."""
+    """Write the file's rows of earlier steps and `rows`; its later ones are of a run that was killed and resumed."""
     known: list[Row] = []
     if path.exists():
         with path.open(newline="") as file:

@@ -16,7 +16,7 @@ import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from tqdm import tqdm
 
-from t2.evaluation.evaluate import evaluate
+from t2.evaluation.scoring import evaluate
 from t2.experts.expert import EXPERT_FILE
 from t2.run.files import atomic_path
 from t2.run.metrics_csv import MetricsCSV

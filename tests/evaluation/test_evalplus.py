@@ -11,8 +11,8 @@ import pytest
 from graded_task import GradedLetters
 
 from t2.evaluation.evalplus import main, read_solutions, write_solutions
-from t2.evaluation.evaluate import evaluate
 from t2.evaluation.report import write_samples
+from t2.evaluation.scoring import evaluate
 from t2.types import Completion, Example, Sampling
 
 
@@ -56,7 +56,7 @@ def test_a_file_per_task_and_system(tmp_path: Path, capsys: pytest.CaptureFixtur
         "humaneval_expert-code.jsonl": [{"task_id": "HumanEval/0", "solution": "a = 1"}],
         "mbpp_base.jsonl": [{"task_id": "Mbpp/2", "solution": "b = 2"}],
     }
-    assert "humaneval_base.jsonl: 2 answers to 2 problems, 1 without a program" in capsys.readouterr().out
+    assert "humaneval_base.jsonl: 2 completions of 2 problems, 1 without a program" in capsys.readouterr().out
 
 
 def test_samples_of_a_problem_are_a_line_each_in_their_order(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_what_an_evaluation_writes_can_be_exported(tmp_path: Path) -> None:
     }
 
 
-def test_answers_to_other_tasks_are_left_out(tmp_path: Path) -> None:
+def test_completions_of_other_tasks_are_left_out(tmp_path: Path) -> None:
     lines = [*TWO, answer("7", "7", task="gsm8k"), answer(None, "A", task="arc"), answer("HumanEval/x", "7", task="y")]
     assert list(read_solutions(run_folder(tmp_path / "run", lines))) == [("humaneval", "base")]
 
@@ -117,9 +117,13 @@ def test_two_systems_never_share_a_file(tmp_path: Path) -> None:
 BAD_RUNS: dict[str, tuple[Sequence[dict[str, Any]], Sequence[str]]] = {
     "no ids": (
         [answer(None, "7", task="gcd"), answer("12", "7", task="gsm8k")],
-        ["no answers to the problems that EvalPlus knows", "gcd (no ids), gsm8k (ids such as '12')", "task=humaneval"],
+        [
+            "no completions of the problems that EvalPlus",
+            "gcd (no ids), gsm8k (ids such as '12')",
+            "task=humaneval",
+        ],
     ),
-    "no programs": ([answer("HumanEval/0", None), answer("HumanEval/1", "")], ["none of the answers to humaneval"]),
+    "no programs": ([answer("HumanEval/0", None), answer("HumanEval/1", "")], ["none of the completions of humaneval"]),
     "a training run": ([{"step": 0, "prompt": "p", "answer": "a"}], ["a training run", "folder of an evaluation"]),
 }
 

@@ -1,11 +1,10 @@
-"""What an evaluation says of answers besides their mean: samples.jsonl, reasons, groups, pass@k, data."""
+"""What an evaluation says of completions besides their mean: samples.jsonl, reasons, groups, pass@k, data, choices."""
 
 from __future__ import annotations
 
 import json
 import threading
 from collections.abc import Sequence
-from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import pytest
 from conftest import LetterTask
 from graded_task import GradedLetters
 
-from t2.evaluation.evaluate import describe_data, evaluate
-from t2.evaluation.report import Report, break_down, write_samples
+from t2.evaluation.report import Outcome, Report, describe_data, summarize_choices, summarize_reports, write_samples
+from t2.evaluation.results import Confusion, Statistic
+from t2.evaluation.scoring import evaluate
 from t2.evaluation.statistics import pass_at_k
 from t2.tasks.images import FileImage
 from t2.types import Completion, Example, Grade, Sampling
@@ -126,40 +126,40 @@ def test_reasons_are_counted_over_samples_and_right_answers_have_none() -> None:
         report("abc b1", "abc abc", system="expert"),
         report("a a", "a a", system="x"),
     ]
-    reasons = break_down(reports)["reasons"]
+    reasons = summarize_reports(reports)["reasons"]
     assert reasons == {"graded": {"base": {"empty": 2, "partly": 1}, "expert": {"partly": 1}, "x": {}}}
     assert list(reasons["graded"]["base"]) == ["empty", "partly"]  # the most frequent first
 
 
 def test_groups_have_the_statistics_of_their_examples() -> None:
-    by_group = break_down([report("abc", "1", "ab12", "a1")])["by_group"]["graded"]["base"]
-    assert by_group["parity"]["even"] == {"mean": 0.75, "stderr": pytest.approx(0.25), "n": 2}
-    assert by_group["parity"]["odd"] == {"mean": 0.25, "stderr": pytest.approx(0.25), "n": 2}
+    by_group = summarize_reports([report("abc", "1", "ab12", "a1")])["by_group"]["graded"]["base"]
+    assert by_group["parity"]["even"] == Statistic(0.75, pytest.approx(0.25), 2)
+    assert by_group["parity"]["odd"] == Statistic(0.25, pytest.approx(0.25), 2)
     assert list(by_group) == ["parity", "level"]
     assert list(by_group["level"]) == ["0", "1", "2"]
-    assert isnan(by_group["level"]["2"]["stderr"])
-    assert by_group["level"]["0"] == {"mean": 0.75, "stderr": pytest.approx(0.25), "n": 2}
+    assert by_group["level"]["2"].stderr is None
+    assert by_group["level"]["0"] == Statistic(0.75, pytest.approx(0.25), 2)
 
 
 def test_an_example_without_a_group_is_in_none() -> None:
     examples = [EXAMPLES[0], Example("q"), Example("r", metadata={"groups": {"level": "0"}})]
-    by_group = break_down([report("a", "a", "1", examples=examples)])["by_group"]["graded"]["base"]
-    assert {kind: {value: of["n"] for value, of in values.items()} for kind, values in by_group.items()} == {
+    by_group = summarize_reports([report("a", "a", "1", examples=examples)])["by_group"]["graded"]["base"]
+    assert {kind: {value: of.n for value, of in values.items()} for kind, values in by_group.items()} == {
         "parity": {"even": 1},
         "level": {"0": 2},
     }
 
 
 def test_groups_of_several_samples_are_over_examples() -> None:
-    by_group = break_down([report("a 1", "1 1", "a a")])["by_group"]["graded"]["base"]
-    assert by_group["parity"]["even"]["n"] == 2
-    assert by_group["parity"]["even"]["mean"] == 0.75
+    by_group = summarize_reports([report("a 1", "1 1", "a a")])["by_group"]["graded"]["base"]
+    assert by_group["parity"]["even"].n == 2
+    assert by_group["parity"]["even"].mean == 0.75
 
 
 @pytest.mark.parametrize(("samples", "ks"), [(2, [1]), (5, [1, 5]), (9, [1, 5]), (10, [1, 5, 10])])
 def test_pass_at_k_goes_up_to_the_number_of_samples(samples: int, ks: Sequence[int]) -> None:
     texts = (" ".join(["abc", *["a1"] * (samples - 1)]), " ".join(["1"] * samples))
-    found = break_down([report(*texts)])["pass_at_k"]["graded"]["base"]
+    found = summarize_reports([report(*texts)])["pass_at_k"]["graded"]["base"]
     assert list(found) == [str(k) for k in ks]
     for k in ks:  # one right of the first example's, none of the second's: half right is not right
         assert found[str(k)] == pytest.approx((pass_at_k(samples, 1, k) + pass_at_k(samples, 0, k)) / 2)
@@ -167,16 +167,42 @@ def test_pass_at_k_goes_up_to_the_number_of_samples(samples: int, ks: Sequence[i
 
 
 def test_one_sample_has_no_pass_at_k() -> None:
-    assert "pass_at_k" not in break_down([report("abc", "1")])
+    assert "pass_at_k" not in summarize_reports([report("abc", "1")])
 
 
 def test_a_plain_task_adds_nothing() -> None:
     examples = LetterTask().split("test")[:2]
     made = evaluate(Script("a", "1"), LetterTask(), examples, Sampling(), system="base")
-    assert break_down([made]) == {}
+    assert summarize_reports([made]).keys() == {"scores", "paired"}
 
 
 def test_data_is_that_of_documented_tasks() -> None:
     assert describe_data([LetterTask()]) == {}
     assert describe_data([LetterTask(), TASK]).keys() == {"graded"}
     assert describe_data([TASK])["graded"]["protocol"] == "letters"
+
+
+def outcome(task: str, system: str, chosen: tuple[str, ...]) -> Outcome:
+    seconds = {"fit": 0.0, "pass1": 1.0, "pass2": 2.0, "score": 0.0}
+    return Outcome(Report(task, system, (), (), (0.0,), None, seconds), {"math": 0.25, "letters": 0.5}, chosen)
+
+
+def test_confusion_is_over_the_tasks_that_have_a_domain() -> None:
+    outcomes = [
+        outcome("sums", "prompt", ("math", "other")),
+        outcome("spelling", "prompt", ("letters", "math")),
+        outcome("poems", "prompt", ("math", "math")),
+        outcome("sums", "few_shot", ()),
+    ]
+    labels = ("math", "letters", "other")
+    parts = summarize_choices(outcomes, domains={"sums": "math", "spelling": "letters"}, labels=labels)
+    assert parts["confusion"] == {"prompt": Confusion(labels, ((1, 0, 1), (1, 1, 0), (0, 0, 0)))}
+    assert parts["mixing_weights"]["sums"]["few_shot"] == {"math": 0.25, "letters": 0.5}
+    assert parts["pass_seconds"]["poems"]["prompt"] == {"pass1": 1.0, "pass2": 2.0}
+
+
+def test_scores_are_by_task_and_differences_to_the_base() -> None:
+    parts = summarize_reports([report("abc", "1"), report("abc", "abc", system="expert")])
+    scores = parts["scores"]["graded"]
+    assert (scores["base"].mean, scores["base"].n, scores["base"].majority) == (0.5, 2, 1.0)
+    assert (parts["paired"]["graded"].keys(), parts["paired"]["graded"]["expert"].difference) == ({"expert"}, 0.5)

@@ -1,14 +1,17 @@
-"""t2.evaluation.study: joining runs, seeds averaged question by question, tables and files."""
+"""t2.evaluation.study: joining runs, seeds averaged example by example, tables and files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
+from results_files import results_of
 
-from t2.evaluation.study import main, read_study, score_table, shots_of, write_study
+from t2.evaluation.results import Confusion, Score
+from t2.evaluation.study import main, read_study, score_table, shots_of, study_tables, write_study
 
 TASK = "sums"
 
@@ -23,15 +26,15 @@ def run_folder(
         for prompt, score in zip(prompts, values, strict=True)
     ]
     (path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    results = {"seed": seed, "scores": {task: {system: {"majority": 0.25} for system in scores}}, **more}
-    (path / "results.json").write_text(json.dumps(results))
+    table = {system: Score(fmean(values), None, len(values), 0.25) for system, values in scores.items()}
+    results_of(seed=seed, scores={task: table}, **more).write(path)
     return path
 
 
 BASE = [0.0, 0.0, 1.0, 0.0]
 
 
-def test_seeds_are_averaged_question_by_question(tmp_path: Path) -> None:
+def test_seeds_are_averaged_example_by_example(tmp_path: Path) -> None:
     one = run_folder(tmp_path / "a", {"base": BASE, "few_shot": [1.0, 1.0, 1.0, 0.0]}, seed=0)
     two = run_folder(tmp_path / "b", {"base": BASE, "few_shot": [1.0, 0.0, 0.0, 0.0]}, seed=1)
     cell = read_study([one, two]).cells[TASK]["few_shot"]
@@ -50,10 +53,10 @@ def test_the_base_is_paired_with_nothing_and_counted_once(tmp_path: Path) -> Non
     assert (cell.mean, cell.n, cell.majority) == (0.25, 4, 0.25)
 
 
-def test_other_questions_are_refused(tmp_path: Path) -> None:
+def test_other_examples_are_refused(tmp_path: Path) -> None:
     one = run_folder(tmp_path / "a", {"base": BASE})
     two = run_folder(tmp_path / "b", {"base": BASE}, seed=1, prompts="abce")
-    with pytest.raises(ValueError, match="other questions of sums"):
+    with pytest.raises(ValueError, match="other examples of sums"):
         read_study([one, two])
 
 
@@ -64,8 +67,11 @@ def test_one_seed_with_two_results_is_refused(tmp_path: Path) -> None:
         read_study([one, two])
 
 
-def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="finished evaluations"):
+@pytest.mark.parametrize(("present", "match"), [(False, "holds no results.json"), (True, "of finished evaluations")])
+def test_an_unfinished_run_is_refused(tmp_path: Path, present: bool, match: str) -> None:
+    if present:
+        results_of().write(tmp_path)
+    with pytest.raises(FileNotFoundError, match=match):
         read_study([tmp_path])
 
 
@@ -77,7 +83,7 @@ def test_shots_are_told_from_names_and_sorted(tmp_path: Path) -> None:
 
 def test_the_table_has_a_line_per_system_that_was_run(tmp_path: Path) -> None:
     study = read_study([run_folder(tmp_path / "a", {"base": BASE, "uniform": [1.0, 0.0, 1.0, 0.0]})])
-    lines = score_table(study, ["base", "prompt", "uniform"], [TASK]).splitlines()
+    lines = score_table(study, ["base", "prompt", "uniform"], [TASK]).markdown().splitlines()
     assert len(lines) == 5
     assert lines[3].startswith("| uniform | 50.0 ± 28.9 (+25.0 [")
     assert lines[-1] == "| majority class | 25.0 % |"
@@ -87,14 +93,15 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
     run = run_folder(
         tmp_path / "a",
         {"base": BASE, "prompt": [1.0, 0.0, 1.0, 0.0], "few_shot_3": BASE},
-        weights={TASK: {"prompt": {"math": 0.75}}},
+        mixing_weights={TASK: {"prompt": {"math": 0.75}}},
         pass_seconds={TASK: {"prompt": {"pass1": 1.0, "pass2": 8.0}}},
-        confusion={"prompt": {"labels": ["math", "other"], "counts": [[3, 1], [0, 0]]}},
+        confusion={"prompt": Confusion(("math", "other"), ((3, 1), (0, 0)))},
     )
     main([str(run), "--out", str(tmp_path / "out")])
-    text = capsys.readouterr().out
-    assert "| prompt | sums | 1.0 | 8.0 | 12 % |" in text
-    assert "| prompt | sums | 0.75 |" in text
+    assert ["sums", "prompt", "1.0", "8.0", "12", "%"] in map(str.split, capsys.readouterr().out.splitlines())
+    text = (tmp_path / "out" / "study.md").read_text()
+    assert "| sums | prompt | 1.0 | 8.0 | 12 % |" in text
+    assert "| sums | prompt | 0.75 |" in text
     assert "| math | 0.75 | 0.25 | 4 |" in text
     assert "## Shots, sums" in text
     written = json.loads((tmp_path / "out" / "study.json").read_text())
@@ -104,5 +111,26 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_runs_with_shots_alone_need_no_score_table(tmp_path: Path) -> None:
-    text = write_study(read_study([run_folder(tmp_path / "a", {"base": BASE, "few_shot_3": BASE})]), tmp_path / "out")
-    assert text.startswith("## Shots")
+    study = read_study([run_folder(tmp_path / "a", {"base": BASE, "few_shot_3": BASE})])
+    write_study(study, tmp_path / "out")
+    assert [title for title, _ in study_tables(study)] == ["Shots, sums"]
+    assert not (tmp_path / "out" / "scores.png").exists()
+
+
+BAD_SAMPLES = {
+    "damaged": ('{"task": "sums", "sys', "samples.jsonl, line 1, is not of an evaluation"),
+    "of training": ('{"step": 0, "prompt": "a"}', "samples.jsonl, line 1, is not of an evaluation"),
+    "several": (
+        '{"task": "sums", "system": "base", "prompt": "a", "score": 1, "sample": 0}', "needs sampling.samples=1"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD_SAMPLES)
+def test_other_samples_are_refused(tmp_path: Path, case: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line, message = BAD_SAMPLES[case]
+    run = run_folder(tmp_path / "a", {"base": BASE})
+    (run / "samples.jsonl").write_text(line + "\n")
+    with pytest.raises(SystemExit):
+        main([str(run), "--out", str(tmp_path / "out")])
+    assert message in capsys.readouterr().err

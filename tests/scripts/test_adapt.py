@@ -1,4 +1,4 @@
-"""adapt.py as a user runs it: finding a mixture, answering prompts from everywhere, and what is said of bad input."""
+"""adapt.py as a user runs it: finding a mixture, completing prompts of every source, and messages for bad input."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_errors import error_of
 from tiny_pool import save_pool
 
 from t2.experts.mixture_file import load_mixture
@@ -45,15 +46,7 @@ def adapt(run_script: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     return run
 
 
-def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run()
-    assert stopped.value.code not in (0, None)
-    captured = capsys.readouterr()
-    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
-
-
-def test_a_mixture_is_found_saved_and_worn_later(adapt, folder, tmp_path) -> None:
+def test_a_mixture_is_found_saved_and_applied_later(adapt, folder, tmp_path) -> None:
     shown = adapt(*FIT)
     found = load_mixture(tmp_path / "run" / "mixture.json", ExpertPool.load(folder))
     assert len(found.weights) == 2
@@ -63,7 +56,7 @@ def test_a_mixture_is_found_saved_and_worn_later(adapt, folder, tmp_path) -> Non
     assert (first.split()[0], second.split()[0]) == ("0", "1")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["command"], results["task"], results["strategy"]) == ("adapt", "gcd", "few_shot")
-    assert list(results["weights"]["gcd"]["few_shot"].values()) == pytest.approx(list(found.means))
+    assert list(results["mixing_weights"]["gcd"]["few_shot"].values()) == pytest.approx(list(found.means))
     later = adapt("strategy=fixed", f"strategy.mixture={tmp_path / 'run'}", "prompt=hello", run="later")
     for mean in found.means:
         assert f"{mean:.3f}" in later

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from script_errors import error_of
 from tiny_pool import DOMAINS, save_pool
 
 Run = Callable[..., Any]
@@ -45,14 +46,6 @@ def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dic
     return run
 
 
-def error_of(run: Callable[[], Any], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run()
-    assert stopped.value.code not in (0, None)
-    captured = capsys.readouterr()
-    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
-
-
 def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None:
     results = evaluate(
         "benchmarks=arithmetic", "~benchmarks.basic_arithmetic", "~benchmarks.chain_sum", "strategy=prompt",
@@ -80,7 +73,7 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
     parts = sum(value for name, value in results["seconds"].items() if name != "total")
     assert parts < results["seconds"]["total"]  # no phase is counted twice
-    weights = results["weights"]["gcd"]
+    weights = results["mixing_weights"]["gcd"]
     assert weights["expert:math"] == {"letters": 0.0, "math": 1.0}
     assert weights["uniform"] == {"letters": 0.5, "math": 0.5}
     assert weights["fs"].keys() == {"letters", "math"}

@@ -40,7 +40,7 @@ def test_reasons_groups_and_data_are_in_the_results(evaluate, tmp_path, capsys) 
     assert "pass_at_k" not in results
     assert [line["id"] for line in lines] == [f"Letters/{number}" for number in range(4)]
     shown = capsys.readouterr().out
-    assert "Answers by reason:" in shown
+    assert "Completions by reason:" in shown
     assert "Scores by group:" in shown
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from script_errors import error_of
 from wandb_offline import read_runs
 
 from t2.experts.expert import Expert
-from t2.run.launch import check_overrides, quote_text, resume_arguments
+from t2.run.launch import resume_arguments
 from t2.run.metrics_csv import read_metrics
 from t2.training.callbacks import LAST_CHECKPOINT
 
@@ -161,14 +161,6 @@ def test_resume_takes_further_overrides(trained: Path, run_script: Run) -> None:
     assert set(read_metrics(trained / "metrics.csv")) == {0, 1, 2, 3}
 
 
-def error_of(run: Callable[[], None], caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]) -> str:
-    with pytest.raises(SystemExit) as stopped:
-        run()
-    assert stopped.value.code not in (0, None)
-    captured = capsys.readouterr()
-    return f"{stopped.value.code} {caplog.text} {captured.out} {captured.err}"
-
-
 BAD_INPUT = {
     "misspelt choice": (("task=chain_sun",), ["Did you mean 'chain_sum'"]),
     "unknown choice": (("objective=nothing_like_it",), ["Available options in 'objective'", "rloo"]),
@@ -221,28 +213,6 @@ def test_a_folder_without_an_expert_is_named(
         caplog, capsys,
     )  # fmt: skip
     assert "holds no expert.safetensors" in shown
-
-
-@pytest.mark.parametrize(
-    "override",
-    ["task=gcd,products", "seed=range(0,3)", "task=glob(*)", "seed=interval(0,1)", "+new=choice(1,2)", "~logger"],
-)
-def test_sweeps_pass_the_check(override: str) -> None:
-    check_overrides(ROOT / "conf", "train", ["-m", override, "hydra.sweep.dir=x"])
-
-
-@pytest.mark.parametrize(
-    "text", ["7 + 8 =", "a: b, [c] {d}", 'say "hi"', "back\\slash", "${not.resolved}x", "C:\\", "100 % | 'x'"]
-)
-def test_a_prompt_may_hold_any_sign(text: str) -> None:
-    (argument,) = quote_text([f"prompt={text}"])
-    parsed = OverridesParser.create().parse_override(argument)
-    assert parsed.value() == text
-
-
-def test_quoted_text_and_other_keys_are_left_alone() -> None:
-    arguments = ["prompt='a b'", "system=null", "task=gcd", "-m", "sampling.stop=[a,b]"]
-    assert quote_text(arguments) == arguments
 
 
 def test_resume_rewrites_the_command_line(trained: Path) -> None:

@@ -22,8 +22,9 @@ from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.run.metrics_csv import read_metrics
+from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split, Task
-from t2.training.adaptation_callback import ADAPTATION_FILE, CONFUSION_FILE, Adaptation
+from t2.training.adaptation_callback import Adaptation
 from t2.training.callbacks import LAST_CHECKPOINT, Checkpoints
 from t2.training.module import ExpertTraining
 from t2.types import Example
@@ -43,7 +44,7 @@ class Watchful(LetterTask):
 
 
 class Trained:
-    """Wears the expert in training, uses global random numbers, and remembers what pool it met."""
+    """Applies the expert in training, uses global random numbers, and remembers what pool it met."""
 
     name = "trained"
 
@@ -151,13 +152,8 @@ def test_files_have_a_line_per_step_benchmark_and_system(tmp_path: Path, pool: E
 def test_metrics_reach_the_csv_logger(tmp_path: Path) -> None:
     fit(make_module(), tmp_path, steps=3, callbacks=[adaptation()])
     row = read_metrics(tmp_path / "metrics.csv")[2]
-    for name in (
-        "letters/base/score",
-        "letters/trained/score",
-        "letters/trained/pass1",
-        "letters/trained/weight:letters",
-    ):
-        assert f"adaptation/{name}" in row
+    for name in ("base/score", "trained/score", "trained/pass1", "trained/weight:letters"):
+        assert f"adaptation/letters/{name}" in row
     assert row["adaptation/dispatch_accuracy/trained"] == "1"
 
 
@@ -195,8 +191,8 @@ def test_a_killed_and_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"every": 0}, "every=0"),
-        ({"limit": 0}, "limit=0"),
-        ({"benchmarks": {}}, "benchmarks is empty"),
+        ({"limit": 0}, "limit is 0"),
+        ({"benchmarks": {}}, "The benchmarks are empty"),
         ({"shots": 41}, "shots=41, and the train split of letters has 40"),
         ({"support_split": "test"}, "nobody's test set"),
         ({"support_split": "val", "limit": 8}, "support examples are among"),

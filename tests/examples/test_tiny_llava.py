@@ -1,4 +1,4 @@
-"""Teaching a model to see: the encoder alone, then encoder and projector through a language model that stays."""
+"""The small LLaVA: phase 1 of its alignment, phase 2 through a frozen language model, and the script."""
 
 import json
 
@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from examples.tiny_llava import Alignment, AlignmentTraining, answers_by_image, main
+from t2.evaluation.results import Results
 from t2.models.llava import VisionShape
 from t2.models.loading import load_model
 from t2.models.tiny import tiny_llava, tiny_model
-from t2.training.alignment import Alignment, AlignmentTraining, answers_by_image
+from t2.run.metrics_csv import read_metrics
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Example, PixelImage
 
@@ -21,19 +23,19 @@ def shade(value, seed=0):
     return PixelImage.of((value + noise).astype(np.uint8))
 
 
-PICTURES = [
+EXAMPLES = [
     Example("?", name, images=(shade(value, seed),)) for seed in range(8) for name, value in (("b", 0), ("w", 220))
 ]
 
 
-def test_patches_learn_to_lie_near_their_word(caplog):
+def test_patches_become_near_their_word(caplog):
     with caplog.at_level("INFO"):
-        Alignment(SHAPE, align_steps=60, align_batch=8, align_lr=3e-3).build(tiny_model(), PICTURES, source="x", seed=0)
-    assert "100.0 % lie nearest" in caplog.text
+        Alignment(SHAPE, align_steps=60, align_batch=8, align_lr=3e-3).build(tiny_model(), EXAMPLES, source="x", seed=0)
+    assert "100.0 % of the last batches' patches are nearest" in caplog.text
 
 
-def test_an_image_with_two_answers_skips_that_stage(caplog):
-    examples = [*PICTURES, Example("?", "other", images=PICTURES[0].images)]
+def test_an_image_with_two_answers_skips_phase_1(caplog):
+    examples = [*EXAMPLES, Example("?", "other", images=EXAMPLES[0].images)]
     with caplog.at_level("INFO"):
         Alignment(SHAPE, align_steps=5).build(tiny_model(), examples, source="x", seed=0)
     assert "several answers" in caplog.text
@@ -49,22 +51,22 @@ def test_examples_that_are_no_labeled_images(examples):
 
 def test_the_same_seed_gives_the_same_model():
     first, second = (
-        Alignment(SHAPE, align_steps=3, align_batch=4).build(tiny_model(), PICTURES, source="x", seed=1)
+        Alignment(SHAPE, align_steps=3, align_batch=4).build(tiny_model(), EXAMPLES, source="x", seed=1)
         for _ in range(2)
     )
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_features_begin_as_large_as_embeddings():
-    lm = Alignment(SHAPE, align_steps=30, align_batch=16).build(tiny_model(), PICTURES, source="x", seed=0)
-    images = [one.images[0] for one in PICTURES]
+def test_features_have_the_standard_deviation_of_embeddings():
+    lm = Alignment(SHAPE, align_steps=30, align_batch=16).build(tiny_model(), EXAMPLES, source="x", seed=0)
+    images = [one.images[0] for one in EXAMPLES]
     features = torch.cat(list(lm.model.model.get_image_features(**lm.pixels(images)).pooler_output))
     torch.testing.assert_close(features.std(), lm.model.get_input_embeddings().weight.std(), rtol=0.01, atol=0)
 
 
 def test_an_answer_longer_than_an_image_is_refused():
-    examples = [Example("?", "far too long", images=PICTURES[0].images)]
+    examples = [Example("?", "far too long", images=EXAMPLES[0].images)]
     with pytest.raises(ValueError, match="12 tokens and an image 4"):
         Alignment(SHAPE).build(tiny_model(), examples, source="x", seed=0)
 
@@ -72,18 +74,18 @@ def test_an_answer_longer_than_an_image_is_refused():
 @pytest.mark.parametrize("numbers", [{"align_steps": -1}, {"align_batch": 0}])
 def test_impossible_numbers_are_refused(numbers):
     with pytest.raises(ValueError, match="allowed: at least"):
-        Alignment(SHAPE, **numbers).build(tiny_model(), PICTURES, source="x", seed=0)
+        Alignment(SHAPE, **numbers).build(tiny_model(), EXAMPLES, source="x", seed=0)
 
 
-def test_only_the_bridge_learns():
+def test_only_encoder_and_projector_learn():
     lm = tiny_llava()
-    module = AlignmentTraining(lm, OptimizerSettings(lr=1e-2, clip_norm=1.0), total_steps=5)
+    module = AlignmentTraining(lm, OptimizerSettings(lr=1e-2), total_steps=5)
     text = {n: p.clone() for n, p in lm.model.named_parameters() if "vision" not in n and "projector" not in n}
     optimizer = module.configure_optimizers()["optimizer"]
     losses = []
     for _ in range(5):
         optimizer.zero_grad()
-        loss = module.training_step(PICTURES[:4], 0)
+        loss = module.training_step(EXAMPLES[:4], 0)
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -92,24 +94,14 @@ def test_only_the_bridge_learns():
     assert all(torch.equal(parameters[name], before) for name, before in text.items())
 
 
-def test_the_script_writes_a_model_that_loads(run_script, tmp_path):
-    run_script(
-        "train",
-        f"hydra.run.dir={tmp_path}",
-        "experiment=vision/warmup",
-        "base_model=tiny",
-        "task=digits",
-        "steps=2",
-        "prompts_per_step=2",
-        "warmup.align_steps=2",
-        "warmup.shape.hidden_size=16",
-        "callbacks.validation.limit=3",
-        "logger=csv",
-    )
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert set(results["scores"]["digits"]) == {"base", "warmup"}
-    assert results["trainable_parameters"] > 0
-    loaded = load_model(results["base_model"])
+def test_the_script_writes_a_model_that_loads(tmp_path):
+    options = "--base-model tiny --task digits --steps 2 --batch 2 --align-steps 2 --hidden-size 16 --limit 3"
+    main(["--out", str(tmp_path), *options.split()])
+    results = Results.read(tmp_path)
+    assert set(results.scores["digits"]) == {"base", "aligned"}
+    assert results.trainable_parameters > 0
+    assert set(read_metrics(tmp_path / "metrics.csv")) == {0, 1}
+    loaded = load_model(results.base_model)
     assert loaded.encode(Example("?", images=(shade(0),)))
 
 

@@ -1,0 +1,130 @@
+"""`results.json`: the record that the three scripts write into a run folder, and that tables and studies read back.
+
+It is the contract with dashboards and other programs. Keys are the fields of `Results`, in their order; parts that were
+not measured are left out, and NaN and infinities are written as null. A reader passes over keys that it does not know,
+so that a field may be added. How the parts are computed: `t2.evaluation.report`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from t2.evaluation.statistics import Counts, Paired
+from t2.run.files import atomic_path
+from t2.run.results import RESULTS_FILE, git_commit, peak_memory_bytes, versions
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """Mean of n scores with its standard error, None for a single score."""
+
+    mean: float
+    stderr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Score(Statistic):
+    """The score of a system on a task; `majority` is that of always giving the most frequent reference answer."""
+
+    majority: float | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each label was chosen (columns) for prompts of each true domain (rows)."""
+
+    labels: tuple[str, ...]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Support:
+    """The solved examples that a mixture was found on, and its fitness there."""
+
+    n: int
+    split: str
+    fitness: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What a run measured. Mappings are by task, then by system, where nothing else is said."""
+
+    command: Literal["train", "evaluate", "adapt"]
+    base_model: str
+    adapter: str | None
+    task: str | list[str]
+    strategy: str | list[str]
+    split: str | None = None
+    expert: str | None = None  # as it was given
+    experts: list[str] | None = None  # domains of the pool
+    shots: int | None = None
+    data: dict[str, Any] = field(default_factory=dict)  # by task: source, version and fingerprint of its examples
+    trainable_parameters: int
+    scores: dict[str, dict[str, Score]]
+    paired: dict[str, dict[str, Paired]]
+    reasons: dict[str, dict[str, dict[str, int]]] | None = None
+    by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
+    pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None
+    mixing_weights: dict[str, dict[str, dict[str, float]]] | None = None
+    pass_seconds: dict[str, dict[str, dict[str, float]]] | None = None
+    confusion: dict[str, Confusion] | None = None  # by system
+    support: Support | None = None
+    seconds: dict[str, float]  # by phase
+    seed: int
+    peak_memory_bytes: int | None = None  # this and the next two: `write` fills them in
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+
+    def write(self, folder: Path) -> Results:
+        """Write `results.json` into `folder`; returns the record with memory, versions and commit filled in."""
+        full = replace(
+            self,
+            peak_memory_bytes=peak_memory_bytes(),
+            versions=versions(),
+            git_commit=git_commit(Path(__file__).parent),
+        )
+        known = json.loads(SCHEMA.dump_json(full))
+        kept = {key: value for key, value in known.items() if value is not None or key not in PARTS}
+        with atomic_path(folder / RESULTS_FILE) as partial:
+            partial.write_text(json.dumps(kept, indent=2, allow_nan=False) + "\n")
+        return full
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """The record of a finished run.
+
+        Raises:
+            FileNotFoundError: `folder` holds no results.json.
+            ValueError: the file is damaged, or it is not one that this version of t2 writes.
+        """
+        path = folder / RESULTS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{folder} holds no {RESULTS_FILE}; give folders that a script of t2 finished in.")
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}. Run the script again.") from None
+        if isinstance(content, dict) and "weights" in content:
+            raise ValueError(
+                f"{path} is of an older t2: its key 'weights' is called 'mixing_weights' now. Rename it in the file."
+            )
+        try:
+            return SCHEMA.validate_json(json.dumps(content), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the whole file"
+            raise ValueError(
+                f"{path} is not a results file of this t2: {where}: {first['msg']}. Give the folder of another run, or "
+                "run the script again."
+            ) from None
+
+
+SCHEMA = TypeAdapter(Results)
+PARTS = ("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support")

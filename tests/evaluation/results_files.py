@@ -1,0 +1,27 @@
+"""Results records for tests of what reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from t2.evaluation.results import Results, Score
+from t2.evaluation.statistics import Paired
+
+PAIR = Paired(0.25, (0.1, 0.4), 0.00123)
+
+
+def results_of(**changes: Any) -> Results:
+    """An evaluation of the base and an expert on gcd, with `changes`."""
+    fields: dict[str, Any] = {
+        "command": "evaluate",
+        "base_model": "tiny:llama",
+        "adapter": "SVF",
+        "task": "gcd",
+        "strategy": "fixed",
+        "trainable_parameters": 7,
+        "scores": {"gcd": {"base": Score(0.25, 0.05, 80, 0.3), "expert": Score(0.5, None, 80, None)}},
+        "paired": {"gcd": {"expert": PAIR}},
+        "seconds": {"rollout": 12.34, "score": 0.0, "total": 20.0},
+        "seed": 0,
+    }
+    return Results(**(fields | changes))

@@ -1,0 +1,31 @@
+"""Overrides that are sweeps or free text reach Hydra as they were meant."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import ROOT
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from t2.run.launch import check_overrides, quote_text
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["task=gcd,products", "seed=range(0,3)", "task=glob(*)", "seed=interval(0,1)", "+new=choice(1,2)", "~logger"],
+)
+def test_sweeps_pass_the_check(override: str) -> None:
+    check_overrides(ROOT / "conf", "train", ["-m", override, "hydra.sweep.dir=x"])
+
+
+@pytest.mark.parametrize(
+    "text", ["7 + 8 =", "a: b, [c] {d}", 'say "hi"', "back\\slash", "${not.resolved}x", "C:\\", "100 % | 'x'"]
+)
+def test_a_prompt_may_hold_any_sign(text: str) -> None:
+    (argument,) = quote_text([f"prompt={text}"])
+    parsed = OverridesParser.create().parse_override(argument)
+    assert parsed.value() == text
+
+
+def test_quoted_text_and_other_keys_are_left_alone() -> None:
+    arguments = ["prompt='a b'", "system=null", "task=gcd", "-m", "sampling.stop=[a,b]"]
+    assert quote_text(arguments) == arguments
