@@ -299,7 +299,7 @@ def test_a_failure_while_merging_leaves_nothing_behind(monkeypatch):
 def test_rows_of_another_batch_size_are_refused():
     lm, svf = adapted()
     scales = {name: torch.ones(1, len(s)) for name, s in svf.singular_values.items()}  # would broadcast
-    with svf.per_example(scales), pytest.raises(AssertionError, match="1 rows of scales for a batch"):
+    with svf.per_example(scales), pytest.raises(AssertionError, match="scales of 1 examples, batch"):
         logits(lm)
 
 

@@ -184,7 +184,7 @@ def test_a_batch_that_the_index_does_not_fit_is_no_broadcast():
     with svf.per_example(some_scales(svf)) as select:
         for index in ([0], [0, 1]):
             select(torch.tensor(index))
-            with pytest.raises(AssertionError, match=f"{len(index)} rows of scales for a batch of shape"):
+            with pytest.raises(AssertionError, match=f"scales of {len(index)} examples, batch of shape"):
                 logits(lm)
 
 
@@ -195,7 +195,10 @@ def test_a_batch_that_the_index_does_not_fit_is_no_broadcast():
         (lambda scales: scales | {"elsewhere": torch.ones(3, 4)}, "exactly the adapted matrices; differing: elsewhere"),
         (lambda scales: {name: rows[:, :1] for name, rows in scales.items()}, r"shape \(3, 1\), expected \(D, 32\)"),
         (lambda scales: {name: rows[0] for name, rows in scales.items()}, r"shape \(32,\), expected \(D, 32\)"),
-        (lambda scales: {name: rows[: 1 + ("down" in name)] for name, rows in scales.items()}, r"\[1, 2\] states"),
+        (
+            lambda scales: {name: rows[: 1 + ("down" in name)] for name, rows in scales.items()},
+            r"number of states for every matrix; got \[1, 2\]",
+        ),
     ],
     ids=["too few", "too many", "one number", "one state", "unequal"],
 )

@@ -126,7 +126,7 @@ def test_full_disk_keeps_the_previous_file_and_leaves_nothing_behind(path, monke
 
 def test_missing_file_names_a_near_miss(tmp_path):
     make_expert().save(tmp_path / "gsm8k.safetensors")
-    with pytest.raises(FileNotFoundError, match=r"gms8k.*Did you mean gsm8k\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"gms8k.*Did you mean 'gsm8k\.safetensors'"):
         Expert.load(tmp_path / "gms8k.safetensors")
 
 
@@ -293,7 +293,7 @@ def test_another_size_says_which_module_got_and_expected(transfer):
 @pytest.mark.parametrize("transfer", [True, False])
 def test_unknown_module_gets_a_near_miss(transfer):
     shapes = {"layers.0.q_proj": 3, "layers.0.up_project": 2}
-    with pytest.raises(ValueError, match=r"1 of .* 2 modules.*up_proj .*Did you mean layers\.0\.up_project\?"):
+    with pytest.raises(ValueError, match=r"1 of .* 2 modules.*up_proj .*Did you mean 'layers\.0\.up_project'\?"):
         make_expert().check(base_model="org/small", fingerprint=FINGERPRINT, shapes=shapes, transfer=transfer)
 
 

@@ -80,7 +80,7 @@ def test_details_that_are_not_finite_leave_the_file_as_it_was(path, pool):
 
 def test_a_missing_file_is_told_with_a_near_one(path, pool):
     write(path, pool)
-    with pytest.raises(FileNotFoundError, match=r"mixtures\.json\. Did you mean mixture\.json\?"):
+    with pytest.raises(FileNotFoundError, match=r"mixtures\.json\. Did you mean 'mixture\.json'\?"):
         load_mixture(path.parent / "mixtures.json", pool)
 
 

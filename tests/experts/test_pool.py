@@ -224,7 +224,7 @@ def test_a_folder_is_a_pool_by_the_domains_of_its_files(tmp_path):
 
 def test_a_missing_file_names_its_domain_and_a_near_file(tmp_path):
     save(tmp_path, "gcd", make_expert(1))
-    with pytest.raises(FileNotFoundError, match=r"expert of 'code'.*gdc\.safetensors.*Did you mean gcd\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"expert of 'code'.*gdc\.safetensors.*Did you mean 'gcd\.safetensors'"):
         ExpertPool.load({"math": tmp_path / "gcd.safetensors", "code": tmp_path / "gdc.safetensors"})
 
 
@@ -236,7 +236,7 @@ def test_a_damaged_file_names_its_domain(tmp_path):
 
 def test_a_missing_folder_is_told_with_a_near_one(tmp_path):
     (tmp_path / "smollm2_135m").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"smolm2_135m\. Did you mean smollm2_135m\?"):
+    with pytest.raises(FileNotFoundError, match=r"smolm2_135m\. Did you mean 'smollm2_135m'\?"):
         ExpertPool.load(tmp_path / "smolm2_135m")
 
 

@@ -70,7 +70,7 @@ def test_what_comes_after_the_head_is_repeated(model_type: str, settings: dict[s
 
 def test_an_unknown_step_after_the_head_is_noticed(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LanguageModel, "logits", lambda self, h: 1.01 * self.model.lm_head(h).float())
-    with pytest.raises(ValueError, match="something after its head"):
+    with pytest.raises(ValueError, match="an operation after its head"):
         check_logits(llama)
 
 
