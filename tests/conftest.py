@@ -1,4 +1,4 @@
-"""What several test files share: scripts run in process, a task that a random model can learn, quiet W&B."""
+"""Fixtures of several test files: scripts run in process, a pool, a task that a random model can learn, quiet W&B."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from hypothesis import settings
 from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
+from tiny_pool import make_expert
 
+from t2.experts.pool import ExpertPool
 from t2.run.launch import launch
 from t2.tasks.base import Split
 from t2.types import Example
@@ -56,6 +58,12 @@ class LetterTask:
 
     def score(self, example: Example, text: str) -> float:
         return sum("a" <= letter <= "z" for letter in text) / max(1, len(text))
+
+
+@pytest.fixture(scope="session")
+def pool() -> ExpertPool:
+    """Three experts of hand-made sizes, for tests without a model."""
+    return ExpertPool({"math": make_expert(1), "code": make_expert(2), "logic": make_expert(3)})
 
 
 @pytest.fixture

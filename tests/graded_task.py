@@ -1,4 +1,4 @@
-"""A task that grades, groups and documents, for tests of what is made of that."""
+"""Tasks for tests: one that grades, groups and documents, and one for adaptation with its support examples."""
 
 from __future__ import annotations
 
@@ -44,3 +44,21 @@ class GradedLetters(LetterTask):
 
     def about(self) -> Mapping[str, Any]:
         return {"protocol": "letters", "splits": {"test": {"rows": 12, "share": float("nan")}}}
+
+
+SUPPORT = [Example("one", "abc"), Example("a longer question", "ha"), Example("two", "x" * 9), Example("q", "no")]
+
+
+@dataclass(frozen=True)
+class OneLetter:
+    """Full score for a completion with the given letter somewhere in it, half for a capital one."""
+
+    letter: str = "e"
+    name: str = "letters"
+    max_new_tokens: int = 12
+
+    def split(self, split: Split) -> Sequence[Example]:
+        return SUPPORT
+
+    def score(self, example: Example, text: str) -> float:
+        return 1.0 if self.letter in text else 0.5 * (self.letter.upper() in text)

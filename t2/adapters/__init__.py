@@ -1,1 +1,1 @@
-"""What is trained: the adapters that stand between a frozen model and its experts."""
+"""Adapters: the trainable parameters inside a frozen model."""

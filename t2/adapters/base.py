@@ -1,8 +1,8 @@
-"""The adapter protocol: what may be trained on top of a frozen model, and its modes.
+"""The adapter protocol: trainable parameters of a frozen model, and the modes in which they are applied.
 
-An adapter is injected once and then active in one of several modes: learning (gradients reach its parameters),
-`merged()` (dense weights, for generating with one expert), `disabled()` (the base model, which is also the
-reference policy: no second model is ever loaded).
+An adapter is injected once. By default it is active and differentiable; `merged()` applies it as dense weights, for
+generating with one expert, and `disabled()` gives the base model back, which is also the reference policy, so that no
+second model is ever loaded. Not done here: any adapter (`t2.adapters.svf`).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor, nn
 
 @runtime_checkable
 class Adapter(Protocol):
-    """Trainable numbers inside a frozen model."""
+    """Trainable parameters inside a frozen model."""
 
     def inject(self, model: nn.Module, source: str) -> None:
-        """Wrap the adapted modules of `model` in place; `source` names the model in caches and experts."""
+        """Replace the adapted modules of `model` by wrapped ones; `source` names the model in caches and experts."""
         ...
 
     def trainable(self) -> list[nn.Parameter]:
-        """The parameters an optimizer may change."""
+        """The parameters to optimize."""
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """What an expert file holds: module name -> fp32 tensor, detached, on the CPU."""
+        """The content of an expert file: module name -> fp32 tensor, detached, on the CPU."""
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the given state; raises ValueError where names or shapes do not fit."""
+        """Load a state; raises ValueError where names or shapes do not fit, and changes nothing then."""
         ...
 
     def disabled(self) -> AbstractContextManager[None]:
@@ -42,24 +42,24 @@ class Adapter(Protocol):
     def merged(
         self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None
     ) -> AbstractContextManager[None]:
-        """Within the block every adapted matrix is one dense weight; no gradients.
+        """Within the block every adapted matrix is one dense weight without gradients.
 
-        Of the present state, or of the one given; `dtype` rounds the weights, not what they hold in between.
+        The weights are those of the present state, or of the one given; `dtype` rounds them, not the activations.
         """
         ...
 
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield (parameter name in the base model, adapted dense weight), one matrix at a time."""
+        """Yield (parameter name in the base model, adapted dense weight (n_out, n_in)), one matrix at a time."""
         ...
 
 
 @runtime_checkable
 class PerExampleAdapter(Adapter, Protocol):
-    """An adapter under which every example of a batch may have a state of its own."""
+    """An adapter that can apply a different state to each example of a batch."""
 
     def per_example(self, scales: Mapping[str, Tensor]) -> AbstractContextManager[Callable[[Tensor], None]]:
-        """Within the block example b has state b of `scales` (module -> (D, R)).
+        """Within the block state b of `scales` (module -> (D, R)) applies to example b.
 
-        The function given out takes an index (N,) and changes that to: example n has state index[n].
+        Yields a function that takes an index (N,); after it is called, state index[n] applies to example n.
         """
         ...

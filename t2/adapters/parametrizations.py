@@ -1,4 +1,4 @@
-"""Maps from what is trained to the effective multiplier z of the singular values.
+"""Parametrizations of z: from the trained parameter to the multiplier of each singular value.
 
     direct            z = parameter, starting at 1                                        (paper §3.1)
     sigmoid_nuclear   m = sigmoid(p),  z = m * sum(s) / sum(s * m)                        (the authors' code)
@@ -10,20 +10,21 @@ mentions neither the sigmoid nor the renormalization.
 
 from __future__ import annotations
 
-import difflib
 import math
 
 import torch
 from torch import Tensor, nn
 
-NUCLEAR_NORM_TOLERANCE = 1e-3  # relative; how far a z may be from keeping the norm and still be loaded
+from t2.run.messages import check_choice
+
+NUCLEAR_NORM_TOLERANCE = 1e-3  # relative change of the norm up to which a z is still loaded
 
 
 class Direct(nn.Module):
-    """z is the parameter itself."""
+    """z is the parameter itself, initialized to 1."""
 
     def __init__(self, singular_values: Tensor) -> None:
-        """Start at z = 1."""
+        """Initialize z to 1 for singular values (R,)."""
         super().__init__()
         self.z = nn.Parameter(torch.ones_like(singular_values))
 
@@ -32,19 +33,19 @@ class Direct(nn.Module):
         return self.z
 
     def check(self, z: Tensor) -> None:
-        """Any z will do."""
+        """Accept any z (R,)."""
 
     @torch.no_grad()
     def set_effective(self, z: Tensor) -> None:
-        """Take z as it is."""
+        """Set the parameter to z (R,)."""
         self.z.copy_(z)
 
 
 class SigmoidNuclear(nn.Module):
-    """z = m * sum(s) / sum(s * m) with m = sigmoid(p)."""
+    """z = m * sum(s) / sum(s * m) with m = sigmoid(p), which keeps the nuclear norm of W."""
 
     def __init__(self, singular_values: Tensor, *, seed: int, init_mean: float = 0.1, init_std: float = 0.01) -> None:
-        """Start at p ~ N(init_mean, init_std²), as the authors' code does."""
+        """Draw p (R,) from N(init_mean, init_std²), as the authors' code does."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(singular_values.shape, generator=generator, dtype=singular_values.dtype)
@@ -60,7 +61,7 @@ class SigmoidNuclear(nn.Module):
 
     @torch.no_grad()
     def check(self, z: Tensor) -> None:
-        """Say whether there is a p for z.
+        """Check that some p gives z (R,).
 
         Raises:
             ValueError: z is not positive, or it changes the nuclear norm, which this map cannot.
@@ -77,7 +78,7 @@ class SigmoidNuclear(nn.Module):
 
     @torch.no_grad()
     def set_effective(self, z: Tensor) -> None:
-        """Choose p with the largest m at most sigmoid(init_mean) unless that would saturate the smallest.
+        """Set p so that the effective multiplier is z (R,), with max(m) = min(0.99, sigmoid(init_mean) max(z)).
 
         Raises:
             ValueError: as for `check`.
@@ -94,15 +95,10 @@ PARAMETRIZATIONS = ("direct", "sigmoid_nuclear")
 
 
 def make_parametrization(name: str, singular_values: Tensor, *, seed: int) -> Parametrization:
-    """Build the named map for one matrix's singular values (R,).
+    """Build the named parametrization for the singular values (R,) of one matrix.
 
     Raises:
-        ValueError: no such map.
+        ValueError: `name` is none of PARAMETRIZATIONS.
     """
-    if name == "direct":
-        return Direct(singular_values)
-    if name == "sigmoid_nuclear":
-        return SigmoidNuclear(singular_values, seed=seed)
-    near = difflib.get_close_matches(name, PARAMETRIZATIONS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"Unknown parametrization {name!r}; allowed: {', '.join(PARAMETRIZATIONS)}.{hint}")
+    check_choice("adapter.parametrization", name, PARAMETRIZATIONS)
+    return Direct(singular_values) if name == "direct" else SigmoidNuclear(singular_values, seed=seed)

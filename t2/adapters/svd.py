@@ -1,8 +1,8 @@
-"""Singular value decompositions of a model's matrices, computed once and kept.
+"""Singular value decompositions of a model's matrices, cached on disk.
 
 W = U diag(s) Vh (paper §3.1) is computed in fp32, matrix by matrix, and stored as one safetensors file per matrix
-under a key made of its content: a run that was cut off goes on where it stopped, a changed weight is decomposed
-anew, and several processes may share a cache, because a file appears under its name only when it is complete.
+under a hash of the matrix: an interrupted run continues where it stopped, a changed weight is decomposed again, and
+processes can share a cache, because a file gets its name only when it is complete.
 
 Not done here: truncated or randomized decompositions. SVF needs all R singular values.
 """
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Decomposition:
-    """W (m, n) = U diag(s) Vh, with R = min(m, n)."""
+    """The thin SVD W (m, n) = U diag(s) Vh, with R = min(m, n) and s in descending order."""
 
     U: Tensor  # (m, R)
     s: Tensor  # (R,)
@@ -35,7 +35,7 @@ class Decomposition:
 
 
 def decompose(weight: Tensor) -> Decomposition:
-    """The thin SVD of a matrix (m, n), in fp32 (float64 stays float64), on the matrix's device.
+    """Compute the thin SVD of a matrix (m, n) in fp32 (float64 stays float64), on its device.
 
     Raises:
         ValueError: the matrix holds NaN or infinity.
@@ -58,9 +58,9 @@ def decompose(weight: Tensor) -> Decomposition:
 def decompose_all(
     weights: Mapping[str, Tensor], *, folder: Path | None, progress: bool = True
 ) -> Iterator[tuple[str, Decomposition]]:
-    """Yield the decomposition of every named matrix, from `folder` where it is there, else computed and kept.
+    """Yield (name, decomposition) of every matrix (m, n): read from `folder` if cached there, else computed and cached.
 
-    `folder=None` keeps nothing. float64 matrices are never cached (they exist in tests only).
+    `folder=None` caches nothing. float64 matrices are never cached (they exist in tests only).
     """
     bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=None if progress else True, leave=False)
     computed = 0
@@ -79,7 +79,7 @@ def decompose_all(
 
 
 def content_key(weight: Tensor) -> str:
-    """16 hex digits that name a matrix by its shape and fp32 content, whatever dtype it is held in."""
+    """The first 16 hex digits of the SHA-256 of a matrix's shape and fp32 content, whatever its dtype."""
     digest = hashlib.sha256(str(tuple(weight.shape)).encode())
     digest.update(weight.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]

@@ -1,15 +1,28 @@
-"""Singular value fine-tuning (paper §3.1): one learned number per singular value of a frozen matrix.
+"""Singular value fine-tuning (arXiv 2501.06252, section 3.1): one trained number per singular value of a matrix.
 
     W = U diag(s) Vh        W' = U diag(s * z) Vh        z (R,), z = 1 is the base model
 
-An adapted Linear has three modes, which compute the same function at the price that suits the work:
+The modes of an adapted Linear compute the same function, each at the cost that suits its use:
 
-    factored   ((x Vhᵀ) * z) (U s)ᵀ   to learn: only z gets a gradient, no dense W' or dW' ever exists
-    merged     x W'ᵀ                  to generate with one z: W' = W + U diag(s (z - 1)) Vh in fp32, then cast
-    per example  factored, z (B, R)     to adapt: every example of a batch has its own mixture
+                      x (B, T, n_in)
+          _________________|__________________
+         |                 |                  |
+     off |        factored |           merged |
+         |                 v                  v
+         |         input factor Vh        x W'ᵀ with dense W' = W + U diag(s (z - 1)) Vh,
+         v           (R, n_in)            summed in fp32, then cast to the weight's dtype
+       x Wᵀ                | * z (R,), or (B, R) per example
+                           v
+                    output factor U s
+                       (n_out, R)
 
-and `disabled()`, the untouched Linear. Which matrices and which map from parameters to z: see `t2.adapters.targets`
-and `t2.adapters.parametrizations`. Not done here: what z means across experts (`t2.experts.expert`).
+    off           `disabled()`      the base model
+    factored      the default       training: only z has a gradient, and no dense W' or dW' exists
+    merged        `merged()`        generation with one z: one product, no gradient
+    per example   `per_example()`   factored; each example of a batch has its own z, and no weight is written
+
+`t2.adapters.svf_linear` says how the factored mode keeps small changes of z in half precision. Not done here: choosing
+matrices (`t2.adapters.targets`), parametrizing z (`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`).
 """
 
 from __future__ import annotations
@@ -30,15 +43,18 @@ from t2.run.fetch import cache_root
 
 
 class SVF(nn.Module):
-    """The adapter: finds the matrices, decomposes them once, and holds one vector z per matrix.
+    """The SVF adapter: wraps the chosen matrices of a model and holds one vector z (R,) for each.
 
     Args:
         modules: `all` (every linear of the decoder blocks), `mlp`, `attention`, one pattern or a list of them.
         layers: None for all, a list of block indices, or a fraction of the blocks (evenly spaced).
         parametrization: `direct` (paper) or `sigmoid_nuclear` (the authors' code).
         seed: seeds a random initialization where the parametrization has one.
-        cache: keep decompositions on disk (under `t2.run.fetch.cache_root()`).
+        cache: cache decompositions on disk (under `t2.run.fetch.cache_root()`).
         progress: show a progress bar while decomposing.
+
+    Raises:
+        ValueError: an unknown parametrization.
     """
 
     def __init__(
@@ -50,19 +66,19 @@ class SVF(nn.Module):
         cache: bool = True,
         progress: bool = True,
     ) -> None:
-        """Keep the choices; nothing is computed before `inject`."""
+        """Store the settings; `inject` does the work."""
         super().__init__()
         self.modules_spec, self.layers_spec = modules, layers
         self.parametrization, self.seed, self.cache, self.progress = parametrization, seed, cache, progress
-        make_parametrization(parametrization, torch.ones(1), seed=0)  # an unknown name is an error now, not later
+        make_parametrization(parametrization, torch.ones(1), seed=0)  # refuses an unknown name before a model is loaded
         self.mode = Mode()
-        self.layers: dict[str, SVFLinear] = {}  # by the module's `text_name`; frozen, so not submodules
-        self.paths: dict[str, str] = {}  # the same names -> those in this very model
-        self.vectors = nn.ModuleDict()  # the parametrizations alone: all that a checkpoint has to hold
-        self.singular_values: dict[str, Tensor] = {}  # fp32, on the CPU
+        self.layers: dict[str, SVFLinear] = {}  # by `text_name`; frozen, hence no submodules
+        self.paths: dict[str, str] = {}  # `text_name` -> the module's name in this model
+        self.vectors = nn.ModuleDict()  # of parametrizations: all that a checkpoint holds
+        self.singular_values: dict[str, Tensor] = {}  # `text_name` -> s (R,), fp32, on the CPU
 
     def inject(self, model: nn.Module, source: str) -> None:
-        """Wrap the chosen matrices of `model` in place; `source` names the folder of the SVD cache.
+        """Wrap the chosen matrices of `model`, which changes; `source` names the folder of the SVD cache.
 
         Raises:
             ValueError: a pattern matches no matrix, a layer does not exist, or the model has an adapter already.
@@ -70,19 +86,19 @@ class SVF(nn.Module):
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         folder = cache_root() / "svd" / _slug(source) if self.cache else None
         weights = {name: dense_weight(module) for name, module in targets.items()}
-        for index, (place, parts) in enumerate(decompose_all(weights, folder=folder, progress=self.progress)):
+        for index, (path, parts) in enumerate(decompose_all(weights, folder=folder, progress=self.progress)):
             vector = make_parametrization(self.parametrization, parts.s, seed=self.seed + index)
-            layer = SVFLinear(targets[place], parts, vector, self.mode)
-            parent, _, child = place.rpartition(".")
+            layer = SVFLinear(targets[path], parts, vector, self.mode)
+            parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
-            name = text_name(model, place)
-            self.paths[name] = place
+            name = text_name(model, path)
+            self.paths[name] = path
             self.layers[name] = layer
             self.vectors[name.replace(".", "/")] = vector  # a ModuleDict key may not hold a dot
             self.singular_values[name] = parts.s.detach().cpu()
 
     def trainable(self) -> list[nn.Parameter]:
-        """One parameter per matrix, fp32."""
+        """The parameters to optimize: one fp32 vector (R,) per matrix."""
         return list(self.vectors.parameters())
 
     @torch.no_grad()
@@ -91,11 +107,11 @@ class SVF(nn.Module):
         return {name: layer.parametrization().detach().float().cpu().clone() for name, layer in self.layers.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take the given effective multipliers; matrices that `state` leaves out go back to z = 1.
+        """Load effective multipliers, module -> (R,); matrices that `state` leaves out are reset to z = 1.
 
         Raises:
-            ValueError: a module that is not adapted, a wrong length, or a z the parametrization cannot take. Nothing
-                has changed then.
+            ValueError: a module that is not adapted, a wrong length, or a z that the parametrization cannot represent.
+                Nothing has changed then.
         """
         self._check(state)
         for name, z in state.items():
@@ -112,10 +128,9 @@ class SVF(nn.Module):
 
     @contextmanager
     def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Within the block each matrix is one dense W', of the present z or of `state`; no gradients.
+        """Within the block each matrix is one dense W' of the present z, or of `state`, without gradients.
 
-        `dtype` computes with W' rounded to it, between activations of the model's own type. Matrices that `state`
-        leaves out are at z = 1.
+        Matrices that `state` leaves out have z = 1. `dtype` rounds W'; inputs are cast to it and outputs back.
 
         Raises:
             ValueError: `state` does not fit the adapted matrices.
@@ -135,25 +150,25 @@ class SVF(nn.Module):
 
     @contextmanager
     def per_example(self, scales: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
-        """Within the block every example of a batch has its own state, of the D in `scales[module]`, each (D, R).
+        """Within the block each example of a batch has its own z, one of the D in `scales` (module -> (D, R)).
 
-        Example b has state b, until the function that is given out is called with an index (N,): then example n of
-        the batches that follow has state index[n].
+        State b applies to example b until the yielded function is called with an index (N,): from then on state
+        index[n] applies to example n.
 
         Raises:
-            ValueError: `scales` is not of exactly the adapted matrices, or does not fit them.
+            ValueError: the modules of `scales` are not exactly the adapted ones, or a shape does not fit.
         """
         missing = self.layers.keys() ^ scales.keys()
         if missing:
             raise ValueError(
-                f"per_example() wants scales for exactly the adapted matrices; differing: {_some(missing)}."
+                f"per_example() needs scales for exactly the adapted matrices; differing: {_some(missing)}."
             )
         for name, s in self.singular_values.items():
             if scales[name].ndim != 2 or scales[name].shape[1] != len(s):
                 raise ValueError(f"{name}: got scales of shape {tuple(scales[name].shape)}, expected (D, {len(s)}).")
-        counts = {len(rows) for rows in scales.values()}
+        counts = {len(states) for states in scales.values()}
         if len(counts) > 1:
-            raise ValueError(f"per_example() wants as many states for every matrix; got {sorted(counts)} states.")
+            raise ValueError(f"per_example() needs the same number of states for every matrix; got {sorted(counts)}.")
         before = {name: layer.example_scales for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
             layer.example_scales = scales[name].to(layer.output_factor.device)
@@ -166,7 +181,7 @@ class SVF(nn.Module):
 
     @torch.no_grad()
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield (parameter name in the base model, W') in the base's own orientation, of the present z or of `state`.
+        """Yield (parameter name in the base model, W' as the base holds it) of the present z, or of `state`.
 
         Raises:
             ValueError: `state` does not fit the adapted matrices.

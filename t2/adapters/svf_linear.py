@@ -1,6 +1,6 @@
-"""One adapted Linear and the modes it shows (paper §3.1); see `t2.adapters.svf` for what they are for.
+"""One Linear with rescaled singular values, in every mode of `t2.adapters.svf` (arXiv 2501.06252, section 3.1).
 
-The layer owns no parameters but its map to z, and knows nothing of the other layers or of experts.
+Not done here: anything that concerns several layers, such as switching modes or loading an expert.
 """
 
 from __future__ import annotations
@@ -21,26 +21,30 @@ ModeName = Literal["factored", "merged", "off"]
 
 @dataclass
 class Mode:
-    """The mode of all layers of one adapter; shared by them, so that switching is one assignment."""
+    """The mode of an adapter, shared by all of its layers, so that one assignment switches them."""
 
     name: ModeName = "factored"
     per_example: bool = False
-    index: Tensor | None = None  # (N,): which row of scales each example of a batch has; None: its own
+    index: Tensor | None = None  # (N,): the state of each example of a batch; None: state b for example b
 
 
 class SVFLinear(nn.Module):
-    """A frozen Linear or Conv1D whose singular values are rescaled.
+    """A frozen Linear or Conv1D whose singular values are multiplied by z.
 
-    In fp32 the factored mode replaces the dense product (two thin ones). In half precision that would lose what z
-    learned: x Vhᵀ is already on the bf16 grid and 1 ± 0.002 times it rounds back. There the change is computed apart,
-    (x Vhᵀ) * (z - 1), and added inside one product with the joint weight [W | U s], whose fp32 accumulator is rounded
-    once; z = 1 is then the base model again, and a step of 1e-3 is felt.
+    The factored mode computes, with the input factor Vh and the output factor U s,
+
+        fp32             y = ((x Vhᵀ) * z) (U s)ᵀ + b
+        bf16 and fp16    y = [x | (x Vhᵀ) * (z - 1)] [W | U s]ᵀ + b
+
+    In half precision the first form loses what z has learned: x Vhᵀ lies on the bf16 grid, and 1.002 times it rounds
+    back to it. The second computes the change alone and adds it inside one product with the joint weight, whose fp32
+    accumulator is rounded once, so that z = 1 is the base model and a step of 1e-3 changes the output.
     """
 
     def __init__(
         self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, mode: Mode
     ) -> None:
-        """Wrap `base`; `parts` is the decomposition of its weight as (n_out, n_in)."""
+        """Wrap `base`, whose weight, as (n_out, n_in), has the decomposition `parts`."""
         super().__init__()
         self.base = base
         self.parametrization = parametrization
@@ -62,7 +66,7 @@ class SVFLinear(nn.Module):
         self.joint_weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, n_in) -> (B, T, n_out), or without B or T where the base takes that."""
+        """(B, T, n_in) -> (B, T, n_out); without per-example scales B and T may be missing."""
         if self.mode.name == "off":
             return self.base(x)  # type: ignore[no-any-return]
         if self.mode.name == "merged":
@@ -71,17 +75,17 @@ class SVFLinear(nn.Module):
         return self._factored(x, self._scale_for(x))
 
     def _scale_for(self, x: Tensor) -> Tensor:
-        """z as it multiplies (x Vhᵀ): (R,), or (B, 1, R) where every example has its own."""
+        """The z that multiplies x Vhᵀ: (R,), or (B, 1, R) with per-example scales."""
         if not self.mode.per_example:
             z: Tensor = self.parametrization()
             return z
-        rows = self.example_scales
-        assert rows is not None, "scales per example are active inside `with adapter.per_example(...)`"
+        scales = self.example_scales
+        assert scales is not None, "per-example scales are active inside `with adapter.per_example(...)`"
         if self.mode.index is not None:
-            rows = rows[self.mode.index]
+            scales = scales[self.mode.index]
         assert x.ndim >= 2, f"expected (B, ..., n_in), got {tuple(x.shape)}"
-        assert x.shape[0] == rows.shape[0], f"{rows.shape[0]} rows of scales for a batch of shape {tuple(x.shape)}"
-        return rows.view(rows.shape[0], *(1,) * (x.ndim - 2), rows.shape[1])
+        assert x.shape[0] == scales.shape[0], f"scales of {scales.shape[0]} examples, batch of shape {tuple(x.shape)}"
+        return scales.view(scales.shape[0], *(1,) * (x.ndim - 2), scales.shape[1])
 
     def _merged(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dtype == x.dtype:
@@ -97,7 +101,7 @@ class SVFLinear(nn.Module):
         return F.linear(h * z, self.output_factor, self.base.bias)
 
     def compose(self, z: Tensor) -> Tensor:
-        """The dense W' (n_out, n_in) for one z (R,), differentiable; z = 1 gives W bit for bit."""
+        """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (R,), differentiable; z = 1 gives W exactly."""
         weight = dense_weight(self.base)
         exact = torch.promote_types(weight.dtype, torch.float32)
         change = (self.output_factor.to(exact) * (z - 1.0).to(exact)) @ self.input_factor.to(exact)
@@ -105,7 +109,7 @@ class SVFLinear(nn.Module):
 
 
 def dense_weight(module: nn.Linear | Conv1D) -> Tensor:
-    """The weight as (n_out, n_in); Conv1D (GPT-2) keeps it transposed."""
+    """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 

@@ -1,14 +1,13 @@
-"""Which matrices of a model an adapter wraps: by name set or pattern, and by layer.
+"""Finds the matrices of a model that an adapter wraps, by name set or pattern and by layer.
 
-Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings and the head are never adapted, and of a
-model of images and text only the part that reads and writes text is. The
-paper's experiments use `mlp`, q + v ("attention" in its Table 4) and both; `all` is every linear of a block.
-Not covered: mixture-of-experts weights that are held as 3-D parameters (they are no Linear modules).
+Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings, the head, and the vision encoder and
+projector of a vision-language model are never adapted. The paper's experiments (arXiv 2501.06252, Table 4) use `mlp`,
+q + v (its "attention") and both; `all` is every linear of a block. Not covered: mixture-of-experts weights held as 3-D
+parameters, which are no Linear modules.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -16,6 +15,8 @@ from collections.abc import Sequence
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+
+from t2.run.messages import did_you_mean
 
 NAME_SETS = {
     "all": re.compile(r".*"),
@@ -27,7 +28,7 @@ NAME_SETS = {
 def find_targets(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
 ) -> dict[str, nn.Linear | Conv1D]:
-    """The chosen matrices by their names in `model`, in the model's order.
+    """Find the chosen matrices of `model`: module name -> module, in the order of the model.
 
     A pattern is a name set (`all`, `mlp`, `attention`), the last part of a module's name (`q_proj`), or a regular
     expression that must match the name within its block completely (`mlp\\.(up|down)_proj`).
@@ -59,7 +60,7 @@ def find_targets(
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """The list of decoder blocks and its name in `model`: the longest ModuleList of text that is in no other one.
+    """Find the list of decoder blocks and its name: the longest outermost ModuleList of the language model.
 
     Raises:
         ValueError: the model has no list of blocks.
@@ -77,9 +78,12 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def chosen_layers(count: int, layers: Sequence[int] | float | None) -> list[int]:
-    """Block indices: all of them, those listed (negative ones count from the end), or an evenly spaced fraction.
+    """Block indices: all, those listed (negative ones count from the end), or an evenly spaced fraction of `count`.
 
     The paper adapts "half of the layers" of its 70B and vision models without saying which half: `layers=0.5`.
+
+    Raises:
+        ValueError: an index that no block has, an empty list, or a fraction outside (0, 1].
     """
     if layers is None:
         return list(range(count))
@@ -116,16 +120,14 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _nothing_matched(pattern: str, names: list[str]) -> str:
     words = [*NAME_SETS, *names, *{name.rpartition(".")[2] for name in names}]
-    near = difflib.get_close_matches(pattern, words, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"adapter.modules={pattern!r} matches no matrix. Allowed: {', '.join(NAME_SETS)}, or a name or regular "
-        f"expression among {', '.join(names)}.{hint}"
+        f"expression among {', '.join(names)}.{did_you_mean(pattern, words)}"
     )
 
 
 def language_tower(model: nn.Module) -> str:
-    """The name of the part of a vision-language model that reads and writes text; "" of a model of text alone."""
+    """The module name of a vision-language model's language model; "" for a text-only model."""
     config = getattr(model, "config", None)
     if config is None or config.get_text_config() is config:
         return ""
@@ -136,13 +138,13 @@ def language_tower(model: nn.Module) -> str:
 
 
 def text_name(model: nn.Module, name: str) -> str:
-    """What a module of `model` is called in the model of text alone that its language tower would be.
+    """Translate a module name of a vision-language model to its name in the text-only model.
 
-    An expert's modules carry these names, so that a model of text and one that sees through it can share experts.
+    Experts use these names, so that a text-only model and a vision-language model built on it share experts.
     """
     tower = language_tower(model)
     if not tower or not name.startswith(f"{tower}."):
         return name
-    assert isinstance(model, PreTrainedModel), "it has a language tower"
+    assert isinstance(model, PreTrainedModel), "only those have a language tower"
     prefix: str = str(MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config.get_text_config())].base_model_prefix)
     return f"{prefix}{name.removeprefix(tower)}"

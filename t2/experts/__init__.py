@@ -1,1 +1,1 @@
-"""Expert files, pools of experts, mixtures of them, and conversions."""
+"""Experts: files, pools, mixtures, and conversions between models and formats."""

@@ -1,8 +1,8 @@
-"""An expert: one scale per singular value of each adapted matrix, the file it lives in, and its checks.
+"""An expert: one multiplier z per singular value of each adapted matrix, its metadata, and its file.
 
-The vector z of Transformer² (arXiv 2501.06252, section 3.1) is kept as the *effective* multiplier of each
-singular value (1 = unchanged), whatever parametrization trained it. Files are safetensors with string
-metadata. Nothing here mixes experts or runs a model, and nothing is ever unpickled.
+The vector z of Transformer² (arXiv 2501.06252, section 3.1) is stored as the *effective* multiplier of each singular
+value (1 = unchanged), whatever parametrization trained it. Files are safetensors with string metadata; nothing is
+unpickled. Not done here: mixing experts (`t2.experts.pool`), running a model.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
-from t2.run.files import save_tensors
+from t2.run.files import read_tensors, save_tensors
+from t2.run.messages import did_you_mean
 
 FORMAT_VERSION = 1
 EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run
@@ -27,7 +26,7 @@ EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run
 
 @dataclass(frozen=True)
 class ExpertMetadata:
-    """What an expert was trained on, for and by. `fingerprint` is made by `fingerprint_of`."""
+    """How an expert was trained: base model, task, objective, scores; `fingerprint` is that of `fingerprint_of`."""
 
     base_model: str
     fingerprint: str
@@ -44,13 +43,13 @@ class ExpertMetadata:
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
-        """The metadata of a safetensors file; what is None is left out."""
+        """The metadata of a safetensors file; fields that are None are left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: str(value) for name, value in values.items() if value is not None}
 
     @classmethod
     def from_strings(cls, strings: Mapping[str, str]) -> ExpertMetadata:
-        """The inverse of `to_strings`.
+        """Parse the metadata of a safetensors file, the inverse of `to_strings`.
 
         Raises:
             ValueError: the format version is missing or unknown, or a field is missing or not a number.
@@ -88,7 +87,7 @@ class ExpertMetadata:
 
 @dataclass(frozen=True)
 class Expert:
-    """Module name in the model -> effective multiplier of each singular value, fp32 (R,); 1 = unchanged."""
+    """An expert; `scales` maps a module to the effective multipliers z of its singular values, fp32 (R,)."""
 
     scales: Mapping[str, Tensor]
     metadata: ExpertMetadata
@@ -123,7 +122,7 @@ class Expert:
 
     @classmethod
     def load(cls, path: Path | str) -> Expert:
-        """Read an expert; whether it fits a model is for `check` to say.
+        """Read an expert file; `check` tells whether the expert fits a model.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -132,29 +131,22 @@ class Expert:
         path = Path(path)
         if not path.is_file():
             found = sorted(other.name for other in path.parent.glob("*.safetensors"))
-            near = _did_you_mean(path.name, found)
-            raise FileNotFoundError(f"No expert file at {path}.{near} Give the path of a *.safetensors file.")
-        try:
-            with safe_open(path, framework="pt") as file:
-                strings: dict[str, str] = file.metadata() or {}
-                # Cloned because the tensors are maps of the file and would change with it.
-                modules = file.keys()
-                scales = {module: file.get_tensor(module).clone() for module in modules}
-        except SafetensorError as error:
-            raise ValueError(f"{path} {_why_unreadable(path)} ({error}).") from error
+            hint = did_you_mean(path.name, found)
+            raise FileNotFoundError(f"No expert file at {path}.{hint} Give the path of a *.safetensors file.")
+        scales, strings = read_tensors(path)
         try:
             return cls(scales, ExpertMetadata.from_strings(strings))
         except ValueError as error:
             raise ValueError(f"{path} cannot be used as an expert: {error}") from error
 
     @staticmethod
-    def find(place: Path | str) -> Path:
-        """The expert file of a training run's folder, or the file itself.
+    def find(path: Path | str) -> Path:
+        """The expert file in the folder of a training run; any other path is returned as it is.
 
         Raises:
             FileNotFoundError: the folder holds no expert.
         """
-        path = Path(place)
+        path = Path(path)
         if not path.is_dir():
             return path
         if not (path / EXPERT_FILE).is_file():
@@ -165,24 +157,24 @@ class Expert:
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers the expert is."""
+        """The number of multipliers, summed over modules."""
         return sum(scale.numel() for scale in self.scales.values())
 
     def check(self, *, base_model: str, fingerprint: str, shapes: Mapping[str, int], transfer: bool = False) -> None:
-        """Raise ValueError unless this expert belongs to the loaded model.
+        """Raise ValueError unless the expert was trained on the loaded model and its adapted modules.
 
         Args:
             base_model: source of the loaded model.
             fingerprint: `fingerprint_of` the loaded model's singular values.
             shapes: adapted module of the loaded model -> R.
-            transfer: accept an expert of another model, as long as its modules and their sizes fit.
+            transfer: accept an expert of another model whose modules and sizes fit.
         """
         models = f"The expert was trained for {self.metadata.base_model}; the loaded model is {base_model}."
         unknown = [module for module in self.scales if module not in shapes]
         if unknown:
             raise ValueError(
                 f"{len(unknown)} of the expert's {len(self.scales)} modules are not adapted in this model, "
-                f"{unknown[0]} for one.{_did_you_mean(unknown[0], list(shapes))} {models} "
+                f"{unknown[0]} for one.{did_you_mean(unknown[0], shapes)} {models} "
                 "Load that model, with the adapter on the modules it had in training."
             )
         for module, scale in self.scales.items():
@@ -203,20 +195,20 @@ class Expert:
 
 
 class SingularValueAdapter(Protocol):
-    """What an expert can be worn by: an adapter that knows its matrices' singular values."""
+    """An adapter that experts can be applied with: it knows the singular values of its matrices, such as SVF."""
 
-    singular_values: dict[str, Tensor]
+    singular_values: dict[str, Tensor]  # module -> (R,)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Wear the given multipliers."""
+        """Apply effective multipliers, module -> (R,)."""
         ...
 
 
 def apply_expert(adapter: SingularValueAdapter, expert: Expert, *, source: str, transfer: bool = False) -> None:
-    """Check that the expert fits the model from `source` that wears `adapter`, and load it.
+    """Apply an expert: check that it fits the model from `source` adapted with `adapter`, and load its scales.
 
     Raises:
-        ValueError: the expert is of another model (unless `transfer`), or of other shapes.
+        ValueError: the expert is of another model (unless `transfer`), or its modules or sizes do not fit.
     """
     values = adapter.singular_values
     expert.check(
@@ -236,18 +228,3 @@ def _number(strings: Mapping[str, str], name: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"its metadata has {name} = {strings[name]!r}; expected a finite number.")
     return number
-
-
-def _did_you_mean(name: str, known: list[str]) -> str:
-    near = get_close_matches(name, known, n=1)
-    return f" Did you mean {near[0]}?" if near else ""
-
-
-def _why_unreadable(path: Path) -> str:
-    # Looked at only now: a safetensors file may start with the same bytes, which give its header's length.
-    with path.open("rb") as file:
-        magic = file.read(4)
-    pickled = magic[:1] == b"\x80" and magic[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
-    if pickled or magic == b"PK\x03\x04":
-        return "is a pickle or a zip archive under another name, which could run code; t2 never opens those"
-    return "is truncated or no safetensors file; copy it again or use another expert"

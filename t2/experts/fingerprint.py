@@ -1,8 +1,8 @@
-"""Whether two sets of weights are the same, told by the nuclear norms of their matrices.
+"""Fingerprints of model weights: the nuclear norms of the adapted matrices.
 
-Not a hash of the singular values: the last bits of an SVD differ between BLAS builds, and between an fp32 and a bf16
-copy of one model, and an expert should load on both. Another revision of the weights moves the norms by more. A
-fine-tune that barely moved them can pass for its base, which is why experts also compare the model's source.
+Two models have the same weights if their norms agree within a tolerance. A hash of the singular values would not do:
+their last bits differ between BLAS builds and between fp32 and bf16 copies of a model, and an expert should load on
+both. A fine-tune that barely moved the weights can pass for its base, so experts also compare the model's source.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ FINGERPRINT_TOLERANCE = 2e-4
 
 
 def fingerprint_of(singular_values: Mapping[str, Tensor]) -> str:
-    """JSON of module -> nuclear norm, 6 significant digits, from module -> singular values (R,).
-
-    Not a hash: the last bits of an SVD differ between BLAS builds and between fp32 and bf16 copies.
+    """The fingerprint, JSON of module -> nuclear norm to 6 significant digits, of module -> singular values (R,).
 
     Raises:
         ValueError: there is no module, or a value is not finite.
@@ -41,7 +39,7 @@ def same_weights(a: str, b: str) -> bool:
 
 
 def largest_difference(a: str, b: str) -> tuple[str, float] | None:
-    """The shared module whose nuclear norms differ most, and by what share; None if no module is shared."""
+    """The shared module with the largest relative difference of nuclear norms, and that; None if none is shared."""
     first, second = _norms(a), _norms(b)
     differences = {
         module: abs(first[module] - second[module]) / max(first[module], second[module], 1e-30)
@@ -64,7 +62,7 @@ def _norms(fingerprint: str) -> dict[str, float]:
 
 
 def weights_note(trained: str, loaded: str) -> str:
-    """A sentence on whether two fingerprints are of the same weights, and where they differ most."""
+    """A sentence for error messages: whether two fingerprints agree, and where they differ most."""
     worst = largest_difference(trained, loaded)
     if worst is None:
         return "Their fingerprints share no module, so their weights cannot be compared."

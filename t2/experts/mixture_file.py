@@ -1,15 +1,14 @@
-"""mixture.json: a mixture that was found, with the pool it is for and how it came about.
+"""Reads and writes mixture.json: a mixture, the pool it belongs to, and how it was found.
 
-A file is good for one set of experts: the pool's identity is part of it, so that mixing weights never meet other
-experts. The order of the domains may differ: mixing weights go by domain. What a strategy wants to remember (the
-history of a search, for one) goes into `details`, which is kept and not read here.
+The file holds the identity of its pool, so that mixing weights are never applied to other experts. Mixing weights go by
+domain, so the order of the pool may differ. `details` holds what the strategy records (such as the history of a
+search); it is not read here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import t2
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.run.files import atomic_path
+from t2.run.messages import did_you_mean
 
-FORMAT_VERSION = 2  # 1 called the mixing weights alphas
+FORMAT_VERSION = 2  # version 1 called the mixing weights alphas
 MIXTURE_FILE = "mixture.json"  # its name in a run's folder
 _FIELDS = ("weights", "rule", "domains", "pool", "strategy", "task", "seed", "details", "t2_version")
 
@@ -61,26 +61,25 @@ def save_mixture(
     return path
 
 
-def find_mixture(place: Path | str) -> Path:
-    """The mixture file of a run's folder, or the file itself.
+def find_mixture(path: Path | str) -> Path:
+    """The mixture file in the folder of a run, or the file itself.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such file.
     """
-    path = Path(place) / MIXTURE_FILE if Path(place).is_dir() else Path(place)
+    path = Path(path) / MIXTURE_FILE if Path(path).is_dir() else Path(path)
     if path.is_file():
         return path
-    near = get_close_matches(path.name, sorted(other.name for other in path.parent.glob("*.json")), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(path.name, sorted(other.name for other in path.parent.glob("*.json")))
     raise FileNotFoundError(f"No mixture file at {path}.{hint} Give a {MIXTURE_FILE}, or the folder adapt.py wrote.")
 
 
 def load_mixture(path: Path | str, pool: ExpertPool) -> Mixture:
-    """Read a mixture of this pool's experts.
+    """Read a mixture of the experts of `pool`, its mixing weights in the order of the pool.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged or of another version, or made for another pool.
+        ValueError: the file is damaged, of another version, or for another pool.
     """
     path = find_mixture(path)
     try:
@@ -95,7 +94,7 @@ def load_mixture(path: Path | str, pool: ExpertPool) -> Mixture:
 
 
 def _read(content: bytes) -> dict[str, Any]:
-    """The file's fields, their types checked."""
+    """Parse the file and check the types of its fields."""
     try:
         fields = json.loads(content)
     except ValueError as error:  # UnicodeDecodeError is one, too

@@ -1,56 +1,48 @@
-"""A pool of experts: which domains there are, and what a mixture of them is (paper §3.2).
+"""A pool of experts by domain, and the multipliers z' of their mixtures (arXiv 2501.06252, section 3.2).
 
-The order of the experts is the order of a mixture's mixing weights. Mixing is linear in z; the rules are those of
-`t2.experts.mixture.Mixture`. Every expert of a pool is for the same matrices of the same model, and none is there twice
-(the authors' few-shot configuration lists GSM8K's twice and ARC's not at all). Nothing here chooses: see
-`t2.adaptation`.
+Mixing is linear in z, by the rules of `t2.experts.mixture.Mixture`, whose mixing weights are in the order of the pool.
+All experts of a pool scale the same matrices of the same model, and none is listed twice (the authors' few-shot
+configuration lists GSM8K's expert twice and ARC's not at all). Not done here: choosing mixtures (`t2.adaptation`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from t2.experts.compatibility import DISPATCH, check_domain, check_same_matrices, check_same_model, natural_order
 from t2.experts.expert import Expert, SingularValueAdapter
-from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
+from t2.experts.fingerprint import fingerprint_of
+from t2.experts.folder import read_expert, read_folder
 from t2.experts.mixture import Mixture
-from t2.types import OTHER
-
-DISPATCH = "dispatch"  # the domain of the expert that is applied while choosing
-RESERVED_DOMAINS = {
-    OTHER: "the label of prompts that no expert is for, which the base model answers; rename the domain",
-    DISPATCH: "the expert that is applied while choosing; give it as the pool's `dispatch`",
-}
 
 
 @dataclass(frozen=True)
 class ExpertPool:
-    """Domain -> expert, in the order of a mixture's mixing weights; `dispatch` is an expert for choosing among them."""
+    """K experts by domain, in the order of a mixture's mixing weights; `dispatch` is applied when choosing."""
 
     experts: Mapping[str, Expert]
     dispatch: Expert | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless the experts can be mixed: distinct, and for the same matrices of one model."""
+        """Raise ValueError unless the experts are distinct and scale the same matrices of one model."""
         if not self.experts:
             raise ValueError("The pool is empty. Give at least one domain and its expert file.")
-        object.__setattr__(self, "experts", dict(self.experts))  # of its own: what is cached below stays true
+        object.__setattr__(self, "experts", dict(self.experts))  # a copy, so that the cached properties stay valid
         (first, expert), *others = self.experts.items()
-        _check_domain(first)
+        check_domain(first)
         for domain, other in others:
-            _check_domain(domain)
-            _check_same_model(first, expert, domain, other)
-            _check_same_matrices(first, expert, domain, other)
+            check_domain(domain)
+            check_same_model(first, expert, domain, other)
+            check_same_matrices(first, expert, domain, other)
         if self.dispatch is not None:
-            _check_same_model(first, expert, DISPATCH, self.dispatch)
+            check_same_model(first, expert, DISPATCH, self.dispatch)
         owners: dict[str, str] = {}
         for domain, digest in self._digests.items():
             owner = owners.setdefault(digest, domain)
@@ -62,19 +54,19 @@ class ExpertPool:
 
     @classmethod
     def load(cls, experts: Mapping[str, Path | str] | Path | str, dispatch: Path | str | None = None) -> ExpertPool:
-        """Read a pool: domain -> expert file or training run's folder, or one folder of *.safetensors.
+        """Read a pool from domain -> expert file or training run's folder, or from one folder of *.safetensors.
 
-        In a folder an expert's domain is the one it was saved with, and the order is that of the domains' names; the
-        one of the domain `dispatch` becomes the pool's dispatch expert.
+        In a folder each expert has the domain it was saved with, the order is alphabetical, and the expert of the
+        domain `dispatch` becomes the pool's dispatch expert.
 
         Raises:
             FileNotFoundError: a file or the folder is not there.
             ValueError: a file is no expert, or the experts cannot be in one pool.
         """
-        chooser = None if dispatch is None else _read(DISPATCH, dispatch)
+        chooser = None if dispatch is None else read_expert(DISPATCH, dispatch)
         if isinstance(experts, Mapping):
-            return cls({domain: _read(domain, place) for domain, place in experts.items()}, chooser)
-        found = _read_folder(Path(experts))
+            return cls({domain: read_expert(domain, path) for domain, path in experts.items()}, chooser)
+        found = read_folder(Path(experts))
         inside = found.pop(DISPATCH, None)
         if inside is not None and chooser is not None:
             raise ValueError(f"{experts} holds a dispatch expert, and dispatch={dispatch} is another. Remove one.")
@@ -89,27 +81,26 @@ class ExpertPool:
 
     @cached_property
     def modules(self) -> tuple[str, ...]:
-        """The M adapted matrices, in the order of the columns of (K, M) mixing weights: by name, block 2 before block
-        10."""
-        return tuple(sorted(self.experts[self.domains[0]].scales, key=_natural))
+        """The M adapted matrices in the order of the columns of (K, M) mixing weights: by `natural_order`."""
+        return tuple(sorted(self.experts[self.domains[0]].scales, key=natural_order))
 
     @cached_property
     def identity(self) -> str:
-        """16 hex digits of the domains and their experts' numbers, whatever their order; dispatch does not count."""
+        """A hash, 16 hex digits, of the domains and their experts' scales; order and dispatch expert do not count."""
         return hashlib.sha256(repr(sorted(self._digests.items())).encode()).hexdigest()[:16]
 
     def with_expert(self, domain: str, expert: Expert) -> ExpertPool:
-        """The pool with one expert more at the end, or replaced in its place.
+        """A copy of the pool with an expert appended, or replaced where the domain exists.
 
         Raises:
-            ValueError: the expert does not go with the others.
+            ValueError: the expert cannot be mixed with the others.
         """
         return replace(self, experts={**self.experts, domain: expert})
 
     def check(self, adapter: SingularValueAdapter, *, source: str, transfer: bool = False) -> None:
-        """Raise ValueError unless the experts fit the model from `source` that wears `adapter`, matrix by matrix.
+        """Raise ValueError unless the experts scale exactly the matrices of `adapter` in the model from `source`.
 
-        `transfer` accepts experts of another model, as long as their modules and sizes fit.
+        `transfer` accepts experts of another model whose modules and sizes fit.
         """
         values = adapter.singular_values
         shapes = {module: len(s) for module, s in values.items()}
@@ -120,7 +111,7 @@ class ExpertPool:
                 expert.check(base_model=source, fingerprint=fingerprint, shapes=shapes, transfer=transfer)
             except ValueError as error:
                 raise ValueError(f"The expert of {domain!r} does not fit: {error}") from error
-        left = sorted(shapes.keys() - set(self.modules), key=_natural)
+        left = sorted(shapes.keys() - set(self.modules), key=natural_order)
         if left:
             raise ValueError(
                 f"The adapter wraps {len(shapes)} matrices and the pool's experts are for {len(self.modules)} of them; "
@@ -141,15 +132,15 @@ class ExpertPool:
             )
 
     def state(self, mixture: Mixture) -> dict[str, Tensor]:
-        """What one example gets: module -> effective multipliers (R,), fp32.
+        """The effective multipliers of one mixture: module -> z' (R,), fp32.
 
         Raises:
             ValueError: the mixture is for another number of experts or matrices.
         """
-        return {module: rows[0] for module, rows in self.scales([mixture]).items()}
+        return {module: stacked[0] for module, stacked in self.scales([mixture]).items()}
 
     def scales(self, mixtures: Sequence[Mixture]) -> dict[str, Tensor]:
-        """What D mixtures are: module -> effective multipliers (D, R), fp32.
+        """The effective multipliers of D mixtures: module -> z' (D, R), fp32.
 
         Raises:
             ValueError: no mixture, or one that is for another number of experts or matrices.
@@ -174,7 +165,7 @@ class ExpertPool:
 
     @cached_property
     def _deltas(self) -> dict[str, Tensor]:
-        """Module -> z - 1 of the K experts (K, R), fp32: small numbers, of which fp32 keeps every digit."""
+        """Module -> z - 1 of the K experts (K, R), fp32; near 0, fp32 resolves what it would round off near 1."""
         experts = self.experts.values()
         return {module: torch.stack([expert.scales[module] for expert in experts]) - 1.0 for module in self.modules}
 
@@ -183,78 +174,9 @@ class ExpertPool:
         return {domain: _digest(expert) for domain, expert in self.experts.items()}
 
 
-def _check_domain(domain: str) -> None:
-    if not domain or domain != domain.strip():
-        raise ValueError(f"The domain {domain!r} is empty or has spaces around it; a domain is a label such as math.")
-    if domain.casefold() in RESERVED_DOMAINS:
-        raise ValueError(f"No expert's domain may be called {domain!r}: that is {RESERVED_DOMAINS[domain.casefold()]}.")
-
-
-def _check_same_model(first: str, a: Expert, second: str, b: Expert) -> None:
-    one, other = a.metadata, b.metadata
-    if one.base_model == other.base_model and same_weights(one.fingerprint, other.fingerprint):
-        return
-    raise ValueError(
-        f"The experts of {first!r} and {second!r} are of different models: {one.base_model} and {other.base_model}. "
-        f"{weights_note(one.fingerprint, other.fingerprint)} Mix experts of one model; "
-        "t2.experts.transfer brings one over."
-    )
-
-
-def _check_same_matrices(first: str, a: Expert, second: str, b: Expert) -> None:
-    differing = sorted(a.scales.keys() ^ b.scales.keys(), key=_natural)
-    if differing:
-        owner = first if differing[0] in a.scales else second
-        raise ValueError(
-            f"The experts of {first!r} and {second!r} scale different modules, {len(differing)} in all: {differing[0]} "
-            f"is in that of {owner!r} alone. Train both with the same adapter.modules and adapter.layers."
-        )
-    for module, z in a.scales.items():
-        if z.shape != b.scales[module].shape:
-            raise ValueError(
-                f"The experts of {first!r} and {second!r} have {len(z)} and {len(b.scales[module])} values for "
-                f"{module}: they are of models of different sizes. Mix experts of one model."
-            )
-
-
-def _read(domain: str, place: Path | str) -> Expert:
-    try:
-        return Expert.load(Expert.find(place))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"The expert of {domain!r}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"The expert of {domain!r}: {error}") from error
-
-
-def _read_folder(folder: Path) -> dict[str, Expert]:
-    """The experts of a folder by their domains, sorted."""
-    if not folder.is_dir():
-        near = get_close_matches(folder.name, [path.name for path in folder.parent.glob("*") if path.is_dir()], n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise FileNotFoundError(f"No folder of experts at {folder}.{hint} Give a folder of *.safetensors files.")
-    experts: dict[str, Expert] = {}
-    files: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        expert = Expert.load(path)
-        domain = expert.metadata.domain
-        if domain in experts:
-            raise ValueError(
-                f"{folder} holds two experts of the domain {domain!r}, {files[domain]} and {path.name}. Remove one, or "
-                "give the pool as domain -> file."
-            )
-        experts[domain], files[domain] = expert, path.name
-    if not experts:
-        raise FileNotFoundError(f"{folder} holds no *.safetensors file. Give a folder of experts.")
-    return dict(sorted(experts.items()))
-
-
 def _digest(expert: Expert) -> str:
     digest = hashlib.sha256()
     for module in sorted(expert.scales):
         digest.update(f"{module} {len(expert.scales[module])};".encode())
         digest.update(expert.scales[module].detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

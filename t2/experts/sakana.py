@@ -1,4 +1,4 @@
-"""The authors' `.pt` experts as expert files: `python -m t2.experts.sakana FILE.pt OUT.safetensors --base-model ... `.
+"""Converts the authors' `.pt` experts: `python -m t2.experts.sakana FILE.pt OUT.safetensors --base-model ... `.
 
 SakanaAI/self-adaptive-llms at 03a41ae saves two kinds of files, both of raw parameters p (R,) in bf16, one for each MLP
 matrix in the order of the model's state dict:
@@ -6,12 +6,12 @@ matrix in the order of the model's state dict:
     policy_params.pt       learnable_params_module_list.0, .1, ...         `svd_reinforce_hydra.py`, `policy/base.py`
     learnable_params.pt    model.layers.0.mlp.gate_proj.weight, ...        the same, with `save_legacy_params`
 
-What the experts were trained as is W' = U diag(s m) Vᵀ sum(s) / sum(s m) with m = max_mult sigmoid(p) (`utils.py`), so
-z = m sum(s) / sum(s m), from which max_mult cancels. Their few-shot code mixes p itself, without the sigmoid
-(`policy/weighted_combination.py:88,129-130`); what is written here has it applied, and nothing after has to know of it.
+They were trained as W' = U diag(s m) Vᵀ sum(s) / sum(s m) with m = max_mult sigmoid(p) (`utils.py`), so that
+z = m sum(s) / sum(s m), where max_mult cancels. Their few-shot code mixes p itself, without the sigmoid
+(`policy/weighted_combination.py:88,129-130`); the experts written here hold z.
 
-The one place where t2 opens a pickle: torch.load with `weights_only=True`, which rebuilds tensors and runs nothing. A
-file that needs more than that is refused. Not read: the authors' few-shot policies, which are mixtures.
+t2 opens pickles nowhere else, and here with torch.load's `weights_only=True`, which rebuilds tensors and runs no code;
+files that need more are refused. Not converted: the authors' few-shot policies, which are mixtures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LISTED = "learnable_params_module_list."
 
 
 def read_parameters(path: Path) -> dict[str, Tensor]:
-    """The raw parameters of an authors' file, by its own keys: p (R,), fp32.
+    """Read the raw parameters of an authors' file: key in the file -> p (R,), fp32.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,7 +67,7 @@ def read_parameters(path: Path) -> dict[str, Tensor]:
 
 
 def match_modules(parameters: Mapping[str, Tensor], modules: Sequence[str]) -> dict[str, Tensor]:
-    """Parameters by the base model's module names; `modules` are its MLP matrices in the model's own order.
+    """Rename parameters p (R,) to the base model's modules; `modules` are its MLP matrices in the model's order.
 
     Raises:
         ValueError: keys of another kind, or parameters and modules that do not correspond.
@@ -86,7 +86,7 @@ def match_modules(parameters: Mapping[str, Tensor], modules: Sequence[str]) -> d
 
 @torch.no_grad()
 def effective_scales(parameters: Mapping[str, Tensor], singular_values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """z = m sum(s) / sum(s m) with m = sigmoid(p): module -> fp32 (R,), from p (R,) and s (R,) of each module.
+    """Compute z = m sum(s) / sum(s m) with m = sigmoid(p): module -> z (R,), fp32, from p (R,) and s (R,).
 
     Raises:
         ValueError: a vector has another length than the matrix has singular values.
@@ -106,7 +106,9 @@ def effective_scales(parameters: Mapping[str, Tensor], singular_values: Mapping[
 
 
 def convert(path: Path, singular_values: Mapping[str, Tensor], *, base_model: str, task: str, domain: str) -> Expert:
-    """An authors' file as an expert of `base_model`; `singular_values` of its MLP matrices in the model's own order.
+    """Convert an authors' file to an expert of `base_model`.
+
+    `singular_values` are those of its MLP matrices, module -> s (R,), in the model's order.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -121,14 +123,14 @@ def convert(path: Path, singular_values: Mapping[str, Tensor], *, base_model: st
         domain=domain,
         description="",
         objective="Reinforce",
-        step=0,  # the authors' files do not tell
+        step=0,  # not recorded in the authors' files
         t2_version=t2.__version__,
     )
     return Expert(effective_scales(parameters, singular_values), metadata)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line: read, load the model for its singular values, write."""
+    """Run the command line: read the file, load the model for its singular values, write the expert."""
     parser = argparse.ArgumentParser(
         prog="python -m t2.experts.sakana", description="Convert an expert of the authors' code."
     )
@@ -141,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.out.suffix != ".safetensors":
         parser.error(f"OUT is {given.out}; its name must end in .safetensors.")
     try:
-        read_parameters(given.file)  # a file that is none is told of before the model is loaded
+        read_parameters(given.file)  # a bad file is refused before the model is loaded
         lm = load_model(given.base_model)
         svf = SVF(modules="mlp")
         svf.inject(lm.model, lm.source)

@@ -1,15 +1,14 @@
-"""Bringing an expert over to another model, and the controls that show what of it carries over (paper Table 5, §4.3).
+"""Cross-model transfer of an expert, and its control experiments (arXiv 2501.06252, section 4.3, Table 5).
 
-The paper puts the vectors of Llama-3-8B on Mistral-7B, whose matrices have the same shapes, rank by rank of the
-singular values (`ordered`), and asks with `shuffled` whether the order matters. `reversed` and `random` are two more
-controls. Nothing is trained here, and modules correspond by name alone.
+The paper applies the vectors z of Llama-3-8B to Mistral-7B, whose matrices have the same shapes, in the order of the
+singular values (`ordered`), and tests with `shuffled` whether that order matters. `reversed` and `random` are two more
+controls. Modules correspond by name. Not done here: training.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from difflib import get_close_matches
 from typing import Literal, get_args
 
 import torch
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from t2.experts.expert import Expert
+from t2.run.messages import check_choice, did_you_mean
 
 Control = Literal["ordered", "shuffled", "reversed", "random"]
 
@@ -31,29 +31,27 @@ def transfer(
     seed: int = 0,
     resample: bool = False,
 ) -> Expert:
-    """The expert as one of another model; scores of its old model are left out and the description tells of it.
+    """Convert an expert to another model; its scores are dropped and its description names the old model.
 
     Args:
-        expert: what was trained on the old model.
+        expert: the expert of the old model.
         shapes: adapted module of the new model -> R.
         base_model: source of the new model.
         fingerprint: `fingerprint_of` the new model's singular values.
-        control: `ordered` leaves each z by rank of its singular value, `shuffled` permutes every matrix's z at random,
-            `reversed` turns it around, `random` draws from a Gaussian of the same mean and deviation per matrix.
+        control: `ordered` keeps z in the order of singular values, `shuffled` permutes each matrix's z at random,
+            `reversed` reverses it, `random` draws from a Gaussian of the same mean and deviation per matrix.
         seed: seeds `shuffled` and `random`.
-        resample: where R differs, interpolate z linearly over the relative rank (0 the largest, 1 the smallest).
+        resample: where R differs, interpolate z linearly over the relative index (0 the largest singular value, 1 the
+            smallest).
 
     Raises:
-        ValueError: an unknown control, modules without counterpart, or another R without `resample`.
+        ValueError: an unknown control, modules without counterpart, or a different R without `resample`.
     """
-    if control not in get_args(Control):
-        near = get_close_matches(str(control), get_args(Control), n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"The control is {control!r}; allowed: {', '.join(get_args(Control))}.{hint}")
+    check_choice("The control", control, get_args(Control))
     _check_modules(expert, shapes, base_model)
     generator = torch.Generator().manual_seed(seed)
     scales = {}
-    for module, z in sorted(expert.scales.items()):  # in this order the seed means the same for every file
+    for module, z in sorted(expert.scales.items()):  # sorted, so that a seed gives the same for any order in the file
         fitted = _fit(module, z, shapes[module], resample=resample)
         scales[module] = _controlled(fitted, control, generator)
     source = expert.metadata
@@ -74,8 +72,7 @@ def _check_modules(expert: Expert, shapes: Mapping[str, int], base_model: str) -
     foreign, bare = sorted(expert.scales.keys() - shapes.keys()), sorted(shapes.keys() - expert.scales.keys())
     if not foreign and not bare:
         return
-    near = get_close_matches(foreign[0], bare, n=1) if foreign else []
-    hint = f" Did you mean {near[0]}?" if near else ""
+    hint = did_you_mean(foreign[0], bare) if foreign else ""
     raise ValueError(
         f"The modules of {expert.metadata.base_model}'s expert and of {base_model} do not correspond. "
         f"The expert's alone: {_some(foreign)}. The model's alone: {_some(bare)}.{hint} "
@@ -84,7 +81,7 @@ def _check_modules(expert: Expert, shapes: Mapping[str, int], base_model: str) -
 
 
 def _fit(module: str, z: Tensor, size: int, *, resample: bool) -> Tensor:
-    """z (R,) at the new R."""
+    """Resample z (R,) to (size,) by linear interpolation, if need be and `resample` allows it."""
     if len(z) == size:
         return z.clone()
     if not resample:

@@ -1,1 +1,1 @@
-"""Base models: where they come from, how they are loaded, prompts and forward passes."""
+"""Base models: sources, loading, prompts, images and forward passes."""

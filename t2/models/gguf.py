@@ -1,6 +1,6 @@
-"""A GGUF file made into a folder that transformers loads at once: dequantized to float32 the first time it is seen.
+"""Converts GGUF files to folders that transformers loads: dequantized to float32, once, and cached by SHA-256.
 
-The folder lies in the cache under the file's sha256. Nothing here runs a model.
+Not done here: loading the folder (`t2.models.loading`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from t2.run.fetch import cache_root, file_sha256
 
 
 def dequantized(path: Path, sha256: str | None) -> Path:
-    """The folder with a GGUF file's model in float32, made the first time a file is seen."""
+    """The cached folder with the model of a GGUF file in float32; the first call for a file converts it.
+
+    Raises:
+        OSError: the file cannot be read, or the disk is full.
+    """
     root = cache_root() / "models"
     target = root / (sha256.lower() if sha256 is not None else file_sha256(path))[:16]
     if target.is_dir():
@@ -33,14 +37,14 @@ def dequantized(path: Path, sha256: str | None) -> Path:
             str(path.parent),
             gguf_file=path.name,
             dtype=torch.float32,
-            quantization_config=GgufConfig(dequantize=True),  # else installed kernels would keep it packed
+            quantization_config=GgufConfig(dequantize=True),  # otherwise installed kernels keep it quantized
         )
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         try:
             os.rename(part, target)
         except OSError:
-            if not target.is_dir():  # otherwise another process was faster, with the same content
+            if not target.is_dir():  # otherwise another process wrote the same content first
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -48,7 +52,7 @@ def dequantized(path: Path, sha256: str | None) -> Path:
 
 
 def _restore_digits(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Split digits off before BPE as SmolLM's own tokenizer does; transformers forgets it for GGUF files.
+    """Split digits before BPE as SmolLM's own tokenizer does; transformers drops that step for GGUF files.
 
     Rule: llama.cpp, `LLAMA_VOCAB_PRE_TYPE_SMOLLM` in src/llama-vocab.cpp. It matters for "\\n\\n7".
     """

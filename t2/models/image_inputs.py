@@ -1,9 +1,8 @@
-"""Images for a vision-language model: their places in a prompt, and the tensors that its vision tower reads.
+"""Inputs of a vision-language model: prompts with placeholders for images, and pixels for its vision encoder.
 
-A processor writes a placeholder token for every feature that an image will have, and the model puts the features
-there. Prompts are therefore ids as those of text are, beside a list of images, and positions are those of text: an
-architecture that counts them otherwise is refused when it is loaded (`t2.models.loading.check_images`). Not done here:
-videos, sound.
+The processor writes one placeholder token per feature of an image, which the model replaces by the feature. A prompt is
+therefore token ids and a list of images, and its positions are those of text; architectures that number positions
+otherwise are refused on loading (`t2.models.loading.check_images`). Not supported: video, audio.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from transformers import PreTrainedModel
 
 from t2.types import Example, LazyImage
 
-PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id")  # what configs call them
-NEVER = -1e9  # the logit of a placeholder: finite, so that an entropy stays a number
+PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id")  # their names in model configs
+NEVER = -1e9  # the logit of a placeholder; finite, so that entropies stay finite
 
 
 def placeholder_ids(model: PreTrainedModel) -> tuple[int, ...]:
-    """The ids that stand for images; a model must not write them, since no image belongs to them."""
+    """The ids of image placeholders, which a model must not generate: no image belongs to them."""
     named = {getattr(model.config, name, None) for name in PLACEHOLDERS}
     return tuple(sorted(int(token) for token in named if token is not None))
 
 
 def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
-    """The example in the chat template, images first, up to where the answer begins.
+    """Format the example with the chat template, images first, up to the beginning of the response.
 
-    A template that speaks of images takes a turn in parts, one of text alone (of a model that was made to see later)
-    takes it as a text with placeholders.
+    A chat template of the processor that mentions images gets a turn as a list of parts; any other one, such as that
+    of a text-only model that an encoder was added to, gets a string with placeholders.
 
     Raises:
         jinja2.TemplateError: the template refuses the example.
@@ -54,23 +53,23 @@ def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
 
 
 def ids_with_images(processor: Any, text: str, images: Sequence[LazyImage]) -> list[int]:
-    """The ids of a text in which every image has as many placeholders as it will have features.
+    """Tokenize a text with one placeholder per image to ids with one placeholder per feature of an image.
 
     Raises:
-        ValueError: the text has not one place for each image, or an image cannot be decoded.
+        ValueError: the numbers of placeholders and images differ, or an image cannot be decoded.
     """
-    places = text.count(processor.image_token)
-    if places != len(images):
+    placeholders = text.count(processor.image_token)
+    if placeholders != len(images):
         raise ValueError(
-            f"The prompt has {places} places for images ({processor.image_token}) and {len(images)} images. Leave the "
-            "token out of the question: places are made for all images."
+            f"The prompt has {placeholders} image placeholders ({processor.image_token}) and {len(images)} images. "
+            "Leave the token out of the question: a placeholder is added for each image."
         )
     read = processor(text=[text], images=[image.load() for image in images], add_special_tokens=False)
     return [int(token) for token in read["input_ids"][0]]
 
 
 def pixel_inputs(processor: Any, model: PreTrainedModel, images: Sequence[LazyImage]) -> dict[str, Tensor]:
-    """What the model's forward takes for the images of a batch, in the order of its rows.
+    """The keyword arguments of the model's forward for the images of a batch, in the order of its rows.
 
     Raises:
         ValueError: an image cannot be decoded.

@@ -1,9 +1,9 @@
-"""A frozen language model with its tokenizer: prompts as ids, and the two halves of its forward.
+"""A frozen language model with its tokenizer: encodes prompts, and computes hidden states and logits separately.
 
-The forward is split in two, `hidden_states` and `logits`, so that training pays for the head only at completion
-positions. What an architecture does after its head (a softcap, a scale) is repeated here, and every load checks that
-both halves together give the model's own logits (`t2.models.loading`). A model of images and text is the same with a
-processor (`t2.models.image_inputs`). Nothing here loads, adapts or samples.
+The forward is split into `hidden_states` and `logits`, so that training computes logits at completion positions only.
+Operations after the head (softcap, scale) are repeated here, and every load checks that both halves give the model's
+own logits (`t2.models.loading`). A vision-language model has a processor as well (`t2.models.image_inputs`). Not done
+here: loading, adapting, sampling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from t2.types import Example, LazyImage
 
 @dataclass
 class LanguageModel:
-    """A model and what is needed to ask it: `end_ids` is every id that ends an answer."""
+    """A frozen model with its tokenizer, and its processor if it takes images; `end_ids` end a response."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -32,10 +32,10 @@ class LanguageModel:
     context_length: int = field(init=False)
     end_ids: frozenset[int] = field(init=False)
     pad_id: int = field(init=False)
-    placeholder_ids: tuple[int, ...] = field(init=False)  # what stands for images in a prompt
+    placeholder_ids: tuple[int, ...] = field(init=False)  # of images in a prompt
 
     def __post_init__(self) -> None:
-        """Freeze the model, and read what it and its tokenizer say of ends, padding and length."""
+        """Freeze the model, and read context length, end and padding ids from its config and tokenizer."""
         self.model.requires_grad_(False)
         self.model.eval()
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -49,38 +49,38 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         device: torch.device = self.model.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """The dtype of the weights."""
         dtype: torch.dtype = self.model.dtype
         return dtype
 
     @property
     def sliding_window(self) -> int | None:
-        """How many tokens back some or all layers see; None: all of them."""
+        """The attention window of some or all layers in tokens; None where all of them attend to every token."""
         window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
         return window
 
     def encode(self, example: Example, reserve: int = 0) -> list[int]:
-        """The prompt's ids, ready for generation; `reserve` is the room to leave for new tokens.
+        """Tokenize an example up to the beginning of the response, leaving room for `reserve` new tokens.
 
         Raises:
-            ValueError: the prompt does not fit into the context, the chat template refuses the example, or the model
-                sees no images and the example has some.
+            ValueError: the prompt does not fit into the context, the chat template refuses the example, or the example
+                has images and the model takes text only.
         """
         if example.images and self.processor is None:
             raise ValueError(
-                f"The example {example.prompt[:60]!r} has an image, and {self.source} reads text alone. Take a "
-                "base_model that sees, or a task without images."
+                f"The example {example.prompt[:60]!r} has an image, and {self.source} takes text only. Choose a "
+                "vision-language base_model, or a task without images."
             )
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
             head = f"{example.system}\n\n" if example.system is not None else ""
-            places = "".join(f"{self.processor.image_token}\n" for _ in example.images) if self.processor else ""
-            text = f"{head}{places}{example.prompt}\n{example.response_prefix}"
+            images = "".join(f"{self.processor.image_token}\n" for _ in example.images) if self.processor else ""
+            text = f"{head}{images}{example.prompt}\n{example.response_prefix}"
             ids = self._bos() + self._ids(text, example.images)
         else:
             ids = self._ids(self._chat(example) + example.response_prefix, example.images)
@@ -93,7 +93,7 @@ class LanguageModel:
         return ids
 
     def decode(self, ids: list[int] | tuple[int, ...] | Tensor) -> str:
-        """The text of `ids` without special tokens, spaces as they were."""
+        """Decode ids (T,) to text without special tokens, keeping spaces as they are."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
@@ -105,45 +105,45 @@ class LanguageModel:
         images: Sequence[LazyImage] = (),
         **cache: Any,
     ) -> Tensor:
-        """What goes into the head: (N, S) ids, mask and positions -> (N, S, D); a 4D bool mask is passed on.
+        """The input of the head, (N, S, D), from ids, mask and positions (N, S); a mask may be 4D bool.
 
-        `images` are those of all rows, in their order.
+        `images` are those of all rows, in their order; `cache` are keyword arguments of transformers.
         """
         hidden: Tensor = self.model.base_model(
             input_ids=input_ids,
-            attention_mask=self._as_its_attention_takes_it(attention_mask),
+            attention_mask=self._mask_for_attention(attention_mask),
             position_ids=position_ids,
             **({"use_cache": False} | cache),
             **self.pixels(images),
         ).last_hidden_state
         return hidden
 
-    def _as_its_attention_takes_it(self, mask: Tensor) -> Tensor:
-        """A 4D bool mask as numbers where attention is written out (Gemma 2): there it is added to the scores."""
-        written_out = self.model.config.get_text_config()._attn_implementation == "eager"
-        if mask.ndim != 4 or not written_out:
+    def _mask_for_attention(self, mask: Tensor) -> Tensor:
+        """A 4D bool mask as additive float mask for eager attention (Gemma 2), which adds it to the scores."""
+        eager = self.model.config.get_text_config()._attn_implementation == "eager"
+        if mask.ndim != 4 or not eager:
             return mask
         return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
             ~mask, torch.finfo(self.dtype).min
         )
 
     def pixels(self, images: Sequence[LazyImage]) -> dict[str, Tensor]:
-        """What the forward takes for the images of a batch, in the order of its rows."""
+        """The keyword arguments of the forward for the images of a batch, in the order of its rows."""
         return pixel_inputs(self.processor, self.model, images) if images else {}
 
     def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
-        """The model's own logits (N, V) behind the last of (N, S) inputs; `images` are those of all rows."""
+        """The logits (N, V) of the token after the inputs (N, S); `images` are those of all rows."""
         logits: Tensor = self.model(**inputs, **self.pixels(images), logits_to_keep=1).logits[:, -1]
         return self.without_placeholders(logits)
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
-        """Logits (..., V) under which no placeholder of an image is ever written."""
+        """Mask logits (..., V) so that no image placeholder is ever sampled."""
         if not self.placeholder_ids:
             return logits
         return logits.index_fill(-1, torch.tensor(self.placeholder_ids, device=logits.device), NEVER)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The model's logits in float32 of hidden states: (..., D) -> (..., V)."""
+        """The float32 logits (..., V) of hidden states (..., D)."""
         config = self.model.config.get_text_config()
         logits: Tensor = self.model.get_output_embeddings()(hidden).float()
         if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
@@ -155,7 +155,7 @@ class LanguageModel:
         return self.without_placeholders(logits)
 
     def _chat(self, example: Example) -> str:
-        """The example in the model's chat template, up to where the answer begins."""
+        """Format the example with the model's chat template, up to the beginning of the response."""
         try:
             return chat_text(self.processor, self.tokenizer, example)
         except TemplateError as error:
@@ -165,20 +165,20 @@ class LanguageModel:
             ) from error
 
     def _ids(self, text: str, images: Sequence[LazyImage]) -> list[int]:
-        """The ids of a text that already holds whatever special tokens it needs."""
+        """Tokenize a text that holds its special tokens already."""
         if images:
             return ids_with_images(self.processor, text, images)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _bos(self) -> list[int]:
-        """The id that this tokenizer puts before plain text, if it does."""
+        """The BOS id if the tokenizer prepends it to plain text, else nothing."""
         bos = self.tokenizer.bos_token_id
         return [bos] if bos is not None and self.tokenizer("")["input_ids"][:1] == [bos] else []
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every id that ends an answer, by the generation config, the tokenizer and the chat template."""
+    """The ids that end a response according to the generation config, the tokenizer and the chat template."""
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list | tuple) else {named}
     ids |= {tokenizer.eos_token_id, _end_of_turn_id(tokenizer)}
@@ -186,14 +186,14 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
 
 
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The added token that the chat template puts behind an answer (<|im_end|>, <|eot_id|>, …)."""
+    """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …)."""
     if tokenizer.chat_template is None:
         return None
     answer = "the answer"
     turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:  # a template for a single question has no turns to end
+    except TemplateError:  # a template without assistant turns
         return None
     tail = text.rpartition(answer)[2].lstrip()
     added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}

@@ -1,9 +1,9 @@
-"""A small LLaVA: a vision encoder and a projector put in front of a language model of text (arXiv 2304.08485).
+"""Builds a small LLaVA from a text-only language model: adds a vision encoder and a projector (arXiv 2304.08485).
 
-    image -> patches -> encoder (CLIP's vision transformer, any size) -> projector -> the language model's input space
+    image -> patches -> encoder (CLIP's vision transformer, any size) -> projector -> the language model's embeddings
 
-The language model's weights are those it had; encoder and projector are random until they are trained
-(`t2.vision_warmup`). What comes out is an ordinary model folder of transformers. Nothing here trains.
+The language model keeps its weights; encoder and projector are random until they are aligned with it
+(`examples/tiny_llava.py`). The result is saved as an ordinary model folder of transformers. Not done here: training.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from transformers import (
 
 from t2.models.language_model import LanguageModel
 from t2.models.loading import check_images, check_logits
+from t2.run.messages import check_range
 
 IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True)
 class VisionShape:
-    """How large the vision encoder is; an image becomes (image_size / patch_size)^2 tokens."""
+    """The sizes of a vision encoder; an image becomes (image_size / patch_size)² tokens."""
 
     image_size: int = 32
     patch_size: int = 8
@@ -38,9 +39,9 @@ class VisionShape:
     heads: int = 4
 
     def __post_init__(self) -> None:
-        """Raise ValueError for sizes that do not go together."""
-        if min(self.image_size, self.patch_size, self.hidden_size, self.layers, self.heads) < 1:
-            raise ValueError(f"All sizes of a vision encoder are at least 1; got {self}.")
+        """Raise ValueError for sizes below 1 or not divisible as they must be."""
+        for name, size in vars(self).items():
+            check_range(name, size, at_least=1)
         if self.image_size % self.patch_size or self.hidden_size % self.heads:
             raise ValueError(
                 f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}, and hidden_size="
@@ -49,15 +50,15 @@ class VisionShape:
 
 
 def build_llava(text: LanguageModel, shape: VisionShape, *, source: str, seed: int = 0) -> LanguageModel:
-    """A model that sees, with the language model of `text` and a random encoder and projector.
+    """Build a LLaVA of the language model `text`, copied, and a random encoder and projector.
 
-    The text model is left as it is. A model without tied embeddings keeps them untied.
+    Embeddings stay tied or untied as they are.
 
     Raises:
-        ValueError: the model sees already.
+        ValueError: the model is a vision-language model already.
     """
     if text.processor is not None:
-        raise ValueError(f"{text.source} sees already; give a model of text alone.")
+        raise ValueError(f"{text.source} is a vision-language model already; give a text-only model.")
     tokenizer = copy.deepcopy(text.tokenizer)
     tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
     image_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
@@ -71,9 +72,9 @@ def build_llava(text: LanguageModel, shape: VisionShape, *, source: str, seed: i
 
 
 def save_llava(lm: LanguageModel, folder: Path) -> None:
-    """Write model and processor where `load_model` reads them."""
+    """Save model and processor to a folder that `load_model` reads."""
     lm.model.save_pretrained(folder)
-    assert lm.processor is not None, "it sees"
+    assert lm.processor is not None, "a LLaVA has a processor"
     lm.processor.save_pretrained(folder)
 
 
@@ -110,5 +111,5 @@ def _processor(tokenizer: object, shape: VisionShape) -> LlavaProcessor:
         patch_size=shape.patch_size,
         vision_feature_select_strategy="default",
         image_token=IMAGE_TOKEN,
-        num_additional_image_tokens=1,  # CLS, which "default" leaves out again
+        num_additional_image_tokens=1,  # CLS, which the "default" strategy drops
     )

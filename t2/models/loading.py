@@ -1,13 +1,11 @@
-"""A source to a frozen language model that has been found to do what t2 takes it for.
+"""Loads a frozen language model from a source, and checks that t2 computes the same logits as the model itself.
 
-Every load checks that the two halves of a model's forward together give its own logits, and of a model of images and
-text that prompts with an image are read as the model itself reads them. A GGUF file is dequantized once, and kept in
-the cache as safetensors. Nothing here adapts a model or samples from one.
+The checks compare the split forward of `LanguageModel` with the model's own, on text, and for a vision-language model
+also on an image. A GGUF file is dequantized once and cached (`t2.models.gguf`). Not done here: adapting, sampling.
 """
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from pathlib import Path
@@ -26,6 +24,7 @@ from t2.models.gguf import dequantized
 from t2.models.image_inputs import NEVER
 from t2.models.language_model import LanguageModel
 from t2.models.sources import Source, resolve
+from t2.run.messages import nearest
 from t2.types import Example, PixelImage
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -39,28 +38,28 @@ def load_model(
     sha256: str | None = None,
     attn_implementation: str | None = None,
 ) -> LanguageModel:
-    """Load a frozen model; `source` has a form of `t2.models.sources`, device `auto` takes a GPU if there is one.
+    """Load a frozen model; for the forms of `source` see `t2.models.sources`; device `auto` is a GPU if there is one.
 
     Raises:
-        ValueError: an unknown dtype or device, a bad source, an architecture whose logits cannot be split.
+        ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks.
         OSError: the source cannot be found or fetched.
     """
-    torch_dtype, place = parse_dtype(dtype), parse_device(device)
+    torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     found = resolve(source, sha256)
     location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
     if found.kind == "gguf":
         location = str(dequantized(Path(location), sha256))
     options = {"revision": revision} if revision else {}
     try:
-        looks = type(AutoConfig.from_pretrained(location, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        processor = AutoProcessor.from_pretrained(location, **options) if looks else None
+        has_vision = type(AutoConfig.from_pretrained(location, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        processor = AutoProcessor.from_pretrained(location, **options) if has_vision else None
         tokenizer = AutoTokenizer.from_pretrained(location, **options) if processor is None else processor.tokenizer
-        model = (AutoModelForImageTextToText if looks else AutoModelForCausalLM).from_pretrained(
+        model = (AutoModelForImageTextToText if has_vision else AutoModelForCausalLM).from_pretrained(
             location,
             dtype=torch_dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
-            device_map=None if place.type == "cpu" else {"": place},
+            device_map=None if torch_device.type == "cpu" else {"": torch_device},
             **options,
         )
     except OSError as error:
@@ -76,10 +75,10 @@ def load_model(
 
 @torch.no_grad()
 def check_logits(language_model: LanguageModel) -> None:
-    """Compare `logits(hidden_states(x))` with the model's own logits on a few tokens.
+    """Compare `logits(hidden_states(x))` with the model's own logits on 8 random tokens.
 
     Raises:
-        ValueError: they differ, so this architecture does something that t2 does not know of.
+        ValueError: they differ: the architecture has operations after its head that t2 does not implement.
     """
     model, name = language_model.model, type(language_model.model).__name__
     if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
@@ -99,17 +98,17 @@ def check_logits(language_model: LanguageModel) -> None:
     if not difference <= tolerance * scale:
         raise ValueError(
             f"The logits of {language_model.source} ({name}) differ by {difference:.3g} (largest "
-            f"{scale:.3g}) from those that its hidden states and head give: it does something after its head "
-            "that t2 does not know, or its weights hold NaN. Add it to LanguageModel.logits, or take another."
+            f"{scale:.3g}) from those of its hidden states and head: it has an operation after its head that t2 does "
+            "not implement, or its weights hold NaN. Add it to LanguageModel.logits, or choose another model."
         )
 
 
 @torch.no_grad()
 def check_images(language_model: LanguageModel) -> None:
-    """Compare how t2 has the model read an image and a question with how the model and its processor do it.
+    """Compare t2's logits for a question about an image with those of the model and its own processor.
 
     Raises:
-        ValueError: they differ: this architecture counts positions or masks images in a way that t2 does not know.
+        ValueError: they differ: the architecture has positions or masks for images that t2 does not implement.
     """
     lm, model = language_model, language_model.model
     gray = torch.arange(64 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).view(64, 64)
@@ -123,24 +122,32 @@ def check_images(language_model: LanguageModel) -> None:
     tolerance = 1e-4 if lm.dtype == torch.float32 else 64 * torch.finfo(lm.dtype).eps
     if not difference <= tolerance * scale:
         raise ValueError(
-            f"{lm.source} ({type(model).__name__}) reads an image otherwise than t2 has it read: logits differ by "
-            f"{difference:.3g} (largest {scale:.3g}). Models with positions of their own for images (M-RoPE) or with "
-            "masks for them are not supported; take a LLaVA."
+            f"The logits of {lm.source} ({type(model).__name__}) for an image differ by {difference:.3g} (largest "
+            f"{scale:.3g}) from those that t2 computes. Models with positions or masks of their own for images "
+            "(such as M-RoPE) are not supported; choose a LLaVA."
         )
 
 
 def parse_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a name in DTYPES."""
+    """The torch dtype of a name in DTYPES.
+
+    Raises:
+        ValueError: an unknown name.
+    """
     if name not in DTYPES:
-        close = difflib.get_close_matches(name, DTYPES, n=1, cutoff=0.3)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        near = nearest(name, DTYPES, cutoff=0.3)  # low, for fp16 and its like
+        hint = "" if near is None else f" Did you mean {near!r}?"
         raise ValueError(f"dtype is {name!r}; allowed: {', '.join(DTYPES)}.{hint}")
     dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 
 def parse_device(name: str) -> torch.device:
-    """The device of a name: cpu, cuda, cuda:N, or auto for a GPU where there is one."""
+    """The device of a name: cpu, cuda, cuda:N, or auto for a GPU if there is one.
+
+    Raises:
+        ValueError: an unknown name, or a GPU that is not there.
+    """
     if not re.fullmatch(r"cpu|auto|cuda(:\d+)?", name):
         raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N, auto.")
     count = torch.cuda.device_count()
@@ -153,7 +160,7 @@ def parse_device(name: str) -> torch.device:
 
 
 def _hub_error(source: Source, error: OSError) -> OSError:
-    """One message for a hub that is unreachable, offline or gated, and for a name it does not know."""
+    """The error for a hub that is unreachable, offline or gated, or a name that is not on it."""
     reason = str(error).strip().partition("\n")[0]
     return OSError(
         f"Cannot load {source.location!r} from the hub: {reason} Check the name (no such folder exists here "

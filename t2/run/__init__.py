@@ -1,1 +1,1 @@
-"""What stands around a script: launching, files, results, metrics."""
+"""Infrastructure around the scripts: launching, files, downloads, results, metrics, error messages."""

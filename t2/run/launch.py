@@ -1,12 +1,11 @@
-"""What stands around the body of each script: checked overrides, resuming, and errors a user can act on.
+"""Launches the scripts with Hydra: validates overrides, resumes runs, and prints user errors without a traceback.
 
-A script is `launch(body, conf, name)`: Hydra composes the configuration, the body runs, and an error made by the user
-is one message instead of a traceback (HYDRA_FULL_ERROR=1 shows both). Nothing here reads a configuration.
+A script is `launch(body, conf, name)`: Hydra composes the configuration, the body runs, and an error of the user's is
+one message (HYDRA_FULL_ERROR=1 shows the traceback too). Not done here: reading values of the configuration.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import logging
 import os
@@ -30,10 +29,11 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
-TEXT_KEYS = ("prompt", "system", "description")  # values that are prose
+TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
 
 
@@ -52,7 +52,7 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
 
 
 def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """The body with user errors shown as one message and exit code 1."""
+    """Wrap `body` so that a user error is logged as one message and exits with code 1."""
 
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
@@ -73,7 +73,7 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
 
 
 def quote_text(arguments: Sequence[str]) -> list[str]:
-    """Quote free text, so that a prompt may hold the signs that mean something in Hydra's grammar.
+    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar.
 
     `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; what is quoted already is left alone.
     """
@@ -89,10 +89,13 @@ def quote_text(arguments: Sequence[str]) -> list[str]:
 
 
 def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
-    """The command line that goes on with the run named by `resume=RUN`, or None where there is none.
+    """The command line that resumes the run named by `resume=RUN`; None where no run is named.
 
-    The run's own configuration is read back from `RUN/.hydra`, further overrides come on top, and the run folder
-    stays RUN.
+    The run's own configuration is read from `RUN/.hydra`, further overrides are applied on top of it, and the run
+    folder stays RUN.
+
+    Raises:
+        SystemExit: RUN cannot be resumed.
     """
     runs = [argument.partition("=")[2] for argument in arguments if argument.startswith("resume=")]
     if not runs or runs[-1] in ("null", ""):
@@ -112,7 +115,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
 
 
 def check_run(run: Path) -> None:
-    """Raise ValueError unless `run` is the folder of a training run that can go on."""
+    """Raise ValueError unless `run` is the folder of a training run with a checkpoint."""
     for needed, what in (
         (".hydra/config.yaml", "its configuration"),
         ("checkpoints/last.ckpt", "a checkpoint"),
@@ -125,7 +128,7 @@ def check_run(run: Path) -> None:
 
 
 def check_targets(run: Path) -> None:
-    """Raise ValueError if the configuration of `run` names parts of an older t2."""
+    """Raise ValueError if the configuration of `run` has a `_target_` that was renamed."""
     old = next(old_targets(OmegaConf.to_container(OmegaConf.load(run / ".hydra/config.yaml"), resolve=False)), None)
     if old is not None:
         raise ValueError(
@@ -136,7 +139,7 @@ def check_targets(run: Path) -> None:
 
 
 def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
-    """Compose the configuration once beforehand, to say what was probably meant.
+    """Compose the configuration once before Hydra does, for error messages with the nearest valid name.
 
     Raises:
         ValueError: an unknown group choice or key, or an override that does not parse.
@@ -165,7 +168,7 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
 
 
 def _first_of_sweep(text: str) -> str | None:
-    """One value of a sweep such as `task=a,b`; None for what cannot be told here: globs, intervals, Hydra keys."""
+    """The first value of a sweep such as `task=a,b`; None for globs, intervals and Hydra's own keys."""
     try:
         parsed = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -188,12 +191,12 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _did_you_mean(got: str, allowed: Sequence[str]) -> str:
-    near = difflib.get_close_matches(got, allowed, n=1, cutoff=0.5)
-    return f"\nDid you mean {near[0]!r}?" if near else ""
+    near = nearest(got, allowed, cutoff=0.5)
+    return "" if near is None else f"\nDid you mean {near!r}?"
 
 
 def quiet_libraries() -> None:
-    """Leave out what libraries say at every start and nobody needs twice."""
+    """Silence messages that Lightning and torch print at every start."""
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.pytorch.accelerators",

@@ -6,9 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 
 import pytest
+import tiny_pool
 import torch
+from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from tiny_models import same_states
 
 import t2.adaptation.dispatch
 from t2.adaptation.dispatch import CONTENT_FREE, PromptDispatch, boxed_example, boxed_label
@@ -19,10 +22,13 @@ from t2.policy.hf import HFGenerator
 from t2.policy.label_scores import score_labels
 from t2.tasks.dispatch import Dispatch, dispatch_example
 from t2.types import OTHER, Completion, Example, Sampling
-from tests.adaptation.test_strategies_contract import CONF, pooled
 
 QUESTIONS = [Example("1 + 1", system="be brief", response_prefix="So"), Example("spell tree"), Example("hello there")]
-DOMAINS = {"math": "sums and products", "words": "spelling"}  # as in `pooled`
+DOMAINS = {"math": "questions about math", "words": "questions about words"}
+
+
+def pooled() -> PooledModel:
+    return tiny_pool.pooled("math", "words", dispatch=True, layers=2, context_length=4096)
 
 
 class Scripted:
@@ -106,9 +112,6 @@ def test_soft_weights_are_the_labels_probabilities_and_the_rest_is_the_bases(pla
     assert choice.mixture.means == pytest.approx((0.5, 0.3))
     assert choice.label == "math"
     assert choice.scores == pytest.approx({"math": 0.5, "words": 0.3, OTHER: 0.2})
-
-
-def test_soft_and_certain_of_other_is_the_base(planted):
     planted([[-1e4, -1e4, 0.0]])
     (choice,) = choose(PromptDispatch(soft=True, calibrate=False), examples=QUESTIONS[:1])
     assert choice.mixture == Mixture.base(2)
@@ -141,29 +144,33 @@ def test_scores_that_are_no_numbers_are_refused(planted):
 # What is asked, under which weights
 
 
+def softmax_scores(model: PooledModel) -> list[list[float]]:
+    """The labels' calibrated probabilities with the adapter in its present mode."""
+    asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
+    scores = score_labels(model.lm, asked, (" math", " words", " other"))
+    return torch.softmax(scores[:-1] - scores[-1], dim=1).tolist()
+
+
 def test_scores_are_those_of_the_base_whatever_the_adapter_has_learned():
     model = pooled()
     with model.adapter.disabled():
-        asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
-        scores = score_labels(model.lm, asked, (" math", " words", " other"))
-    expected = torch.softmax(scores[:-1] - scores[-1], dim=1)
+        expected = softmax_scores(model)
     model.adapter.load(model.pool.experts["math"].scales)
-    for choice, row in zip(choose(PromptDispatch(), model), expected.tolist(), strict=True):
+    for choice, row in zip(choose(PromptDispatch(), model), expected, strict=True):
         assert list(choice.scores.values()) == pytest.approx(row, abs=1e-4)
 
 
-def test_the_classifier_wears_the_dispatch_expert_and_takes_it_off():
+def test_the_dispatch_expert_applies_while_the_classifier_scores():
     model = pooled()
     before = model.adapter.state()
-    worn = choose(PromptDispatch(expert="dispatch"), model)
-    assert all(torch.equal(z, before[name]) for name, z in model.adapter.state().items())
+    found = choose(PromptDispatch(expert="dispatch"), model)
+    assert same_states(model.adapter.state(), before)
     assert model.adapter.mode.name == "factored"
-    assert worn != choose(PromptDispatch(), model)
+    assert found != choose(PromptDispatch(), model)
     model.adapter.load(model.pool.dispatch.scales)
     with model.adapter.merged():
-        asked = [dispatch_example(question, DOMAINS) for question in (*(e.prompt for e in QUESTIONS), CONTENT_FREE)]
-        scores = score_labels(model.lm, asked, (" math", " words", " other"))
-    for choice, row in zip(worn, torch.softmax(scores[:-1] - scores[-1], dim=1).tolist(), strict=True):
+        expected = softmax_scores(model)
+    for choice, row in zip(found, expected, strict=True):
         assert list(choice.scores.values()) == pytest.approx(row, abs=1e-4)
 
 
@@ -203,7 +210,7 @@ def test_generate_asks_the_base_once_for_all():
     assert asked == [boxed_example(example.prompt, DOMAINS) for example in QUESTIONS]
     assert sampling.temperature == 0.0
     assert r"\boxed{category}" in asked[0].prompt
-    assert "- math: sums and products\n- words: spelling\n- other: anything else\n" in asked[0].prompt
+    assert "- math: questions about math\n- words: questions about words\n- other: anything else\n" in asked[0].prompt
 
 
 def test_generate_answers_as_the_base_model_does(monkeypatch):
@@ -253,18 +260,33 @@ def test_examples_of_a_dispatch_task_are_from_its_train_split(planted, letter_ta
     assert set(texts[:-1]) <= {one.metadata["question"] for one in task.split("train")}
 
 
-def test_a_prompt_that_is_a_solved_example_is_refused():
-    with pytest.raises(ValueError, match=r"'Spell  A' is also one of the solved examples"):
-        choose(PromptDispatch(examples=SHOTS), examples=[Example("Spell  A")])
-
-
-def test_an_example_of_no_domain_is_refused_with_a_hint():
-    with pytest.raises(ValueError, match=r"'maths'; allowed: math, other, words. Did you mean 'math'"):
-        choose(PromptDispatch(examples={"maths": ["1 + 2"]}))
+@pytest.mark.parametrize(
+    ("strategy", "examples", "message"),
+    [
+        (
+            PromptDispatch(examples=SHOTS),
+            [Example("Spell  A")],
+            r"'Spell  A' is also one of the solved examples",
+        ),
+        (
+            PromptDispatch(examples={"maths": ["1 + 2"]}),
+            QUESTIONS,
+            r"'maths'; allowed: math, other, words. Did you mean 'math'",
+        ),
+        *[
+            (PromptDispatch(mode), [QUESTIONS[0], Example(prompt)], "The prompt is empty")
+            for mode in ("score", "generate")
+            for prompt in ("", " \n")
+        ],
+    ],
+)
+def test_prompts_and_examples_that_cannot_be_used_are_refused(strategy, examples, message):
+    with pytest.raises(ValueError, match=message):
+        choose(strategy, examples=examples)
 
 
 def test_the_yaml_takes_examples_from_a_task():
-    with initialize_config_dir(str(CONF), version_base=None):
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
         config = compose(overrides=["+strategy=prompt", "strategy.shots=2", "+task@strategy.examples=dispatch"])
     assert isinstance(instantiate(config.strategy), PromptDispatch)
 
@@ -292,13 +314,6 @@ def test_the_yaml_takes_examples_from_a_task():
 def test_settings_that_cannot_be_used_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PromptDispatch(**options)
-
-
-@pytest.mark.parametrize("mode", ["score", "generate"])
-@pytest.mark.parametrize("prompt", ["", " \n"])
-def test_an_empty_prompt_is_refused(mode, prompt):
-    with pytest.raises(ValueError, match="The prompt is empty"):
-        choose(PromptDispatch(mode), examples=[QUESTIONS[0], Example(prompt)])
 
 
 @pytest.mark.parametrize("mode", ["score", "generate"])

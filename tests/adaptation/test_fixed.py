@@ -1,4 +1,4 @@
-"""The base and fixed mixtures: what every example wears, and choices that no pool could follow."""
+"""The base and fixed mixtures: the mixture of every example, and choices that no pool could follow."""
 
 from __future__ import annotations
 
@@ -6,64 +6,43 @@ import hydra
 import pytest
 from conftest import ROOT, LetterTask
 from hydra.utils import instantiate
+from tiny_models import original
+from tiny_pool import make_expert
 
 from t2.adaptation.fixed import Base, Fixed
 from t2.adaptation.strategy import Choice, PooledModel, Strategy
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import save_mixture
-from t2.experts.pool import ExpertPool
-from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
 from t2.types import Example
-from tests.experts.test_pool import make_expert
 
 EXAMPLES = [Example(prompt="a"), Example(prompt="b")]
 
 
 @pytest.fixture
-def pool() -> ExpertPool:
-    return ExpertPool({"math": make_expert(1), "code": make_expert(2), "logic": make_expert(3)})
-
-
-@pytest.fixture
 def model(pool) -> PooledModel:
-    return PooledModel(HFGenerator(tiny_model(layers=1)), pool)
+    return PooledModel(HFGenerator(original()), pool)
 
 
-@pytest.mark.parametrize("strategy", [Base(), Fixed(uniform=True)])
-def test_they_are_strategies_with_nothing_to_fit(strategy, model):
+@pytest.mark.parametrize(
+    ("strategy", "mixture"),
+    [
+        (Base(), Mixture.of(0, 0, 0)),
+        (Fixed(uniform=True), Mixture.of(1 / 3, 1 / 3, 1 / 3)),
+        *[(Fixed(uniform=number), Mixture.of(*[number] * 3)) for number in (1.0, 1, 0.5, 0)],
+        (Fixed(uniform=True, rule="paper"), Mixture.of(1 / 3, 1 / 3, 1 / 3, rule="paper")),
+        (Fixed(weights={"logic": 0.5, "math": 2}), Mixture.of(2.0, 0.0, 0.5)),  # by domain; the others get 0
+    ],
+)
+def test_every_example_gets_the_same_mixture_and_there_is_nothing_to_fit(strategy, mixture, model):
     assert isinstance(strategy, Strategy)
     strategy.fit(model, LetterTask(), [])
-    assert len(strategy.choose(model, EXAMPLES)) == 2
+    assert strategy.choose(model, EXAMPLES) == [Choice(mixture)] * 2
     assert strategy.choose(model, []) == []
 
 
-def test_base_wears_no_expert(model):
-    assert Base().choose(model, EXAMPLES) == [Choice(Mixture.of(0, 0, 0))] * 2
-
-
-def test_weights_go_by_domain_and_the_others_get_0(pool):
-    assert Fixed(weights={"logic": 0.5, "math": 2}).mixture(pool) == Mixture.of(2.0, 0.0, 0.5)
-
-
-def test_every_example_wears_the_same(model, pool):
-    strategy = Fixed(weights={"code": 1.0})
-    assert strategy.choose(model, EXAMPLES) == [Choice(strategy.mixture(pool))] * 2
-
-
 def test_uniform_is_one_over_k(pool):
-    assert Fixed(uniform=True).mixture(pool) == Mixture.of(1 / 3, 1 / 3, 1 / 3)
     assert Fixed(uniform=True).mixture(pool.with_expert("d", make_expert(4))) == Mixture.of(*[0.25] * 4)
-
-
-@pytest.mark.parametrize("number", [1.0, 1, 0.5, 0])
-def test_a_uniform_number_is_every_weight(pool, number):
-    assert Fixed(uniform=number).mixture(pool) == Mixture.of(*[number] * 3)
-
-
-def test_the_rule_is_the_mixtures(pool):
-    assert Fixed(uniform=True, rule="paper").mixture(pool).rule == "paper"
-    assert Fixed(uniform=True).mixture(pool).rule == "delta"
 
 
 def test_normalized_weights_sum_to_1(pool):
@@ -71,22 +50,21 @@ def test_normalized_weights_sum_to_1(pool):
     assert Fixed(uniform=2.0, normalize=True).mixture(pool).means == pytest.approx((1 / 3, 1 / 3, 1 / 3))
 
 
-def test_a_saved_mixture_is_worn_with_its_own_rule(pool, tmp_path):
+def test_a_saved_mixture_keeps_its_own_rule(pool, tmp_path):
     mixture = Mixture(((0.1, 0.2, 0.3), (1.0, 1.0, 1.0), (0.0, -1.0, 0.5)), "paper")
     path = save_mixture(tmp_path / "mixture.json", mixture, pool, strategy="few_shot", task="gcd", seed=0)
     assert Fixed(mixture=path).mixture(pool) == mixture
     assert Fixed(mixture=str(tmp_path)).mixture(pool) == mixture
 
 
-def test_a_saved_mixture_of_another_pool_is_refused(pool, tmp_path):
+def test_a_saved_mixture_that_cannot_be_used_is_refused(pool, tmp_path):
+    with pytest.raises(FileNotFoundError, match="No mixture file"):
+        Fixed(mixture=tmp_path / "mixture.json")
     path = save_mixture(tmp_path / "m.json", Mixture.base(3), pool, strategy="few_shot", task="gcd", seed=0)
     with pytest.raises(ValueError, match="made for other experts"):
         Fixed(mixture=path).mixture(pool.with_expert("code", make_expert(9)))
-
-
-def test_a_missing_mixture_is_told_at_once(tmp_path):
-    with pytest.raises(FileNotFoundError, match="No mixture file"):
-        Fixed(mixture=tmp_path / "mixture.json")
+    with pytest.raises(ValueError, match="sum to 0 cannot be normalized"):
+        Fixed(mixture=path, normalize=True).mixture(pool)
 
 
 @pytest.mark.parametrize(
@@ -111,12 +89,6 @@ def test_choices_that_mean_nothing_are_refused_at_once(options, message):
         Fixed(**options)
 
 
-def test_a_saved_mixture_of_zeros_cannot_be_normalized(pool, tmp_path):
-    path = save_mixture(tmp_path / "m.json", Mixture.base(3), pool, strategy="base", task="gcd", seed=0)
-    with pytest.raises(ValueError, match="sum to 0 cannot be normalized"):
-        Fixed(mixture=path, normalize=True).mixture(pool)
-
-
 def test_an_unknown_domain_is_refused_with_a_hint(pool):
     with pytest.raises(ValueError, match=r"'maths'; the pool's domains are math, code, logic\. Did you mean 'math'"):
         Fixed(weights={"maths": 1.0}).mixture(pool)
@@ -131,15 +103,8 @@ def built(name: str, *overrides: str) -> Strategy:
     return instantiate(cfg.strategy)
 
 
-def test_base_is_built_from_its_file():
+def test_strategies_are_built_from_their_files(pool):
     assert built("base").name == "base"
-
-
-def test_uniform_is_built_from_its_file(pool):
-    strategy = built("uniform")
-    assert (strategy.name, strategy.mixture(pool)) == ("uniform", Mixture.of(1 / 3, 1 / 3, 1 / 3))
-
-
-def test_fixed_is_built_with_weights_from_the_command_line(pool):
-    strategy = built("fixed", "strategy.weights={math: 1.0, logic: 0.5}")
+    uniform, strategy = built("uniform"), built("fixed", "strategy.weights={math: 1.0, logic: 0.5}")
+    assert (uniform.name, uniform.mixture(pool)) == ("uniform", Mixture.of(1 / 3, 1 / 3, 1 / 3))
     assert (strategy.name, strategy.mixture(pool)) == ("fixed", Mixture.of(1.0, 0.0, 0.5))

@@ -67,43 +67,21 @@ def test_torch_and_numpy_keep_their_own_random_state(optimizer):
 
 @each_optimizer
 @pytest.mark.parametrize("population", [6, 10, 17])
-def test_no_generation_is_larger_than_the_population(optimizer, population):
-    sizes = []
-
-    def count(members):
-        sizes.append(len(members))
-        return quadratic(members)
-
-    run(optimizer, count, population=population, iterations=3, elite_share=0.5)
-    assert max(sizes) == population
-    assert min(sizes) >= population - 1
-
-
-@each_optimizer
-def test_the_base_and_uniform_are_members_of_the_first_generation(optimizer):
-    seen = []
-
-    def note(members):
-        seen.append(members)
-        return quadratic(members)
-
-    run(optimizer, note, MixtureSpace(low=0.4, high=0.5), iterations=2)
-    assert seen[0][0].tolist() == [0.0, 0.0, 0.0]
-    assert seen[0][1].tolist() == pytest.approx([1 / 3] * 3)
-
-
-@each_optimizer
-def test_the_best_so_far_is_member_0_of_every_later_generation(optimizer):
+def test_generations_begin_with_the_base_and_uniform_or_the_best_so_far_and_fit_the_population(optimizer, population):
     seen, best = [], []
 
     def note(members):
-        seen.append(members[0])
+        seen.append(members)
         fitness = quadratic(members)
         best.append(members[max(range(len(members)), key=fitness.__getitem__)])
         return fitness
 
-    run(optimizer, note, iterations=6)
-    assert all(torch.equal(first, before) for first, before in zip(seen[1:], best[:-1], strict=True))
+    run(optimizer, note, MixtureSpace(low=0.4, high=0.5), population=population, iterations=6, elite_share=0.5)
+    assert seen[0][0].tolist() == [0.0, 0.0, 0.0]
+    assert seen[0][1].tolist() == pytest.approx([1 / 3] * 3)
+    assert all(torch.equal(members[0], before) for members, before in zip(seen[1:], best[:-1], strict=True))
+    assert max(map(len, seen)) == population
+    assert min(map(len, seen)) >= population - 1
 
 
 @each_optimizer
@@ -123,23 +101,15 @@ def test_the_best_never_gets_worse(optimizer):
 
 
 @each_optimizer
-def test_where_everything_is_equal_the_base_wins(optimizer):
-    last = run(optimizer, lambda members: [Fitness(0.5)] * len(members), iterations=3)[-1]
-    assert last.member.tolist() == [0.0, 0.0, 0.0]
-
-
-@each_optimizer
-def test_ties_are_broken_by_likelihood(optimizer):
+def test_ties_are_broken_by_likelihood_and_where_everything_is_equal_the_base_wins(optimizer):
     def tied(members):
         return [replace(one, value=1.0, likelihood=one.value) for one in quadratic(members)]
 
     by_value, by_likelihood = run(optimizer, iterations=8)[-1], run(optimizer, tied, iterations=8)[-1]
     assert torch.equal(by_value.member, by_likelihood.member)
-
-
-def test_likelihood_never_outweighs_value():
-    assert Fitness(0.5, -9.0) > Fitness(0.4, -0.1)
-    assert Fitness(0.5, -0.1) > Fitness(0.5, -9.0)
+    last = run(optimizer, lambda members: [Fitness(0.5)] * len(members), iterations=3)[-1]
+    assert last.member.tolist() == [0.0, 0.0, 0.0]
+    assert Fitness(0.5, -0.1) > Fitness(0.5, -9.0) > Fitness(0.4, -0.1)
 
 
 @each_optimizer
@@ -174,13 +144,18 @@ def test_cmaes_learns_from_its_own_members_alone():
     assert torch.equal(*means)
 
 
-def test_cem_refits_to_its_elites_as_the_authors_do():
-    cem = CEM(torch.full((2,), 0.5, dtype=torch.float64), MixtureSpace(0.0, 1.0), SearchSettings(population=10), seed=0)
-    assert cem.std.tolist() == [0.5, 0.5]
-    members = cem.ask(0)
-    cem.tell(members, [Fitness(float(i)) for i in range(10)], 0)
-    assert torch.equal(cem.mean, members[[9, 8]].mean(dim=0))
-    assert torch.allclose(cem.std, members[8:].std(dim=0, correction=1))
+def test_cem_refits_to_its_elites_as_the_authors_do_the_likelier_of_equals():
+    for fitness, elites in (
+        ([Fitness(float(i)) for i in range(10)], [9, 8]),
+        ([Fitness(1.0, -float(i)) for i in range(10)], [0, 1]),
+    ):
+        start = torch.full((2,), 0.5, dtype=torch.float64)
+        cem = CEM(start, MixtureSpace(0.0, 1.0), SearchSettings(population=10), seed=0)
+        assert cem.std.tolist() == [0.5, 0.5]
+        members = cem.ask(0)
+        cem.tell(members, fitness, 0)
+        assert torch.equal(cem.mean, members[elites].mean(dim=0))
+        assert torch.allclose(cem.std, members[elites].std(dim=0, correction=1))
 
 
 def test_cem_moves_by_its_moving_average():
@@ -193,21 +168,15 @@ def test_cem_moves_by_its_moving_average():
     torch.testing.assert_close(cem.std, 0.25 * members[8:].std(dim=0) + 0.75 * 0.5)
 
 
-def test_elites_with_equal_values_are_the_likelier_ones():
-    cem = CEM(OPTIMUM, MixtureSpace(), SearchSettings(population=10), seed=0)
-    members = cem.ask(0)
-    cem.tell(members, [Fitness(1.0, -float(i)) for i in range(10)], 0)
-    assert torch.equal(cem.mean, members[:2].mean(dim=0))
-
-
 def test_the_floor_keeps_the_search_alive():
     assert float(run(std_floor=0.1)[-1].std.min()) == 0.1
     assert float(run()[-1].std.max()) < 0.02
 
 
-def test_as_many_elites_as_in_the_authors_code():
+def test_as_many_elites_as_in_the_authors_code_and_cmaes_needs_none():
     assert SearchSettings(population=32, elite_share=0.2).elites == 6
     assert SearchSettings(population=100, elite_share=0.29).elites == 29
+    assert SearchSettings("cmaes", population=6, elite_share=0.1).optimizer == "cmaes"
 
 
 @pytest.mark.parametrize(
@@ -229,10 +198,6 @@ def test_settings_that_cannot_be_followed_are_refused(settings, message):
         SearchSettings(**settings)
 
 
-def test_cmaes_needs_no_elites():
-    assert SearchSettings("cmaes", population=6, elite_share=0.1).optimizer == "cmaes"
-
-
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -249,31 +214,33 @@ def test_spaces_that_hold_nothing_are_refused(space, message):
         MixtureSpace(**space)
 
 
-def test_signed_weights_are_allowed_where_they_are_not_normalized():
-    assert MixtureSpace(low=-1.5).mixture(torch.tensor([-1.0, 0.5]), 2) == Mixture.of(-1.0, 0.5)
+@pytest.mark.parametrize(
+    ("space", "member", "experts", "expected"),
+    [
+        (MixtureSpace(), [1.0, 2.0, 3.0], 3, Mixture.of(1, 2, 3)),
+        (
+            MixtureSpace(per_matrix=True, rule="paper"),
+            [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+            3,
+            Mixture(((1.0, 2.0), (3.0, 4.0), (5.0, 6.0)), "paper"),
+        ),
+        (MixtureSpace(low=-1.5), [-1.0, 0.5], 2, Mixture.of(-1.0, 0.5)),
+        (  # sums to 1 for every matrix
+            MixtureSpace(per_matrix=True, normalize=True),
+            [0.3, 0.1, 0.3, 0.4],
+            2,
+            Mixture(((0.5, 0.2), (0.5, 0.8))),
+        ),
+    ],
+)
+def test_members_become_mixtures_of_their_shape(space, member, experts, expected):
+    assert space.mixture(torch.tensor(member, dtype=torch.float64), experts) == expected
 
 
-def test_members_become_mixtures_of_their_shape():
-    member = torch.arange(1.0, 7.0, dtype=torch.float64)
-    assert MixtureSpace().mixture(member[:3], 3) == Mixture.of(1, 2, 3)
-    per_matrix = MixtureSpace(per_matrix=True, rule="paper").mixture(member, 3)
-    assert per_matrix == Mixture(((1.0, 2.0), (3.0, 4.0), (5.0, 6.0)), "paper")
-
-
-def test_normalized_weights_sum_to_1_for_every_matrix():
-    member = torch.tensor([0.3, 0.1, 0.3, 0.4], dtype=torch.float64)
-    mixture = MixtureSpace(per_matrix=True, normalize=True).mixture(member, 2)
-    assert mixture.weights == ((0.5, 0.2), (0.5, 0.8))
-
-
-def test_a_sampled_member_of_zeros_becomes_uniform_where_it_is_normalized():
+def test_sampled_zeros_become_uniform_matrix_by_matrix_where_they_are_normalized():
     members = torch.tensor([[0.0, 0.0], [0.5, 0.0]], dtype=torch.float64)
-    space = MixtureSpace(normalize=True)
-    assert space.repaired(members, 2).tolist() == [[0.5, 0.5], [0.5, 0.0]]
+    assert MixtureSpace(normalize=True).repaired(members, 2).tolist() == [[0.5, 0.5], [0.5, 0.0]]
     assert torch.equal(MixtureSpace().repaired(members, 2), members)
-
-
-def test_zeros_are_repaired_matrix_by_matrix():
     members = torch.tensor([[0.0, 0.6, 0.0, 0.2]], dtype=torch.float64)  # (K, M) = 2, 2
     assert MixtureSpace(normalize=True, per_matrix=True).repaired(members, 2).tolist() == [[0.5, 0.6, 0.5, 0.2]]
 

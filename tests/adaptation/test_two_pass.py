@@ -1,22 +1,21 @@
 """Two passes: every example answers with the mixture chosen for it, merged or per example."""
 
-import copy
-import functools
 from collections.abc import Sequence
 
 import pytest
 import torch
+from tiny_models import adapted as at_one
+from tiny_models import original, tiny
+from tiny_models import token_ids as ids
+from tiny_pool import Merging, tiny_pool
 
 from t2.adaptation.dispatch import PromptDispatch
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass, call_seed
 from t2.adapters.svf import SVF
-from t2.experts.expert import Expert, ExpertMetadata
-from t2.experts.fingerprint import fingerprint_of
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
 from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator
 from t2.types import Completion, Example, Sampling
@@ -26,7 +25,6 @@ BASE, A, B, C = Mixture.base(3), Mixture.of(1, 0, 0), Mixture.of(0.5, 0.5, 0), M
 MIXTURES = [B, A, BASE, C, A, B, A]
 GREEDY = Sampling(max_new_tokens=12)
 SAMPLED = Sampling(max_new_tokens=12, temperature=1.0, samples=2, seed=5)
-original = functools.cache(tiny_model)
 
 
 class Given:
@@ -42,56 +40,15 @@ class Given:
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         self.seen.append((model, list(examples)))
-        return [Choice(mixture, label=str(place), tokens=self.says) for place, mixture in enumerate(self.mixtures)]
-
-
-class Merging:
-    """A generator without scales per example, as vLLM's is."""
-
-    def __init__(self, inner: HFGenerator) -> None:
-        self.inner, self.lm, self.adapter = inner, inner.lm, inner.adapter
-
-    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
-        return self.inner.generate(examples, sampling)
-
-    def with_state(self, state) -> Generator:
-        return self.inner.with_state(state)
-
-
-def plain() -> LanguageModel:
-    """A model whose answers end after some twelve random tokens."""
-    lm = copy.deepcopy(original())
-    lm.end_ids = frozenset(range(0, len(lm.tokenizer), 12))
-    return lm
+        return [Choice(mixture, label=str(index), tokens=self.says) for index, mixture in enumerate(self.mixtures)]
 
 
 def adapted(**settings) -> tuple[LanguageModel, SVF]:
-    lm = plain()
-    svf = SVF(cache=False, progress=False, **settings)
-    svf.inject(lm.model, lm.source)
-    return lm, svf
+    return at_one(ends=True, **settings)
 
 
-def some_pool(svf: SVF, source: str = "tiny:llama", domains: Sequence[str] = ("add", "gcd", "sort")) -> ExpertPool:
-    generator = torch.Generator().manual_seed(3)
-    experts = {}
-    for domain in domains:
-        scales = {name: 1 + 0.2 * torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()}
-        experts[domain] = Expert(
-            scales,
-            ExpertMetadata(
-                base_model=source,
-                fingerprint=fingerprint_of(svf.singular_values),
-                parametrization="direct",
-                task=domain,
-                domain=domain,
-                description=f"about {domain}",
-                objective="RLOO",
-                step=1,
-                t2_version="0",
-            ),
-        )
-    return ExpertPool(experts)
+def some_pool(svf: SVF, source: str = "tiny:llama") -> ExpertPool:
+    return tiny_pool(HFGenerator(original(), svf), ("add", "gcd", "sort"), base_model=source)
 
 
 def two_pass(mixtures: Sequence[Mixture] = MIXTURES, *, pass2="auto", **settings) -> TwoPass:
@@ -107,10 +64,6 @@ def alone(sampling: Sampling, mixtures: Sequence[Mixture] = MIXTURES) -> list[li
         generator.with_state(pool.state(mixture)).generate([example], sampling)[0]
         for mixture, example in zip(mixtures, EXAMPLES, strict=True)
     ]
-
-
-def ids(answers: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in group] for group in answers]
 
 
 # Every way is the same function
@@ -133,10 +86,10 @@ def test_each_example_answers_as_alone_under_its_mixture(way):
         assert group[0].prompt_ids == others[0].prompt_ids
 
 
-def test_the_mixtures_answer_differently():
+def test_the_mixtures_give_different_completions():
     by_mixture = [ids(alone(GREEDY, [mixture] * len(EXAMPLES))) for mixture in (BASE, A, B, C)]
-    for place in range(len(EXAMPLES)):
-        assert len({answers[place][0] for answers in by_mixture}) == 4
+    for index in range(len(EXAMPLES)):
+        assert len({answers[index][0] for answers in by_mixture}) == 4
 
 
 @pytest.mark.parametrize(("mixtures", "per_example"), [(MIXTURES, True), ([A] * 7, False), ([BASE] * 7, False)])
@@ -163,7 +116,7 @@ def test_the_base_beside_other_mixtures_is_the_base():
     svf = system.generator.adapter
     svf.load({name: torch.full_like(s, 1.3) for name, s in svf.singular_values.items()})  # what was learned is no base
     found = system.generate(EXAMPLES, GREEDY)
-    assert found[2] == HFGenerator(plain()).generate([EXAMPLES[2]], GREEDY)[0]
+    assert found[2] == HFGenerator(tiny(ends=True)).generate([EXAMPLES[2]], GREEDY)[0]
 
 
 def test_zeros_per_matrix_are_the_same_base():
@@ -235,29 +188,21 @@ def test_choices_are_those_of_the_latest_call():
     assert [choice.mixture for choice in system.choices] == [A]
 
 
-def test_a_record_tells_what_was_done():
+def test_records_tell_what_each_call_did_and_phases_add_up_their_seconds():
     system = two_pass(pass2="merged")
+    assert isinstance(system, Generator)
+    system.strategy.says = 5
     answers = system.generate(EXAMPLES, SAMPLED)
-    (record,) = system.records
+    system.generate(EXAMPLES, GREEDY)
+    record, other = system.records
     assert (record.examples, record.mixtures, record.per_example) == (7, 4, False)
-    assert record.tokens == {"pass1": 0, "pass2": sum(len(one.token_ids) for group in answers for one in group)}
+    assert record.tokens == {"pass1": 7 * 5, "pass2": sum(len(one.token_ids) for group in answers for one in group)}
     assert record.seconds.keys() == {"pass1", "pass2"}
     assert min(record.seconds.values()) > 0
-
-
-def test_seconds_add_up_over_calls():
-    system = two_pass(pass2="per_example")
-    for _ in range(2):
-        system.generate(EXAMPLES, GREEDY)
     for part in ("pass1", "pass2"):
-        assert system.phases.total_seconds[part] == pytest.approx(sum(one.seconds[part] for one in system.records))
-
-
-def test_tokens_that_pass_one_generates_are_counted():
-    system = two_pass(pass2="per_example")
-    system.strategy.says = 5
-    system.generate(EXAMPLES, GREEDY)
-    assert system.records[0].tokens["pass1"] == 7 * 5
+        assert system.phases.total_seconds[part] == pytest.approx(record.seconds[part] + other.seconds[part])
+    assert system.generate([], GREEDY) == []
+    assert (system.choices, len(system.records), len(system.strategy.seen)) == ((), 2, 2)
 
 
 def test_what_was_learned_stays():
@@ -268,17 +213,6 @@ def test_what_was_learned_stays():
         system.generate(EXAMPLES, GREEDY)
         assert all(bool((z == 1.1).all()) for z in svf.state().values())
         assert all(layer.merged_weight is None and layer.example_scales is None for layer in svf.layers.values())
-
-
-def test_no_examples_no_answers_and_no_choices():
-    system = two_pass(pass2="per_example")
-    system.generate(EXAMPLES, GREEDY)
-    assert system.generate([], GREEDY) == []
-    assert (system.choices, len(system.records), len(system.strategy.seen)) == ((), 1, 1)
-
-
-def test_two_pass_is_a_generator():
-    assert isinstance(two_pass(), Generator)
 
 
 def test_the_library_example_works():
@@ -299,39 +233,34 @@ def test_a_generator_without_per_example_scales_merges():
     assert system.records[0].per_example is False
 
 
-def test_per_example_is_refused_where_the_generator_cannot():
-    lm, svf = adapted()
-    with pytest.raises(ValueError, match="Merging cannot give every example its own mixture; use pass2=merged"):
-        TwoPass(Merging(HFGenerator(lm, svf)), some_pool(svf), Given(MIXTURES), pass2="per_example")
-
-
 # What does not fit
 
 
-def test_an_unknown_way_is_refused():
-    with pytest.raises(ValueError, match="pass2 is 'row'; allowed: auto, merged, per_example"):
-        two_pass(pass2="row")
-
-
-def test_a_generator_without_an_adapter_is_refused():
+@pytest.mark.parametrize(
+    ("generator", "pool", "options", "message"),
+    [
+        (lambda g: g, some_pool, {"pass2": "row"}, "pass2 is 'row'; allowed: auto, merged, per_example"),
+        (
+            Merging,
+            some_pool,
+            {"pass2": "per_example"},
+            "Merging cannot give every example its own mixture; use pass2=merged",
+        ),
+        (lambda g: HFGenerator(g.lm), some_pool, {}, "The generator has no adapter"),
+        (lambda g: g, lambda svf: some_pool(svf, "tiny:other"), {}, "trained for tiny:other"),
+        (lambda g: HFGenerator(*adapted(modules="mlp")), some_pool, {}, "not adapted in this model"),
+    ],
+    ids=["pass2", "per example", "no adapter", "another model", "other modules"],
+)
+def test_what_does_not_go_together_is_refused(generator, pool, options, message):
     lm, svf = adapted()
-    with pytest.raises(ValueError, match="The generator has no adapter"):
-        TwoPass(HFGenerator(lm), some_pool(svf), Given(MIXTURES))
+    with pytest.raises(ValueError, match=message):
+        TwoPass(generator(HFGenerator(lm, svf)), pool(svf), Given(MIXTURES), **options)
 
 
-def test_a_pool_of_another_model_is_refused_unless_transferred():
+def test_a_pool_of_another_model_can_be_transferred():
     lm, svf = adapted()
-    pool = some_pool(svf, source="tiny:other")
-    with pytest.raises(ValueError, match="trained for tiny:other"):
-        TwoPass(HFGenerator(lm, svf), pool, Given(MIXTURES))
-    TwoPass(HFGenerator(lm, svf), pool, Given(MIXTURES), transfer=True)
-
-
-def test_a_pool_of_other_modules_is_refused():
-    _, everything = adapted()
-    lm, svf = adapted(modules="mlp")
-    with pytest.raises(ValueError, match="not adapted in this model"):
-        TwoPass(HFGenerator(lm, svf), some_pool(everything), Given(MIXTURES))
+    TwoPass(HFGenerator(lm, svf), some_pool(svf, "tiny:other"), Given(MIXTURES), transfer=True)
 
 
 @pytest.mark.parametrize(

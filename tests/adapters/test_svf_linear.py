@@ -64,11 +64,11 @@ def test_gradients_of_z_agree_between_the_modes(n_out, n_in, conv):
     merged = gradient(lambda: F.linear(x, layer.compose(z), layer.base.bias), z)
     layer.parametrization.set_effective(z)
     factored = gradient(lambda: layer(x), layer.parametrization.z)
-    rows = z.detach().expand(4, -1).clone().requires_grad_()
-    layer.example_scales, layer.mode.per_example = rows, True
-    by_row = gradient(lambda: layer(x), rows)
+    scales = z.detach().expand(4, -1).clone().requires_grad_()
+    layer.example_scales, layer.mode.per_example = scales, True
+    per_example = gradient(lambda: layer(x), scales)
     torch.testing.assert_close(factored, merged, rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(by_row.sum(dim=0), merged, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(per_example.sum(dim=0), merged, rtol=1e-9, atol=1e-9)
 
 
 # bf16
@@ -84,7 +84,7 @@ def felt_share(change: Callable[[SVFLinear, Tensor, Tensor], Tensor], delta: Ten
     return float((felt * exact).sum() / (exact * exact).sum())
 
 
-def worn(layer: SVFLinear, x: Tensor, z: Tensor) -> Tensor:
+def applied(layer: SVFLinear, x: Tensor, z: Tensor) -> Tensor:
     layer.parametrization.set_effective(z)
     with torch.no_grad():
         return layer(x)
@@ -104,7 +104,7 @@ STEPS = {
 
 @pytest.mark.parametrize("delta", STEPS.values(), ids=STEPS)
 def test_bf16_feels_a_step_of_one_thousandth(delta):
-    assert felt_share(worn, delta) == pytest.approx(1.0, abs=0.1)
+    assert felt_share(applied, delta) == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("delta", STEPS.values(), ids=STEPS)
@@ -112,7 +112,7 @@ def test_rounding_early_would_lose_that_step(delta):
     assert abs(felt_share(rounded_early, delta)) < 0.5
 
 
-def test_bf16_rows_feel_it_too():
+def test_bf16_per_example_feels_it_too():
     layer = layer_of(256, 192, dtype=torch.bfloat16)
     x = random(2, 64, 192).bfloat16()
     layer.mode.per_example = True

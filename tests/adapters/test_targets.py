@@ -6,12 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import each_architecture, original
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from t2.adapters.svf_linear import dense_weight
 from t2.adapters.targets import chosen_layers, decoder_blocks, find_targets
-from t2.models.tiny import ARCHITECTURES, tiny_model
+from t2.models.tiny import tiny_model
 
 ATTENTION = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"]
 MLP = ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
@@ -61,29 +62,18 @@ def test_patterns(llama, modules, expected):
     assert within(llama, modules) == expected
 
 
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_all_is_every_linear_of_the_blocks_and_nothing_else(architecture):
-    model = tiny_model(architecture).model
-    found = find_targets(model, "all", None)
+@each_architecture
+def test_all_is_every_linear_of_the_blocks_and_nothing_else_as_are_mlp_and_attention(architecture):
+    model = original(architecture).model
+    found, mlp, attention = (find_targets(model, modules, None) for modules in ("all", "mlp", "attention"))
     prefix, blocks = decoder_blocks(model)
     matrices = [name for name, weight in blocks.named_parameters() if weight.ndim == 2]
     assert sorted(found) == sorted(f"{prefix}.{name.removesuffix('.weight')}" for name in matrices)
     assert all(model.get_submodule(name) is module for name, module in found.items())
-
-
-@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
-def test_mlp_and_attention_share_nothing_and_are_all(architecture):
-    model = tiny_model(architecture).model
-    mlp, attention = (set(find_targets(model, modules, None)) for modules in ("mlp", "attention"))
     assert mlp
     assert attention
-    assert not mlp & attention
-    assert mlp | attention == set(find_targets(model, "all", None))
-
-
-def test_a_pattern_must_match_the_whole_name(llama):
-    with pytest.raises(ValueError, match="matches no matrix"):
-        find_targets(llama, "up_pro", None)
+    assert not mlp.keys() & attention.keys()
+    assert mlp.keys() | attention.keys() == found.keys()
 
 
 @pytest.mark.parametrize(
@@ -94,11 +84,8 @@ def test_layers(llama, layers, expected):
     assert sorted({int(name.split(".")[2]) for name in find_targets(llama, "all", layers)}) == expected
 
 
-def test_half_of_the_layers_is_every_other_one():
+def test_half_is_every_other_layer_and_a_fraction_does_not_gain_one_from_rounding():
     assert chosen_layers(8, 0.5) == [1, 3, 5, 7]
-
-
-def test_a_fraction_does_not_gain_a_layer_from_rounding():
     assert 0.07 * 100 > 7  # in floating point
     assert len(chosen_layers(100, 0.07)) == 7
 
@@ -113,39 +100,24 @@ def test_a_fraction_is_evenly_spaced(count, fraction):
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-@pytest.mark.parametrize("layers", [0.0, -0.5, 1.5, 2.0])
-def test_a_fraction_out_of_range_is_refused(llama, layers):
-    with pytest.raises(ValueError, match="fraction above 0 and at most 1"):
-        find_targets(llama, "all", layers)
-
-
-@pytest.mark.parametrize("layers", [[4], [0, -5], []])
-def test_layers_out_of_range_are_refused(llama, layers):
-    with pytest.raises(ValueError, match="has layers 0 to 3"):
-        find_targets(llama, "all", layers)
-
-
 @pytest.mark.parametrize(
-    ("pattern", "near"), [("q_porj", "q_proj"), ("atention", "attention"), ("mlp.up_prj", "mlp.up_proj")]
+    ("modules", "layers", "message"),
+    [
+        *[("all", fraction, "fraction above 0 and at most 1") for fraction in (0.0, -0.5, 1.5, 2.0)],
+        *[("all", layers, "has layers 0 to 3") for layers in ([4], [0, -5], [])],
+        ("all", 1, r"write \[1\] for that layer"),
+        ("q_porj", None, r"matches no matrix\. Allowed: all, mlp, .*Did you mean 'q_proj'"),
+        ("atention", None, r"matches no matrix\. Allowed: all, mlp, .*Did you mean 'attention'"),
+        ("mlp.up_prj", None, r"matches no matrix\. Allowed: all, mlp, .*Did you mean 'mlp.up_proj'"),
+        ("up_pro", None, "matches no matrix"),  # a pattern must match the whole name
+        (["mlp", "c_fc"], None, "modules='c_fc' matches no matrix"),  # also among others that match
+        ("*_proj", None, r"modules='\*_proj' is no regular expression"),
+        ([], None, "empty list"),
+    ],
 )
-def test_nothing_matched_names_the_near_miss(llama, pattern, near):
-    with pytest.raises(ValueError, match=rf"matches no matrix\. Allowed: all, mlp, .*Did you mean '{near}'"):
-        find_targets(llama, pattern, None)
-
-
-def test_one_dead_pattern_among_good_ones_is_refused(llama):
-    with pytest.raises(ValueError, match=r"modules='c_fc' matches no matrix"):
-        find_targets(llama, ["mlp", "c_fc"], None)
-
-
-def test_a_glob_that_is_no_regular_expression_is_refused(llama):
-    with pytest.raises(ValueError, match=r"modules='\*_proj' is no regular expression"):
-        find_targets(llama, "*_proj", None)
-
-
-def test_an_empty_list_is_refused(llama):
-    with pytest.raises(ValueError, match="empty list"):
-        find_targets(llama, [], None)
+def test_targets_that_do_not_exist_are_refused(llama, modules, layers, message):
+    with pytest.raises(ValueError, match=message):
+        find_targets(llama, modules, layers)
 
 
 def test_a_model_without_blocks_is_refused():
@@ -162,23 +134,14 @@ def test_the_longest_outer_list_holds_the_blocks():
 
 
 @pytest.mark.parametrize(
-    ("modules", "expected"),
+    ("modules", "layers", "expected"),
     [
-        ("mlp", 393_216),  # 0.39M, paper Table 4
-        (["q_proj", "v_proj"], 163_840),  # 0.16M, its "attention"
-        ("all", 32 * (5 * 4096 + 2 * 1024)),
+        ("mlp", None, 393_216),  # 0.39M, paper Table 4
+        ("mlp", 0.5, 393_216 // 2),
+        (["q_proj", "v_proj"], None, 163_840),  # 0.16M, its "attention"
+        ("all", None, 32 * (5 * 4096 + 2 * 1024)),
     ],
 )
-def test_parameter_counts_of_llama_3_8b(llama_8b, modules, expected):
-    found = find_targets(llama_8b, modules, None)
+def test_parameter_counts_of_llama_3_8b(llama_8b, modules, layers, expected):
+    found = find_targets(llama_8b, modules, layers)
     assert sum(min(dense_weight(module).shape) for module in found.values()) == expected
-
-
-def test_half_of_llama_3_8b_has_half_the_parameters(llama_8b):
-    found = find_targets(llama_8b, "mlp", 0.5)
-    assert sum(min(dense_weight(module).shape) for module in found.values()) == 393_216 // 2
-
-
-def test_a_bare_layer_number_is_refused():
-    with pytest.raises(ValueError, match=r"write \[1\] for that layer"):
-        chosen_layers(4, 1)

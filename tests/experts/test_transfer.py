@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_pool import SIZES, make_expert, singular_values
 
 from t2.experts.expert import Expert
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.pool import ExpertPool
 from t2.experts.transfer import transfer
-from tests.experts.test_pool import SIZES, make_expert, singular_values
 
 TARGET = {"base_model": "org/other", "fingerprint": fingerprint_of(singular_values(seed=5))}
 
@@ -18,29 +18,20 @@ def moved(expert: Expert | None = None, **options) -> Expert:
     return transfer(expert or make_expert(1), options.pop("shapes", SIZES), **TARGET, **options)
 
 
-def test_ordered_keeps_every_number():
-    before, after = make_expert(1), moved()
-    assert all(torch.equal(after.scales[module], z) for module, z in before.scales.items())
+@pytest.mark.parametrize(("control", "expected"), [("ordered", lambda z: z), ("reversed", lambda z: z.flip(0))])
+def test_ordered_keeps_every_number_and_reversed_turns_each_matrix_around(control, expected):
+    before, after = make_expert(1), moved(control=control)
+    assert all(torch.equal(after.scales[module], expected(z)) for module, z in before.scales.items())
 
 
-def test_reversed_turns_each_matrix_around():
-    before, after = make_expert(1), moved(control="reversed")
-    assert all(torch.equal(after.scales[module], z.flip(0)) for module, z in before.scales.items())
-
-
-def test_shuffled_keeps_each_matrix_numbers_in_another_order():
-    size = {"layers.0.up": 64}
-    before = make_expert(1, singular_values(size))
-    after = moved(before, control="shuffled", seed=3, shapes=size)
-    assert torch.equal(after.scales["layers.0.up"].sort().values, before.scales["layers.0.up"].sort().values)
-    assert not torch.equal(after.scales["layers.0.up"], before.scales["layers.0.up"])
-
-
-def test_matrices_of_one_size_are_shuffled_each_its_own_way():
+def test_shuffled_keeps_each_matrix_numbers_in_an_order_of_its_own():
+    before = torch.linspace(1, 2, 64)
     sizes = {"layers.0.up": 64, "layers.1.up": 64}
-    expert = Expert({module: torch.linspace(1, 2, 64) for module in sizes}, make_expert(1).metadata)
-    after = moved(expert, control="shuffled", shapes=sizes)
-    assert not torch.equal(after.scales["layers.0.up"], after.scales["layers.1.up"])
+    after = moved(Expert(dict.fromkeys(sizes, before), make_expert(1).metadata), control="shuffled", shapes=sizes)
+    one, other = after.scales.values()
+    assert torch.equal(one.sort().values, before)
+    assert not torch.equal(one, before)
+    assert not torch.equal(one, other)
 
 
 def test_random_has_the_mean_and_deviation_of_each_matrix():
@@ -55,13 +46,8 @@ def test_random_has_the_mean_and_deviation_of_each_matrix():
         )
         assert after.scales[module].std().item() == pytest.approx(z.std().item(), rel=0.03)
         assert after.scales[module].max() > z.max(), "a uniform z has no tails, a Gaussian has"
-
-
-def test_random_of_a_matrix_with_one_singular_value_is_that_value():
-    expert = Expert({"layers.0.up": torch.tensor([1.5])}, make_expert(1).metadata)
-    assert torch.equal(
-        moved(expert, control="random", shapes={"layers.0.up": 1}).scales["layers.0.up"], torch.tensor([1.5])
-    )
+    single = Expert({"layers.0.up": torch.tensor([1.5])}, make_expert(1).metadata)
+    assert moved(single, control="random", shapes={"layers.0.up": 1}).scales["layers.0.up"].tolist() == [1.5]
 
 
 @pytest.mark.parametrize("control", ["shuffled", "random"])
@@ -100,38 +86,34 @@ def test_the_expert_that_was_given_stays_as_it_was():
     assert torch.equal(before.scales["layers.2.q"], make_expert(1).scales["layers.2.q"])
 
 
-def test_another_number_of_singular_values_is_refused():
-    with pytest.raises(ValueError, match=r"layers\.2\.up has 6 values.* 9 singular values.*resample=true"):
-        moved(shapes={**SIZES, "layers.2.up": 9})
-
-
-def test_resampling_interpolates_over_relative_ranks():
+def test_resampling_interpolates_over_relative_ranks_and_leaves_matrices_that_fit_alone():
     expert = Expert({"layers.0.up": torch.tensor([1.0, 3.0, 2.0])}, make_expert(1).metadata)
-    wide = moved(expert, resample=True, shapes={"layers.0.up": 5}).scales["layers.0.up"]
-    narrow = moved(expert, resample=True, shapes={"layers.0.up": 2}).scales["layers.0.up"]
-    torch.testing.assert_close(wide, torch.tensor([1.0, 2.0, 3.0, 2.5, 2.0]))
-    torch.testing.assert_close(narrow, torch.tensor([1.0, 2.0]))
-
-
-def test_resampling_leaves_matrices_that_fit_alone():
+    for expected in ([1.0, 2.0, 3.0, 2.5, 2.0], [1.0, 2.0]):
+        found = moved(expert, resample=True, shapes={"layers.0.up": len(expected)}).scales["layers.0.up"]
+        torch.testing.assert_close(found, torch.tensor(expected))
     after = moved(resample=True, shapes={**SIZES, "layers.2.up": 9})
     assert torch.equal(after.scales["layers.2.q"], make_expert(1).scales["layers.2.q"])
     assert after.scales["layers.2.up"].shape == (9,)
 
 
-def test_modules_without_counterpart_are_named_on_both_sides():
-    shapes = {"layers.2.q": 3, "layers.2.up": 6, "blocks.10.up": 4}
-    with pytest.raises(
-        ValueError, match=r"expert's alone: layers\.10\.up\. .*model's alone: blocks\.10\.up\. Did you mean"
-    ):
-        moved(shapes=shapes)
-
-
-def test_a_model_with_more_blocks_is_refused():
-    with pytest.raises(ValueError, match=r"expert's alone: none.*model's alone: layers\.11\.up"):
-        moved(shapes={**SIZES, "layers.11.up": 4}, resample=True)
-
-
-def test_an_unknown_control_is_refused_with_a_hint():
-    with pytest.raises(ValueError, match=r"'shuffle'; allowed: ordered, .*Did you mean 'shuffled'"):
-        moved(control="shuffle")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"shapes": {"layers.2.q": 3, "layers.2.up": 6, "blocks.10.up": 4}},
+            r"expert's alone: layers\.10\.up\. .*model's alone: blocks\.10\.up\. Did you mean",
+        ),
+        (
+            {"shapes": {**SIZES, "layers.11.up": 4}, "resample": True},
+            r"expert's alone: none.*model's alone: layers\.11\.up",
+        ),
+        (
+            {"shapes": {**SIZES, "layers.2.up": 9}},
+            r"layers\.2\.up has 6 values.* 9 singular values.*resample=true",
+        ),
+        ({"control": "shuffle"}, r"'shuffle'; allowed: ordered, .*Did you mean 'shuffled'"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        moved(**options)

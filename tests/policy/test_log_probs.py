@@ -1,25 +1,22 @@
 """Token log-probs against the naive way: every logit of every row, one completion at a time."""
 
-import copy
-import functools
 import weakref
 from collections.abc import Sequence
 
 import pytest
 import torch
+from tiny_models import adapted as at_one
+from tiny_models import each_architecture, tiny
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
 import t2.policy.log_probs
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import ARCHITECTURES, tiny_model
 from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.types import Completion
 
-each_architecture = pytest.mark.parametrize("architecture", list(ARCHITECTURES))
 each_direction = pytest.mark.parametrize("kl", ["policy_base", "base_policy"])
-original = functools.cache(tiny_model)
 
 
 def completion(prompt: int, tokens: int, seed: int = 0) -> Completion:
@@ -28,17 +25,11 @@ def completion(prompt: int, tokens: int, seed: int = 0) -> Completion:
     return Completion(tuple(ids[:prompt]), tuple(ids[prompt:]), (0.0,) * tokens, "", "stop")
 
 
-COMPLETIONS = [completion(5, 7), completion(1, 1), completion(20, 3), completion(2, 16), completion(9, 1)]
-
-
 def adapted(architecture: str = "llama", spread: float = 0.2) -> tuple[LanguageModel, SVF]:
-    lm = copy.deepcopy(original(architecture))
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    generator = torch.Generator().manual_seed(0)
-    noise = {name: torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()}
-    svf.load({name: 1 + spread * values for name, values in noise.items()})
-    return lm, svf
+    return at_one(architecture, spread=spread)
+
+
+COMPLETIONS = [completion(5, 7), completion(1, 1), completion(20, 3), completion(2, 16), completion(9, 1)]
 
 
 def naive_logits(lm: LanguageModel, c: Completion) -> Tensor:
@@ -87,21 +78,16 @@ def test_gradients_are_those_of_naive_autograd(architecture):
 
 
 @each_architecture
-def test_a_batch_is_its_rows_one_by_one(architecture):
+def test_a_batch_is_its_rows_one_by_one_in_any_order(architecture):
     lm, svf = adapted(architecture)
     together = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)
+    backward = unpadded(token_log_probs(lm, COMPLETIONS[::-1]).log_probs, COMPLETIONS[::-1])
+    assert_close(backward[::-1], unpadded(together.log_probs))
     for row, c in enumerate(COMPLETIONS):
         alone = token_log_probs(lm, [c], kl="policy_base", adapter=svf)
         for name in ("log_probs", "entropy", "kl"):
             ours = getattr(together, name)[row : row + 1, : len(c.token_ids)]
             torch.testing.assert_close(ours, getattr(alone, name), rtol=1e-4, atol=1e-4)
-
-
-def test_order_does_not_matter():
-    lm, _ = adapted()
-    forward = unpadded(token_log_probs(lm, COMPLETIONS).log_probs)
-    backward = unpadded(token_log_probs(lm, COMPLETIONS[::-1]).log_probs, COMPLETIONS[::-1])
-    assert_close(backward[::-1], forward)
 
 
 @each_direction
@@ -180,12 +166,6 @@ def test_gradients_of_the_kl(kl, temperature):
     assert_close(gradients(svf, token.kl.sum()), gradients(svf, expected), share=1e-3)
 
 
-def test_the_two_directions_differ():
-    lm, svf = adapted()
-    one, other = (token_log_probs(lm, COMPLETIONS, kl=kl, adapter=svf).kl for kl in ("policy_base", "base_policy"))
-    assert not torch.allclose(one, other, rtol=0.05)
-
-
 @each_architecture
 @each_direction
 def test_kl_at_one_is_zero(architecture, kl):
@@ -194,33 +174,20 @@ def test_kl_at_one_is_zero(architecture, kl):
     assert token.kl.abs().max().item() < 1e-5
 
 
-def test_kl_leaves_the_adapter_worn():
+def test_kl_leaves_the_adapter_as_it_is_and_without_it_the_model_runs_once(monkeypatch):
     lm, svf = adapted()
     before = token_log_probs(lm, COMPLETIONS).log_probs
-    token = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)
-    assert torch.equal(token.log_probs, before)
+    one, other = (token_log_probs(lm, COMPLETIONS, kl=kl, adapter=svf) for kl in ("policy_base", "base_policy"))
+    assert torch.equal(one.log_probs, before)
     assert svf.mode.name == "factored"
-
-
-def test_kl_needs_the_adapter():
+    assert not torch.allclose(one.kl, other.kl, rtol=0.05)
     with pytest.raises(AssertionError, match="needs the adapter"):
-        token_log_probs(original("llama"), COMPLETIONS, kl="policy_base")
-
-
-def test_without_kl_the_model_runs_once_and_none_is_returned(monkeypatch):
-    lm, svf = adapted()
-    runs = []
-    monkeypatch.setattr(type(lm), "hidden_states", count(type(lm).hidden_states, runs))
-    assert token_log_probs(lm, COMPLETIONS, adapter=svf).kl is None
-    assert len(runs) == 1
-
-
-def count(function, runs: list[int]):
-    def counted(*args):
-        runs.append(1)
-        return function(*args)
-
-    return counted
+        token_log_probs(lm, COMPLETIONS, kl="policy_base")
+    runs, inner = [], type(lm).hidden_states
+    monkeypatch.setattr(type(lm), "hidden_states", lambda *args: runs.append(1) or inner(*args))
+    with torch.no_grad():
+        token = token_log_probs(lm, COMPLETIONS, adapter=svf)
+    assert (token.kl, len(runs), token.log_probs.requires_grad) == (None, 1, False)
 
 
 def test_padding_is_zero_outside_the_mask():
@@ -241,12 +208,6 @@ def test_the_pad_id_within_an_answer_is_a_token_like_any_other():
     assert_close([got[0, :3].double()], [naive(lm, odd)])
 
 
-def test_no_grad_is_respected():
-    lm, _ = adapted()
-    with torch.no_grad():
-        assert not token_log_probs(lm, COMPLETIONS).log_probs.requires_grad
-
-
 def test_bf16_model_gives_fp32_log_probs():
-    lm = tiny_model("llama", dtype="bfloat16")
+    lm = tiny(dtype=torch.bfloat16)
     assert token_log_probs(lm, COMPLETIONS).log_probs.dtype == torch.float32

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import adapted, original, random_state, stacked, tiny
 
-from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
 from t2.policy import prefix as module
 from t2.policy.prefix import SHARED_AT_LEAST, common_prefix, prefill
 from t2.types import Example
@@ -23,10 +22,10 @@ def asked(lm: LanguageModel) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt2"])
 @torch.no_grad()
 def test_logits_are_those_of_each_prompt_alone(architecture: str) -> None:
-    lm = tiny_model(architecture)
+    lm = original(architecture)
     prompts = asked(lm)
     assert common_prefix(prompts) >= SHARED_AT_LEAST
-    cache, logits, mask = prefill(lm, prompts, 2, [0] * 4, lambda places: None)
+    cache, logits, mask = prefill(lm, prompts, 2, [0] * 4, lambda which: None)
     assert cache.get_seq_length() == mask.shape[1]
     for number, prompt in enumerate(prompts):
         alone = lm.model(torch.tensor([prompt])).logits[0, -1]
@@ -37,23 +36,20 @@ def test_logits_are_those_of_each_prompt_alone(architecture: str) -> None:
 
 @torch.no_grad()
 def test_every_state_reads_the_beginning_itself() -> None:
-    lm = tiny_model("llama")
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    noise = torch.Generator().manual_seed(0)
-    scales = {name: 1 + 0.3 * torch.randn(3, len(s), generator=noise) for name, s in svf.singular_values.items()}
+    lm, svf = adapted()
+    scales = stacked(*(random_state(svf, seed, 0.3) for seed in range(3)))
     prompts, states = asked(lm), [2, 0, 2, 1]
     with svf.per_example(scales) as select:
-        _, logits, _ = prefill(lm, prompts, 1, states, lambda places: select(torch.tensor([states[p] for p in places])))
+        _, logits, _ = prefill(lm, prompts, 1, states, lambda which: select(torch.tensor([states[i] for i in which])))
     for row, (prompt, state) in enumerate(zip(prompts, states, strict=True)):
-        with svf.merged({name: rows[state] for name, rows in scales.items()}):
+        with svf.merged({name: each[state] for name, each in scales.items()}):
             alone = lm.model(torch.tensor([prompt])).logits[0, -1]
         torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-3)
 
 
 @torch.no_grad()
 def test_the_common_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny_model("llama")
+    lm = tiny()
     prompts, widths = asked(lm), []
     forward = lm.model.forward
 
@@ -63,15 +59,15 @@ def test_the_common_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(lm.model, "forward", counting)
     shared = common_prefix(prompts)
-    prefill(lm, prompts, 1, [0] * 4, lambda places: None)
+    prefill(lm, prompts, 1, [0] * 4, lambda which: None)
     assert widths == [(1, shared), (4, max(map(len, prompts)) - shared)]
     widths.clear()
-    prefill(lm, prompts, 1, [0, 1, 2, 3], lambda places: None)  # nobody to share it with
+    prefill(lm, prompts, 1, [0, 1, 2, 3], lambda which: None)  # nobody to share it with
     assert widths == [(4, max(map(len, prompts)))]
 
 
 def test_a_short_window_reads_everything(monkeypatch: pytest.MonkeyPatch) -> None:
-    lm = tiny_model("mistral")
+    lm = tiny("mistral")
     prompts = asked(lm)
     monkeypatch.setattr(lm.model.config.get_text_config(), "sliding_window", 8)
     assert module._slides(lm, prompts)

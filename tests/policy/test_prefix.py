@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_models import adapted as at_one
+from tiny_models import original, tiny
 from torch import Tensor
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_llava, tiny_model
+from t2.models.tiny import tiny_llava
 from t2.policy.log_probs import PREFIX_SAVES_AT_LEAST, token_log_probs
 from t2.policy.packing import shared_rows, with_prefix
 from t2.policy.prefix import SHARED_AT_LEAST, Prefix, common_prefix, prefix_cache, read_prefix
@@ -37,13 +39,7 @@ def draw(seed: int, prefix: int, tails: tuple[int, ...], samples: tuple[int, ...
 
 
 def adapted(architecture: str) -> tuple[LanguageModel, SVF]:
-    lm = tiny_model(architecture)
-    lm.model.to(torch.float64)
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    noise = torch.Generator().manual_seed(1)
-    svf.load({name: 1 + 0.05 * torch.randn(s.shape, generator=noise) for name, s in svf.singular_values.items()})
-    return lm, svf
+    return at_one(architecture, dtype=torch.float64, spread=0.05, seed=1)
 
 
 class Widths:
@@ -113,7 +109,7 @@ def test_blocks_that_are_computed_again_give_the_same_gradient() -> None:
     torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-9)
 
 
-def test_images_stand_behind_a_prefix() -> None:
+def test_images_follow_a_prefix() -> None:
     lm = tiny_llava()
     images = [PixelImage(bytes([number]) * 64, (8, 8)) for number in (0, 90, 200)]
     prompts = [tuple(lm.encode(Example("Which?", images=(image,)))) for image in images]
@@ -128,9 +124,7 @@ def test_images_stand_behind_a_prefix() -> None:
     torch.testing.assert_close(shared, plain, rtol=0, atol=1e-4)
 
 
-def test_the_self_check_looks_behind_a_prefix(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_self_check_covers_a_prefix(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     honest = LanguageModel.hidden_states
 
     def forgetful(lm: LanguageModel, ids: Tensor, mask: Tensor, *args: object, **cache: object) -> Tensor:
@@ -141,7 +135,7 @@ def test_the_self_check_looks_behind_a_prefix(
 
     monkeypatch.setattr(LanguageModel, "hidden_states", forgetful)
     with caplog.at_level(logging.WARNING):
-        assert not prompts_can_be_shared(tiny_model("llama"))
+        assert not prompts_can_be_shared(tiny())
     assert "apart from plain rows" in caplog.text
 
 
@@ -159,8 +153,8 @@ def test_keys_and_values_never_grow() -> None:
     assert before["past_key_values"].get_seq_length() == 12
 
 
-def test_nothing_stands_before_rows_without_a_prefix() -> None:
-    assert read_prefix(tiny_model("llama"), ()) == Prefix((), ())
+def test_no_prefix_needs_no_cache() -> None:
+    assert read_prefix(original(), ()) == Prefix((), ())
     assert prefix_cache(Prefix((), ()), 3) == {}
 
 

@@ -11,10 +11,10 @@ import torch
 from conftest import ROOT
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tiny_models import original, random_state
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
 from t2.policy import vllm as back_end
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
@@ -27,11 +27,11 @@ needs_vllm = pytest.mark.skipif(
 )
 EXAMPLES = [Example(f"State the final answer to the following arithmetic problem: {a} + {b} =") for a, b in
             ((2, 4), (13, 4), (125, 7), (8, 8), (31, 9), (6, 3))]  # fmt: skip
-Worn = tuple[LanguageModel, SVF]
+Adapted = tuple[LanguageModel, SVF]
 
 
 @pytest.fixture(scope="module")
-def worn() -> Iterator[Worn]:
+def adapted() -> Iterator[Adapted]:
     """SmolLM2 with an adapter whose z is not 1."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -43,16 +43,15 @@ def worn() -> Iterator[Worn]:
 
 
 def move(svf: SVF, seed: int, width: float = 0.02) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    svf.load({name: 1 + width * torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()})
+    svf.load(random_state(svf, seed, width))
 
 
 @needs_vllm
 @pytest.mark.embedded
 @pytest.mark.slow
 class TestSmolLM2:
-    def test_greedy_answers_follow_z(self, worn: Worn) -> None:
-        lm, svf = worn
+    def test_greedy_answers_follow_z(self, adapted: Adapted) -> None:
+        lm, svf = adapted
         sampling = Sampling(max_new_tokens=16)
         seen = []
         for seed in (None, 1, 2):
@@ -68,8 +67,8 @@ class TestSmolLM2:
         base = VLLMGenerator(lm, svf, weights="base").generate(EXAMPLES, sampling)
         assert [c.token_ids for (c,) in base] == seen[0]
 
-    def test_log_probs_are_the_trainers(self, worn: Worn) -> None:
-        lm, svf = worn
+    def test_log_probs_are_the_trainers(self, adapted: Adapted) -> None:
+        lm, svf = adapted
         move(svf, 3)
         sampling = Sampling(max_new_tokens=12, temperature=0.8, samples=3, seed=5)
         groups = VLLMGenerator(lm, svf).generate(EXAMPLES, sampling)
@@ -80,8 +79,8 @@ class TestSmolLM2:
             sampled = torch.tensor(completion.log_probs)
             torch.testing.assert_close(row[: len(sampled)], sampled, rtol=0, atol=2e-3)
 
-    def test_samples_differ_and_seeds_repeat(self, worn: Worn) -> None:
-        lm, svf = worn
+    def test_samples_differ_and_seeds_repeat(self, adapted: Adapted) -> None:
+        lm, svf = adapted
         generator = VLLMGenerator(lm, svf)
         first, again, other = (
             [
@@ -96,19 +95,19 @@ class TestSmolLM2:
         assert first != other
         assert any(len(set(group)) > 1 for group in first)
 
-    def test_sending_the_weights_is_quick_and_happens_once(self, worn: Worn) -> None:
-        lm, svf = worn
+    def test_sending_the_weights_is_quick_and_happens_once(self, adapted: Adapted) -> None:
+        lm, svf = adapted
         move(svf, 4)
         generator = VLLMGenerator(lm, svf)
         sampling = Sampling(max_new_tokens=1)
         generator.generate(EXAMPLES[:1], sampling)
         engine = get_engine(lm, EngineSettings())
-        held = engine.worn
+        held = engine.state
         generator.generate(EXAMPLES[:1], sampling)
-        assert engine.worn is held
+        assert engine.state is held
 
-    def test_stop_strings_and_end_tokens(self, worn: Worn) -> None:
-        lm, svf = worn
+    def test_stop_strings_and_end_tokens(self, adapted: Adapted) -> None:
+        lm, svf = adapted
         svf.load({})
         (plain,), *_ = VLLMGenerator(lm, svf).generate(EXAMPLES, Sampling(max_new_tokens=40))
         assert plain.finish == "stop"
@@ -117,8 +116,8 @@ class TestSmolLM2:
         (cut,), *_ = VLLMGenerator(lm, svf).generate(EXAMPLES, Sampling(max_new_tokens=40, stop=(word,)))
         assert cut.text == plain.text[: plain.text.index(word)]
 
-    def test_what_does_not_fit_is_refused(self, worn: Worn) -> None:
-        lm, svf = worn
+    def test_what_does_not_fit_is_refused(self, adapted: Adapted) -> None:
+        lm, svf = adapted
         with pytest.raises(ValueError, match="was built for"):
             VLLMGenerator(lm, svf).generate([Example("word " * 2500)], Sampling(max_new_tokens=8))
         with pytest.raises(ValueError, match="top_p"):
@@ -143,7 +142,7 @@ def test_an_untried_version_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pyt
 def test_a_model_without_files_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(back_end, "check_installed", lambda: "0.32.0")
     with pytest.raises(ValueError, match="use generation=hf"):
-        VLLMGenerator(tiny_model())
+        VLLMGenerator(original())
 
 
 @pytest.mark.parametrize(

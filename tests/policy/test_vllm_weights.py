@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import torch
+from tiny_models import adapted, original
 
-from t2.adapters.svf import SVF
-from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
 from t2.policy.vllm_weights import complete_weights, same_state
 
-
-def adapted(modules: list[str]) -> tuple[LanguageModel, SVF, dict[str, torch.Tensor]]:
-    """A model with biases at q, k and v, an adapter whose z is not 1, and the weights as they were."""
-    lm = tiny_model("qwen2")
-    before = {name: value.clone() for name, value in lm.model.state_dict().items()}
-    svf = SVF(modules=modules, cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    noise = torch.Generator().manual_seed(0)
-    svf.load({name: 1 + 0.2 * torch.randn(s.shape, generator=noise) for name, s in svf.singular_values.items()})
-    return lm, svf, before
+BEFORE = original("qwen2").model.state_dict()
 
 
 def test_siblings_of_adapted_matrices_are_sent_too() -> None:
-    lm, svf, before = adapted(["q_proj"])
+    lm, svf = adapted("qwen2", modules=["q_proj"], spread=0.2)  # with biases at q, k and v
     sent = dict(complete_weights(lm, svf.layers, svf))
     assert {name.split(".", 3)[3] for name in sent} == {
         "self_attn.q_proj.weight", "self_attn.q_proj.bias", "self_attn.k_proj.weight", "self_attn.k_proj.bias",
         "self_attn.v_proj.weight", "self_attn.v_proj.bias", "self_attn.o_proj.weight",
     }  # fmt: skip
     for name, value in sent.items():
-        assert value.shape == before[name].shape
-        assert torch.equal(value, before[name]) != name.endswith("q_proj.weight"), name
+        assert value.shape == BEFORE[name].shape
+        assert torch.equal(value, BEFORE[name]) != name.endswith("q_proj.weight"), name
 
 
 def test_the_base_is_sent_as_it_was() -> None:
-    lm, svf, before = adapted(["q_proj"])
+    lm, svf = adapted("qwen2", modules=["q_proj"], spread=0.2)  # with biases at q, k and v
     restored = dict(complete_weights(lm, svf.layers, None))
     assert restored.keys() == dict(complete_weights(lm, svf.layers, svf)).keys()
-    assert all(torch.equal(value, before[name]) for name, value in restored.items())
+    assert all(torch.equal(value, BEFORE[name]) for name, value in restored.items())
 
 
 def test_another_state_is_sent_without_being_loaded() -> None:
-    lm, svf, before = adapted(["up_proj"])
+    lm, svf = adapted("qwen2", modules=["up_proj"], spread=0.2)
     learned = svf.state()
     ones = {name: torch.ones_like(z) for name, z in learned.items()}
     for name, value in complete_weights(lm, svf.layers, svf, ones):
-        torch.testing.assert_close(value, before[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(value, BEFORE[name], rtol=0, atol=1e-5)
     assert same_state(svf.state(), learned)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_models import adapted
 from torch import Tensor, nn
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.training.activation_checkpointing import recompute_blocks
@@ -16,13 +16,6 @@ from t2.types import Completion, Example, Sampling
 
 ARCHITECTURES = ("llama", "qwen2", "gemma2", "gpt2")
 ROLLOUT = [Completion((5, 6, 7), tuple(range(8 + n, 12 + n)), (0.0,) * 4, "", "length") for n in range(3)]
-
-
-def adapted(architecture: str) -> tuple[LanguageModel, SVF]:
-    lm = tiny_model(architecture)
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    return lm, svf
 
 
 def gradients(lm: LanguageModel, svf: SVF) -> tuple[float, list[Tensor], int]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import LetterTask
 from tiny_pool import save_pool, tiny_generator, tiny_pool
+from training_run import fit, make_module
 from wandb_offline import read_runs
 
 from t2.adaptation.dispatch import PromptDispatch
@@ -28,7 +29,6 @@ from t2.training.adaptation_callback import Adaptation
 from t2.training.callbacks import LAST_CHECKPOINT, Checkpoints
 from t2.training.module import ExpertTraining
 from t2.types import Example
-from tests.training.test_module import fit, make_module
 
 SEARCH = SearchSettings(population=6, iterations=2, elite_share=0.5)
 

@@ -43,23 +43,17 @@ def test_a_step_is_the_same_however_one_gets_there():
     assert [PromptSchedule(TEN, 4, seed=3).at(step) for step in reversed(range(12))] == expected[::-1]
 
 
-def test_another_seed_is_another_order():
+def test_another_seed_is_another_order_and_so_is_another_epoch():
     assert prompts(PromptSchedule(TEN, 5, 0), 0, 2) != prompts(PromptSchedule(TEN, 5, 1), 0, 2)
-
-
-def test_epochs_differ():
-    schedule = PromptSchedule(TEN, 10, 0)
-    assert prompts(schedule, 0, 1) != prompts(schedule, 1, 2)
+    whole = PromptSchedule(TEN, 10, 0)  # the whole split may be one step
+    assert len(whole.at(0)) == 10
+    assert prompts(whole, 0, 1) != prompts(whole, 1, 2)
 
 
 @pytest.mark.parametrize("prompts_per_step", [0, -1, 11])
 def test_a_step_that_the_split_cannot_fill_is_refused(prompts_per_step):
     with pytest.raises(ValueError, match=rf"prompts_per_step is {prompts_per_step}; allowed: 1 to the 10"):
         PromptData(Ten(), prompts_per_step=prompts_per_step, steps=1, seed=0)
-
-
-def test_the_whole_split_may_be_one_step():
-    assert len(PromptSchedule(TEN, 10, 0).at(0)) == 10
 
 
 def test_loader_gives_every_step_once_as_a_list():

@@ -8,99 +8,23 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from conftest import LetterTask
 from graded_task import GradedLetters
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from tiny_models import same_states
+from training_run import fit, flat, make_module
 
-from t2.adapters.svf import SVF
-from t2.experts.expert import Expert, ExpertMetadata
-from t2.experts.fingerprint import fingerprint_of
-from t2.models.tiny import tiny_model
-from t2.policy.hf import HFGenerator
+from t2.experts.expert import Expert
 from t2.policy.log_probs import token_log_probs
 from t2.policy.reference import encode_reference
-from t2.run.metrics_csv import MetricsCSV, read_metrics
+from t2.run.metrics_csv import read_metrics
 from t2.run.results import SAMPLES_FILE
 from t2.training.callbacks import LAST_CHECKPOINT, Checkpoints, SampleTable, Validation
-from t2.training.data import PromptData
-from t2.training.module import ExpertTraining
-from t2.training.objectives import RLOO, SFT, Objective, Reinforce
+from t2.training.objectives import SFT, Reinforce
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Example, Sampling
-
-STEPS = 6
-
-
-def make_module(
-    *,
-    task: LetterTask | None = None,
-    objective: Objective | None = None,
-    micro_batch_tokens: int = 4096,
-    architecture: str = "llama",
-    modules: str = "all",
-    lr: float = 2e-3,
-    total_steps: int = STEPS,
-    parametrization: str = "direct",
-) -> ExpertTraining:
-    lm = tiny_model(architecture)
-    adapter = SVF(modules=modules, parametrization=parametrization, cache=False, progress=False)
-    adapter.inject(lm.model, lm.source)
-    return ExpertTraining(
-        lm=lm,
-        adapter=adapter,
-        task=task or LetterTask(),
-        objective=objective or RLOO(),
-        generator=HFGenerator(lm, adapter),
-        metadata=ExpertMetadata(
-            base_model=lm.source,
-            fingerprint=fingerprint_of(adapter.singular_values),
-            parametrization=parametrization,
-            task="letters",
-            domain="letters",
-            description="",
-            objective="RLOO",
-            step=0,
-            t2_version="test",
-        ),
-        sampling=Sampling(max_new_tokens=6, temperature=1.0, samples=4),
-        optimizer=OptimizerSettings(lr=lr, warmup_steps=1),
-        total_steps=total_steps,
-        micro_batch_tokens=micro_batch_tokens,
-        kl_every=3,
-        seed=7,
-    )
-
-
-def fit(
-    module: ExpertTraining, folder: Path, *, steps: int = STEPS, ckpt: Path | None = None, **options: object
-) -> L.Trainer:
-    data = PromptData(module.task, prompts_per_step=3, steps=STEPS, seed=7)
-    settings = {
-        "callbacks": [Validation(every=2), Checkpoints()],
-        "logger": MetricsCSV(str(folder)),
-        "max_steps": steps,
-    } | options
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=-1,
-        default_root_dir=folder,
-        log_every_n_steps=1,
-        num_sanity_val_steps=0,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        **settings,
-    )
-    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
-    return trainer
-
-
-def flat(module: ExpertTraining) -> torch.Tensor:
-    return torch.cat(list(module.adapter.state().values()))
 
 
 @pytest.mark.parametrize("parametrization", ["direct", "sigmoid_nuclear"])
@@ -119,9 +43,9 @@ def test_resuming_ends_at_the_same_numbers(tmp_path: Path, parametrization: str)
     for step in rows[0]:  # all but the measured seconds
         same = {name for name in rows[0][step] if "second" not in name}
         assert {name: rows[0][step][name] for name in same} == {name: rows[1][step][name] for name in same}, step
-    experts = [Expert.load(tmp_path / name / "expert.safetensors") for name in ("whole", "parts")]
-    assert experts[0].metadata == experts[1].metadata
-    assert all(torch.equal(experts[0].scales[name], experts[1].scales[name]) for name in experts[0].scales)
+    one, other = (Expert.load(tmp_path / name / "expert.safetensors") for name in ("whole", "parts"))
+    assert one.metadata == other.metadata
+    assert same_states(one.scales, other.scales)
 
 
 def test_micro_batches_of_one_equal_one_of_all(tmp_path: Path) -> None:
@@ -136,15 +60,9 @@ def test_micro_batches_of_one_equal_one_of_all(tmp_path: Path) -> None:
 
 def test_learns_the_letters(tmp_path: Path) -> None:
     """On its own reward, measured on prompts that were not trained on."""
-    module = make_module(lr=0.1, total_steps=30)
-    data = PromptData(module.task, prompts_per_step=6, steps=30, seed=7)
-    validation = Validation(every=30)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=1, max_epochs=-1, max_steps=30, default_root_dir=tmp_path, logger=False,
-        callbacks=[validation], enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    module, validation = make_module(lr=0.1, total_steps=30), Validation(every=30)
     module.settings = replace(module.settings, clip_norm=1.0)
-    trainer.fit(module, data)
+    fit(module, tmp_path, steps=30, prompts=6, logger=False, callbacks=[validation])
     first, last = (sum(validation.reports[step]) for step in (0, 30))
     assert last > first + 2, validation.reports  # of 8
 
@@ -172,44 +90,27 @@ def test_only_the_vectors_are_trained_and_saved(tmp_path: Path) -> None:
     assert sum(value.numel() for value in saved["state_dict"].values()) == sum(p.numel() for p in module.parameters())
 
 
-def test_training_forward_agrees_with_sampling(tmp_path: Path) -> None:
-    module = make_module()
-    fit(module, tmp_path, steps=3)
-    drifts = [
-        float(row["train/log_prob_drift"])
-        for row in read_metrics(tmp_path / "metrics.csv").values()
-        if "train/log_prob_drift" in row
-    ]
-    assert drifts
-    assert max(drifts) < 1e-3
+METRICS = {
+    *("train/score", "train/reward", "train/entropy", "train/kl", "train/grad_norm", "train/lr"),
+    *("train/informative_prompts", "rollout/length", "rollout/truncated", "rollout/tokens_per_second"),
+    *("seconds/rollout", "seconds/update", "scales/std", "scales/max_change", "val/score", "val/stderr"),
+}
 
 
 def test_metrics_of_a_step(tmp_path: Path) -> None:
-    fit(make_module(), tmp_path, steps=4)
+    fit(make_module(), tmp_path, steps=4, callbacks=[Validation(every=2), Checkpoints(), SampleTable(every=1)])
     rows = read_metrics(tmp_path / "metrics.csv")
     logged = set().union(*rows.values())
-    for name in [
-        "train/score",
-        "train/reward",
-        "train/entropy",
-        "train/kl",
-        "train/grad_norm",
-        "train/lr",
-        "train/informative_prompts",
-        "rollout/length",
-        "rollout/truncated",
-        "rollout/tokens_per_second",
-        "seconds/rollout",
-        "seconds/update",
-        "scales/std",
-        "scales/max_change",
-        "val/score",
-        "val/stderr",
-    ]:
-        assert name in logged, name
+    assert METRICS - logged == set()
     with_kl = [step for step, row in sorted(rows.items()) if "train/kl" in row]
     assert len(with_kl) == 2  # steps 0 and 3 of kl_every=3
     assert float(rows[with_kl[0]]["train/kl"]) == pytest.approx(0, abs=1e-6)  # z = 1 is the base
+    drifts = [float(row["train/log_prob_drift"]) for row in rows.values() if "train/log_prob_drift" in row]
+    assert drifts
+    assert max(drifts) < 1e-3
+    assert not [name for name in logged if "reasons" in name]  # the task gives none
+    lines = [json.loads(line) for line in (tmp_path / SAMPLES_FILE).read_text().splitlines()]
+    assert {line["reason"] for line in lines} == {None}
 
 
 def test_equal_rewards_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -257,16 +158,14 @@ def test_a_score_out_of_range_stops_the_run(tmp_path: Path, score: float) -> Non
         fit(make_module(task=Broken()), tmp_path, callbacks=[Checkpoints()])
 
 
-def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_or_adapter_is_refused(tmp_path: Path) -> None:
     fit(make_module(), tmp_path, steps=1)
-    with pytest.raises(ValueError, match="trained on 'tiny:llama' and the model loaded is 'tiny:mistral'"):
-        fit(make_module(architecture="mistral"), tmp_path, ckpt=tmp_path / LAST_CHECKPOINT)
-
-
-def test_checkpoint_of_another_adapter_is_refused(tmp_path: Path) -> None:
-    fit(make_module(), tmp_path, steps=1)
-    with pytest.raises(ValueError, match="adapter settings"):
-        fit(make_module(modules="mlp"), tmp_path, ckpt=tmp_path / LAST_CHECKPOINT)
+    for other, message in (
+        ({"architecture": "mistral"}, "trained on 'tiny:llama' and the model loaded is 'tiny:mistral'"),
+        ({"modules": "mlp"}, "adapter settings"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(make_module(**other), tmp_path, ckpt=tmp_path / LAST_CHECKPOINT)
 
 
 def test_the_trainers_own_clipping_is_an_error(tmp_path: Path) -> None:
@@ -321,10 +220,3 @@ def test_reasons_are_logged_as_shares_of_the_answers_of_the_step(tmp_path: Path)
     assert [[g.score for g in grades] for grades in module.last_step.grades] == [
         pytest.approx(scores.tolist()) for scores in module.last_step.scores
     ]
-
-
-def test_a_task_without_reasons_logs_none(tmp_path: Path) -> None:
-    fit(make_module(), tmp_path, steps=1, callbacks=[SampleTable(every=1)])
-    assert not [name for row in read_metrics(tmp_path / "metrics.csv").values() for name in row if "reasons" in name]
-    lines = [json.loads(line) for line in (tmp_path / SAMPLES_FILE).read_text().splitlines()]
-    assert {line["reason"] for line in lines} == {None}

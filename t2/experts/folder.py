@@ -1,0 +1,52 @@
+"""Reads the experts of a pool from files, folders of training runs, or one folder of expert files.
+
+Not done here: whether the experts can be in one pool (`t2.experts.compatibility`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from t2.experts.expert import Expert
+from t2.run.messages import did_you_mean
+
+
+def read_expert(domain: str, path: Path | str) -> Expert:
+    """Read the expert of a domain from its file or a training run's folder; errors name the domain.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the folder holds no expert.
+        ValueError: the file is no expert.
+    """
+    try:
+        return Expert.load(Expert.find(path))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"The expert of {domain!r}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"The expert of {domain!r}: {error}") from error
+
+
+def read_folder(folder: Path) -> dict[str, Expert]:
+    """Read all *.safetensors of a folder: domain, as saved in the file, -> expert, sorted by domain.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or no expert file in it.
+        ValueError: a file is no expert, or two are of one domain.
+    """
+    if not folder.is_dir():
+        hint = did_you_mean(folder.name, (path.name for path in folder.parent.glob("*") if path.is_dir()))
+        raise FileNotFoundError(f"No folder of experts at {folder}.{hint} Give a folder of *.safetensors files.")
+    experts: dict[str, Expert] = {}
+    files: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        expert = Expert.load(path)
+        domain = expert.metadata.domain
+        if domain in experts:
+            raise ValueError(
+                f"{folder} holds two experts of the domain {domain!r}, {files[domain]} and {path.name}. Remove one, or "
+                "give the pool as domain -> file."
+            )
+        experts[domain], files[domain] = expert, path.name
+    if not experts:
+        raise FileNotFoundError(f"{folder} holds no *.safetensors file. Give a folder of experts.")
+    return dict(sorted(experts.items()))

@@ -1,0 +1,97 @@
+"""A training run of the tiny model on letters, of a few steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import lightning as L
+import torch
+from conftest import LetterTask
+from tiny_models import adapted
+from tiny_pool import METADATA
+
+from t2.experts.fingerprint import fingerprint_of
+from t2.policy.hf import HFGenerator
+from t2.run.metrics_csv import MetricsCSV
+from t2.training.callbacks import Checkpoints, Validation
+from t2.training.data import PromptData
+from t2.training.module import ExpertTraining
+from t2.training.objectives import RLOO, Objective
+from t2.training.optimizer import OptimizerSettings
+from t2.types import Sampling
+
+STEPS = 6
+
+
+def make_module(
+    *,
+    task: LetterTask | None = None,
+    objective: Objective | None = None,
+    micro_batch_tokens: int = 4096,
+    architecture: str = "llama",
+    modules: str = "all",
+    lr: float = 2e-3,
+    total_steps: int = STEPS,
+    parametrization: str = "direct",
+) -> ExpertTraining:
+    lm, adapter = adapted(architecture, modules=modules, parametrization=parametrization)
+    return ExpertTraining(
+        lm=lm,
+        adapter=adapter,
+        task=task or LetterTask(),
+        objective=objective or RLOO(),
+        generator=HFGenerator(lm, adapter),
+        metadata=replace(
+            METADATA,
+            base_model=lm.source,
+            fingerprint=fingerprint_of(adapter.singular_values),
+            parametrization=parametrization,
+            task="letters",
+            domain="letters",
+            step=0,
+        ),
+        sampling=Sampling(max_new_tokens=6, temperature=1.0, samples=4),
+        optimizer=OptimizerSettings(lr=lr, warmup_steps=1),
+        total_steps=total_steps,
+        micro_batch_tokens=micro_batch_tokens,
+        kl_every=3,
+        seed=7,
+    )
+
+
+def fit(
+    module: ExpertTraining,
+    folder: Path,
+    *,
+    steps: int = STEPS,
+    prompts: int = 3,
+    ckpt: Path | None = None,
+    **options: object,
+) -> L.Trainer:
+    """Train for some steps and return the trainer; `options` are further ones of it."""
+    data = PromptData(module.task, prompts_per_step=prompts, steps=max(steps, STEPS), seed=7)
+    settings = {
+        "callbacks": [Validation(every=2), Checkpoints()],
+        "logger": MetricsCSV(str(folder)),
+        "max_steps": steps,
+    } | options
+    trainer = L.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=-1,
+        default_root_dir=folder,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+    trainer.fit(module, data, ckpt_path=ckpt, weights_only=True)
+    return trainer
+
+
+def flat(module: ExpertTraining) -> torch.Tensor:
+    """All multipliers z in one vector."""
+    return torch.cat(list(module.adapter.state().values()))
