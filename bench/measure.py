@@ -65,7 +65,7 @@ def names_of(allowed: Collection[str], separator: str = ",") -> Callable[[str], 
         found = text.split(separator)
         for name in found:
             try:
-                check_choice("one of the names", name, allowed)
+                check_choice("a name", name, allowed)
             except ValueError as error:
                 raise argparse.ArgumentTypeError(str(error)) from None
         return found
