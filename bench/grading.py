@@ -1,25 +1,22 @@
-r"""Seconds to grade mathematics answers, some of them hostile, and the longest that a single one takes.
+r"""Seconds to grade mathematical answers, some of them hostile, and the longest that a single one takes.
 
     python bench/grading.py [--answers 1000] [--hostile 10] [--workers 2] [--threads 8] [--output FILE.json]
 
 Threads compare made-up answers with their references by one `MathGrader`, as `t2.evaluation.scoring` does. Four in five
 are for math-verify to decide; the rest are cheap. Hostile ones (towers of powers, an enormous factorial, deep nesting)
 stand at even distances. All are different, so that no verdict is remembered, and whether each is right is known from
-how it was made. An answer's seconds hold its wait for a worker. Not measured: extracting answers from a model's text.
+how it was made. An answer's seconds include its wait for a worker. Not measured: extracting answers from completions.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from record import arguments, count, origin, write
-from tqdm import tqdm
+from measure import count, finish, in_threads, parser, timed
 
 from t2.grading.math.equality import MathGrader
 
@@ -64,60 +61,40 @@ def _honest(n: int) -> Answer:
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Seconds to start and to grade, those of the slowest answers, and how many verdicts are as expected."""
     grader = MathGrader(workers=args.workers)
-    start = time.perf_counter()
-    grader.equivalent("x + 1", "1 + x")  # returns when a worker has started
-    started = time.perf_counter()
-
-    def grade(answer: Answer) -> tuple[bool, float]:
-        begin = time.perf_counter()
-        verdict = grader.equivalent(answer.gold, answer.text)
-        return verdict == answer.right, time.perf_counter() - begin
-
-    asked = answers(args.answers, args.hostile)
-    with ThreadPoolExecutor(args.threads) as threads:
-        graded = list(tqdm(threads.map(grade, asked), total=len(asked), desc="answers", leave=False))
-    end = time.perf_counter()
+    start = timed(lambda: grader.equivalent("x + 1", "1 + x"))()  # returns when a worker has started
+    made = answers(args.answers, args.hostile)
+    grade, graded = in_threads(lambda one: grader.equivalent(one.gold, one.text) == one.right, made, args.threads)
     grader.close()
     slowest = {
-        kind: max((s for (_, s), one in zip(graded, asked, strict=True) if one.hostile == hostile), default=0.0)
+        kind: max((s for (_, s), one in zip(graded, made, strict=True) if one.hostile == hostile), default=0.0)
         for kind, hostile in (("honest", False), ("hostile", True))
     }
     return {
-        "seconds": {"start": started - start, "grade": end - started, "total": end - start},
+        "seconds": {"start": start, "grade": grade, "total": start + grade},
         "slowest": slowest,
-        "answers": len(asked),
+        "answers": len(made),
         "as_expected": sum(fine for fine, _ in graded),
     }
 
 
-def table(result: dict[str, Any]) -> str:
-    """The measurements as text."""
-    seconds, slowest = result["seconds"], result["slowest"]
-    return (
-        f"{result['answers']} answers in {seconds['total']:.1f} s, of which {seconds['start']:.1f} s to start\n"
-        f"slowest answer: {slowest['honest']:.2f} s honest, {slowest['hostile']:.2f} s hostile\n"
-        f"{result['as_expected']} of {result['answers']} verdicts as expected"
-    )
-
-
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measure, print, and write the numbers where `--output` says."""
-    args = _parser().parse_args(argv)
+    made = parser(__doc__)
+    made.add_argument("--answers", type=count, default=1000)
+    made.add_argument("--hostile", type=partial(count, at_least=0), default=10, help="how many of them are hostile")
+    made.add_argument("--workers", type=count, default=2, help="processes that compare expressions")
+    made.add_argument("--threads", type=count, default=8, help="answers graded at the same time")
+    args = made.parse_args(argv)
     if args.hostile > args.answers:
         raise SystemExit(f"--hostile is {args.hostile}; allowed: 0 to --answers ({args.answers}).")
-    measured = measure(args)
-    print(table(measured))
-    write(origin() | {"arguments": arguments(args)} | measured, args.output)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--answers", type=count, default=1000)
-    parser.add_argument("--hostile", type=partial(count, at_least=0), default=10, help="how many of them are hostile")
-    parser.add_argument("--workers", type=count, default=2, help="processes that compare expressions")
-    parser.add_argument("--threads", type=count, default=8, help="answers graded at the same time")
-    parser.add_argument("--output", type=Path, help="a JSON file to write")
-    return parser
+    found = measure(args)
+    seconds, slowest = found["seconds"], found["slowest"]
+    text = (
+        f"{found['answers']} answers in {seconds['total']:.1f} s, of which {seconds['start']:.1f} s to start\n"
+        f"slowest answer: {slowest['honest']:.2f} s honest, {slowest['hostile']:.2f} s hostile\n"
+        f"{found['as_expected']} of {found['answers']} verdicts as expected"
+    )
+    finish(args, text, found)
 
 
 if __name__ == "__main__":

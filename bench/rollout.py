@@ -13,20 +13,15 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from itertools import chain
 from statistics import median
 from typing import Any
 
 import torch
-from record import arguments, count, machine, origin, write
-from rl_systems import endless_vllm
-from step_systems import load
+from measure import check_lengths, count, finish, in_child, machine, names_of, parser, table, timed, write
+from models import endless_vllm, inject_svf, load_endless
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
@@ -59,58 +54,52 @@ class TransformersGenerate:
                 ids, attention_mask=mask, do_sample=True, temperature=1.0, top_k=0, eos_token_id=None,
                 max_new_tokens=sampling.max_new_tokens, pad_token_id=self.lm.pad_id,
             )  # fmt: skip
-        answers = [
+        completions = [
             Completion(tuple(prompt), tuple(row[width:]), (0.0,) * sampling.max_new_tokens, "", "length")
             for prompt, row in zip(prompts, out.tolist(), strict=True)
         ]
-        return [answers[start : start + sampling.samples] for start in range(0, len(answers), sampling.samples)]
+        return [completions[start : start + sampling.samples] for start in range(0, len(completions), sampling.samples)]
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """One system's seconds in this process."""
+    """One system's seconds in this process; RuntimeError if a completion is shorter than asked for."""
     if "vllm" in name and importlib.util.find_spec("vllm") is None:
         return {"system": name, "status": "not installed"}
-    about = machine("cpu")  # before vLLM binds this process's threads
-    lm = load(args.model, "float32", "cpu")
-    lm.end_ids = frozenset()
-    adapter = SVF(modules="all", cache=args.model != "tiny", progress=False)
-    adapter.inject(lm.model, lm.source)
+    about = machine()  # before vLLM binds this process's threads
+    lm = load_endless(args.model)
+    adapter = inject_svf(lm)
     generator, sync = _build(name, lm, adapter)
     examples = [Example(QUESTION.format(number, number + 1)) for number in range(args.prompts)]
     sampling = Sampling(max_new_tokens=args.new_tokens, temperature=1.0, samples=args.samples)
+    completions: list[Completion] = []
     whole, synced = [], []
     for number in range(args.repeats + 1):  # the first is not counted
         _move(adapter, number)
-        start = time.perf_counter()
-        groups = generator.generate(examples, sampling)
-        whole.append(time.perf_counter() - start)
-        assert all(len(one.token_ids) == args.new_tokens for group in groups for one in group), "all are as long"
+        completions.clear()
+        whole.append(timed(lambda: completions.extend(chain(*generator.generate(examples, sampling))))())
+        check_lengths(name, [len(one.token_ids) for one in completions], args.new_tokens)
         _move(adapter, 1000 + number)
-        start = time.perf_counter()
-        sync()
-        synced.append(time.perf_counter() - start)
+        synced.append(timed(sync)())
         _move(adapter, number)
-    flat = [one for group in groups for one in group]
     found = {"system": name, "status": "measured", "machine": about, "seconds": whole[1:], "sync_seconds": synced[1:]}
-    return found | {"tokens": len(flat) * args.new_tokens, "drift": _drift(lm, flat) if name != "generate" else None}
+    drift = None if name == "generate" else _drift(lm, completions[:16])
+    return found | {"tokens": len(completions) * args.new_tokens, "drift": drift}
 
 
 def _build(name: str, lm: LanguageModel, adapter: SVF) -> tuple[Generator, Callable[[], None]]:
-    """Who answers, and what brings the weights of the present z to it."""
+    """The generator, and the function that brings the weights of the present z to it."""
+    half = name.endswith("bf16")
 
-    def merge(dtype: torch.dtype | None = None) -> None:
-        with adapter.merged(dtype=dtype):
+    def merge() -> None:
+        with adapter.merged(dtype=torch.bfloat16 if half else None):
             pass
 
     if name == "generate":
         return TransformersGenerate(lm, adapter), merge
     if name.startswith("t2_hf"):
-        dtype = "bfloat16" if name.endswith("bf16") else None
-        torch_dtype = torch.bfloat16 if dtype else None
-        return HFGenerator(lm, adapter, dtype=dtype, batch_rows=64), lambda: merge(torch_dtype)
+        return HFGenerator(lm, adapter, dtype="bfloat16" if half else None, batch_rows=64), merge
     generator = endless_vllm(lm, adapter)
-    assert isinstance(generator, t2_vllm.VLLMGenerator), "what it says"
-    generator.settings = EngineSettings(dtype="bfloat16" if name.endswith("bf16") else "auto")
+    generator.settings = EngineSettings(dtype="bfloat16" if half else "auto")
     return generator, lambda: generator._follow(get_engine(lm, generator.settings))
 
 
@@ -121,56 +110,43 @@ def _move(adapter: SVF, seed: int) -> None:
 
 
 @torch.no_grad()
-def _drift(lm: LanguageModel, flat: Sequence[Completion]) -> dict[str, float]:
-    some = flat[:16]
-    token = token_log_probs(lm, some)
-    sampled = torch.tensor([one.log_probs for one in some])
-    difference = (token.log_probs - sampled).abs()
+def _drift(lm: LanguageModel, completions: Sequence[Completion]) -> dict[str, float]:
+    sampled = torch.tensor([one.log_probs for one in completions])
+    difference = (token_log_probs(lm, completions).log_probs - sampled).abs()
     return {"max": float(difference.max()), "mean": float(difference.mean())}
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Seconds, tokens per second with and without what brings the weights over, and ratios."""
-    lines = [
-        f"{'system':<14}{'seconds':>9}{'sync s':>8}{'tokens/s':>10}{'/ generate':>12}{'/ t2_hf':>9}{'drift max':>11}"
-    ]
-    rate = {row["system"]: row["tokens"] / median(row["seconds"]) for row in rows if row["status"] == "measured"}
-    for row in rows:
-        if row["status"] != "measured":
-            lines.append(f"{row['system']:<14}{row['status']}")
+def rollout_table(systems: Sequence[dict[str, Any]]) -> str:
+    """Seconds of a rollout and of the transfer of weights, tokens per second, and ratios."""
+    rate = {row["system"]: row["tokens"] / median(row["seconds"]) for row in systems if row["status"] == "measured"}
+    rows: list[dict[str, Any]] = []
+    for row in systems:
+        if (name := row["system"]) not in rate:
+            rows.append({"system": name, "status": row["status"]})
             continue
-        name = row["system"]
-        line = f"{name:<14}{median(row['seconds']):>9.2f}{median(row['sync_seconds']):>8.2f}{rate[name]:>10,.0f}"
-        for other, width in (("generate", 12), ("t2_hf", 9)):
-            line += f"{rate[name] / rate[other]:>{width}.2f}" if other in rate else " " * width
-        lines.append(line + (f"{row['drift']['max']:>11.2g}" if row["drift"] else ""))
-    return "\n".join(lines)
+        seconds = {"seconds": median(row["seconds"]), "sync s": median(row["sync_seconds"]), "tokens/s": rate[name]}
+        ratios = {f"/ {other}": rate[name] / rate[other] if other in rate else "" for other in ("generate", "t2_hf")}
+        drift = f"{row['drift']['max']:.2g}" if row["drift"] else ""
+        rows.append({"system": name, **seconds, **ratios, "drift max": drift})
+    return table(rows)
 
 
 def main(argv: Sequence[str]) -> None:
     """Measure each system in a child, print the table, write the JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
-    parser.add_argument("--systems", type=lambda text: text.split(","), default=list(SYSTEMS))
-    parser.add_argument("--prompts", type=count, default=8)
-    parser.add_argument("--samples", type=count, default=8)
-    parser.add_argument("--new-tokens", type=count, default=32)
-    parser.add_argument("--repeats", type=count, default=3)
-    parser.add_argument("--output", type=Path, help="a JSON file to write")
-    parser.add_argument("--one", choices=SYSTEMS, help="measure this system in this process, and write its row alone")
-    args = parser.parse_args(argv)
+    made = parser(__doc__)
+    made.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
+    made.add_argument("--systems", type=names_of(SYSTEMS), default=list(SYSTEMS), help="comma-separated")
+    made.add_argument("--prompts", type=count, default=8)
+    made.add_argument("--samples", type=count, default=8, help="completions per prompt")
+    made.add_argument("--new-tokens", type=count, default=32, help="tokens of every completion")
+    made.add_argument("--repeats", type=count, default=3, help="rounds after the warm-up round")
+    made.add_argument("--one", choices=SYSTEMS, help="only measure this system, in this process")
+    args = made.parse_args(argv)
     if args.one:
         write(measure(args.one, args), args.output)
         return
-    rows = []
-    for name in args.systems:
-        with tempfile.TemporaryDirectory() as folder:
-            out = str(Path(folder) / "row.json")
-            command = [sys.executable, __file__, *argv, "--one", name, "--output", out]
-            subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-            rows.append(json.loads(Path(out).read_text()))
-    print(table(rows))
-    write(origin() | {"arguments": arguments(args), "systems": rows}, args.output)
+    systems = [in_child(__file__, argv, name) for name in args.systems]
+    finish(args, rollout_table(systems), {"systems": systems})
 
 
 if __name__ == "__main__":

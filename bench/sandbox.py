@@ -11,16 +11,11 @@ says.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from record import arguments, count, origin, write
-from tqdm import tqdm
+from measure import count, finish, in_threads, parser, table
 
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.isolation import Level
@@ -65,55 +60,46 @@ def measure(level: Level, work: Sequence[Sample], threads: int, python: str | No
     except RuntimeError as error:
         return {"level": level, "unavailable": str(error)}
 
-    def grade(sample: Sample) -> tuple[float, bool]:
-        start = time.perf_counter()
-        reason = executor.run(sample.program, sample.test).reason
-        return time.perf_counter() - start, reason == sample.reason
+    def grade(sample: Sample) -> bool:
+        return executor.run(sample.program, sample.test).reason == sample.reason
 
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(grade, work[:threads]))
-        start = time.perf_counter()
-        graded = list(tqdm(pool.map(grade, work), total=len(work), desc=level, leave=False))
-        seconds = time.perf_counter() - start
+    in_threads(grade, work[:threads], threads)
+    seconds, graded = in_threads(grade, work, threads)
     return {
         "level": level,
         "seconds": seconds,
         "samples_per_second": len(work) / seconds,
-        "slowest_s": max(one for one, _ in graded),
-        "as_expected": sum(right for _, right in graded),
+        "slowest_s": max(one for _, one in graded),
+        "as_expected": sum(right for right, _ in graded),
         "samples": len(work),
     }
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """The measurements as text."""
-    lines = [f"{'sandbox':<12}{'seconds':>9}{'samples/s':>11}{'slowest [s]':>13}  grades as expected"]
-    for one in results:
+def sandbox_table(levels: Sequence[dict[str, Any]]) -> str:
+    """One line per level, or why it is not available."""
+    names = {"seconds": "seconds", "samples_per_second": "samples/s", "slowest_s": "slowest [s]"}
+    rows: list[dict[str, Any]] = []
+    for one in levels:
         if "unavailable" in one:
-            lines.append(f"{one['level']:<12}not available: {one['unavailable']}")
+            rows.append({"sandbox": one["level"], "": f"not available: {one['unavailable']}"})
             continue
-        numbers = f"{one['seconds']:>9.2f}{one['samples_per_second']:>11.1f}{one['slowest_s']:>13.3f}"
-        lines.append(f"{one['level']:<12}{numbers}  {one['as_expected']} of {one['samples']}")
-    return "\n".join(lines)
+        numbers = {name: one[key] for key, name in names.items()}
+        grades = f"{one['as_expected']} of {one['samples']}"
+        rows.append({"sandbox": one["level"], **numbers, "grades as expected": grades})
+    return table(rows)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Measure, print the table, and write it where `--output` says."""
-    args = _parser().parse_args(argv)
+    made = parser(__doc__)
+    made.add_argument("--samples", type=count, default=256)
+    made.add_argument("--threads", type=count, default=2, help="that grade at the same time")
+    made.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="sandboxes to measure")
+    made.add_argument("--python", help="the interpreter that runs the programs (default: this one)")
+    args = made.parse_args(argv)
     work = samples(args.samples)
-    results = [measure(level, work, args.threads, args.python) for level in args.levels]
-    print(table(results))
-    write(origin() | {"arguments": arguments(args), "levels": results}, args.output)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--samples", type=count, default=256)
-    parser.add_argument("--threads", type=count, default=2, help="that grade at the same time")
-    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="sandboxes to measure")
-    parser.add_argument("--python", help="the interpreter that runs the programs (default: this one)")
-    parser.add_argument("--output", type=Path, help="a JSON file to write")
-    return parser
+    levels = [measure(level, work, args.threads, args.python) for level in args.levels]
+    finish(args, sandbox_table(levels), {"levels": levels})
 
 
 if __name__ == "__main__":

@@ -1,186 +1,188 @@
 """Seconds and memory of two-pass inference: merged against per example, and the first pass against the second.
 
     python bench/two_pass.py [--model smollm2|tiny] [--batches 8,32,128] [--distinct 1,4,32] [--output FILE.json]
-    python bench/two_pass.py --pass1     seconds of choosing by prompt (strategy `prompt`, mode score) and of answering
+    python bench/two_pass.py --pass1     seconds of choosing by prompt (strategy `prompt`, mode score) and of completing
     python bench/two_pass.py --memory    peak memory of 100 and of 1,000 examples, in a process each
 
-The pool holds three random experts, z = 1 + 0.01 N(0, 1), and mixtures are random: what is measured does not depend on
-what experts know. All answers have the same length, as end tokens are switched off. Both ways take turns in one
+The pool holds three random experts, z = 1 + 0.01 N(0, 1), and mixtures are random: seconds do not depend on what
+experts know. All completions have the same length, as end tokens are switched off. Both ways take turns in one
 process; `auto / better` is the median over rounds of the seconds of the way that `auto` takes over those of the faster
-way.
-
-Memory is the kernel's VmHWM, set back after loading. The 1,000 examples are the 100 repeated, so that prompts are no
-longer; both ways are measured each by itself, since merged weights are held by one of them alone.
+way. For --memory the 1,000 examples are the 100 repeated, so that prompts are no longer; both ways are measured each by
+itself, since merged weights are held by one of them alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
-import json
 import random
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import product
 from statistics import median
 from typing import Any
 
 import torch
-from record import arguments, count, counts, origin, write
-from rl_work import resident
+from measure import count, counts, finish, in_child, parser, peak_memory, ratio, table, take_turns, write
+from models import inject_svf, load_endless, load_task, random_experts
 from tqdm import tqdm
-from transformers.utils.logging import disable_progress_bar
-from two_pass_systems import DOMAINS, Given, build, prompts
 
 from t2.adaptation.dispatch import PromptDispatch
+from t2.adaptation.strategy import Choice, PooledModel, Strategy
 from t2.adaptation.two_pass import Pass2, TwoPass
-from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
-from t2.types import Sampling
+from t2.experts.pool import ExpertPool
+from t2.policy.hf import HFGenerator
+from t2.tasks.base import Task
+from t2.types import Example, Sampling
 
+DOMAINS = ("arithmetic", "sorting", "spelling")
 WAYS: tuple[Pass2, ...] = ("merged", "per_example")
 MEMORY_EXAMPLES = (100, 1000)
 
 
-def measure_ways(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the second pass by batch, distinct mixtures and way, round by round after a warm-up."""
-    generator, pool = build(args.model, args.batch_rows)
-    assert isinstance(generator.adapter, SVF), "built with one"
-    examples, sampling = prompts(args.task, max(args.batches)), Sampling(max_new_tokens=args.new_tokens)
-    weights = random.Random(0)
+class Given:
+    """A strategy with given choices."""
+
+    name = "given"
+
+    def __init__(self, mixtures: Sequence[Mixture]) -> None:
+        """One mixture per example of every call."""
+        self.mixtures = mixtures
+
+    def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
+        """Nothing to learn."""
+
+    def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
+        """The mixtures."""
+        return [Choice(mixture) for mixture in self.mixtures]
+
+
+class Bench:
+    """The model without end tokens, a pool of random experts, and prompts of a procedural task."""
+
+    def __init__(self, args: argparse.Namespace, prompts: int) -> None:
+        """Load the model and so many prompts; raises ValueError if the task has fewer."""
+        lm = load_endless(args.model)
+        svf = inject_svf(lm)
+        self.generator = HFGenerator(lm, svf, batch_rows=args.batch_rows)
+        self.pool = ExpertPool(random_experts(lm, svf, DOMAINS, 0.01))
+        self.prompts = list(load_task(args.task, train_size=prompts).split("train"))
+        if len(self.prompts) != prompts:
+            raise ValueError(f"{args.task} gave {len(self.prompts)} prompts, not {prompts}. Take another task.")
+        self.sampling = Sampling(max_new_tokens=args.new_tokens)
+
+    def system(self, pass2: Pass2, strategy: Strategy | None = None) -> TwoPass:
+        """A two-pass system, which chooses by prompt unless there is a strategy."""
+        return TwoPass(self.generator, self.pool, strategy or PromptDispatch(mode="score"), pass2=pass2)
+
+    def seconds(self, system: TwoPass, part: str, batch: int) -> float:
+        """Seconds of a pass with the first prompts."""
+        system.generate(self.prompts[:batch], self.sampling)
+        return system.records[-1].seconds[part]
+
+
+def measure_ways(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of the second pass by batch, distinct mixtures and way, by round after a warm-up."""
+    bench, weights = Bench(args, max(args.batches)), random.Random(0)
     cells: list[dict[str, Any]] = []
-    for batch, distinct in tqdm([(b, d) for b in args.batches for d in args.distinct], desc="cells", leave=False):
+    for batch, distinct in tqdm(list(product(args.batches, args.distinct)), desc="cells", leave=False):
         mixtures = [Mixture.of(*(weights.uniform(0.1, 1.5) for _ in DOMAINS)) for _ in range(distinct)]
-        strategy = Given([mixtures[place % distinct] for place in range(batch)])
-        systems = {way: TwoPass(generator, pool, strategy, pass2=way) for way in WAYS}
+        strategy = Given([mixtures[index % distinct] for index in range(batch)])
+        systems = {way: bench.system(way, strategy) for way in WAYS}
         if not cells:
             for system in systems.values():
-                system.generate(examples[:batch], Sampling(max_new_tokens=2))
-        for _ in range(args.repeats):
-            for system in systems.values():
-                system.generate(examples[:batch], sampling)
-        seconds = {
-            way: [r.seconds["pass2"] for r in system.records[-args.repeats :]] for way, system in systems.items()
+                system.generate(bench.prompts[:batch], Sampling(max_new_tokens=2))
+        runs: dict[str, Callable[[], float]] = {
+            way: partial(bench.seconds, system, "pass2", batch) for way, system in systems.items()
         }
-        mixtures_used = systems["merged"].records[-1].mixtures
-        cells.append(
-            {"batch": batch, "distinct": mixtures_used, "seconds": seconds}
-            | {"auto_to_better": auto_to_better(seconds, mixtures_used)}
-        )
-    return {"cells": cells}
+        seconds, used = take_turns(runs, args.repeats), systems["merged"].records[-1].mixtures
+        cells.append({"batch": batch, "distinct": used, "seconds": seconds})
+        cells[-1]["auto_to_better"] = auto_to_better(seconds, used)
+    return cells
 
 
-def spent(system: TwoPass, part: str, rounds: int) -> list[float]:
-    """A pass's seconds in the latest rounds."""
-    return [record.seconds[part] for record in system.records[-rounds:]]
+def auto_to_better(seconds: Mapping[str, Sequence[float]], distinct: int) -> float:
+    """The median over rounds of the seconds of the way that `auto` takes over those of the faster way."""
+    better = [min(pair) for pair in zip(seconds["merged"], seconds["per_example"], strict=True)]
+    return ratio(seconds["merged" if distinct == 1 else "per_example"], better)
 
 
-def auto_to_better(seconds: Mapping[Pass2, Sequence[float]], distinct: int) -> float:
-    """The median over rounds of the seconds of what `auto` would do over those of the faster way."""
-    rounds = zip(seconds["merged"], seconds["per_example"], strict=True)
-    return median((merged if distinct == 1 else each) / min(merged, each) for merged, each in rounds)
-
-
-def measure_pass1(args: argparse.Namespace) -> dict[str, Any]:
+def measure_pass1(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds of both passes by batch, with the experts that the prompts ask for."""
-    generator, pool = build(args.model, args.batch_rows)
-    system = TwoPass(generator, pool, PromptDispatch(mode="score"), pass2=args.pass2)
-    sampling, cells = Sampling(max_new_tokens=args.new_tokens), []
-    system.generate(prompts(args.task, 2), Sampling(max_new_tokens=2))
+    bench = Bench(args, max(2, *args.batches))
+    system, cells = bench.system(args.pass2), []
+    system.generate(bench.prompts[:2], Sampling(max_new_tokens=2))
     for batch in tqdm(args.batches, desc="batches", leave=False):
-        examples = prompts(args.task, batch)
         for _ in range(args.repeats):
-            system.generate(examples, sampling)
-        seconds = {part: spent(system, part, args.repeats) for part in ("pass1", "pass2")}
-        share = median(first / second for first, second in zip(*seconds.values(), strict=True))
-        cells.append({"batch": batch, "seconds": seconds, "pass1_to_pass2": share})
-    return {"pass1": cells}
+            system.generate(bench.prompts[:batch], bench.sampling)
+        rounds = [record.seconds for record in system.records[-args.repeats :]]
+        seconds = {part: [one[part] for one in rounds] for part in ("pass1", "pass2")}
+        cells.append({"batch": batch, "seconds": seconds, "pass1_to_pass2": ratio(seconds["pass1"], seconds["pass2"])})
+    return cells
 
 
 def measure_memory(args: argparse.Namespace, number: int) -> dict[str, int]:
-    """Bytes held before, and at the peak of, so many examples in this process.
-
-    Raises:
-        OSError: there is no /proc.
-    """
-    generator, pool = build(args.model, args.batch_rows)
-    system = TwoPass(generator, pool, PromptDispatch(mode="score"), pass2=args.pass2)
-    examples = prompts(args.task, min(MEMORY_EXAMPLES)) * (number // min(MEMORY_EXAMPLES))
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS, see proc(5)
-    held = resident("VmRSS")
-    answers = system.generate(examples, Sampling(max_new_tokens=args.new_tokens))
-    assert len(answers) == number, f"got {len(answers)}"
-    return {"held_bytes": held, "peak_bytes": resident("VmHWM")}
+    """Bytes held before, and at the peak of, so many examples in this process; OSError where there is no /proc."""
+    bench = Bench(args, min(MEMORY_EXAMPLES))
+    examples = bench.prompts * (number // min(MEMORY_EXAMPLES))
+    return peak_memory(partial(bench.system(args.pass2).generate, examples, bench.sampling))
 
 
-def compare_memory(argv: list[str]) -> dict[str, Any]:
+def compare_memory(argv: Sequence[str]) -> list[dict[str, Any]]:
     """`measure_memory` in a process for every way and number of examples."""
     found = []
     for way in WAYS:
-        row: dict[str, Any] = {"pass2": way}
-        for number in MEMORY_EXAMPLES:
-            command = [sys.executable, __file__, *argv, "--pass2", way, "--one", str(number)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            row[str(number)] = json.loads(done.stdout.splitlines()[-1])
-        few, many = (row[str(number)]["peak_bytes"] for number in MEMORY_EXAMPLES)
-        found.append(row | {"peak_ratio": many / few})
-    return {"memory": found}
+        peaks = {str(n): in_child(__file__, [*argv, "--pass2", way], str(n)) for n in MEMORY_EXAMPLES}
+        few, many = (peaks[str(number)]["peak_bytes"] for number in MEMORY_EXAMPLES)
+        found.append({"pass2": way, **peaks, "peak_ratio": many / few})
+    return found
 
 
-def table(result: Mapping[str, Any]) -> str:
-    """The measurements as text, one line per cell."""
-    lines = []
-    if "cells" in result:
-        head = f"{'batch':>6}{'distinct':>10}" + "".join(f"{f'{way} s':>15}" for way in WAYS)
-        lines.append(head + f"{'auto / better':>15}")
-    for row in result.get("cells", ()):
-        line = f"{row['batch']:>6}{row['distinct']:>10}"
-        line += "".join(f"{median(row['seconds'][way]):>15.3f}" for way in WAYS)
-        lines.append(f"{line}{row['auto_to_better']:>15.3f}")
-    for row in result.get("pass1", ()):
-        first, second = (median(row["seconds"][part]) for part in ("pass1", "pass2"))
-        share = row["pass1_to_pass2"]
-        lines.append(f"batch {row['batch']}: pass 1 {first:.3f} s, pass 2 {second:.3f} s, pass 1 / pass 2 {share:.3f}")
-    for row in result.get("memory", ()):
-        peaks = ", ".join(
-            f"{number} examples {row[str(number)]['peak_bytes'] / 1e6:,.0f} MB" for number in MEMORY_EXAMPLES
-        )
-        lines.append(f"{row['pass2']}: peak of {peaks}, ratio {row['peak_ratio']:.3f}")
-    return "\n".join(lines)
+def time_table(cells: Sequence[Mapping[str, Any]]) -> str:
+    """One line per cell: medians of its seconds, and its other numbers."""
+    rows = []
+    for cell in cells:
+        medians = {f"{name} s": median(seconds) for name, seconds in cell["seconds"].items()}
+        rows.append({key: value for key, value in cell.items() if key != "seconds"} | medians)
+    return table(rows)
 
 
-def main(argv: list[str]) -> None:
+def memory_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Peaks by way and number of examples, and their ratio."""
+    rows = []
+    for row in found:
+        peaks = {f"peak MB of {number} examples": row[str(number)]["peak_bytes"] / 1e6 for number in MEMORY_EXAMPLES}
+        rows.append({"pass2": row["pass2"], **peaks, "ratio": row["peak_ratio"]})
+    return table(rows)
+
+
+def main(argv: Sequence[str]) -> None:
     """Measure, print the table, and write it with all raw timings where `--output` says."""
-    args = _parser().parse_args(argv)
-    disable_progress_bar()
+    made = parser(__doc__)
+    made.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
+    made.add_argument("--task", default="simple_equations", help="a file of conf/task")
+    made.add_argument("--batches", type=counts, default=[8, 32, 128], help="prompts, comma-separated")
+    made.add_argument("--distinct", type=counts, default=[1, 4, 32], help="mixtures, comma-separated")
+    made.add_argument("--new-tokens", type=count, default=24, help="tokens of every completion")
+    made.add_argument("--batch-rows", type=count, default=64, help="completions decoded at once")
+    made.add_argument("--repeats", type=count, default=3, help="rounds")
+    made.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
+    made.add_argument("--pass2", choices=("auto", *WAYS), default="auto", help="with --pass1: how pass 2 is done")
+    made.add_argument("--pass1", action="store_true", help="compare the first pass with the second")
+    made.add_argument("--memory", action="store_true", help="compare the memory of 100 and 1,000 examples")
+    made.add_argument("--one", type=count, help="only measure the memory of so many examples")
+    args = made.parse_args(argv)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     if args.one is not None:
-        print(json.dumps(measure_memory(args, args.one)))
-        return
-    result = compare_memory(argv) if args.memory else measure_pass1(args) if args.pass1 else measure_ways(args)
-    print(table(result))
-    write(origin() | {"arguments": arguments(args)} | result, args.output)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
-    parser.add_argument("--task", default="simple_equations", help="a file of conf/task")
-    parser.add_argument("--batches", type=counts, default=[8, 32, 128], help="prompts, comma-separated")
-    parser.add_argument("--distinct", type=counts, default=[1, 4, 32], help="mixtures, comma-separated")
-    parser.add_argument("--new-tokens", type=count, default=24, help="tokens of every answer")
-    parser.add_argument("--batch-rows", type=count, default=64, help="answers decoded at once")
-    parser.add_argument("--repeats", type=count, default=3, help="rounds")
-    parser.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
-    parser.add_argument("--pass2", choices=WAYS, default="auto", help="with --pass1: how the second pass is done")
-    parser.add_argument("--output", type=Path, help="a JSON file to write")
-    parser.add_argument("--pass1", action="store_true", help="compare the first pass with the second")
-    parser.add_argument("--memory", action="store_true", help="compare the memory of 100 and 1,000 examples")
-    parser.add_argument("--one", type=count, help="measure the memory of so many examples, and print it as JSON")
-    return parser
+        write(measure_memory(args, args.one), args.output)
+    elif args.memory:
+        memory = compare_memory(argv)
+        finish(args, memory_table(memory), {"memory": memory})
+    else:
+        cells = measure_pass1(args) if args.pass1 else measure_ways(args)
+        finish(args, time_table(cells), {"pass1" if args.pass1 else "cells": cells})
 
 
 if __name__ == "__main__":

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from record import ROOT
+from measure import check_lengths, reset_peak
+from models import load_task
 
-from t2.tasks.base import Split, Task
+from t2.tasks.base import Split
 from t2.training.data import PromptSchedule
 from t2.types import Example
 
 SEED = 0
+SYSTEMS = ("t2_hf", "t2_vllm", "trl_lora")
 SCORES = ("alternate", "task")
 PHASES = ("rollout", "reward", "update")
 
@@ -44,19 +42,15 @@ class Job:
 
 
 class Grading:
-    """A task that is asked for every score and, with `alternate`, hands on 1, 0, 1, 0 ... instead.
+    """A task that computes every score and, with `alternate`, returns 1, 0, 1, 0 ... instead.
 
-    Every answer then has an advantage. t2 leaves answers without one out of its update and TRL does not, so that with
-    the task's own scores the updates would differ in size, by luck.
+    Every completion then has an advantage. t2 leaves completions without one out of its update and TRL does not, so
+    that with the task's own scores the updates would differ in size at random.
     """
 
     def __init__(self, job: Job) -> None:
-        """Build the task from its YAML.
-
-        Raises:
-            FileNotFoundError: there is none of this name.
-        """
-        self.task: Task = instantiate(OmegaConf.load(ROOT / "conf" / "task" / f"{job.task}.yaml"))
+        """Build the task from its YAML; FileNotFoundError if there is none."""
+        self.task = load_task(job.task)
         self.name, self.max_new_tokens = self.task.name, self.task.max_new_tokens
         self.given: list[float] = []  # the task's own scores
         self._alternate = job.scores == "alternate"
@@ -68,22 +62,22 @@ class Grading:
         return self.task.split(split)
 
     def score(self, example: Example, text: str) -> float:
-        """The task's score, or what stands for it."""
+        """The task's score, or its substitute."""
         self.given.append(self.task.score(example, text))
         return float(len(self.given) % 2) if self._alternate else self.given[-1]
 
 
 class Meter:
-    """Seconds of each step by phase (`update` is what rollout and reward leave), and memory after the warm-up.
+    """Seconds of each step by phase (`update` is the step without rollout and reward), and memory after the warm-up.
 
-    The peak is the kernel's VmHWM, set back before the first timed step; memory that malloc keeps counts.
+    The peak is reset before the first timed step; memory that malloc keeps counts.
     """
 
     def __init__(self, warmup: int) -> None:
         """Nothing has been measured."""
         self.steps: list[dict[str, float]] = []
-        self.prompts: list[tuple[int, ...]] = []  # one per answer
-        self.lengths: list[int] = []  # tokens of each answer
+        self.prompts: list[tuple[int, ...]] = []  # one per completion
+        self.lengths: list[int] = []  # tokens of each completion
         self.held_bytes = 0
         self._warmup, self._start = warmup, 0.0
         self._spent = {"rollout": 0.0, "reward": 0.0}
@@ -91,35 +85,39 @@ class Meter:
     def begin(self) -> None:
         """A step begins."""
         if len(self.steps) == self._warmup:
-            gc.collect()
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS, see proc(5)
-            self.held_bytes = resident("VmRSS")
+            self.held_bytes = reset_peak()
         self._spent = dict.fromkeys(self._spent, 0.0)
         self._start = time.perf_counter()
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Charge the block to a phase of the present step."""
-        start = time.perf_counter()
-        yield
-        self.charge(name, time.perf_counter() - start)
 
     def charge(self, name: str, seconds: float) -> None:
         """Charge seconds to a phase of the present step."""
         self._spent[name] += seconds
+
+    def charging(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, with the seconds of its calls charged to a phase."""
+
+        def charged(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            found = function(*arguments, **options)
+            self.charge(name, time.perf_counter() - start)
+            return found
+
+        return charged
 
     def end(self) -> None:
         """The step has ended."""
         total = time.perf_counter() - self._start
         self.steps.append({"step": total} | self._spent | {"update": total - sum(self._spent.values())})
 
-    def answered(self, prompt: Sequence[int], tokens: int) -> None:
-        """Note an answer: its prompt's ids and its length."""
+    def completed(self, prompt: Sequence[int], tokens: int) -> None:
+        """Note a completion: its prompt's ids and its length."""
         self.prompts.append(tuple(prompt))
         self.lengths.append(tokens)
 
-
-def resident(key: str) -> int:
-    """Bytes of VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+    def check(self, name: str, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
+        """Raise RuntimeError unless these prompts were completed, in this order, with `new_tokens` tokens each."""
+        if self.prompts != [tuple(ids) for ids in prompts]:
+            raise RuntimeError(
+                f"{name} did not complete the prompts of the other systems: its times cannot be compared."
+            )
+        check_lengths(name, self.lengths, new_tokens)

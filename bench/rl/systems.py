@@ -1,7 +1,7 @@
 """The systems that bench/rl_step.py compares, each taking whole policy-gradient steps while a meter runs.
 
-    t2_hf      `ExpertTraining` on a Lightning Trainer, as in train.py: SVF on all linears of the decoder
-               blocks, RLOO, prompts shared, rollouts by t2's own decode loop under merged weights
+    t2_hf      `ExpertTraining` on a Lightning Trainer, as in train.py: SVF on all linears of the decoder blocks, RLOO,
+               prompts shared, rollouts by t2's own decode loop under merged weights
     t2_vllm    the same with rollouts by vLLM
     trl_lora   TRL's `GRPOTrainer` on a transformers Trainer, rollouts by `model.generate`; PEFT's LoRA, r = 16,
                alpha 32, no dropout, on the same linears
@@ -9,7 +9,7 @@
 Equal for all: weights in float32, prompts (their ids are compared), samples, temperature 1, grading, one optimizer step
 per rollout, no KL, no gradient checkpoints, no logs, no files; and at most `micro_batch_tokens` prompt and completion
 tokens, padding included, in one forward and backward. (TRL takes a fixed number of rows: the largest that divides the
-batch and fits.) All answers are of one length: t2 and its vLLM go on behind end tokens, TRL may not sample them.
+batch and fits.) All completions have one length: t2 and its vLLM ignore end tokens, TRL may not sample them.
 """
 
 from __future__ import annotations
@@ -21,19 +21,13 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
+from measure import ROOT, resident
+from models import endless_vllm, expert_metadata, inject_svf, load
 from omegaconf import OmegaConf
-from record import ROOT
-from rl_trl import run_trl
-from rl_work import SEED, Grading, Job, Meter, resident
-from step_systems import load
 
-import t2
-from t2.adapters.svf import SVF
-from t2.experts.expert import ExpertMetadata
-from t2.experts.fingerprint import fingerprint_of
+from rl.grpo import run_trl
+from rl.job import SEED, Grading, Job, Meter
 from t2.models.language_model import LanguageModel
-from t2.policy import vllm as t2_vllm
-from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator
 from t2.run.launch import quiet_libraries
 from t2.training.data import PromptData
@@ -41,25 +35,24 @@ from t2.training.module import ExpertTraining
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Sampling
 
-SYSTEMS = ("t2_hf", "t2_vllm", "trl_lora")
 NEEDS = {"t2_hf": "t2", "t2_vllm": "vllm", "trl_lora": "trl"}  # the package that an environment may lack
 
 
-def measure(name: str, job: Job) -> dict[str, Any]:
+def run_system(name: str, job: Job) -> dict[str, Any]:
     """One system's timings and memory, in this process.
 
-    Raises:
-        RuntimeError: its prompts or the lengths of its answers are not those of the job.
-        OSError: there is no /proc to read the memory from.
+    Raises RuntimeError where its prompts or the lengths of its completions are not those of the job, and OSError where
+    there is no /proc to read the memory from.
     """
     if importlib.util.find_spec(NEEDS[name]) is None:
         return {"system": name, "status": "not installed"}
     quiet_libraries()
     grading, meter = Grading(job), Meter(job.warmup)
-    lm = load(job.model, "float32", "cpu")
+    lm = load(job.model)
     trainable = run_trl(lm, grading, job, meter) if name == "trl_lora" else run_t2(name, lm, grading, job, meter)
     peak = resident("VmHWM")
-    check(name, meter, [lm.encode(example) for example in grading.examples for _ in range(job.samples)], job.new_tokens)
+    prompts = [lm.encode(example) for example in grading.examples for _ in range(job.samples)]
+    meter.check(name, prompts, job.new_tokens)
     return {
         "system": name,
         "status": "measured",
@@ -71,15 +64,6 @@ def measure(name: str, job: Job) -> dict[str, Any]:
         "prompts_sha256": hashlib.sha256(json.dumps(meter.prompts).encode()).hexdigest(),
         "memory": {"held_bytes": meter.held_bytes, "peak_bytes": peak},
     }
-
-
-def check(name: str, meter: Meter, prompts: list[list[int]], new_tokens: int) -> None:
-    """Raise RuntimeError unless these prompts were answered, one by one, with so many tokens each."""
-    if meter.prompts != [tuple(ids) for ids in prompts]:
-        raise RuntimeError(f"{name} did not answer the prompts of the other systems: its times cannot be compared.")
-    if set(meter.lengths) != {new_tokens}:
-        found = f"{min(meter.lengths)} to {max(meter.lengths)}"
-        raise RuntimeError(f"{name} gave answers of {found} tokens, not {new_tokens}: its times cannot be compared.")
 
 
 class T2Timer(L.Callback):
@@ -94,38 +78,27 @@ class T2Timer(L.Callback):
         self.meter.begin()
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
-        """Stop, and note what was answered."""
+        """Stop, and note the completions."""
         assert isinstance(module, ExpertTraining), f"got {type(module).__name__}"
         self.meter.charge("rollout", module.phases.step_seconds["rollout"])
         self.meter.charge("reward", module.phases.step_seconds["score"])
         self.meter.end()
         assert module.last_step is not None, "a step was taken"
         for completion in (one for group in module.last_step.completions for one in group):
-            self.meter.answered(completion.prompt_ids, len(completion.token_ids))
+            self.meter.completed(completion.prompt_ids, len(completion.token_ids))
 
 
 def run_t2(name: str, lm: LanguageModel, grading: Grading, job: Job, meter: Meter) -> int:
     """Train with t2 for all steps of the job; returns the number of trainable parameters."""
-    lm.end_ids = frozenset()  # no answer ends before its last token
-    adapter = SVF(modules="all", cache=job.model != "tiny", progress=False)
-    adapter.inject(lm.model, lm.source)
+    lm.end_ids = frozenset()  # no completion ends before its last token
+    adapter = inject_svf(lm)
     training = ExpertTraining(
         lm=lm,
         adapter=adapter,
         task=grading,
         objective=instantiate(OmegaConf.load(ROOT / "conf" / "objective" / "rloo.yaml")),
         generator=HFGenerator(lm, adapter) if name == "t2_hf" else endless_vllm(lm, adapter),
-        metadata=ExpertMetadata(
-            base_model=lm.source,
-            fingerprint=fingerprint_of(adapter.singular_values),
-            parametrization=adapter.parametrization,
-            task=grading.name,
-            domain=grading.name,
-            description="",
-            objective="RLOO",
-            step=0,
-            t2_version=t2.__version__,
-        ),
+        metadata=expert_metadata(lm, adapter, grading.name),
         sampling=Sampling(max_new_tokens=job.new_tokens, temperature=1.0, samples=job.samples),
         optimizer=OptimizerSettings(),
         total_steps=job.all_steps,
@@ -147,16 +120,3 @@ def run_t2(name: str, lm: LanguageModel, grading: Grading, job: Job, meter: Mete
     )
     trainer.fit(training, PromptData(grading, prompts_per_step=job.prompts, steps=job.all_steps, seed=SEED))
     return sum(parameter.numel() for parameter in adapter.trainable())
-
-
-def endless_vllm(lm: LanguageModel, adapter: SVF) -> Generator:
-    """t2's vLLM generator, which goes on behind the end tokens that vLLM knows of by itself."""
-    parameters = t2_vllm._parameters
-
-    def endless(sampling: Sampling, lm: LanguageModel, index: int) -> Any:
-        found = parameters(sampling, lm, index)
-        found.ignore_eos = True
-        return found
-
-    t2_vllm._parameters = endless
-    return t2_vllm.VLLMGenerator(lm, adapter)
