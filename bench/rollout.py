@@ -25,7 +25,6 @@ from models import endless_vllm, inject_svf, load_endless
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.policy import vllm as t2_vllm
 from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from rl.job import Job
 from t2.models.language_model import LanguageModel
-from t2.policy.log_probs import prompts_can_be_shared, token_log_probs
+from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import micro_batches
+from t2.policy.prompt_sharing import prompts_can_be_shared
 from t2.training.objectives import RLOO
 from t2.training.optimizer import OptimizerSettings
 from t2.training.rollout import Rollout
