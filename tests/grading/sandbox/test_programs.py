@@ -13,7 +13,6 @@ from t2.grading.sandbox.programs import (
     defines,
     entry_point_of,
     fenced_code,
-    legacy_sanitize,
     normalized_source,
     unix_newlines,
 )
@@ -169,7 +168,7 @@ def test_hostile_texts_take_seconds_at_most_and_raise_nothing(name):
         try:
             for read in (fenced_code, unix_newlines, normalized_source):
                 read(HOSTILE[name])
-            for read in (cut_program, legacy_sanitize, defines):
+            for read in (cut_program, defines):
                 read(HOSTILE[name], "f")
         except BaseException as error:
             failures.append(error)
@@ -193,7 +192,6 @@ snippets = st.lists(
 def test_no_text_raises(text):
     assert fenced_code(text) in text
     assert isinstance(cut_program(text, "f"), str)
-    assert isinstance(legacy_sanitize(text, "f"), str)
     assert isinstance(defines(text, "f"), bool)
     normalized_source(text)
 
@@ -259,23 +257,3 @@ def test_tests_that_call_nothing_are_refused(tests):
 def test_tests_that_are_not_python_are_refused(test):
     with pytest.raises(ValueError, match="is not Python"):
         entry_point_of([test])
-
-
-@pytest.mark.parametrize(
-    ("text", "program"),
-    [
-        (F, F.strip()),
-        ("\nimport os\n" + F + "print(f(1))\nmore", "import os\n" + F.strip()),
-        ("def f(x):\n    print(x)\n", ""),  # its defect: no "    return ", no program
-        ("def f(x): return x", ""),
-        ("def f(x):\n   return x\n", ""),  # three blanks become four only after that check
-        (F + "x = 1\ndef g():\n    return 2\n", F + "def g():\n    return 2"),
-        (F + "def g(:\n    return 2\n", F.strip()),
-        (F + '"""\nThe end\n', F.strip()),
-        (F + "if x:\n    f(1)\ndef g():\n    return 2\n", F.strip()),
-        ("def  f(x):\n    return x", "def  f(x):\n    return x"),  # two blanks: not found, nothing changed
-        ("x = 1", "x = 1"),
-    ],
-)
-def test_the_legacy_sanitizer_keeps_its_rules(text, program):
-    assert legacy_sanitize(text, "f") == program
