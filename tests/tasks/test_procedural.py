@@ -36,6 +36,8 @@ def test_what_a_split_depends_on():
     assert chain_sum(test_size=5).split("test") == first.split("test")[:5]
     assert first.split("train") == second.split("train")  # nor on the order of the calls
     assert chain_sum(seed=1).split("test") != first.split("test")
+    drawn = [{one.prompt for one in needle(seed=seed).split("test")} for seed in (0, 1)]
+    assert not drawn[0] & drawn[1]  # seeds of reasoning-gym that are close share nearly all items
 
 
 def test_too_small_a_space_is_an_error_and_no_endless_loop():
