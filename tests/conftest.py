@@ -85,7 +85,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             launch(getattr(module, bodies[name]), conf=ROOT / "conf", name=name)
         finally:
             GlobalHydra.instance().clear()
-            logging.getLogger().handlers = handlers  # Hydra puts its own in their place
+            logging.getLogger().handlers = handlers  # Hydra replaces them
             random.setstate(state)
 
     return run

@@ -65,14 +65,14 @@ def _read(path: Path) -> OfflineRun:
 
 def _records(data: bytes) -> Iterator[bytes]:
     assert data[:4] == b":W&B", "not a .wandb file"
-    place, parts = HEADER, b""
-    while place + HEADER <= len(data):
-        if BLOCK - place % BLOCK < HEADER:  # too little left for a header: padding
-            place += BLOCK - place % BLOCK
+    offset, parts = HEADER, b""
+    while offset + HEADER <= len(data):
+        if BLOCK - offset % BLOCK < HEADER:  # too little left for a header: padding
+            offset += BLOCK - offset % BLOCK
             continue
-        length, kind = struct.unpack("<HB", data[place + 4 : place + HEADER])
-        parts += data[place + HEADER : place + HEADER + length]
-        place += HEADER + length
+        length, kind = struct.unpack("<HB", data[offset + 4 : offset + HEADER])
+        parts += data[offset + HEADER : offset + HEADER + length]
+        offset += HEADER + length
         if kind in (1, 4):
             yield parts
             parts = b""

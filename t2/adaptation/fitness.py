@@ -23,7 +23,7 @@ from t2.policy.generator import PerExampleGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import micro_batches
 from t2.policy.reference import encode_reference
-from t2.tasks.base import Task, check_scores
+from t2.tasks.base import Task, grade
 from t2.types import Completion, Example, Sampling
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,9 @@ class Accuracy:
         log_probs = [sum(completion.log_probs) / len(completion.log_probs) for completion in completions]
         _check_finite(log_probs, mixture, self._support)
         scores = [
-            self._task.score(example, completion.text)
+            grade(self._task, example, completion.text).score
             for example, completion in zip(self._support, completions, strict=True)
         ]
-        check_scores(scores, f"Task {self._task.name}")
         total = sum(scores)
         weighted = sum(score * log_prob for score, log_prob in zip(scores, log_probs, strict=True))
         return Fitness(total / len(scores), weighted / total if total > 0 else 0.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -92,27 +92,10 @@ def complete_and_score(
         indices = range(len(examples))
         assert groups.keys() == set(indices), f"{len(groups)} groups of completions for {len(examples)} examples"
         with phases("score"):
-            given = {index: [one.result() for one in pending[index]] for index in indices}
+            grades = tuple(tuple(one.result() for one in pending[index]) for index in indices)
     finally:
         graders.shutdown(cancel_futures=True)  # after an error or Ctrl-C nobody needs the grades still to come
-    completions = tuple(tuple(groups[index]) for index in indices)
-    return Scored(
-        completions,
-        tuple(_in_range(task, index, examples[index], completions[index], given[index]) for index in indices),
-    )
-
-
-def _in_range(
-    task: Task, index: int, example: Example, completions: Sequence[Completion], grades: Sequence[Grade]
-) -> tuple[Grade, ...]:
-    """The grades with scores that are floats in [0, 1]."""
-    for completion, one in zip(completions, grades, strict=True):
-        if not 0.0 <= one.score <= 1.0:  # also true of NaN
-            raise ValueError(
-                f"Task {task.name} scored {float(one.score)} for example {index} ({example.prompt[:80]!r}), "
-                f"answer {completion.text[:80]!r}; allowed: 0 to 1. Correct the task's score()."
-            )
-    return tuple(replace(one, score=float(one.score)) for one in grades)
+    return Scored(tuple(tuple(groups[index]) for index in indices), grades)
 
 
 def _stream(

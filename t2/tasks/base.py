@@ -12,9 +12,6 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-import torch
-from torch import Tensor
-
 from t2.types import Example, Grade
 
 Split = Literal["train", "val", "test"]
@@ -80,19 +77,3 @@ def grade(task: Task, example: Example, text: str) -> Grade:
             f"completion {text[:80]!r}; allowed: a number from 0 to 1. Correct the task's score()."
         )
     return replace(given, score=float(given.score))
-
-
-def check_scores(scores: Sequence[float], what: str) -> Tensor:
-    """Converts scores to a float32 tensor (N,).
-
-    Raises:
-        ValueError: a score is NaN or outside [0, 1].
-    """
-    tensor = torch.tensor(scores, dtype=torch.float32)
-    wrong = [index for index, score in enumerate(scores) if not 0.0 <= score <= 1.0]
-    if wrong:
-        raise ValueError(
-            f"{what} gave the score {scores[wrong[0]]} to answer {wrong[0]}; a score lies in [0, 1] "
-            "(the map to a reward is the objective's: reward_right, reward_wrong)."
-        )
-    return tensor

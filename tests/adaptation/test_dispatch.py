@@ -112,18 +112,22 @@ def test_soft_weights_are_the_labels_probabilities_and_the_rest_is_the_bases(pla
     assert choice.mixture.means == pytest.approx((0.5, 0.3))
     assert choice.label == "math"
     assert choice.scores == pytest.approx({"math": 0.5, "words": 0.3, OTHER: 0.2})
-    planted([[-1e4, -1e4, 0.0]])
-    (choice,) = choose(PromptDispatch(soft=True, calibrate=False), examples=QUESTIONS[:1])
-    assert choice.mixture == Mixture.base(2)
 
 
 @pytest.mark.parametrize(
-    ("temperature", "expected"), [(0.01, (1.0, 0.0)), (2.0, (0.465, 0.282)), (1e6, (1 / 3, 1 / 3))]
+    ("scores", "temperature", "expected"),
+    [
+        ([1.0, 0.0, -0.2], 0.01, (1.0, 0.0)),
+        ([1.0, 0.0, -0.2], 2.0, (0.465, 0.282)),
+        ([1.0, 0.0, -0.2], 1e6, (1 / 3, 1 / 3)),
+        ([-1e4, -1e4, 0.0], 1.0, (0.0, 0.0)),  # certain of other: the base
+    ],
 )
-def test_the_temperature_sharpens_or_flattens(planted, temperature, expected):
-    planted([[1.0, 0.0, -0.2]])
-    strategy = PromptDispatch(soft=True, calibrate=False, temperature=temperature)
-    assert choose(strategy, examples=QUESTIONS[:1])[0].mixture.means == pytest.approx(expected, abs=1e-2)
+def test_the_temperature_sharpens_or_flattens(planted, scores, temperature, expected):
+    planted([scores])
+    (choice,) = choose(PromptDispatch(soft=True, calibrate=False, temperature=temperature), examples=QUESTIONS[:1])
+    assert choice.mixture.means == pytest.approx(expected, abs=1e-2)
+    assert (choice.mixture == Mixture.base(2)) == (expected == (0.0, 0.0))
 
 
 def test_calibration_takes_off_what_a_model_answers_to_anything(planted):
@@ -202,15 +206,18 @@ def test_a_pool_without_a_dispatch_expert_has_no_classifier():
     assert len(choose(PromptDispatch(), model)) == 3
 
 
-def test_generate_asks_the_base_once_for_all():
+def test_generate_asks_the_base_once_for_all_and_shows_solved_boxes():
     scripted = Scripted(pooled(), ["", "", ""])
-    choose(PromptDispatch("generate"), PooledModel(scripted, pooled().pool))
+    model = PooledModel(scripted, pooled().pool)
+    choose(PromptDispatch("generate"), model)
     ((asked, sampling),) = scripted.asked
     assert scripted.state == {}
     assert asked == [boxed_example(example.prompt, DOMAINS) for example in QUESTIONS]
     assert sampling.temperature == 0.0
     assert r"\boxed{category}" in asked[0].prompt
     assert "- math: questions about math\n- words: questions about words\n- other: anything else\n" in asked[0].prompt
+    choose(PromptDispatch("generate", examples=SHOTS, shots=1), model)
+    assert "Question: 1 + 2\nCategory: \\boxed{math}\n\n" in scripted.asked[1][0][0].prompt
 
 
 def test_generate_answers_as_the_base_model_does(monkeypatch):
@@ -236,19 +243,8 @@ def test_solved_examples_stand_in_turn_before_the_question(planted):
         *("1 + 2", "math", "hi", OTHER, "spell a", "words", "2 + 2", "math", "bye", OTHER, "spell b", "words"),
         "1 + 1",
     ]
-
-
-def test_all_examples_of_a_mapping_are_taken_without_shots(planted):
-    asked = planted([[0.0, 0.0, 0.0]])
-    choose(PromptDispatch(examples=SHOTS, calibrate=False), examples=QUESTIONS[:1])
-    assert asked[0][0].count("Category: ") == len([one for prompts in SHOTS.values() for one in prompts])
-
-
-def test_generate_shows_solved_boxes():
-    scripted = Scripted(pooled(), [""])
-    strategy = PromptDispatch("generate", examples=SHOTS, shots=1)
-    choose(strategy, PooledModel(scripted, pooled().pool), QUESTIONS[:1])
-    assert "Question: 1 + 2\nCategory: \\boxed{math}\n\n" in scripted.asked[0][0][0].prompt
+    choose(PromptDispatch(examples=SHOTS, calibrate=False), examples=QUESTIONS[:1])  # without shots, all of a mapping
+    assert asked[1][0].count("Category: ") == len([one for prompts in SHOTS.values() for one in prompts])
 
 
 def test_examples_of_a_dispatch_task_are_from_its_train_split(planted, letter_task):

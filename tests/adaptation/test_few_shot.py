@@ -20,6 +20,7 @@ from t2.adaptation.few_shot import FewShot, check_disjoint
 from t2.adaptation.fitness import Accuracy, Likelihood
 from t2.adaptation.mixture_space import MixtureSpace
 from t2.adaptation.search import Fitness, SearchSettings
+from t2.adaptation.strategy import Choice
 from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import load_mixture
@@ -76,25 +77,24 @@ def test_is_never_worse_on_the_support_than_the_base_and_uniform(fitness, per_ma
     assert found.value == pytest.approx(strategy.history[-1].best, abs=1e-4)
 
 
-def test_likelihood_is_raised_by_the_search():
-    model = pooled()
-    strategy = few_shot(fitness="likelihood", search=SearchSettings(population=10, iterations=6))
-    strategy.fit(model, Letters(), SUPPORT)
-    assert strategy.history[-1].best > Likelihood(model, SUPPORT)([Mixture.base(2)])[0].value + 1e-3
-
-
 def test_the_base_is_kept_where_nothing_is_better(monkeypatch):
     monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: lambda mixtures: [Fitness(0.5)] * len(mixtures))
     strategy = fitted(space=MixtureSpace(low=0.5, high=1.0, normalize=True, rule="paper"))
     assert strategy.mixture == Mixture.base(2)
 
 
-def test_the_best_is_evaluated_again_as_member_0(by_distance):
-    strategy = fitted()
+def test_the_best_is_evaluated_again_as_member_0_and_the_history_tells_every_iteration(by_distance):
+    strategy = fitted(search=SearchSettings(population=12, iterations=8))
     assert by_distance[0][:2] == [Mixture.base(2), Mixture.of(0.5, 0.5)]
     for before, call in pairwise(by_distance):
         assert call[0] == min([*before, call[0]], key=distance)
     assert strategy.mixture == min(by_distance[-1], key=distance)
+    history = strategy.history
+    assert [line.iteration for line in history] == list(range(8))
+    assert [line.best for line in history] == sorted(line.best for line in history)
+    assert all(line.mean <= line.best for line in history)
+    assert history[-1].weight_mean == pytest.approx(TARGET, abs=0.3)
+    assert max(history[-1].weight_std) < min(history[0].weight_std)
 
 
 def test_members_that_are_one_mixture_are_evaluated_once(by_distance):
@@ -132,9 +132,10 @@ def test_normalized_weights_sum_to_1_and_the_rule_reaches_every_mixture_but_the_
 @pytest.mark.parametrize(
     ("liked", "expected"),
     [
-        (lambda space: 0.5, (False, False)),
-        (lambda space: float(space.normalize), (False, True)),
-        (lambda space: float(space.per_matrix and space.normalize), (True, True)),
+        (lambda space: Fitness(0.5), (False, False)),
+        (lambda space: Fitness(float(space.normalize)), (False, True)),
+        (lambda space: Fitness(float(space.per_matrix and space.normalize)), (True, True)),
+        (lambda space: Fitness(1.0, -1.0 if space.per_matrix else -3.0), (True, False)),  # equal values: by likelihood
     ],
 )
 def test_the_configuration_is_chosen_by_support_fitness(monkeypatch, liked, expected):
@@ -146,44 +147,12 @@ def test_the_configuration_is_chosen_by_support_fitness(monkeypatch, liked, expe
 
     original = MixtureSpace.mixture
     monkeypatch.setattr(MixtureSpace, "mixture", mixture)
-    monkeypatch.setattr(
-        few_shot_module, "Accuracy", lambda *_: lambda mixtures: [Fitness(liked(current[0]))] * len(mixtures)
-    )
+    monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: lambda mixtures: [liked(current[0])] * len(mixtures))
     strategy = fitted(search_configurations=True)
     chosen = strategy._fitted.space
     assert (chosen.per_matrix, chosen.normalize) == expected
     assert len(strategy.history) == 4 * QUICK.iterations
     assert len({(line.per_matrix, line.normalize) for line in strategy.history}) == 4
-
-
-def test_configurations_with_equal_values_are_chosen_by_likelihood(monkeypatch):
-    worth = {1: -3.0}  # mixing weights per expert -> likelihood
-
-    def measure(mixtures):
-        return [Fitness(1.0, worth.get(len(mixture.weights[0]), -1.0)) for mixture in mixtures]
-
-    monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: measure)
-    strategy = fitted(search_configurations=True)
-    assert strategy._fitted.space.per_matrix
-
-
-def test_the_history_tells_every_iteration(by_distance):
-    strategy = fitted(search=SearchSettings(population=12, iterations=8))
-    history = strategy.history
-    assert [line.iteration for line in history] == list(range(8))
-    assert [line.best for line in history] == sorted(line.best for line in history)
-    assert all(line.mean <= line.best for line in history)
-    assert history[-1].weight_mean == pytest.approx(TARGET, abs=0.3)
-    assert max(history[-1].weight_std) < min(history[0].weight_std)
-
-
-def test_every_example_gets_the_mixture_and_no_label(by_distance):
-    strategy, model = few_shot(), pooled()
-    strategy.fit(model, Letters(), SUPPORT)
-    choices = strategy.choose(model, SUPPORT[:3])
-    assert [choice.mixture for choice in choices] == [strategy.mixture] * 3
-    assert {choice.label for choice in choices} == {None}
-    assert strategy.choose(model, []) == []
 
 
 def test_only_the_first_shots_are_used(monkeypatch):
@@ -241,9 +210,11 @@ def test_another_pool_is_refused(by_distance, tmp_path, change):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_saved_mixture_comes_back_with_its_history(by_distance, tmp_path):
+def test_every_example_gets_the_mixture_and_saved_it_comes_back_with_its_history(by_distance, tmp_path):
     strategy, model, path = few_shot(seed=5), pooled(), tmp_path / "mixture.json"
     strategy.fit(model, Letters(), SUPPORT)
+    assert strategy.choose(model, SUPPORT[:3]) == [Choice(strategy.mixture)] * 3
+    assert strategy.choose(model, []) == []
     strategy.save(path, model.pool, Letters())
     assert load_mixture(path, model.pool) == strategy.mixture
     content = json.loads(path.read_text())
@@ -267,11 +238,15 @@ def test_choices_that_cannot_be_followed_are_refused_at_once(arguments, message)
         FewShot(**arguments)
 
 
-def test_the_end_of_the_turn_reaches_the_likelihood():
-    found = []
+def test_likelihood_is_raised_by_the_search_and_counts_the_end_of_the_turn_on_request():
+    model, found = pooled(), []
     for end_of_turn in (False, True):
-        strategy = fitted(fitness="likelihood", end_of_turn=end_of_turn, search=replace(QUICK, iterations=1))
+        strategy = fitted(
+            fitness="likelihood", end_of_turn=end_of_turn, search=SearchSettings(population=10, iterations=6)
+        )
         found.append(strategy.history[0].mean)
+        base = Likelihood(model, SUPPORT, end_of_turn=end_of_turn)([Mixture.base(2)])[0].value
+        assert strategy.history[-1].best > base + 1e-3
     assert found[0] != found[1]
 
 
@@ -283,14 +258,11 @@ def test_the_model_is_left_as_it_was():
     assert same_states(model.adapter.state(), before)
 
 
-def test_support_among_the_test_examples_is_refused():
+def test_support_among_the_test_examples_is_refused_unless_it_is_about_another_image():
     check_disjoint(SUPPORT, [Example("other"), Example("one more")])
     check_disjoint([], SUPPORT)
     with pytest.raises(ValueError, match=r"1 of 4 support examples are among the 2 test.*'a longer question'"):
         check_disjoint(SUPPORT, [Example("other"), Example(" a longer question\n", "another answer")])
-
-
-def test_the_same_words_about_another_image_are_another_question():
     first, second = (Example("which?", images=(PixelImage(bytes([n]), (1, 1)),)) for n in (0, 1))
     check_disjoint([first], [second])
     with pytest.raises(ValueError, match="1 of 1 support examples"):

@@ -159,7 +159,7 @@ def test_a_grader_that_fails_is_heard() -> None:
 
 
 def test_a_score_outside_its_range_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"Task graded scored 1\.5 for example 3 \('question 3'\), answer '3\.1'"):
+    with pytest.raises(ValueError, match=r"Task graded scored 1\.5 for the example 'question 3', completion '3\.1'"):
         complete_and_score(Streamed((4, 3, 2, 1, 0)), Graded({"3.1": 1.5}), EXAMPLES, TWO, workers=1, phases=Phases())
 
 

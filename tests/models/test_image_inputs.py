@@ -1,4 +1,4 @@
-"""Models that see: prompts with images are read, answered, learned from and adapted as text is."""
+"""Vision-language models: prompts with images are encoded, completed, trained on and adapted as text is."""
 
 import numpy as np
 import pytest
@@ -60,11 +60,14 @@ def test_another_image_is_another_answer(lm):
     assert not torch.allclose(first.log_probs, second.log_probs, atol=1e-4)
 
 
-def test_a_batch_is_answered_as_each_example_alone_and_carries_its_images(lm):
+def test_a_batch_is_completed_and_its_labels_scored_as_each_example_alone(lm):
     together = HFGenerator(lm).generate(EXAMPLES, Sampling(max_new_tokens=6))
     alone = [HFGenerator(lm).generate([one], Sampling(max_new_tokens=6))[0] for one in EXAMPLES]
     assert token_ids(together) == token_ids(alone)
     assert [group[0].images for group in together] == [one.images for one in EXAMPLES]
+    labels = [" cat", " a dog"]
+    scores = torch.cat([score_labels(lm, [one], labels) for one in EXAMPLES])
+    torch.testing.assert_close(score_labels(lm, EXAMPLES, labels), scores, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -76,11 +79,8 @@ def test_training_sees_the_log_probs_of_sampling(lm, shared):
     assert bool(found.entropy.isfinite().all())
 
 
-def test_prompts_are_shared_after_a_check_that_has_an_image(lm):
+def test_prompts_are_shared_after_a_check_that_notices_a_misplaced_image(lm, monkeypatch):
     assert prompts_can_be_shared(lm)
-
-
-def test_the_check_notices_an_image_that_sharing_would_misplace(lm, monkeypatch):
     right = lm.pixels
     monkeypatch.setattr(
         lm, "pixels", lambda images: {k: v if len(images) > 1 else 0 * v for k, v in right(images).items()}
@@ -128,20 +128,19 @@ def test_a_model_that_reads_images_otherwise_is_refused(monkeypatch):
 def test_saved_and_loaded_it_is_the_same_model(lm, tmp_path):
     save_llava(lm, tmp_path)
     loaded = load_model(str(tmp_path))
-    completions = [encode_reference(lm, one) for one in EXAMPLES]
-    assert completions == [encode_reference(loaded, one) for one in EXAMPLES]
-    torch.testing.assert_close(
-        token_log_probs(loaded, completions).log_probs, token_log_probs(lm, completions).log_probs
-    )
+    assert references(lm) == references(loaded)
+    found, expected = (token_log_probs(one, references(lm)).log_probs for one in (loaded, lm))
+    torch.testing.assert_close(found, expected)
 
 
-def test_its_language_model_is_the_text_model_bit_for_bit():
+def test_its_language_model_is_the_text_only_model_bit_for_bit_whatever_the_depth_of_its_encoder():
     text = original()
-    seeing = build_llava(text, VisionShape(hidden_size=32, layers=1, heads=2), source="tiny")
+    llava = build_llava(text, VisionShape(hidden_size=32, layers=6, heads=2), source="tiny")
+    assert decoder_blocks(llava.model)[0] == "model.language_model.layers"
     ids = torch.tensor([text.encode(Example("Only words."))])
-    assert seeing.encode(Example("Only words.")) == ids[0].tolist()
+    assert llava.encode(Example("Only words.")) == ids[0].tolist()
     mask, positions = torch.ones_like(ids), torch.arange(ids.shape[1])[None]
-    assert torch.equal(seeing.hidden_states(ids, mask, positions), text.hidden_states(ids, mask, positions))
+    assert torch.equal(llava.hidden_states(ids, mask, positions), text.hidden_states(ids, mask, positions))
 
 
 # Adapting the language model
@@ -157,11 +156,11 @@ def references(lm):
 
 
 def test_modules_are_called_as_in_the_text_only_model():
-    _, seeing = adapted()
+    _, llava = adapted()
     text = tiny_generator().adapter
-    assert list(seeing.singular_values) == list(text.singular_values)
+    assert list(llava.singular_values) == list(text.singular_values)
     for name, s in text.singular_values.items():
-        torch.testing.assert_close(seeing.singular_values[name], s)
+        torch.testing.assert_close(llava.singular_values[name], s)
         assert text_name(original().model, name) == name
     _, half = adapted(layers=0.5)
     assert {name.split(".")[2] for name in half.layers} == {"1"}
@@ -183,11 +182,6 @@ def test_factored_is_merged_and_a_fresh_model_with_the_merged_weights_and_one_is
     for name, weight in svf.merged_weights():
         parameters[name].data.copy_(weight)
     torch.testing.assert_close(token_log_probs(fresh, completions).log_probs, factored, atol=1e-4, rtol=0)
-
-
-def test_a_deeper_vision_tower_is_not_mistaken_for_the_language_model():
-    lm = build_llava(original(), VisionShape(hidden_size=32, layers=6, heads=2), source="tiny")
-    assert decoder_blocks(lm.model)[0] == "model.language_model.layers"
 
 
 def test_each_example_has_its_own_state_in_one_batch():
@@ -212,13 +206,6 @@ def test_gradients_reach_z_through_images_and_shared_prompts_give_the_same():
         gradients.append(torch.cat([parameter.grad for parameter in svf.trainable()]))
     assert float(gradients[0].abs().max()) > 0
     torch.testing.assert_close(gradients[1], gradients[0], atol=1e-3, rtol=1e-3)
-
-
-def test_labels_are_scored_after_images(lm):
-    labels = [" cat", " a dog"]
-    together = score_labels(lm, EXAMPLES, labels)
-    alone = torch.cat([score_labels(lm, [one], labels) for one in EXAMPLES])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
 # Two passes

@@ -1,4 +1,4 @@
-"""Models: the split forward is the model's own, prompts are what the template says, errors name a way on."""
+"""Loading: the split forward is the model's own, folders and sources load, errors name a way on."""
 
 from __future__ import annotations
 
@@ -13,17 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from t2.models.language_model import LanguageModel
 from t2.models.loading import check_logits, load_model
-from t2.models.tiny import BOS, byte_tokenizer, tiny_model
+from t2.models.tiny import byte_tokenizer, tiny_model
 from t2.run.fetch import file_sha256
 from t2.types import Example
 
 HELLO = Example(prompt="hello")
 CONF = Path(__file__).parents[2] / "conf" / "base_model"
-
-
-@pytest.fixture(scope="module")
-def llama() -> LanguageModel:
-    return original()
 
 
 def forward(lm: LanguageModel, ids: list[int], left: int = 0) -> torch.Tensor:
@@ -68,14 +63,12 @@ def test_what_comes_after_the_head_is_repeated(model_type: str, settings: dict[s
     check_logits(small(model_type, **settings))
 
 
-def test_an_unknown_step_after_the_head_is_noticed(llama: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(LanguageModel, "logits", lambda self, h: 1.01 * self.model.lm_head(h).float())
-    with pytest.raises(ValueError, match="an operation after its head"):
-        check_logits(llama)
-
-
-def test_nan_weights_are_noticed():
+def test_an_unknown_step_after_the_head_and_nan_weights_are_noticed(monkeypatch: pytest.MonkeyPatch):
     lm = tiny()
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "logits", lambda self, h: 1.01 * self.model.lm_head(h).float())
+        with pytest.raises(ValueError, match="an operation after its head"):
+            check_logits(lm)
     lm.model.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="hold NaN"):
         check_logits(lm)
@@ -110,69 +103,6 @@ def test_biases_are_not_zero_and_gpt2_has_conv1d_weights(architecture: str):
     assert biases
     assert all(bias.any() for bias in biases)
     assert any(type(module).__name__ == "Conv1D" for module in model.modules()) == (architecture == "gpt2")
-
-
-@pytest.mark.parametrize(
-    ("chat_template", "example", "text"),
-    [
-        (True, HELLO, "<|bos|><|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"),
-        (
-            True,
-            Example(prompt="p", system="s", response_prefix="A:"),
-            "<|bos|><|im_start|>system\ns<|im_end|>\n<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\nA:",
-        ),
-        (False, Example(prompt="p", system="s", response_prefix="A"), "<|bos|>s\n\np\nA"),
-    ],
-)
-def test_the_prompt_is_the_template_or_plain_up_to_the_response(chat_template: bool, example: Example, text: str):
-    lm = original(chat_template=chat_template)
-    assert lm.tokenizer.decode(lm.encode(example)) == text
-
-
-@pytest.mark.parametrize("chat_template", [True, False])
-def test_bos_stands_once_and_without_a_template_only_the_end_of_text_ends_a_response(chat_template: bool):
-    lm = original(chat_template=chat_template)
-    assert lm.encode(HELLO).count(lm.tokenizer.convert_tokens_to_ids(BOS)) == 1
-    ends = ["<|eos|>", "<|im_end|>"] if chat_template else ["<|eos|>"]
-    assert lm.end_ids == set(lm.tokenizer.convert_tokens_to_ids(ends))
-
-
-def test_without_a_template_bos_is_only_put_where_the_tokenizer_puts_it():
-    lm = tiny_model(chat_template=False)
-    lm.tokenizer.backend_tokenizer.post_processor = None
-    assert lm.decode(lm.encode(HELLO)) == "hello\n"
-    assert lm.tokenizer.bos_token_id not in lm.encode(HELLO)
-
-
-def test_a_template_without_system_messages_says_what_to_do():
-    lm = tiny()
-    lm.tokenizer.chat_template = "{{ raise_exception('no system role') }}"
-    with pytest.raises(ValueError, match=r"no system role.*leave `system` out"):
-        lm.encode(Example(prompt="p", system="s"))
-
-
-@pytest.mark.parametrize("text", ["7 * 8 = 56", " two  spaces , kept !", "naïve ² 漢字\n"])
-def test_decode_undoes_the_tokenizer(llama: LanguageModel, text: str):
-    ids = llama.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert llama.decode([*ids, *llama.end_ids]) == text
-
-
-def test_a_prompt_may_fill_the_context_but_not_exceed_it_with_what_is_reserved(llama: LanguageModel):
-    room = llama.context_length - len(llama.encode(Example(prompt="")))
-    assert len(llama.encode(Example(prompt="x" * room))) == llama.context_length
-    with pytest.raises(ValueError, match=r"has 513 tokens .* is 512\. Shorten the prompt"):
-        llama.encode(Example(prompt="x" * (room + 1)))
-    with pytest.raises(ValueError, match="1 are kept for the answer"):
-        llama.encode(Example(prompt="x" * room), reserve=1)
-
-
-def test_every_end_of_the_generation_config_counts_and_pads_where_there_is_no_padding(llama: LanguageModel):
-    model, tokenizer = tiny().model, byte_tokenizer()
-    model.generation_config.eos_token_id = [7, 9]
-    assert LanguageModel(model, llama.tokenizer, "x").end_ids == llama.end_ids | {7, 9}
-    tokenizer.pad_token = None
-    lm = LanguageModel(model, tokenizer, "x")
-    assert lm.pad_id in lm.end_ids
 
 
 def test_the_seed_makes_the_weights_and_leaves_torchs_own_alone():
@@ -239,32 +169,16 @@ def test_a_failed_conversion_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> LanguageModel:
+@pytest.mark.embedded
+def test_smollm2_answers_and_stops_splits_digits_and_is_dequantized_once(monkeypatch: pytest.MonkeyPatch):
     settings: Any = OmegaConf.to_container(OmegaConf.load(CONF / "smollm2_135m.yaml"))
     settings.pop("_target_")
-    return load_model(**settings)
-
-
-@pytest.mark.embedded
-def test_smollm2_answers_and_stops(smollm2: LanguageModel):
-    ids = smollm2.encode(Example(prompt="What is the capital of France?"))
+    lm = load_model(**settings)
+    ids = lm.encode(Example(prompt="What is the capital of France?"))
     with torch.no_grad():
-        out = smollm2.model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0, len(ids) :]
-    assert "Paris" in smollm2.decode(out)
-    assert smollm2.tokenizer.convert_tokens_to_ids("<|im_end|>") in smollm2.end_ids
-
-
-@pytest.mark.embedded
-def test_smollm2_is_dequantized_only_once(smollm2: LanguageModel, monkeypatch: pytest.MonkeyPatch):
-    def twice(*_: Any, **__: Any) -> None:
-        raise AssertionError("dequantized a second time")
-
-    monkeypatch.setattr("t2.models.gguf.GgufConfig", twice)
-    again = load_model(smollm2.source)
-    assert torch.equal(again.model.lm_head.weight, smollm2.model.lm_head.weight)
-
-
-@pytest.mark.embedded
-def test_smollm2_splits_digits_off_white_space(smollm2: LanguageModel):
-    assert smollm2.tokenizer.tokenize("\n\n42") == ["ĊĊ", "4", "2"]
+        out = lm.model.generate(torch.tensor([ids]), max_new_tokens=20, do_sample=False)[0, len(ids) :]
+    assert "Paris" in lm.decode(out)
+    assert lm.tokenizer.convert_tokens_to_ids("<|im_end|>") in lm.end_ids
+    assert lm.tokenizer.tokenize("\n\n42") == ["ĊĊ", "4", "2"]
+    monkeypatch.setattr("t2.models.gguf.GgufConfig", None)  # a second conversion would fail
+    assert torch.equal(load_model(lm.source).model.lm_head.weight, lm.model.lm_head.weight)

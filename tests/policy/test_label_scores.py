@@ -183,8 +183,13 @@ def test_attention_that_is_written_out_takes_a_tree_mask_too(caplog):
     assert not caplog.records
 
 
-def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog, monkeypatch):
-    lm = tiny()
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [("llama", "Prompts are not shared"), ("mistral", "sliding window of Mistral")],
+    ids=["no tree mask", "a window shorter than a prompt"],
+)
+def test_where_prompts_cannot_be_shared_rows_are_plain_and_it_says_so_once(architecture, message, caplog, monkeypatch):
+    lm = tiny(architecture)
     honest = type(lm).hidden_states
 
     def strict(self, ids, mask, *others, **cache):
@@ -192,20 +197,14 @@ def test_attention_without_a_tree_mask_gets_plain_rows_and_says_so_once(caplog, 
             raise ValueError("masks have two dimensions here")
         return honest(self, ids, mask, *others, **cache)
 
-    monkeypatch.setattr(type(lm), "hidden_states", strict)
+    if architecture == "mistral":
+        lm.model.config.sliding_window = 24
+    else:
+        monkeypatch.setattr(type(lm), "hidden_states", strict)
     with caplog.at_level(logging.WARNING):
         check(lm)
         check(lm)
-    assert sum("Prompts are not shared" in record.message for record in caplog.records) == 1
-
-
-def test_a_window_shorter_than_a_prompt_gets_plain_rows_and_says_so_once(caplog):
-    lm = tiny("mistral")
-    lm.model.config.sliding_window = 24
-    with caplog.at_level(logging.WARNING):
-        check(lm)
-        check(lm)
-    assert sum("sliding window of Mistral" in record.message for record in caplog.records) == 1
+    assert sum(message in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize(
