@@ -187,7 +187,7 @@ def test_a_fitness_that_is_no_number_is_refused_and_the_last_mixture_kept(monkey
             return float("nan")
 
     monkeypatch.setattr(few_shot_module, "Accuracy", Accuracy)
-    with pytest.raises(ValueError, match="gave the score nan"):
+    with pytest.raises(ValueError, match="scored nan"):
         strategy.fit(pooled(), Broken(), SUPPORT)
     assert (strategy.mixture, strategy.history) == before
 

@@ -124,7 +124,7 @@ def test_a_score_outside_0_and_1_is_refused():
         def score(self, example, text):
             return float("nan")
 
-    with pytest.raises(ValueError, match="gave the score nan"):
+    with pytest.raises(ValueError, match="scored nan"):
         Accuracy(pooled(), Broken(), SUPPORT)(MIXTURES)
 
 
