@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from measure import ROOT
 from omegaconf import OmegaConf
@@ -116,8 +117,9 @@ def expert_metadata(lm: LanguageModel, svf: SVF, domain: str) -> ExpertMetadata:
 
 
 def load_task(name: str, **changes: Any) -> Task:
-    """A task without a defaults list from its file in conf/task; FileNotFoundError if there is none."""
-    task: Task = instantiate(OmegaConf.load(ROOT / "conf" / "task" / f"{name}.yaml"), **changes)
+    """The task of conf/task with some keys changed; Hydra's MissingConfigException where there is none."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        task: Task = instantiate(compose("evaluate", overrides=[f"task={name}"]).task, **changes)
     return task
 
 

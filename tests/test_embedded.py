@@ -101,7 +101,7 @@ def test_greedy_answers_are_those_of_transformers(model: tuple[LanguageModel, SV
         assert list(completion.token_ids) == theirs
 
 
-def test_the_experts_that_ship_are_worn_row_by_row_as_merged(model: tuple[LanguageModel, SVF]) -> None:
+def test_the_experts_that_ship_answer_per_example_as_merged(model: tuple[LanguageModel, SVF]) -> None:
     lm, svf = model
     pool = ExpertPool.load(ROOT / "experts" / "smollm2_135m")
     assert pool.dispatch is not None
@@ -110,12 +110,12 @@ def test_the_experts_that_ship_are_worn_row_by_row_as_merged(model: tuple[Langua
     examples = [EXAMPLES[0]] * len(mixtures)
     sampling = Sampling(max_new_tokens=8)
     found = {}
-    for by in ("rows", "groups"):
-        system = TwoPass(HFGenerator(lm, svf), pool, Given(mixtures), by=by)
-        found[by] = system.generate(examples, sampling)
-    for (row,), (merged,) in zip(found["rows"], found["groups"], strict=True):
-        assert row.token_ids == merged.token_ids
-        torch.testing.assert_close(torch.tensor(row.log_probs), torch.tensor(merged.log_probs), rtol=0, atol=1e-3)
+    for pass2 in ("per_example", "merged"):
+        system = TwoPass(HFGenerator(lm, svf), pool, Given(mixtures), pass2=pass2)
+        found[pass2] = system.generate(examples, sampling)
+    for (each,), (merged,) in zip(found["per_example"], found["merged"], strict=True):
+        assert each.token_ids == merged.token_ids
+        torch.testing.assert_close(torch.tensor(each.log_probs), torch.tensor(merged.log_probs), rtol=0, atol=1e-3)
     answers = [group[0].token_ids for group in found["rows"]]
     assert answers[-2] == HFGenerator(lm, svf, weights="base").generate(EXAMPLES[:1], sampling)[0][0].token_ids
     assert len(set(answers)) > 1  # the experts do something

@@ -81,7 +81,7 @@ def test_several_samples_are_averaged_and_the_first_is_kept():
 
 @pytest.mark.parametrize("bad", ["nan", "inf", "-inf", "-0.01", "1.0001"])
 def test_bad_score_names_task_and_example(bad):
-    with pytest.raises(ValueError, match=r"Task exact scored .* for example 2 \('2 \+ 0 = \?'\)"):
+    with pytest.raises(ValueError, match=r"Task exact scored .* for the example '2 \+ 0 = \?'"):
         evaluate(answers_all(_2=[f"score {bad}"]), Exact(), EXAMPLES, SAMPLING, system="base")
 
 

@@ -12,7 +12,6 @@ program that writes down the answers its prompt gave away: score on tests that t
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import logging
@@ -31,6 +30,7 @@ from t2.grading.sandbox.interpreter import Interpreter
 from t2.grading.sandbox.isolation import Level, Sandbox, child_source, kill
 from t2.grading.sandbox.judge_server import JudgeServer
 from t2.grading.sandbox.levels import LEVELS, Requirement, first_working
+from t2.run.messages import check_choice
 from t2.types import Grade
 
 log = logging.getLogger(__name__)
@@ -93,10 +93,7 @@ class CodeExecutor:
             ModuleNotFoundError: numpy is asked for and not installed.
             FileNotFoundError: there is no such Python.
         """
-        if require not in LEVELS:
-            close = difflib.get_close_matches(str(require), LEVELS, n=1)
-            meant = f" Did you mean {close[0]!r}?" if close else ""
-            raise ValueError(f"executor.require is {require!r}; allowed: {', '.join(LEVELS)}.{meant}")
+        check_choice("executor.require", require, LEVELS)
         if not (math.isfinite(timeout_s) and timeout_s > 0.0):
             raise ValueError(f"executor.timeout_s is {timeout_s}; allowed: a number of seconds above 0.")
         if memory_mb < LEAST_MEMORY_MB:
