@@ -116,7 +116,7 @@ def test_the_experts_that_ship_answer_per_example_as_merged(model: tuple[Languag
     for (each,), (merged,) in zip(found["per_example"], found["merged"], strict=True):
         assert each.token_ids == merged.token_ids
         torch.testing.assert_close(torch.tensor(each.log_probs), torch.tensor(merged.log_probs), rtol=0, atol=1e-3)
-    answers = [group[0].token_ids for group in found["rows"]]
+    answers = [group[0].token_ids for group in found["per_example"]]
     assert answers[-2] == HFGenerator(lm, svf, weights="base").generate(EXAMPLES[:1], sampling)[0][0].token_ids
     assert len(set(answers)) > 1  # the experts do something
 

@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 from graded_task import SUPPORT
 from graded_task import OneLetter as Letters
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 from tiny_models import same_states
 from tiny_pool import pooled
 
@@ -270,9 +270,10 @@ def test_support_among_the_test_examples_is_refused_unless_it_is_about_another_i
 
 
 def from_yaml(*overrides: str, **root: int) -> FewShot:
-    node = OmegaConf.load(ROOT / "conf" / "strategy" / "few_shot.yaml")
-    node = OmegaConf.merge(node, OmegaConf.from_dotlist(list(overrides)))
-    return instantiate(OmegaConf.create({"seed": 0, **root, "strategy": node}).strategy)
+    given = [f"+{key}={value}" for key, value in {"seed": 0, **root}.items()]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose(overrides=["+strategy=few_shot", *given, *(f"strategy.{one}" for one in overrides)])
+    return instantiate(composed.strategy)
 
 
 def test_the_yaml_makes_a_whole_strategy_with_the_defaults_and_the_shots_of_the_script():
