@@ -89,8 +89,8 @@ class Completion:
 
     `token_ids` includes the stop token when there was one. `log_probs` are those of the sampling
     policy at `Sampling.scoring_temperature` over the full vocabulary, one per token.
-    `text` leaves out special tokens and whatever follows a stop string. `images` are those of the prompt, whose places
-    `prompt_ids` holds.
+    `text` leaves out special tokens and whatever follows a stop string. `images` are those of the prompt, whose
+    placeholders are in `prompt_ids`.
     """
 
     prompt_ids: tuple[int, ...]
@@ -110,7 +110,7 @@ class Completion:
 
 @runtime_checkable
 class LazyImage(Protocol):
-    """An image by its place; hashable, so that prompts can be compared."""
+    """An image that is decoded when it is loaded; hashable, so that prompts can be compared."""
 
     def load(self) -> Image.Image:
         """The image in RGB.

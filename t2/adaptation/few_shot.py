@@ -63,13 +63,13 @@ class FewShot:
 
     Args:
         shots: how many support examples are used, the first of those given; each counts the same.
-        fitness: `accuracy` of greedy answers, or `likelihood` of the reference answers (no decoding).
+        fitness: `accuracy` of greedy completions, or `likelihood` of the reference answers (no decoding).
         space: which mixtures are searched.
         search: the optimizer and its settings.
         seed: the source of every random choice.
         search_configurations: search with one mixing weight per expert and one per matrix, free and normalized, and
             keep what is best on the support set, ties by likelihood; `space` says the rest.
-        end_of_turn: `likelihood` counts the token that ends an answer, too.
+        end_of_turn: `likelihood` counts the token that ends a turn, too.
         progress: show a progress bar.
     """
 

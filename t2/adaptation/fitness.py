@@ -107,11 +107,11 @@ class Likelihood:
     """Mean log-likelihood of the reference answers, as the model's turn after the prompt."""
 
     def __init__(self, model: PooledModel, support: Sequence[Example], *, end_of_turn: bool = False) -> None:
-        """Encode prompts and references once; `end_of_turn` lets the token that ends an answer count, too.
+        """Encode prompts and references once; `end_of_turn` lets the token that ends a turn count, too.
 
         Raises:
-            ValueError: an example without an answer, or one that does not fit the context; or an adapter without states
-                per example.
+            ValueError: an example without a reference answer, or one that does not fit the context; or an adapter
+                without states per example.
         """
         adapter = model.adapter
         if not isinstance(adapter, PerExampleAdapter):

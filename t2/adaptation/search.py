@@ -25,7 +25,7 @@ from t2.adaptation.mixture_space import MixtureSpace
 from t2.run.messages import check_choice
 
 OptimizerName = Literal["cem", "cmaes"]
-GIVEN_MEMBERS = 2  # places of a generation that given members may take: the base and the uniform mixture
+GIVEN_MEMBERS = 2  # of a generation, at most: the base and the uniform mixture in the first, then the best so far
 
 
 @dataclass(frozen=True, order=True)

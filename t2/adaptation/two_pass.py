@@ -1,4 +1,4 @@
-"""Two-pass inference (paper §3.2): a first pass chooses a mixture for each prompt, a second one answers with it.
+"""Two-pass inference (paper §3.2): a first pass chooses a mixture for each prompt, a second one generates with it.
 
                      +-- pass 1: strategy --> a mixture per prompt --+
     prompts ---------+                                               +--> pass 2: completions
@@ -110,8 +110,8 @@ class TwoPass:
         self.choices = choices
         per_example = self._applies_per_example(groups)
         with self.phases("pass2"):
-            answer = self._per_example if per_example else self._merged
-            completions = answer(examples, groups, sampling)
+            generate = self._per_example if per_example else self._merged
+            completions = generate(examples, groups, sampling)
         self.records.append(
             PassRecord(
                 examples=len(examples),

@@ -15,7 +15,7 @@ from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
 
-# Which weights answer: the adapter's, merged, or the base's.
+# Which weights generate: the adapter's, merged, or the base's.
 Weights = Literal["adapted", "base"]
 
 # Indices of D states -> those states: module -> (D, R).

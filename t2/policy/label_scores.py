@@ -41,29 +41,29 @@ def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequenc
     Raises:
         ValueError: no label, one without a token, or a prompt that does not fit the model's context with its label.
     """
-    answers = [_label_ids(lm, label) for label in labels]
-    if not answers:
+    label_ids = [_label_ids(lm, label) for label in labels]
+    if not label_ids:
         raise ValueError("There are no labels to score. Give at least one.")
-    reserve = max(map(len, answers))
+    reserve = max(map(len, label_ids))
     completions = [
-        _completion(tuple(lm.encode(example, reserve=reserve)), example, answer)
+        _completion(tuple(lm.encode(example, reserve=reserve)), example, label)
         for example in examples
-        for answer in answers
+        for label in label_ids
     ]
     if not completions:
-        return torch.zeros(0, len(answers))
+        return torch.zeros(0, len(label_ids))
     shared = _can_share(lm, completions)
-    prompts = completions[:: len(answers)]
+    prompts = completions[:: len(label_ids)]
     prefix = None
     if shared and len(prompts) > 1:
         common = common_prefix([prompt.prompt_ids for prompt in prompts], lm.placeholder_ids)
         prefix = read_prefix(lm, prompts[0].prompt_ids[:common])
     scores = torch.zeros(len(completions))
-    for batch in _batches(prompts, answers, shared=shared):
-        indices = [prompt * len(answers) + label for prompt in batch for label in range(len(answers))]
+    for batch in _batches(prompts, label_ids, shared=shared):
+        indices = [prompt * len(label_ids) + label for prompt in batch for label in range(len(label_ids))]
         token = token_log_probs(lm, [completions[i] for i in indices], shared=shared, prefix=prefix)
         scores[indices] = token.log_probs.sum(dim=1).cpu()
-    return scores.view(len(examples), len(answers))
+    return scores.view(len(examples), len(label_ids))
 
 
 def _can_share(lm: LanguageModel, completions: Sequence[Completion]) -> bool:
@@ -80,10 +80,10 @@ def _can_share(lm: LanguageModel, completions: Sequence[Completion]) -> bool:
     return not too_long
 
 
-def _batches(prompts: Sequence[Completion], answers: Sequence[Sequence[int]], *, shared: bool) -> Iterator[list[int]]:
+def _batches(prompts: Sequence[Completion], label_ids: Sequence[Sequence[int]], *, shared: bool) -> Iterator[list[int]]:
     """Indices of the prompts of each forward, longest first, so that little is padding."""
-    label_tokens = sum(len(answer) - 1 for answer in answers)
-    rows = 1 if shared else len(answers)  # a prompt takes
+    label_tokens = sum(len(label) - 1 for label in label_ids)
+    rows = 1 if shared else len(label_ids)  # a prompt takes
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i].prompt_ids))
     while order:
         tokens = rows * len(prompts[order[0]].prompt_ids) + label_tokens
@@ -99,5 +99,5 @@ def _label_ids(lm: LanguageModel, label: str) -> tuple[int, ...]:
     return ids
 
 
-def _completion(prompt: tuple[int, ...], example: Example, answer: tuple[int, ...]) -> Completion:
-    return Completion(prompt, answer, (0.0,) * len(answer), "", "stop", example.images)
+def _completion(prompt: tuple[int, ...], example: Example, label: tuple[int, ...]) -> Completion:
+    return Completion(prompt, label, (0.0,) * len(label), "", "stop", example.images)

@@ -187,21 +187,21 @@ def _folders(*paths: str) -> list[str]:
 
 def _unshare(view: View, root: bool) -> list[str]:
     shown = (*view.folders, *view.packages)
-    place = next((top for top in ("/mnt", "/var", "/tmp") if not any(within(path, top) for path in shown)), None)
-    if place is None:
+    mount_point = next((top for top in ("/mnt", "/var", "/tmp") if not any(within(path, top) for path in shown)), None)
+    if mount_point is None:
         raise Unavailable("no folder to mount its file system on: /mnt, /var and /tmp all hold Python")
     table = [("tmpfs", SCRATCH, f"tmpfs size={SCRATCH_BYTES},mode=1777,nosuid,nodev")]
     table += [(folder, folder, "none rbind,ro,nosuid") for folder in view.folders]
     table += [("tmpfs", folder, "tmpfs size=4k,nr_inodes=64,mode=755") for folder in view.hidden]
     table += [(package, package, "none rbind,ro,nosuid") for package in view.packages]
     table += [("/dev/null", "/dev/null", "none bind,nosuid")]
-    lines = [f"{_field(source)} {_field(place + path)} {options}" for source, path, options in table]
+    lines = [f"{_field(source)} {_field(mount_point + path)} {options}" for source, path, options in table]
     fstab = "".join(f"{line}{'' if line.startswith('/dev/null') else ',X-mount.mkdir'} 0 0\n" for line in lines)
     links = f'cp -P {" ".join(view.links)} "$root"\n' if view.links else ""
     script = _PROLOGUE.format(links=links, scratch=SCRATCH, drop=" ".join(_DROP_ROOT if root else _DROP))
     namespaces = ["--net", "--pid", "--ipc", "--uts", "--mount", *([] if root else ["--user", "--map-root-user"])]
     command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--fork", "--kill-child=KILL"]
-    return [*command, "sh", "-c", script, "sh", place, fstab]
+    return [*command, "sh", "-c", script, "sh", mount_point, fstab]
 
 
 def _field(path: str) -> str:

@@ -105,7 +105,7 @@ def decode(data: bytes) -> Any:
         value = reader.read(0)
     except (ValueError, TypeError, KeyError) as error:  # of int(), float(), str(), set(); an unknown tag
         raise Garbled(f"no message: {type(error).__name__}") from error
-    if reader.place != len(data):
+    if reader.offset != len(data):
         raise Garbled("bytes after the message")
     return value
 
@@ -114,10 +114,10 @@ class _Reader:
     """Reads values from bytes, one after the other."""
 
     def __init__(self, data: bytes) -> None:
-        self.data, self.place = data, 0
+        self.data, self.offset = data, 0
 
     def read(self, depth: int) -> Any:
-        """The value at this place, and all that it holds."""
+        """The value at this offset, and all that it holds."""
         if depth > DEEPEST:
             raise Garbled(f"containers more than {DEEPEST} deep")
         tag = self._take(1)
@@ -139,14 +139,14 @@ class _Reader:
         return _CONTAINERS[tag](self.read(depth + 1) for _ in range(int(number)))
 
     def _number(self) -> bytes:
-        start, self.place = self.place, self.data.index(b":", self.place) + 1
-        return self.data[start : self.place - 1]
+        start, self.offset = self.offset, self.data.index(b":", self.offset) + 1
+        return self.data[start : self.offset - 1]
 
     def _take(self, count: int) -> bytes:
-        start, self.place = self.place, self.place + count
+        start, self.offset = self.offset, self.offset + count
         if not 0 <= count <= len(self.data) - start:
             raise Garbled("the message ends too early")
-        return self.data[start : self.place]
+        return self.data[start : self.offset]
 
 
 def framed(data: bytes) -> bytes:
