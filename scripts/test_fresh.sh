@@ -93,7 +93,8 @@ enter() {
     mapfile -t handed < <(env | grep -E "$handed_on")
     cd "$root"
     pivot_root . mnt
-    exec /usr/sbin/chroot . /usr/bin/env -i "${handed[@]}" CI=true FRESH_STEPS="$FRESH_STEPS" HOME=/root \
+    # Signals as a login has them: a shell's background job ignores interrupts, and so would all that it starts.
+    exec /usr/sbin/chroot . /usr/bin/env --default-signal -i "${handed[@]}" CI=true FRESH_STEPS="$FRESH_STEPS" HOME=/root \
         PATH=/usr/sbin:/usr/bin:/sbin:/bin \
         /bin/bash -c 'umount -l /mnt; git -c advice.detachedHead=false clone --quiet /t2.bundle /home/t2 &&
             exec bash /home/t2/scripts/test_fresh.sh steps'
