@@ -17,6 +17,7 @@ CODE = [
     *sorted(ROOT.glob("bench/**/*.py")),
     *sorted(ROOT.glob("examples/*.py")),
 ]
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
 LINES, FUNCTION_LINES = 250, 50
 # What the glossary has other words for; `wearing` and the like are caught by their stem.
 OLD_WORDS = re.compile(r"\b(wears?|worn|wearer|wearing|alphas|pictures?|lonely|standing_before)\b", re.IGNORECASE)
@@ -28,7 +29,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*CODE, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_is_short_and_says_what_it_is(path: Path) -> None:
     source = path.read_text()
     assert len(source.splitlines()) <= LINES

@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from conftest import ROOT
 from graded_task import SUPPORT
 from graded_task import OneLetter as Letters
-from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
-from tiny_models import same_states
 from tiny_pool import pooled
 
 from t2.adaptation import few_shot as few_shot_module
-from t2.adaptation.few_shot import FewShot, check_disjoint
 from t2.adaptation.fitness import Accuracy, Likelihood
 from t2.adaptation.mixture_space import MixtureSpace
 from t2.adaptation.search import Fitness, SearchSettings
-from t2.adaptation.strategy import Choice
 from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
-from t2.experts.mixture_file import load_mixture
-from t2.types import Example, PixelImage
-
-QUICK = SearchSettings(population=6, iterations=3, elite_share=0.4)
-TARGET = (0.3, 1.2)
-
-
-def fitted(task=None, **arguments) -> FewShot:
-    strategy = few_shot(**arguments)
-    strategy.fit(pooled(), task or Letters(), SUPPORT)
-    return strategy
-
-
-def few_shot(shots=4, search=QUICK, **arguments) -> FewShot:
-    return FewShot(shots, search=search, progress=False, **arguments)
-
-
-def distance(mixture: Mixture) -> float:
-    return sum((mean - goal) ** 2 for mean, goal in zip(mixture.means, TARGET, strict=True))
-
-
-@pytest.fixture
-def by_distance(monkeypatch):
-    """Fitness without a model: the nearer the mean mixing weights are to TARGET, the better; calls are recorded."""
-    calls: list[list[Mixture]] = []
-
-    def measure(mixtures):
-        calls.append(list(mixtures))
-        return [Fitness(-distance(mixture)) for mixture in mixtures]
-
-    monkeypatch.setattr(few_shot_module, "Accuracy", lambda *_: measure)
-    return calls
+from tests.adaptation.few_shot_setup import QUICK, TARGET, distance, few_shot, fitted
 
 
 @pytest.mark.parametrize("optimizer", ["cem", "cmaes"])
@@ -208,78 +170,3 @@ def test_another_pool_is_refused(by_distance, tmp_path, change):
     with pytest.raises(ValueError, match="Fit again"):
         strategy.save(tmp_path / "mixture.json", other, Letters())
     assert not list(tmp_path.iterdir())
-
-
-def test_every_example_gets_the_mixture_and_saved_it_comes_back_with_its_history(by_distance, tmp_path):
-    strategy, model, path = few_shot(seed=5), pooled(), tmp_path / "mixture.json"
-    strategy.fit(model, Letters(), SUPPORT)
-    assert strategy.choose(model, SUPPORT[:3]) == [Choice(strategy.mixture)] * 3
-    assert strategy.choose(model, []) == []
-    strategy.save(path, model.pool, Letters())
-    assert load_mixture(path, model.pool) == strategy.mixture
-    content = json.loads(path.read_text())
-    assert (content["strategy"], content["task"], content["seed"]) == ("few_shot", "letters", 5)
-    details = content["details"]
-    assert [line["best"] for line in details["history"]] == [line.best for line in strategy.history]
-    assert details["support"] == [example.prompt for example in SUPPORT]
-    assert details["search"]["population"] == QUICK.population
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"shots": 0}, "shots is 0"),
-        ({"fitness": "acuracy"}, "Did you mean 'accuracy'"),
-        ({"space": MixtureSpace(low=-1.0), "search_configurations": True}, "cannot be normalized"),
-    ],
-)
-def test_choices_that_cannot_be_followed_are_refused_at_once(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        FewShot(**arguments)
-
-
-def test_likelihood_is_raised_by_the_search_and_counts_the_end_of_the_turn_on_request():
-    model, found = pooled(), []
-    for end_of_turn in (False, True):
-        strategy = fitted(
-            fitness="likelihood", end_of_turn=end_of_turn, search=SearchSettings(population=10, iterations=6)
-        )
-        found.append(strategy.history[0].mean)
-        base = Likelihood(model, SUPPORT, end_of_turn=end_of_turn)([Mixture.base(2)])[0].value
-        assert strategy.history[-1].best > base + 1e-3
-    assert found[0] != found[1]
-
-
-def test_the_model_is_left_as_it_was():
-    model = pooled()
-    model.adapter.load(model.pool.experts["math"].scales)
-    before = model.adapter.state()
-    few_shot().fit(model, Letters(), SUPPORT)
-    assert same_states(model.adapter.state(), before)
-
-
-def test_support_among_the_test_examples_is_refused_unless_it_is_about_another_image():
-    check_disjoint(SUPPORT, [Example("other"), Example("one more")])
-    check_disjoint([], SUPPORT)
-    with pytest.raises(ValueError, match=r"1 of 4 support examples are among the 2 test.*'a longer question'"):
-        check_disjoint(SUPPORT, [Example("other"), Example(" a longer question\n", "another answer")])
-    first, second = (Example("which?", images=(PixelImage(bytes([n]), (1, 1)),)) for n in (0, 1))
-    check_disjoint([first], [second])
-    with pytest.raises(ValueError, match="1 of 1 support examples"):
-        check_disjoint([first], [second, replace(first, answer="yes")])
-
-
-def from_yaml(*overrides: str, **root: int) -> FewShot:
-    given = [f"+{key}={value}" for key, value in {"seed": 0, **root}.items()]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        composed = compose(overrides=["+strategy=few_shot", *given, *(f"strategy.{one}" for one in overrides)])
-    return instantiate(composed.strategy)
-
-
-def test_the_yaml_makes_a_whole_strategy_with_the_defaults_and_the_shots_of_the_script():
-    strategy = from_yaml("search.optimizer=cmaes", "space.high=1.0", seed=7)
-    assert (strategy.name, strategy.seed, strategy.search.optimizer) == ("few_shot", 7, "cmaes")
-    assert strategy.spaces == [MixtureSpace(high=1.0)]
-    assert from_yaml(shots=3).shots == 3
-    assert from_yaml("shots=5", shots=3).shots == 5
-    assert vars(from_yaml()) == vars(FewShot())

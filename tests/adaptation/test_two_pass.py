@@ -4,56 +4,31 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from tiny_models import adapted as at_one
-from tiny_models import original, tiny
+from tiny_models import tiny
 from tiny_models import token_ids as ids
-from tiny_pool import Merging, tiny_pool
+from tiny_pool import Merging
 
 from t2.adaptation.dispatch import PromptDispatch
-from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass, call_seed
-from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
-from t2.experts.pool import ExpertPool
-from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator
 from t2.types import Completion, Example, Sampling
+from tests.adaptation.two_pass_setup import (
+    BASE,
+    EXAMPLES,
+    GREEDY,
+    MIXTURES,
+    A,
+    B,
+    C,
+    Given,
+    adapted,
+    some_pool,
+    two_pass,
+)
 
-EXAMPLES = [Example(prompt="x" * n) for n in (3, 30, 11, 1, 25, 30, 7)]
-BASE, A, B, C = Mixture.base(3), Mixture.of(1, 0, 0), Mixture.of(0.5, 0.5, 0), Mixture.of(0, 0, 1.3)
-MIXTURES = [B, A, BASE, C, A, B, A]
-GREEDY = Sampling(max_new_tokens=12)
 SAMPLED = Sampling(max_new_tokens=12, temperature=1.0, samples=2, seed=5)
-
-
-class Given:
-    """Chooses what it was given, and remembers what it saw."""
-
-    name = "given"
-
-    def __init__(self, mixtures: Sequence[Mixture], says: int = 0) -> None:
-        self.mixtures, self.says = list(mixtures), says
-        self.seen: list[tuple[PooledModel, list[Example]]] = []
-
-    def fit(self, model, task, support) -> None: ...
-
-    def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
-        self.seen.append((model, list(examples)))
-        return [Choice(mixture, label=str(index), tokens=self.says) for index, mixture in enumerate(self.mixtures)]
-
-
-def adapted(**settings) -> tuple[LanguageModel, SVF]:
-    return at_one(ends=True, **settings)
-
-
-def some_pool(svf: SVF, source: str = "tiny:llama") -> ExpertPool:
-    return tiny_pool(HFGenerator(original(), svf), ("add", "gcd", "sort"), base_model=source)
-
-
-def two_pass(mixtures: Sequence[Mixture] = MIXTURES, *, pass2="auto", **settings) -> TwoPass:
-    lm, svf = adapted()
-    return TwoPass(HFGenerator(lm, svf, **settings), some_pool(svf), Given(mixtures), pass2=pass2)
 
 
 def alone(sampling: Sampling, mixtures: Sequence[Mixture] = MIXTURES) -> list[list[Completion]]:
@@ -212,59 +187,3 @@ def test_a_generator_without_per_example_scales_merges():
     system = TwoPass(Merging(HFGenerator(lm, svf)), some_pool(svf), Given(MIXTURES))
     assert ids(system.generate(EXAMPLES, GREEDY)) == ids(alone(GREEDY))
     assert system.records[0].per_example is False
-
-
-# What does not fit
-
-
-@pytest.mark.parametrize(
-    ("generator", "pool", "options", "message"),
-    [
-        (lambda g: g, some_pool, {"pass2": "row"}, "pass2 is 'row'; allowed: auto, merged, per_example"),
-        (
-            Merging,
-            some_pool,
-            {"pass2": "per_example"},
-            "Merging cannot give every example its own mixture; use pass2=merged",
-        ),
-        (lambda g: HFGenerator(g.lm), some_pool, {}, "The generator has no adapter"),
-        (lambda g: g, lambda svf: some_pool(svf, "tiny:other"), {}, "trained for tiny:other"),
-        (lambda g: HFGenerator(*adapted(modules="mlp")), some_pool, {}, "not adapted in this model"),
-    ],
-    ids=["pass2", "per example", "no adapter", "another model", "other modules"],
-)
-def test_what_does_not_go_together_is_refused(generator, pool, options, message):
-    lm, svf = adapted()
-    with pytest.raises(ValueError, match=message):
-        TwoPass(generator(HFGenerator(lm, svf)), pool(svf), Given(MIXTURES), **options)
-
-
-def test_a_pool_of_another_model_can_be_transferred():
-    lm, svf = adapted()
-    TwoPass(HFGenerator(lm, svf), some_pool(svf, "tiny:other"), Given(MIXTURES), transfer=True)
-
-
-@pytest.mark.parametrize(
-    ("mixtures", "message"),
-    [
-        (MIXTURES[:-1], "given made 6 choices for 7 examples"),
-        ([*MIXTURES, A], "given made 8 choices for 7 examples"),
-        ([*MIXTURES[:-1], Mixture.of(1, 0)], "2 experts, expected 3"),
-        ([*MIXTURES[:-1], Mixture.base(2)], "2 experts, expected 3"),
-        ([*MIXTURES[:-1], Mixture(((0.0,) * 4,) * 3)], "4 mixing weights per expert, expected 1, or 14"),
-    ],
-)
-@pytest.mark.parametrize("pass2", ["per_example", "merged"])
-def test_choices_that_do_not_fit_are_refused_before_anything_is_answered(monkeypatch, pass2, mixtures, message):
-    system = two_pass(mixtures, pass2=pass2)
-    monkeypatch.setattr(system.generator.lm.model, "forward", None)
-    with pytest.raises(ValueError, match=message):
-        system.generate(EXAMPLES, GREEDY)
-    assert (system.choices, system.records) == ((), [])
-
-
-def test_a_prompt_that_does_not_fit_is_refused_before_the_first_pass():
-    system = two_pass(pass2="per_example")
-    with pytest.raises(ValueError, match="Shorten the prompt"):
-        system.generate([*EXAMPLES[:6], Example(prompt="x" * 600)], GREEDY)
-    assert system.strategy.seen == []

@@ -1,9 +1,7 @@
 """Expert files: what is saved comes back, and whatever does not fit is refused with a message that helps."""
 
 import errno
-import json
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,37 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from tiny_models import same_states
 
-from t2.experts.expert import Expert, ExpertMetadata
-from t2.experts.fingerprint import fingerprint_of
-
-SINGULAR_VALUES = {
-    "layers.0.q_proj": torch.tensor([3.0, 2.0, 1.0]),
-    "layers.0.up_proj": torch.tensor([5.0, 4.0]),
-}
-SHAPES = {name: len(s) for name, s in SINGULAR_VALUES.items()}
-FINGERPRINT = fingerprint_of(SINGULAR_VALUES)
-METADATA = ExpertMetadata(
-    base_model="org/small",
-    fingerprint=FINGERPRINT,
-    parametrization="sigmoid",
-    task="gsm8k",
-    domain="math",
-    description="grade school ²×− word problems",
-    objective="reinforce",
-    step=25,
-    t2_version="0.1.0",
-    val_before=0.1,
-    val_after=1 / 3,
-    git_commit="abc123",
-)
-
-
-def make_expert(**changes) -> Expert:
-    scales = {
-        "layers.0.q_proj": torch.tensor([1.01, 0.99, 1.0]),
-        "layers.0.up_proj": torch.tensor([1.001, 0.9]),
-    }
-    return Expert(scales, replace(METADATA, **changes))
+from t2.experts.expert import Expert
+from tests.experts.expert_cases import METADATA, make_expert
 
 
 def write(path: Path, metadata: dict[str, str] | None, scales: dict[str, torch.Tensor] | None = None) -> Path:
@@ -209,53 +178,3 @@ def test_scales_that_are_no_finite_fp32_vectors_are_neither_read_nor_made(path, 
         Expert.load(write(path, STRINGS, scales))
     with pytest.raises(ValueError, match=message):
         Expert(scales, METADATA)
-
-
-def check(base_model="org/small", values=SINGULAR_VALUES, transfer=False, **known) -> None:
-    shapes = {name: len(s) for name, s in values.items()}
-    found = {"fingerprint": fingerprint_of(values), "shapes": shapes} | known
-    make_expert().check(base_model=base_model, transfer=transfer, **found)
-
-
-def test_its_own_model_is_accepted_also_with_more_modules_and_another_with_transfer():
-    check()
-    check(values=SINGULAR_VALUES | {"layers.0.k_proj": torch.ones(4)})
-    check("org/large", fingerprint=json.dumps({"x": 1.0}), transfer=True)
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (
-            {"values": SINGULAR_VALUES | {"layers.0.up_proj": torch.tensor([5.0, 4.02])}},
-            r"weights differ.*layers\.0\.up_proj.*transfer=true",
-        ),
-        (
-            {"base_model": "org/large", "values": {k: 2 * s for k, s in SINGULAR_VALUES.items()}},
-            "trained for org/small; the loaded model is org/large",
-        ),
-        ({"base_model": "org/tuned"}, r"org/small.*org/tuned.*Their weights agree.*transfer=true"),
-        ({"fingerprint": json.dumps({"x": 1.0})}, "share no module"),
-    ],
-    ids=["revision", "model", "source alone", "no shared module"],
-)
-def test_another_model_is_refused_without_transfer(model, message):
-    with pytest.raises(ValueError, match=message):
-        check(**model)
-
-
-@pytest.mark.parametrize("transfer", [True, False])
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        (SHAPES | {"layers.0.up_proj": 7}, r"layers\.0\.up_proj has 2 values, expected 7.*org/small.*org/b"),
-        (
-            {"layers.0.q_proj": 3, "layers.0.up_project": 2},
-            r"1 of .* 2 modules.*up_proj .*Did you mean 'layers\.0\.up_project'\?",
-        ),
-    ],
-    ids=["size", "module"],
-)
-def test_another_size_or_module_is_refused_with_transfer_too(shapes, message, transfer):
-    with pytest.raises(ValueError, match=message):
-        check("org/b", shapes=shapes, transfer=transfer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
@@ -11,10 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from t2.adapters.svf import SVF
-from t2.models.language_model import LanguageModel
-from t2.models.tiny import tiny_model
-from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import (
     Layout,
     group_by_prompt,
@@ -25,36 +20,10 @@ from t2.policy.packing import (
     tree_mask,
     with_prefix,
 )
-from t2.policy.prompt_sharing import exceeds_window, prompts_can_be_shared
 from t2.types import Completion, PixelImage
+from tests.policy.packing_cases import completion, draw
 
 CPU, META = torch.device("cpu"), torch.device("meta")  # meta: another device, on every machine
-SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3")
-
-
-def completion(prompt: tuple[int, ...], tokens: tuple[int, ...]) -> Completion:
-    return Completion(prompt, tokens, (0.0,) * len(tokens), "", "stop")
-
-
-def draw(seed: int, prompts: tuple[int, ...] = (7, 3, 12), samples: tuple[int, ...] = (5, 1, 9, 2)) -> list[Completion]:
-    """Unequal prompts and answers, one of them a single (stop) token."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(0, 256, (count,), generator=generator).tolist())
-
-    heads = [ids(length) for length in prompts]
-    return [completion(head, ids(length)) for head in heads for length in samples]
-
-
-def adapted(architecture: str, dtype: torch.dtype = torch.float64) -> tuple[LanguageModel, SVF]:
-    lm = tiny_model(architecture)
-    lm.model.to(dtype)
-    svf = SVF(cache=False, progress=False)
-    svf.inject(lm.model, lm.source)
-    generator = torch.Generator().manual_seed(1)
-    svf.load({name: 1 + 0.05 * torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()})
-    return lm, svf
 
 
 # Layouts
@@ -196,75 +165,3 @@ def test_micro_batches_by_hand(
         completion((number,) * prompt, (0,) * size) for number, (prompt, *sizes) in enumerate(rows) for size in sizes
     ]
     assert micro_batches(completions, tokens, shared=shared) == expected
-
-
-# With a model
-
-
-@pytest.mark.parametrize("architecture", SHAREABLE)
-@pytest.mark.parametrize("kl", [None, "policy_base", "base_policy"])
-def test_shared_rows_equal_plain_rows(architecture: str, kl: str | None) -> None:
-    lm, svf = adapted(architecture)
-    completions = draw(0)
-    found = []
-    for shared in (False, True):
-        token = token_log_probs(lm, completions, temperature=0.7, kl=kl, adapter=svf, shared=shared)
-        weight = torch.linspace(-1, 1, len(completions))[:, None]
-        loss = (weight * token.log_probs).sum() + (0 if token.kl is None else token.kl.sum())
-        gradients = torch.autograd.grad(loss, svf.trainable())
-        found.append((token, torch.cat(gradients)))
-    (plain, plain_gradient), (shared, shared_gradient) = found
-    assert torch.equal(plain.mask, shared.mask)
-    torch.testing.assert_close(shared.log_probs, plain.log_probs, rtol=0, atol=2e-5)
-    torch.testing.assert_close(shared.entropy, plain.entropy, rtol=0, atol=2e-5)
-    if kl is not None:
-        torch.testing.assert_close(shared.kl, plain.kl, rtol=1e-4, atol=1e-7)
-    torch.testing.assert_close(
-        shared_gradient, plain_gradient, rtol=1e-4, atol=1e-5 * float(plain_gradient.abs().max())
-    )
-
-
-def test_every_tried_architecture_passes_its_self_check() -> None:
-    assert [name for name in SHAREABLE if not prompts_can_be_shared(tiny_model(name))] == []
-
-
-def test_a_model_that_ignores_the_mask_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    honest = LanguageModel.hidden_states
-
-    def deaf(
-        self: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
-    ) -> Tensor:
-        return honest(self, ids, torch.ones_like(ids), positions)
-
-    monkeypatch.setattr(LanguageModel, "hidden_states", deaf)
-    with caplog.at_level(logging.WARNING):
-        assert not prompts_can_be_shared(tiny_model("llama"))
-    assert "apart from plain rows" in caplog.text
-
-
-def test_a_model_that_refuses_the_mask_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    honest = LanguageModel.hidden_states
-
-    def strict(
-        self: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
-    ) -> Tensor:
-        if mask.ndim == 4:
-            raise ValueError("masks have two dimensions here")
-        return honest(self, ids, mask, positions, **cache)
-
-    monkeypatch.setattr(LanguageModel, "hidden_states", strict)
-    with caplog.at_level(logging.WARNING):
-        assert not prompts_can_be_shared(tiny_model("llama"))
-    assert "masks have two dimensions here" in caplog.text
-
-
-def test_sliding_windows_are_noticed() -> None:
-    lm = tiny_model("mistral")
-    lm.model.config.sliding_window = 20
-    assert not exceeds_window(lm, draw(0, prompts=(10,), samples=(10,)))
-    assert exceeds_window(lm, draw(0, prompts=(10,), samples=(11,)))
-    assert not exceeds_window(tiny_model("llama"), draw(0))

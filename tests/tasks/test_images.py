@@ -1,9 +1,7 @@
 """Images by reference: what loads, what is refused and how, what counts as equal, and that nothing is read early."""
 
 import io
-import pickle
 import struct
-import zipfile
 import zlib
 from pathlib import Path
 
@@ -14,16 +12,9 @@ from PIL import Image
 
 from t2.tasks.images import FileImage, RowImage, ZipImage
 from t2.types import LazyImage, PixelImage
+from tests.tasks.image_cases import COLOR, GRAY, at, encoded, every_way, pixels, row, zipped
 
-GRAY = np.arange(48, dtype=np.uint8).reshape(6, 8)  # 6 high, 8 wide
 BIG = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-COLOR = np.arange(72, dtype=np.uint8).reshape(4, 6, 3)
-
-
-def encoded(values=COLOR, form="PNG", **options):
-    buffer = io.BytesIO()
-    Image.fromarray(values).save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def turned(form="PNG"):
@@ -44,44 +35,6 @@ def with_long_text():
 def too_large():
     """The header of an image of 65,500 x 65,500 pixels."""
     return b"P4\n65500 65500\n" + b"\0" * 16
-
-
-def row(value):
-    return RowImage([{"image": value}], 0, "toy")
-
-
-def pixels(image):
-    return np.asarray(image.load())
-
-
-def at(folder, content, name="one.png"):
-    path = folder / name
-    path.write_bytes(content)
-    return path
-
-
-def zipped(folder, content, name="one.png"):
-    with zipfile.ZipFile(folder / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(f"images/{name}", content)
-    return ZipImage(folder / "all.zip", f"images/{name}")
-
-
-def every_way(folder, content):
-    return {
-        "file": FileImage(at(folder, content)),
-        "zip": zipped(folder, content),
-        "bytes": row(content),
-        "dict of bytes": row({"bytes": content, "path": None}),
-        "dict of a path": row({"bytes": None, "path": str(folder / "one.png")}),
-        "path": row(str(folder / "one.png")),
-        "data set": RowImage(
-            datasets.Dataset.from_list(
-                [{"image": {"bytes": content, "path": None}}], features=datasets.Features(image=datasets.Image())
-            ),
-            0,
-            "toy",
-        ),
-    }
 
 
 @pytest.mark.parametrize("content", [encoded(), encoded(form="BMP"), encoded(form="WEBP", lossless=True)])
@@ -209,59 +162,3 @@ def test_pixels_come_back_as_they_went_in(values):
 def test_other_pixels_are_refused(values):
     with pytest.raises(ValueError, match=r"allowed: uint8 \(height, width\)"):
         PixelImage.of(values)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda n: FileImage(Path(f"{n}.png")), lambda n: ZipImage(Path("all.zip"), f"{n}.png"),
-        lambda n: ZipImage(Path(f"{n}.zip"), "one.png"), lambda n: PixelImage.of(np.full((2, 2), n, np.uint8)),
-        lambda n: PixelImage.of(np.zeros((4, n), np.uint8)[:, : 4 // n].repeat(n, axis=0).reshape(4 // n, -1)),
-        lambda n: RowImage([], n, source="toy"), lambda n: RowImage([], 0, "toy", f"image{n}"),
-        lambda n: RowImage([], 0, source=f"split {n}"),
-    ],
-)  # fmt: skip
-def test_references_make_images_equal_or_not(make):
-    assert make(1) == make(1)
-    assert hash(make(1)) == hash(make(1))
-    assert make(1) != make(2)
-    assert len({make(1), make(2), make(1)}) == 2
-
-
-def test_what_makes_two_images_equal():
-    assert PixelImage.of(GRAY) != PixelImage.of(GRAY.reshape(8, 6))
-    assert FileImage(Path("nowhere.png")) != ZipImage(Path("nowhere.zip"), "one.png")
-    one, other = row("a.png"), row("b.png")  # the rows do not matter
-    assert one == other
-    assert "png" not in repr(one)
-
-
-def test_nothing_is_touched_before_it_is_loaded():
-    class Untouchable(list):
-        def __getitem__(self, index):
-            raise AssertionError("read too early")
-
-    image = RowImage(Untouchable(), 3, source="toy")
-    assert image == RowImage([], 3, source="toy")
-    assert hash(image)
-    with pytest.raises(AssertionError, match="too early"):
-        image.load()
-
-
-def test_one_row_is_decoded_when_its_image_is_loaded(monkeypatch):
-    content, decoded = encoded(), []
-    rows = datasets.Dataset.from_list(
-        [{"image": {"bytes": content, "path": None}} for _ in range(4)],
-        features=datasets.Features(image=datasets.Image()),
-    )
-    whole = datasets.Image.decode_example
-    monkeypatch.setattr(datasets.Image, "decode_example", lambda *a, **more: decoded.append(1) or whole(*a, **more))
-    images = [RowImage(rows, index, "toy") for index in range(4)]
-    assert not decoded
-    images[2].load()
-    assert len(decoded) == 1
-
-
-def test_images_can_be_sent_to_another_process(tmp_path):
-    for image in every_way(tmp_path, encoded()).values():
-        assert np.array_equal(pixels(pickle.loads(pickle.dumps(image))), COLOR)

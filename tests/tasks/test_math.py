@@ -1,26 +1,14 @@
 r"""MATH: gold answers, splits, subjects and levels, and the expression that counts as the answer."""
 
 import json
-import logging
-import pickle
 from pathlib import Path
 
 import datasets
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-import t2.tasks.math
-from t2.tasks.math import MATH
-from t2.types import Example, Grade
+from tests.tasks.math_cases import FILES, ROWS, asked, task
 
-ROWS = Path(__file__).parent / "rows"
-FILES = {split: str(ROWS / "math" / f"{split}.jsonl") for split in ("train", "test")}
 FILES_500 = {split: str(ROWS / "math500" / f"{split}.jsonl") for split in ("train", "test")}
-
-
-def task(**changes):
-    return MATH(**{"data_files": FILES, "val_size": 2, **changes})
 
 
 def rows_of(path):
@@ -35,31 +23,6 @@ def example_of(tmp_path, *rows, **changes):
     path = tmp_path / "test.json"
     path.write_text(json.dumps(rows))
     return task(data_files={"test": str(path)}, **changes).split("test")[0]
-
-
-def asked(gold):
-    return Example("q", f"\\boxed{{{gold}}}")
-
-
-class Symbolic:
-    """In place of math-verify: knows one pair, and which references it can read."""
-
-    def __init__(self):
-        self.asked = []
-
-    def equivalent(self, gold, answer):
-        self.asked.append((gold, answer))
-        return (gold, answer) == ("(x+1)^2", "x^2+2x+1")
-
-    def can_parse(self, gold):
-        return gold != r"\text{blue}"
-
-
-@pytest.fixture
-def symbolic(monkeypatch):
-    grader = Symbolic()
-    monkeypatch.setattr(t2.tasks.math, "MathGrader", lambda: grader)
-    return grader
 
 
 @pytest.mark.parametrize(
@@ -220,60 +183,3 @@ def test_the_answer_that_is_extracted(symbolic, text, extracted):
 )  # fmt: skip
 def test_equivalent_expressions_are_right(symbolic, gold, answer, score):
     assert task().score(asked(gold), f"\\boxed{{{answer}}}") == score
-
-
-def test_a_grade_says_why(symbolic):
-    graded = task()
-    assert graded.grade(asked("5"), r"\boxed{5.0}") == Grade(1.0, None, "5.0")
-    assert symbolic.asked == []  # the cheap rules come first
-    assert graded.grade(asked("5"), r"\boxed{6}") == Grade(0.0, "wrong", "6")
-    assert graded.grade(asked("5"), "no idea") == Grade(0.0, "no answer", None)
-
-
-def test_references_that_are_only_text_are_counted_once_each(symbolic, caplog):
-    caplog.set_level(logging.INFO)
-    graded = task()
-    for gold, answer in ((r"\text{blue}", "red"), (r"\text{blue}", "green"), ("5", "6")):
-        graded.score(asked(gold), f"\\boxed{{{answer}}}")
-    messages = [record.getMessage() for record in caplog.records]
-    assert messages == [
-        r"math: 1 references so far can only be matched as text, not as expressions; the last: \text{blue}"
-    ]
-
-
-def test_real_expressions_are_compared():
-    graded = task()
-    assert graded.score(asked("(x+1)^2"), r"It is \boxed{x^2+2x+1}.") == 1.0
-    assert graded.score(asked("(x+1)^2"), r"It is \boxed{x^2+2x+2}.") == 0.0
-
-
-def test_a_task_travels_without_its_grader(symbolic):
-    graded = task()
-    graded.score(asked("5"), r"\boxed{6}")
-    other = pickle.loads(pickle.dumps(graded))
-    assert other.score(asked("5"), r"\boxed{5}") == 1.0
-    assert other.grade(asked("5"), r"\boxed{x}").reason == "wrong"
-
-
-@given(st.text() | st.from_regex(r"(\\boxed|\\fbox|The answer is:? |[{}$.\n0-9a]){0,12}", fullmatch=True))
-def test_what_is_judged_stands_in_the_text(text):
-    extracted = t2.tasks.math._final_answer(text)
-    assert extracted is None or (extracted in text and extracted == extracted.strip() != "")
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"test_set": "math-500"}, "Did you mean 'math500'"),
-        ({"configs": ["algebra", "geometri"]}, "Did you mean 'geometry'"),
-        ({"configs": []}, "configs of math is empty; give one or more of: algebra"),
-    ],
-)
-def test_a_wrong_choice_is_refused_at_once(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        task(**wrong)
-
-
-def test_the_name_follows_the_test_set():
-    assert [task(test_set=one).name for one in ("full", "math500")] == ["math", "math500"]
-    assert task(name="algebra").name == "algebra"

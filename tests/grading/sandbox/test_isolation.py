@@ -8,72 +8,16 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sandboxes import ISOLATED, everybodys_python, processes_with, skip
+from sandboxes import processes_with
 
-from t2.grading.sandbox import bubblewrap
 from t2.grading.sandbox import isolation as sandbox
-from t2.grading.sandbox.interpreter import Interpreter, within
-from t2.grading.sandbox.isolation import NOBODY, SCRATCH_BYTES, Sandbox, Unavailable, build, child_source, kill
-
-ROOT = os.geteuid() == 0
-WHO = ("root", "user") if ROOT else ("user",)
-
-
-@pytest.fixture
-def package() -> Iterator[Path]:
-    """A package whose path has a space in it, where every user can find it."""
-    with tempfile.TemporaryDirectory(prefix="with space ") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "package").mkdir()
-        (folder / "package" / "data").write_text("shown")
-        (folder / "other").write_text("not shown")
-        yield folder / "package"
-
-
-@pytest.fixture(params=[(level, who) for level in ISOLATED for who in WHO], ids="-".join)
-def isolated(request, package) -> Sandbox:
-    """Each level as started by root and by an ordinary user."""
-    level, who = request.param
-    python = Interpreter.ask(sys.executable if who == "root" else everybodys_python())
-    try:
-        made = build(level, python, (str(package),), root=who == "root")
-        made = replace(made, user=NOBODY) if who == "user" and ROOT else made
-        trouble = complaint(made)
-    except (Unavailable, PermissionError) as error:  # no tools; or the package's bubblewrap in a folder closed to users
-        trouble = str(error)
-    if trouble is not None:
-        skip(level, f"started by {who}: {trouble}")
-    return made
-
-
-def complaint(one: Sandbox) -> str | None:
-    """Why a sandbox does not work, None if it does."""
-    done = subprocess.run([*one.command, "-c", "print(1)"], capture_output=True, text=True, user=one.user)
-    return None if done.stdout == "1\n" else f"exit status {done.returncode}, {' '.join(done.stderr.split())[:300]}"
-
-
-def run(one: Sandbox, source: str, check: bool = True) -> str:
-    """What a program prints in a sandbox."""
-    ours, theirs = os.pipe()
-    null = os.open(os.devnull, os.O_RDONLY)
-    with os.fdopen(ours, "rb") as out:
-        process = one.start(source, null, theirs, subprocess.PIPE)
-        os.close(theirs)
-        os.close(null)
-        text = out.read().decode()
-        complaints = process.stderr.read().decode()
-    kill(process)
-    assert not check or process.returncode == 0, complaints
-    return text
+from t2.grading.sandbox.isolation import NOBODY, SCRATCH_BYTES, Sandbox, kill
+from tests.grading.sandbox.isolation_setup import ROOT, run
 
 
 def ask(one: Sandbox, expression: str):
@@ -224,61 +168,3 @@ def gone(marker: str) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-
-def test_a_mask_that_closes_new_folders_does_not_close_the_sandbox(isolated):
-    before = os.umask(0o077)
-    try:
-        assert run(isolated, "print(1)") == "1\n"
-    finally:
-        os.umask(before)
-
-
-@pytest.mark.parametrize(
-    ("level", "root", "missing"),
-    [
-        ("unshare", True, "setpriv and unshare and mount and sh"),
-        ("bwrap", True, "bwrap and setpriv"),
-        ("bwrap", False, "bwrap"),  # needs nothing else where there is no root to become nobody
-    ],
-)
-def test_missing_tools_are_named(monkeypatch, level, root, missing):
-    monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setitem(sandbox.ENVIRONMENT, "PATH", "/nowhere")
-    monkeypatch.setattr(bubblewrap, "packaged", lambda: None)
-    with pytest.raises(Unavailable, match=f"^{missing} not installed$"):
-        build(level, Interpreter("/usr/bin/python3", ("/usr",)), root=root)
-
-
-def test_a_python_without_a_folder_left_to_mount_on():
-    with pytest.raises(Unavailable, match="no folder to mount"):
-        build("unshare", Interpreter("/usr/bin/python3", ("/mnt/a", "/var/b", "/tmp/c")))
-
-
-def test_the_python_of_a_virtual_environment_is_its_base():
-    assert Interpreter.ask(sys.executable).path == os.path.realpath(sys.executable)
-    assert sys.base_prefix in Interpreter.ask(sys.executable).prefixes
-
-
-def test_an_older_python_is_refused(tmp_path):
-    old = tmp_path / "python3.8"
-    old.write_text("#!/bin/sh\nprintf '3\\n8\\n/p\\n/p\\n/p\\n'\n")
-    old.chmod(0o755)
-    with pytest.raises(ValueError, match=r"3\.11 or newer; '.*' is Python 3\.8"):
-        Interpreter.ask(str(old))
-
-
-@pytest.mark.parametrize(
-    ("path", "folder", "inside"),
-    [("/a/b", "/a", True), ("/a", "/a", True), ("/ab", "/a", False), ("/a", "/a/b", False)],
-)
-def test_within(path, folder, inside):
-    assert within(path, folder) is inside
-
-
-def test_what_runs_inside_imports_nothing_of_the_project():
-    source = f"import sys\nsys.argv = ['-c']\nsys.stdin.close()\n{child_source('candidate')}".replace(
-        "module.main()", "print(sorted(n for n in sys.modules if n.startswith(('t2', 'json', 'typing', 'torch'))))"
-    )
-    shown = subprocess.run([sys.executable, *sandbox.PYTHON_FLAGS, "-c", source], capture_output=True, text=True)
-    assert shown.stdout == "[]\n", shown.stderr
