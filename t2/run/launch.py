@@ -34,7 +34,10 @@ from t2.run.renamed import old_targets, renamed_override, renamed_target, target
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
-USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
+USER_ERRORS = (
+    *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
+    FloatingPointError,  # NaN and infinity in training
+)
 
 
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:

@@ -39,5 +39,5 @@ def check_identity(saved: Mapping[str, Any] | None, present: Mapping[str, Any]) 
     if saved["trainable"] != present["trainable"]:
         raise ValueError(
             f"The checkpoint holds {len(saved['trainable'])} vectors and the adapter has {len(present['trainable'])}, "
-            "or their shapes differ: resume with the adapter settings the run was started with."
+            "or names or shapes differ: resume with the adapter settings, and the t2, that the run was started with."
         )
