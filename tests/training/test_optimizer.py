@@ -42,8 +42,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad):
 
 
 def test_a_step_to_infinity_is_refused():
-    parameter = nn.Parameter(torch.full((2,), 3e38))  # close to the largest fp32
-    optimizer, schedule = build(parameter, lr=1e38)
+    parameter = nn.Parameter(torch.tensor([3.4e38, 0.0]))
+    optimizer, schedule = build(parameter, lr=1e37)
     parameter.grad = torch.tensor([-1.0, -1.0])
     with pytest.raises(FloatingPointError, match="made 1 of 1 vectors NaN or infinite"):
         lightning_step(optimizer, schedule, parameter)
