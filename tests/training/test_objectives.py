@@ -85,7 +85,9 @@ def test_rloo_is_flat_by_the_completions_that_count():
 @given(
     rewards=st.integers(2, 6).flatmap(
         lambda g: st.lists(
-            st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=g, max_size=g), min_size=1, max_size=5
+            st.lists(st.tuples(st.integers(-20, 20).map(lambda i: i / 20), st.booleans()), min_size=g, max_size=g),
+            min_size=1,
+            max_size=5,
         )
     ),
     dropping=st.booleans(),
