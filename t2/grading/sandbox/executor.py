@@ -49,9 +49,9 @@ class CodeExecutor:
                 it protects neither the user's files nor the network
 
     A sample gets `timeout_s` seconds. Where its test has a reference solution and that takes long, it gets
-    `reference_factor` times as long as the reference, at most `LONGEST_S` (EvalPlus's rule, 26d6d00, with its factor; it
-    applies it to every input by itself, with a least of 4 seconds). The reference is run, in the sandbox, when a sample
-    of its test first runs out of time.
+    `reference_factor` times as long as the reference, at most `LONGEST_S` (rule and factor of EvalPlus, 26d6d00, which
+    applies them to every input by itself, and gives each 4 seconds at least). The reference is run in the sandbox too,
+    when a sample of its test first runs out of time.
 
     `numpy` lets programs and tests import numpy. `python` is the interpreter that runs programs (default: this one).
     """
@@ -139,9 +139,7 @@ class CodeExecutor:
                 reason, _ = self._tried(test.reference, test, Limits(LONGEST_S, self._limits.memory_mb))
                 reference_s = time.monotonic() - start
                 if reason is not None:
-                    self._warn(
-                        "The reference of %s fails its own test: %s. It gives no time.", test.entry_point, reason
-                    )
+                    self._warn("The reference of %s fails its test: %s. It gives no time.", test.entry_point, reason)
                     reference_s = 0.0
                 self._allowed_s[test] = min(LONGEST_S, max(floor_s, self._factor * reference_s))
             return self._allowed_s[test]
@@ -175,9 +173,7 @@ def _working_sandbox(require: Requirement, allow_unsafe: bool, python: str, pack
 def _trouble(sandbox: Sandbox, packages: str | None) -> str | None:
     """What happens to a right program in a sandbox, None if it passes."""
     body = "return x + 1" if packages is None else "import numpy; return int(numpy.add(x, 1))"
-    probe, limits = f"def f(x):\n    {body}\n", Limits(PROBE_S, 2048)
+    probe, test = f"def f(x):\n    {body}\n", CodeTest("f", "assert f(1) == 2")
     with tempfile.TemporaryFile() as said:
-        reason, detail = tried(
-            sandbox, Judges(sandbox, packages), limits, probe, CodeTest("f", "assert f(1) == 2"), said
-        )
+        reason, detail = tried(sandbox, Judges(sandbox, packages), Limits(PROBE_S, 2048), probe, test, said)
         return None if reason is None else f"{reason} {detail} {complaints(said)}".strip()

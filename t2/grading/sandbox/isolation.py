@@ -8,10 +8,11 @@ Three levels, of which a probe finds what a machine allows:
 
 In the first two a program sees the system's libraries and programs and its Python; all else does not exist, and nothing
 can be written. Installed packages are hidden: data sets come as packages too, answers included. It runs without any
-privilege (where t2 runs as root, as a user that has nothing and that no other program was: `users`), sees no process but
-its own, and all of them end with the sandbox. In a plain subprocess it reads what its user may read, and removes or
-makes empty files where its user may (`wire` lets no program write to one). At every level the system calls in
-`system_calls` are closed, those that make a socket among them.
+privilege (where t2 runs as root, as a user that owns nothing and that no other program was: `users`), sees no process
+but its own, and all of them end with the sandbox. In a plain subprocess it reads what its user may read (where t2 is
+not root, the memory of its judge too), and removes files or makes empty ones where its user may (`wire` lets no program
+write into one). At every level the system calls in `system_calls` are closed, those that make a socket among them; in a
+plain subprocess only on machines whose numbers it knows.
 
 The judges of programs run in sandboxes of the same level, since their tests come with a data set.
 

@@ -2,15 +2,15 @@
 
 A server imports what tests commonly need, then forks a judge for every sample: to start Python for each of them would
 cost ten times as much. It is itself inside a sandbox, another one than any program's: tests come with a data set, and
-may do no more to this machine than programs may. A judge never runs a model's code. In its tests the entry point is a proxy: it sends the
-arguments to the candidate process and returns the value that came back, made anew of exact builtin types, or raises the
-builtin exception whose name came back. So expected values stay here, and any form of test works that looks at values:
-literal asserts, `math.isclose`, sets, loops, `check(candidate)`.
-
-Those of `ENDING`, with which a loop or `map` ends without an error, fail the sample instead.
+may do no more to this machine than programs may. A judge never runs a model's code. In its tests the entry point is a
+proxy: it sends the arguments to the candidate process and returns the value that came back, made anew of exact builtin
+types, or raises the builtin exception whose name came back. So expected values stay here, and any form of test works
+that looks at values: literal asserts, `math.isclose`, sets, loops, `check(candidate)`. The exceptions of `ENDING`, with
+which a loop or `map` of a test ends without an error, fail the sample instead.
 
 What it does not do: hand over functions, or arguments by reference (a test cannot see its list sorted in place); trust
-an exit code; keep the tests of one data set apart from each other, whose judges are one user. Like `candidate`, it is run from its source text.
+an exit code; keep the tests of one data set apart from each other, whose judges are one user's. Like `candidate`, it is
+run from its source text.
 """
 
 from __future__ import annotations

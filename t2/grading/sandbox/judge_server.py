@@ -21,7 +21,6 @@ from typing import Any
 from t2.grading.sandbox.isolation import Sandbox, child_source, complaints, kill
 from t2.grading.sandbox.wire import LARGEST_ANSWER, Garbled, decode, encode, framed
 
-
 READY_S = 60.0  # on a busy machine
 LOOK_S = 0.1  # between two looks at a candidate
 

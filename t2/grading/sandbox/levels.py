@@ -58,9 +58,8 @@ def first_working(
                     trouble += "; give executor.python one that everybody may run, such as /usr/bin/python3"
             if trouble is None:
                 unsafe = level == "subprocess"
-                log.log(
-                    logging.WARNING if unsafe else logging.INFO, "Programs run in the sandbox %s.", described(sandbox)
-                )
+                severity = logging.WARNING if unsafe else logging.INFO
+                log.log(severity, "Programs and their tests run in the sandbox %s.", described(sandbox))
                 return sandbox
             tried.append(f"{level}{'' if maker is None else f' by {maker}'}: {trouble}")
     said = "; ".join(tried)
@@ -69,9 +68,9 @@ def first_working(
 
 def described(sandbox: Sandbox) -> str:
     """A level, and what holds its programs back on this machine."""
-    files = "files and network as their user has them" if sandbox.level == "subprocess" else "no network, no files"
-    calls = "no filter of system calls" if sandbox.system_calls is None else "a filter of system calls"
-    memory = "RLIMIT_AS" + (", and looked at while they run" if watchable() else " alone")
+    files = "the files of their user" if sandbox.level == "subprocess" else "no network, no files of this machine"
+    calls = "every system call, the network's too" if sandbox.system_calls is None else "a filter of system calls"
+    memory = "RLIMIT_AS, and looked at while they run" if watchable() else "RLIMIT_AS alone"
     return f"{sandbox.level!r}: {files}, {calls}, memory limited by {memory}"
 
 

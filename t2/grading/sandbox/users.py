@@ -1,8 +1,8 @@
 """A user of its own for every sandbox that root starts, so that none finds what another's user left behind.
 
-The numbers are of nobody: above those that systemd's documents assign to anything (1879048192 on), or, where a container
-has no such numbers, those that systemd keeps for services that bring no user of their own. What it does not do: make
-the users known by a name.
+The numbers are nobody's: above those that systemd's documents assign to anything (1879048192 on), or, where a container
+lacks them, those that systemd keeps for services that bring no user of their own. What it does not do: give the users a
+name.
 """
 
 from __future__ import annotations
