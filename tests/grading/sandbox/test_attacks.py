@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from all_attacks import ATTACKS
+from all_attacks import ATTACKS, MEMORY_MB, PARTS, TIMEOUT_S, allowed, attack
 from attacks import TEST
 from attacks_values import LIES
 from sandboxes import ISOLATED, LEVELS, executor, processes_with
@@ -24,8 +24,6 @@ from t2.grading.sandbox.executor import CodeTest
 from t2.types import Grade
 
 PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run", "/", "/usr", "/usr/bin", "/root", str(Path.home()), ".")
-TIMEOUT_S = 5.0  # for a busy machine: an attack that should end by itself has to get that far
-MEMORY_MB = 256
 
 
 @dataclass(frozen=True)
@@ -43,8 +41,7 @@ class Aftermath:
 
 def attacks_for(level: str) -> list[str]:
     """Those that are run at a level: what does not depend on it at one, and without isolation only the tame ones."""
-    names = [name for name, attack in ATTACKS.items() if attack.tame or level in ISOLATED]
-    return [name for name in names if level == "bwrap" or name not in LIES]
+    return [name for name in allowed(level in ISOLATED) if level == "bwrap" or name not in LIES]
 
 
 @pytest.fixture(params=LEVELS)
@@ -62,18 +59,11 @@ def aftermath_of(level: str) -> Aftermath:
         patch.setitem(sandbox.ENVIRONMENT, "T2_MARKER", marker)
         listener.setblocking(False)
         port = str(listener.getsockname()[1])
-
-        def run(name: str) -> Grade:
-            words = {"MARKER": marker, "PORT": port, "PACKAGE": pytest.__file__}
-            program = ATTACKS[name].program
-            for word, meaning in words.items():
-                program = program.replace(word, meaning)
-            return one.run(program, ATTACKS[name].test)
-
         names = attacks_for(level)
         before = sorted(os.listdir("/proc/self/fd")), os.stat(os.__file__).st_size
         with ThreadPoolExecutor(12) as pool:
-            grades = dict(zip(names, pool.map(run, names), strict=True))
+            graded = pool.map(lambda name: attack(one, name, marker, port), names)
+            grades = dict(zip(names, graded, strict=True))
         return Aftermath(
             grades,
             survivors(marker),
@@ -128,6 +118,11 @@ def test_the_attack_fails_for_the_reason_it_should(level, name):
     grade = aftermath_of(level).grades[name]
     assert grade.score == 0.0
     assert grade.reason in ATTACKS[name].reasons
+
+
+def test_there_are_many():
+    """No name is used twice, and the number that is promised is there."""
+    assert len(ATTACKS) == sum(map(len, PARTS)) >= 200
 
 
 def test_no_process_is_left(aftermath):
