@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -15,6 +19,7 @@ from test_attacks import forked_judges
 
 from t2.grading.sandbox import isolation
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
+from t2.grading.sandbox.judge_server import JudgeServer
 from t2.grading.sandbox.users import users_for
 from tests.grading.sandbox.executor_setup import ADD, RIGHT
 
@@ -130,3 +135,51 @@ def test_a_test_that_ends_the_server_harms_no_other_sample(one):
     code = "import os, signal\nf(1)\nos.kill(os.getppid(), signal.SIGKILL)\nimport time\ntime.sleep(600)"
     assert one.run(RIGHT, CodeTest("f", code)).score == 0.0
     assert one.run(RIGHT, ADD).score == 1.0
+
+
+def carrying(marker: str) -> list[str]:
+    """The processes with a marker in their environment, judges and their server too."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if marker.encode() in (folder / "environ").read_bytes():
+                found.append(folder.name)
+    return found
+
+
+def test_the_judges_end_with_the_process_that_asked_for_them():
+    """Even if it had no time to say so. Catches servers that are left over after each run that was killed."""
+    marker = f"t2marker{uuid.uuid4().hex}"
+    source = (
+        "import time\nfrom t2.grading.sandbox import isolation\n"
+        f"isolation.ENVIRONMENT['T2_MARKER'] = {marker!r}\n"
+        "from t2.grading.sandbox.executor import CodeExecutor\nCodeExecutor('isolated')\n"
+        "print('here', flush=True)\ntime.sleep(600)"
+    )
+    executor("isolated")
+    process = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    assert process.stdout.read(4) == b"here"
+    assert carrying(marker)
+    process.kill()
+    process.wait()
+    for _ in range(100):
+        if not carrying(marker):
+            break
+        time.sleep(0.05)
+    assert carrying(marker) == []
+
+
+def test_the_judges_outlive_the_thread_that_asked_first(one):
+    """A sandbox ends with the thread that started it; catches a server per pool of threads."""
+    servers = []
+    thread = threading.Thread(target=lambda: servers.append(JudgeServer(one._sandbox)))
+    thread.start()
+    thread.join()
+    time.sleep(0.3)
+    (server,) = servers
+    control, alive = server._control, server._end.alive
+    control.setblocking(False)
+    with pytest.raises(BlockingIOError):  # and not the end
+        control.recv(1)
+    assert alive
+    server._end()
