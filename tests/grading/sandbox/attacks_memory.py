@@ -16,7 +16,7 @@ for n in range(45000):
     at = 0x100000000000 + (n << 30)
     if libc.mmap(at, 4096, 3, 0x100032, -1, 0) != at: raise MemoryError
     ctypes.memset(at, 1, 1)
-time.sleep(1)"""
+time.sleep(0.5)"""
 PIPES = """import fcntl
 held = []
 for n in range(1000):
@@ -24,8 +24,8 @@ for n in range(1000):
     fcntl.fcntl(held[-1][1], 1031, 1 << 20)
     os.write(held[-1][1], bytes(1 << 20))"""
 ZEROS = f"""import zlib
-c = zlib.compressobj()
-zlib.decompress(b''.join(c.compress(bytes(1 << 20)) for _ in range({LARGE >> 20})) + c.flush())"""
+small = zlib.compress(bytes(1 << 24))
+held = [zlib.decompress(small) for _ in range({LARGE >> 24})]"""
 
 MEMORY = {
     "shared segment": Attack(

@@ -192,7 +192,7 @@ CHANGING = {
     "catastrophic expression": Attack(
         "holds the interpreter", "import re\ndef f(x): return re.match('(a+)+$', 'a' * 60 + 'b')", ("timeout",)
     ),
-    "endless power": Attack("in one instruction", "def f(x): return 9 ** 9 ** 9 ** 9 > 0", ("timeout", "oom", "error")),
+    "endless text": Attack("in one instruction", "def f(x): return 'a' * (1 << 60)", ("oom",)),
 }
 
 RUNNER = LOOKING | CHANGING
