@@ -23,6 +23,7 @@ from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
+from t2.models.precision import PrecisionPolicy, check_trainer_precision, kl_floor_note
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
 from t2.training.activation_checkpointing import recompute_blocks
@@ -38,6 +39,7 @@ def train(cfg: DictConfig) -> Results:
     """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
     start = time.perf_counter()
     quiet_libraries()
+    check_precision(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
     module, data, callbacks = build(cfg)
@@ -56,6 +58,16 @@ def train(cfg: DictConfig) -> Results:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
     plot_learning_curve([run], run / CURVE_FILE)
     return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for one that does not exist."""
+    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
+    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
+    check_trainer_precision(cfg.trainer.get("precision"))
+    if (note := kl_floor_note(policy, cfg.objective.get("kl_coefficient") or 0.0)) is not None:
+        log.warning(note)
+    log.info("Precision: %s", policy)
 
 
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
