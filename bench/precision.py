@@ -5,8 +5,8 @@
 For each type of the model, each spread of z around 1 and each way to generate (merged W', or factors as in training):
 
     drift       |log-prob at sampling - log-prob that training computes| of the same tokens, mean and largest
-    noise       what rounding does to a log-prob, in the mean and as a share of its change by z: against the same weights
-                computed in float32
+    noise       what rounding does to a log-prob, in the mean and as a share of its change by z: against the same
+                weights computed in float32
     agreement   cosine of the policy gradient to that of float32 on the same tokens and weights
 
 The float32 reference has the rounded weights of the type, so that only computing is compared.
