@@ -33,6 +33,6 @@ def _check(examples: Sequence[Example], what: str, encode: Callable[[Example], o
         except ValueError as error:
             refused[number] = error
     if refused:
-        number, error = next(iter(refused.items()))
+        number, reason = next(iter(refused.items()))
         others = f" So are {len(refused) - 1} rows more of {len(examples)}." if len(refused) > 1 else ""
-        raise ValueError(f"Row {number} of {what} cannot be used. {error}{others}") from error
+        raise ValueError(f"Row {number} of {what} cannot be used. {reason}{others}") from reason
