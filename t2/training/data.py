@@ -74,7 +74,7 @@ class PromptData(L.LightningDataModule):
     def check_lengths(
         self, lm: LanguageModel, task: Task, sampling: Sampling, *, validated: int | None, answers: bool
     ) -> None:
-        """Raise ValueError where a row that a step uses, or one of the first `validated` of val, does not fit the model.
+        """Raise ValueError where a row that a step uses, or of the first `validated` of val, does not fit the model.
 
         Else the run would stop at the step that meets the row, and again whenever it is resumed. `answers`: training
         reads the reference answers, as SFT does, and samples nothing.
