@@ -35,4 +35,4 @@ def _check(rows: Mapping[int, Example], what: str, encode: Callable[[Example], o
     if refused:
         number, reason = next(iter(refused.items()))
         others = f" So it is with {len(refused) - 1} more of {len(rows)} rows." if len(refused) > 1 else ""
-        raise ValueError(f"Row {number} of {what} cannot be used. {reason}{others}") from reason
+        raise ValueError(f"Row {number} of {what} is not usable: {reason}{others}") from reason

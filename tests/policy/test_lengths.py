@@ -19,7 +19,7 @@ def rows(*examples: Example) -> dict[int, Example]:
 def test_the_first_row_that_is_too_long_is_named_with_its_number_and_length() -> None:
     lm = tiny()
     check_prompts(lm, rows(SHORT, LONG_ANSWER), "the split", max_new_tokens=8)
-    message = r"Row 2 of the split cannot be used\. The prompt has 6\d\d tokens and 8 are kept .* 512.* 1 more of 4"
+    message = r"Row 2 of the split is not usable: The prompt has 6\d\d tokens and 8 are kept .* 512.* 1 more of 4"
     with pytest.raises(ValueError, match=message):
         check_prompts(lm, rows(SHORT, LONG, SHORT, LONG), "the split", max_new_tokens=8)
     with pytest.raises(ValueError, match=r"Row 1 .* 510 are kept"):

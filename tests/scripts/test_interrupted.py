@@ -137,6 +137,6 @@ def test_a_row_that_is_too_long_is_named_before_training(tmp_path: Path, refused
     shown = refused(
         "train", *SMOKE, "task=gsm8k", "task.val_size=5", files, "steps=40", f"hydra.run.dir={tmp_path / 'run'}"
     )
-    assert "of gsm8k cannot be used" in shown
+    assert "of gsm8k is not usable" in shown
     assert "tokens and 4 are kept for the answer" in shown
     assert not (tmp_path / "run/metrics.csv").exists()
