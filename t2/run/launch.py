@@ -34,6 +34,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from t2.run.files import atomic_path
 from t2.run.folder_lock import check_new, folder_lock
@@ -165,7 +166,12 @@ def check_run(run: Path) -> None:
 
 def check_targets(run: Path) -> None:
     """Raise ValueError if the configuration of `run` has a `_target_` that was renamed."""
-    old = next(old_targets(OmegaConf.to_container(OmegaConf.load(run / ".hydra/config.yaml"), resolve=False)), None)
+    path = run / ".hydra/config.yaml"
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}): the run cannot go on. Train anew.") from error
+    old = next(old_targets(config), None)
     if old is not None:
         raise ValueError(
             f"resume={run}: an older t2 started this run: its configuration names {old}, which is now "

@@ -14,6 +14,7 @@ import pytest
 from script_errors import error_of
 
 from t2.run.folder_lock import folder_lock
+from t2.run.launch import resume_arguments
 from t2.training.callbacks import Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, read_checkpoint
 
@@ -140,3 +141,12 @@ def test_a_row_that_is_too_long_is_named_before_training(tmp_path: Path, refused
     assert "of gsm8k is not usable" in shown
     assert "tokens and 4 are kept for the answer" in shown
     assert not (tmp_path / "run/metrics.csv").exists()
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff\xfe\xfa", b"a: 1\n\0"])
+def test_a_damaged_configuration_is_one_message(tmp_path: Path, content: bytes) -> None:
+    for name in (".hydra/config.yaml", str(LAST_CHECKPOINT)):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SystemExit, match=r"error: .*config\.yaml is damaged"):
+        resume_arguments([f"resume={tmp_path}"])
