@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_run import fit, flat, make_module
 
-from t2.training.callbacks import Validation, finish
+from t2.training.callbacks import Checkpoints, Validation, finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, DurableCheckpoints, read_checkpoint
 
 CHECKPOINT = {
@@ -110,8 +110,6 @@ def test_a_run_killed_in_its_last_validation_has_it_when_it_goes_on(
         fit(make_module(), tmp_path, steps=3)
     monkeypatch.undo()
     validation, module = Validation(every=2), make_module()
-    from t2.training.callbacks import Checkpoints
-
     trainer = fit(module, tmp_path, steps=3, ckpt=tmp_path / LAST_CHECKPOINT, callbacks=[validation, Checkpoints()])
     assert 3 not in validation.reports
     finish(trainer, module)
