@@ -1,11 +1,11 @@
 """Parametrizations of z: from the trained parameter to the multiplier of each singular value.
 
-    direct            z = parameter, starting at 1                                        (paper §3.1)
+    direct            z = 1 + delta, delta starting at 0                                  (paper §3.1)
     sigmoid_nuclear   m = sigmoid(p),  z = m * sum(s) / sum(s * m)                        (the authors' code)
 
 The second keeps the nuclear norm of W, so a uniform rescaling of m does nothing; p starts at 0.1 + 0.01 N(0, 1), hence
-z near 1. Source: SakanaAI/self-adaptive-llms at 03a41ae, `policy/base.py:19-50` and `utils.py:100-115`; the paper
-mentions neither the sigmoid nor the renormalization.
+z near 1. In both, weight decay leads to z = 1, the base model. Source: SakanaAI/self-adaptive-llms at 03a41ae,
+`policy/base.py:19-50` and `utils.py:100-115`; the paper mentions neither the sigmoid nor the renormalization.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ NUCLEAR_NORM_TOLERANCE = 1e-3  # relative change of the norm up to which a z is 
 
 
 class Direct(nn.Module):
-    """z is the parameter itself, initialized to 1."""
+    """z = 1 + delta with the parameter delta, initialized to 0.
+
+    The parameter is the change and not z, so that weight decay draws it to the base model, and so that steps far below
+    the spacing of fp32 at 1 (1.2e-7) add up.
+    """
 
     def __init__(self, singular_values: Tensor) -> None:
-        """Initialize z to 1 for singular values (R,)."""
+        """Initialize delta to 0 for singular values (R,)."""
         super().__init__()
-        self.z = nn.Parameter(torch.ones_like(singular_values))
+        self.delta = nn.Parameter(torch.zeros_like(singular_values))
 
     def forward(self) -> Tensor:
         """The effective multiplier z (R,)."""
-        return self.z
+        return 1.0 + self.delta
 
     def check(self, z: Tensor) -> None:
         """Accept any z (R,)."""
 
     @torch.no_grad()
     def set_effective(self, z: Tensor) -> None:
-        """Set the parameter to z (R,)."""
-        self.z.copy_(z)
+        """Set the parameter such that the multiplier is z (R,): exactly from 0.5 on, to 6e-8 below."""
+        self.delta.copy_(z.to(self.delta) - 1.0)
 
 
 class SigmoidNuclear(nn.Module):

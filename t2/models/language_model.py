@@ -30,7 +30,8 @@ class LanguageModel:
     source: str
     processor: Any | None = None
     context_length: int = field(init=False)
-    end_ids: frozenset[int] = field(init=False)
+    end_ids: frozenset[int] = field(init=False)  # all that end a response
+    end_of_turn_id: int | None = field(init=False)  # the one that the chat template puts after a response
     pad_id: int = field(init=False)
     placeholder_ids: tuple[int, ...] = field(init=False)  # of images in a prompt
 
@@ -42,7 +43,8 @@ class LanguageModel:
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
-        self.end_ids = _end_ids(self.model, self.tokenizer)
+        self.end_of_turn_id = _end_of_turn_id(self.tokenizer)
+        self.end_ids = _end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
         self.placeholder_ids = placeholder_ids(self.model)
@@ -177,25 +179,28 @@ class LanguageModel:
         return [bos] if bos is not None and self.tokenizer("")["input_ids"][:1] == [bos] else []
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The ids that end a response according to the generation config, the tokenizer and the chat template."""
+def _end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
+    """The ids that end a response according to the generation config, and `others`."""
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list | tuple) else {named}
-    ids |= {tokenizer.eos_token_id, _end_of_turn_id(tokenizer)}
-    return frozenset(int(i) for i in ids if i is not None)
+    return frozenset(int(i) for i in ids.union(others) if i is not None)
 
 
 def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …)."""
+    """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …), else EOS.
+
+    Gemma-it and Phi-3 end a turn with another token than EOS, and an answer that is learned must end as theirs do.
+    """
+    eos: int | None = tokenizer.eos_token_id
     if tokenizer.chat_template is None:
-        return None
+        return eos
     answer = "the answer"
     turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False)
     except TemplateError:  # a template without assistant turns
-        return None
+        return eos
     tail = text.rpartition(answer)[2].lstrip()
     added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
     ends = [token for token in added if tail.startswith(token)]
-    return added[max(ends, key=len)] if ends else None
+    return added[max(ends, key=len)] if ends else eos

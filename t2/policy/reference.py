@@ -39,8 +39,8 @@ def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = Fa
     text = example.answer if parted else f" {example.answer}"
     ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
     if end_of_turn:
-        if lm.tokenizer.eos_token_id is None:
+        if lm.end_of_turn_id is None:
             raise ValueError(f"The tokenizer of {lm.source} names no token that ends a turn.")
-        ids = [*ids, int(lm.tokenizer.eos_token_id)]
+        ids = [*ids, lm.end_of_turn_id]
     prompt = lm.encode(example, reserve=len(ids))
     return Completion(tuple(prompt), tuple(ids), (0.0,) * len(ids), text, "stop", example.images)

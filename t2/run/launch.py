@@ -1,8 +1,5 @@
 """Launches the scripts with Hydra: validates overrides, resumes runs, and prints user errors without a traceback.
 
-A run's folder is locked and looked at before anything is written to it, its configuration included, which therefore is
-written here (`hydra.output_subdir` is null in `conf/`).
-
 A script is `launch(body, conf, name)`: Hydra composes the configuration, the body runs, and an error of the user's is
 one message (HYDRA_FULL_ERROR=1 shows the traceback too). Not done here: reading values of the configuration.
 """
@@ -16,12 +13,10 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
@@ -36,15 +31,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from t2.run.files import atomic_path
-from t2.run.folder_lock import check_new, folder_lock
+from t2.run.launch_folder import in_own_folder
 from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
 SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
-USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
+USER_ERRORS = (
+    *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
+    FloatingPointError,  # NaN and infinity in training
+)
 
 
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
@@ -67,7 +64,7 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
-            return _in_own_folder(body, cfg)
+            return in_own_folder(body, cfg)
         except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
             raise SystemExit(SIGTERM_STATUS) from None
         except (*USER_ERRORS, InstantiationException) as error:
@@ -82,31 +79,6 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
             raise SystemExit(1) from None
 
     return guarded
-
-
-def _in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run `body` with the run's folder locked, and its configuration written there unless the run is resumed."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(folder_lock(folder))
-            if not cfg.get("resume"):
-                check_new(folder)
-        except (BlockingIOError, FileExistsError) as error:
-            # Not logged: the log's file is in that folder, too.
-            raise SystemExit(f"error: {error}") from None
-        if not cfg.get("resume"):
-            save_config(cfg, folder / ".hydra")
-        return body(cfg)
-
-
-def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Write the files that Hydra calls its output: the configuration, Hydra's own, and the overrides."""
-    hydra_cfg = OmegaConf.masked_copy(OmegaConf.create({"hydra": HydraConfig.get()}), "hydra")
-    overrides = OmegaConf.create(list(HydraConfig.get().overrides.task))
-    for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
-        with atomic_path(folder / f"{name}.yaml") as partial:
-            partial.write_text(OmegaConf.to_yaml(node))
 
 
 def quote_text(arguments: Sequence[str]) -> list[str]:

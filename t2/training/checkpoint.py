@@ -56,7 +56,7 @@ def check_identity(saved: Mapping[str, Any] | None, present: Mapping[str, Any]) 
     if saved["trainable"] != present["trainable"]:
         raise ValueError(
             f"The checkpoint holds {len(saved['trainable'])} vectors and the adapter has {len(present['trainable'])}, "
-            "or their shapes differ: resume with the adapter settings the run was started with."
+            "or names or shapes differ: resume with the adapter settings, and the t2, that the run was started with."
         )
     if "fingerprint" not in saved:
         log.warning("The checkpoint is of an older t2 and does not say of which weights; they are not compared.")

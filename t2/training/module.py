@@ -32,7 +32,7 @@ from t2.run.phases import Phases
 from t2.tasks.base import Task
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
 from t2.training.objectives import Objective
-from t2.training.optimizer import OptimizerSettings
+from t2.training.optimizer import OptimizerSettings, clipped_step
 from t2.training.policy_gradient import accumulate_gradient
 from t2.training.rollout import Rollout
 from t2.types import Completion, Example, Grade, Sampling
@@ -194,14 +194,8 @@ class ExpertTraining(L.LightningModule):
             micro_batch_tokens=self.micro_batch_tokens,
             backward=self.manual_backward,
         )
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.adapter.trainable(), self.settings.clip_norm))
-        optimizer.step()
-        schedule.step()
-        self.metrics |= {
-            "train/grad_norm": grad_norm,
-            "train/lr": optimizer.param_groups[0]["lr"],
-            **_scale_statistics(self.adapter.state()),
-        }
+        self.metrics |= clipped_step(optimizer, schedule, self.adapter.trainable(), self.settings.clip_norm)
+        self.metrics |= _scale_statistics(self.adapter.state())
 
     def _warn_if_flat(self, rollout: Rollout) -> None:
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1

@@ -30,6 +30,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "truncated": ("keep", "wrong", "drop"),
     "batch_norm": ("none", "center", "standardize"),
 }
+EQUAL_REWARDS = 1e-6  # rewards that differ by less are the same: AdamW would make whole steps of rounding noise
 
 
 @runtime_checkable
@@ -106,8 +107,9 @@ class _PolicyGradient:
         """Accept any sampling."""
 
     def rewards(self, scores: Tensor, truncated: Tensor) -> Tensor:
-        """Scores (B, G) in [0, 1] -> rewards (B, G) between reward_wrong and reward_right."""
+        """Scores (B, G) in [0, 1] -> rewards (B, G), float64, between reward_wrong and reward_right."""
         assert scores.shape == truncated.shape, f"{tuple(scores.shape)} against {tuple(truncated.shape)}"
+        scores = scores.double()
         if self.truncated == "wrong":
             scores = scores.masked_fill(truncated, 0.0)
         return self.reward_wrong + (self.reward_right - self.reward_wrong) * scores
@@ -154,18 +156,22 @@ class Reinforce(_PolicyGradient):
     """REINFORCE as in the paper: the advantage is the reward itself.
 
     `batch_norm` subtracts the batch's mean reward (`center`) and divides by its standard deviation (`standardize`,
-    `rw_norm` of the authors' code, off by default there); `none` is the paper's.
+    `rw_norm` of the authors' code, off by default there); `none` is the paper's. Where all rewards of the batch are
+    equal, both give exactly 0.
     """
 
     batch_norm: Literal["none", "center", "standardize"] = "none"
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
-        """Rewards (B, G) -> advantages (B, G)."""
-        advantages = rewards
-        if self.batch_norm != "none":
-            advantages = rewards - rewards.mean()
-        if self.batch_norm == "standardize" and rewards.numel() > 1:
-            advantages = advantages / rewards.std().clamp(min=1e-7)
+        """Rewards (B, G) -> advantages (B, G), float64."""
+        rewards = rewards.double()
+        if self.batch_norm == "none":
+            return self._finish(rewards, truncated)
+        if rewards.max() - rewards.min() < EQUAL_REWARDS:
+            return torch.zeros_like(rewards)
+        advantages = rewards - rewards.mean()
+        if self.batch_norm == "standardize":
+            advantages = advantages / rewards.std()
         return self._finish(advantages, truncated)
 
 
@@ -182,14 +188,20 @@ class RLOO(_PolicyGradient):
             )
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
-        """Rewards (B, G) -> advantages (B, G); zero for a completion that has none to be compared with."""
+        """Rewards (B, G) -> advantages (B, G), float64.
+
+        Exactly 0 for a completion that has none to be compared with, and where all of a prompt have the same reward.
+        """
         assert rewards.shape[1] > 1, "RLOO leaves one of G samples out; G = 1 leaves nothing"
+        rewards = rewards.double()
         kept = ~truncated if self.truncated == "drop" else torch.ones_like(truncated)
         counted = rewards * kept
         others = (kept.sum(dim=1, keepdim=True) - kept.long()).clamp(min=1)  # (B, G), how many each is compared with
         baseline = (counted.sum(dim=1, keepdim=True) - counted) / others
-        single = kept.sum(dim=1, keepdim=True) < 2  # none to be compared with
-        return self._finish((rewards - baseline).masked_fill(single, 0.0), truncated)
+        lowest = rewards.masked_fill(~kept, torch.inf).amin(dim=1, keepdim=True)
+        highest = rewards.masked_fill(~kept, -torch.inf).amax(dim=1, keepdim=True)
+        equal = highest - lowest < EQUAL_REWARDS  # also where one is kept, or none
+        return self._finish((rewards - baseline).masked_fill(equal, 0.0), truncated)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,4 +226,4 @@ class SFT(_PolicyGradient):
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
         """(B, G) ones: every reference answer counts the same."""
-        return self._finish(torch.ones_like(rewards), truncated)
+        return self._finish(torch.ones_like(rewards, dtype=torch.float64), truncated)

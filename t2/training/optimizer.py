@@ -1,4 +1,7 @@
-"""The optimizer of a training run: AdamW with linear warm-up and cosine decay, as in the paper's Table 6."""
+"""The optimizer of a training run: AdamW with linear warm-up and cosine decay, as in the paper's Table 6.
+
+A step that would make NaN or infinity of the parameters is refused: no checkpoint ever holds them.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
@@ -32,3 +37,30 @@ class OptimizerSettings:
         """The optimizer, and the schedule to be stepped after it."""
         adamw = AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
         return adamw, LambdaLR(adamw, lambda step: self.scale(step, total_steps))
+
+
+def clipped_step(
+    optimizer: LightningOptimizer, schedule: LambdaLR, parameters: Sequence[nn.Parameter], clip_norm: float
+) -> dict[str, float]:
+    """Clip the gradient, step optimizer and schedule, and return the gradient's norm and this step's learning rate.
+
+    Raises:
+        FloatingPointError: the gradient is not finite (nothing has changed then), or the parameters no longer are.
+    """
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, clip_norm))
+    if not math.isfinite(norm):
+        bad = sum(not bool(one.grad.isfinite().all()) for one in parameters if one.grad is not None)
+        raise FloatingPointError(f"The gradient of {bad} of {len(parameters)} matrices is NaN or infinite. {_ADVICE}")
+    lr = float(optimizer.param_groups[0]["lr"])
+    optimizer.step()
+    schedule.step()
+    bad = sum(not bool(one.isfinite().all()) for one in parameters)
+    if bad:
+        raise FloatingPointError(f"The step made {bad} of {len(parameters)} vectors NaN or infinite. {_ADVICE}")
+    return {"train/grad_norm": norm, "train/lr": lr}
+
+
+_ADVICE = (
+    "This step is not saved. Lower optimizer.lr, bound the advantages (objective.advantage_clip), or take "
+    "base_model.dtype=float32."
+)

@@ -27,6 +27,18 @@ def test_direct_starts_at_the_base_model():
 
 
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
+def test_weight_decay_leads_to_the_base_model(name):
+    vector = make_parametrization(name, SINGULAR_VALUES, seed=0)
+    vector.set_effective(keeping_the_norm(torch.tensor([1.5, 0.2, 1.0, 4.0], dtype=torch.float64)))
+    optimizer = torch.optim.AdamW(vector.parameters(), lr=0.1, weight_decay=1.0)
+    for _ in range(100):
+        for parameter in vector.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    torch.testing.assert_close(vector(), torch.ones(4).double(), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_setting_z_gives_z_and_keeps_the_parameter_an_optimizer_holds(name):
     vector = make_parametrization(name, SINGULAR_VALUES, seed=0)
     (before,) = vector.parameters()

@@ -63,7 +63,7 @@ def test_gradients_of_z_agree_between_the_modes(n_out, n_in, conv):
 
     merged = gradient(lambda: F.linear(x, layer.compose(z), layer.base.bias), z)
     layer.parametrization.set_effective(z)
-    factored = gradient(lambda: layer(x), layer.parametrization.z)
+    factored = gradient(lambda: layer(x), layer.parametrization.delta)
     scales = z.detach().expand(4, -1).clone().requires_grad_()
     layer.example_scales, layer.mode.per_example = scales, True
     per_example = gradient(lambda: layer(x), scales)
@@ -134,7 +134,7 @@ def test_bf16_gradient_of_z_is_fp32_and_points_the_right_way():
     (layer(x.bfloat16()).double() * weights).sum().backward()
     U, s, Vh = torch.linalg.svd(dense_weight(layer.base).double(), full_matrices=False)
     expected = ((x.bfloat16().double() @ Vh.T) * (weights @ (U * s))).sum(dim=(0, 1))
-    gradient = layer.parametrization.z.grad
+    gradient = layer.parametrization.delta.grad
     assert gradient.dtype == torch.float32
     assert F.cosine_similarity(gradient.double(), expected, dim=0) > 0.999
 

@@ -123,7 +123,7 @@ LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
     [
         ("floor_forward", set(), ()),
         ("floor", set(), ()),
-        ("svf", LINEARS, ("parametrization.z",)),
+        ("svf", LINEARS, ("parametrization.delta",)),
         ("lora_all", LINEARS, ("lora_A.default.weight", "lora_B.default.weight")),
         ("lora_qv", {"q_proj", "v_proj"}, ("lora_A.default.weight", "lora_B.default.weight")),
         ("authors", LINEARS, ("proj.weight",)),

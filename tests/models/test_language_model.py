@@ -38,6 +38,7 @@ def test_bos_stands_once_and_without_a_template_only_the_end_of_text_ends_a_resp
     assert lm.encode(HELLO).count(lm.tokenizer.convert_tokens_to_ids(BOS)) == 1
     ends = ["<|eos|>", "<|im_end|>"] if chat_template else ["<|eos|>"]
     assert lm.end_ids == set(lm.tokenizer.convert_tokens_to_ids(ends))
+    assert lm.end_of_turn_id == lm.tokenizer.convert_tokens_to_ids(ends[-1])
 
 
 def test_without_a_template_bos_is_only_put_where_the_tokenizer_puts_it():

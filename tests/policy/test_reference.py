@@ -15,11 +15,11 @@ def test_the_answer_and_on_request_the_end_of_the_turn_follow_the_prompt() -> No
     ((one,),) = ReferenceAnswers(lm).generate([example], Sampling())
     assert list(one.prompt_ids) == lm.encode(example)
     assert lm.decode(one.token_ids[:-1]) == one.text == "four"
-    assert one.token_ids[-1] == lm.tokenizer.eos_token_id
+    assert one.token_ids[-1] == lm.end_of_turn_id
     assert one.token_ids[-1] in lm.end_ids
     assert one.log_probs == (0.0,) * len(one.token_ids)
     plain = encode_reference(lm, example)
-    assert one.token_ids == (*plain.token_ids, lm.tokenizer.eos_token_id)
+    assert one.token_ids == (*plain.token_ids, lm.end_of_turn_id)
     assert not set(plain.token_ids) & lm.end_ids
 
 

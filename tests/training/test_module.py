@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tiny_models import same_states
 from training_run import fit, flat, make_module
 
 from t2.experts.expert import Expert
-from t2.policy.log_probs import token_log_probs
+from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.reference import encode_reference
 from t2.run.metrics_csv import read_metrics
 from t2.run.results import SAMPLES_FILE
@@ -25,6 +25,7 @@ from t2.training.callbacks import Checkpoints, SampleTable, Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.objectives import SFT, Reinforce
 from t2.training.optimizer import OptimizerSettings
+from t2.training.rollout import Loss, Rollout
 from t2.types import Example, Sampling
 
 
@@ -89,6 +90,29 @@ def test_only_the_vectors_are_trained_and_saved(tmp_path: Path) -> None:
     saved = torch.load(tmp_path / LAST_CHECKPOINT, weights_only=True)
     assert len(saved["state_dict"]) == len(module.adapter.trainable())
     assert sum(value.numel() for value in saved["state_dict"].values()) == sum(p.numel() for p in module.parameters())
+
+
+@dataclass(frozen=True, kw_only=True)
+class BreaksAtStepTwo(Reinforce):
+    """Its loss is NaN in the third step."""
+
+    losses: list[int] = field(default_factory=list)
+
+    def loss(self, token: TokenLogProbs, rollout: Rollout) -> Loss:
+        self.losses.append(1)
+        loss = super().loss(token, rollout)
+        return Loss(loss.total * float("nan"), loss.parts) if len(self.losses) == 3 else loss
+
+
+def test_a_step_that_is_not_finite_stops_the_run_and_is_not_saved(tmp_path: Path) -> None:
+    whole, broken = make_module(objective=Reinforce()), make_module(objective=BreaksAtStepTwo())
+    fit(whole, tmp_path / "whole", steps=2)
+    with pytest.raises(FloatingPointError, match=r"gradient of \d+ of \d+ matrices is NaN"):
+        fit(broken, tmp_path / "broken")
+    assert torch.equal(flat(broken), flat(whole))
+    saved = torch.load(tmp_path / "broken" / LAST_CHECKPOINT, weights_only=True)
+    assert saved["global_step"] == 2
+    assert all(value.isfinite().all() for value in saved["state_dict"].values())
 
 
 METRICS = {

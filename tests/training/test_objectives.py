@@ -27,7 +27,7 @@ YES, NO = True, False
 )
 def test_scores_become_rewards(objective, scores, expected):
     rewards = objective.rewards(torch.tensor([scores]), torch.tensor([[YES, NO, NO]]))
-    torch.testing.assert_close(rewards, torch.tensor([expected]))
+    torch.testing.assert_close(rewards, torch.tensor([expected]).double(), rtol=1e-6, atol=1e-6)
 
 
 def test_rewards_refuse_flags_that_would_broadcast():
@@ -46,7 +46,7 @@ def test_rewards_refuse_flags_that_would_broadcast():
         (Reinforce(batch_norm="standardize"), [[1.0, 1.0], [1.0, -1.0]], [[0.5, 0.5], [0.5, -1.5]]),  # deviation 1
         (Reinforce(batch_norm="standardize"), [[4.0, 4.0], [4.0, -10.0]], [[0.5, 0.5], [0.5, -1.5]]),  # of 7 r - 3
         (Reinforce(batch_norm="standardize"), [[3.0, 1.0]], [[0.5**0.5, -(0.5**0.5)]]),
-        (Reinforce(batch_norm="standardize"), [[1.0, 1.0 + 2e-8]], [[-0.1, 0.1]]),  # noise is not blown up to 1
+        (Reinforce(batch_norm="standardize"), [[1.0, 1.0 + 2e-8]], [[0.0, 0.0]]),  # noise is not blown up to 1
         (Reinforce(batch_norm="standardize"), [[1.0, 1.0]], [[0.0, 0.0]]),  # rather than NaN
         (Reinforce(batch_norm="standardize"), [[1.0]], [[0.0]]),
         (Reinforce(batch_norm="center"), [[1.0]], [[0.0]]),
@@ -62,6 +62,24 @@ def test_advantages(objective, rewards, expected):
     tensor = torch.tensor(rewards, dtype=torch.float64)
     advantages = objective.advantages(tensor, torch.zeros_like(tensor).bool())
     torch.testing.assert_close(advantages, torch.tensor(expected).double(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("objective", [RLOO(), Reinforce(batch_norm="center"), Reinforce(batch_norm="standardize")])
+@pytest.mark.parametrize("score", [0.7, 0.1, 1 / 3])
+def test_equal_scores_give_advantages_of_exactly_zero(objective, score):
+    """AdamW divides by the gradient's size, so that a rounding error of 6e-8 would move z as far as a reward does."""
+    scores = torch.full((3, 6), score)  # fp32, as graders give them
+    advantages = objective.advantages(objective.rewards(scores, scores.bool() & False), scores.bool() & False)
+    assert advantages.dtype == torch.float64
+    assert torch.equal(advantages, torch.zeros(3, 6).double())
+
+
+def test_rloo_is_flat_by_the_completions_that_count():
+    """A dropped completion's own reward does not make the others differ."""
+    rewards, cut = torch.tensor([[0.4, 0.4, -1.0], [0.4, 1.0, -1.0]]), torch.tensor([[NO, NO, YES]] * 2)
+    advantages = RLOO(truncated="drop").advantages(rewards, cut)
+    assert torch.equal(advantages[0], torch.zeros(3).double())
+    torch.testing.assert_close(advantages[1], torch.tensor([-0.6, 0.6, 0.0]).double(), rtol=1e-6, atol=1e-6)
 
 
 @given(
