@@ -26,14 +26,18 @@ from hydra.errors import (
     MissingConfigException,
 )
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
+from t2.run.launch_folder import in_own_folder
 from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
+SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
 USER_ERRORS = (
     *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
     FloatingPointError,  # NaN and infinity in training
@@ -55,12 +59,14 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
 
 
 def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap `body` so that a user error is logged as one message and exits with code 1."""
+    """Wrap `body` so that it has its folder for itself, and a user error is one message and exits with code 1."""
 
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
-            return body(cfg)
+            return in_own_folder(body, cfg)
+        except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
+            raise SystemExit(SIGTERM_STATUS) from None
         except (*USER_ERRORS, InstantiationException) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
             target = target_in(str(error))
@@ -120,19 +126,24 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
 def check_run(run: Path) -> None:
     """Raise ValueError unless `run` is the folder of a training run with a checkpoint."""
     for needed, what in (
-        (".hydra/config.yaml", "its configuration"),
-        ("checkpoints/last.ckpt", "a checkpoint"),
+        ((".hydra/config.yaml",), "its configuration"),
+        (("checkpoints/last.ckpt", "checkpoints/previous.ckpt"), "a checkpoint"),
     ):
-        if not (run / needed).is_file():
+        if not any((run / name).is_file() for name in needed):
             raise ValueError(
-                f"resume={run}: there is no {needed} ({what}), so this is not the folder of an interrupted training "
+                f"resume={run}: there is no {needed[0]} ({what}), so this is not the folder of an interrupted training "
                 "run. Give the folder that train.py printed, e.g. outputs/train/DATE/TIME."
             )
 
 
 def check_targets(run: Path) -> None:
     """Raise ValueError if the configuration of `run` has a `_target_` that was renamed."""
-    old = next(old_targets(OmegaConf.to_container(OmegaConf.load(run / ".hydra/config.yaml"), resolve=False)), None)
+    path = run / ".hydra/config.yaml"
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}): the run cannot go on. Train anew.") from error
+    old = next(old_targets(config), None)
     if old is not None:
         raise ValueError(
             f"resume={run}: an older t2 started this run: its configuration names {old}, which is now "
