@@ -29,18 +29,22 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from t2.run.configuration.check import check_configuration
+from t2.run.configuration.resume import check_unchanged
+from t2.run.configuration.trainer import own_key
 from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
+QUOTED = re.compile(r'''"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'''', re.DOTALL)
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
 
 
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
     """Run `body` with the configuration `conf/name.yaml` and the overrides of the command line."""
     arguments = sys.argv[1:] = quote_text(sys.argv[1:])
-    resumed = resume_arguments(arguments)
+    resumed = resume_arguments(arguments) if name == "train" else None
     if resumed is None:
         try:
             check_overrides(conf, name, arguments)
@@ -48,15 +52,18 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
             raise SystemExit(f"error: {error}") from None
     else:
         sys.argv[1:] = resumed
-    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body))()
+    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body, name))()
 
 
-def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap `body` so that a user error is logged as one message and exits with code 1."""
+def _plain_errors(body: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
+    """Wrap `body` so that the configuration is checked, and a user error is one logged message and exit code 1."""
 
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
+            if cfg.get("resume"):
+                check_unchanged(cfg)
+            check_configuration(cfg, name)
             return body(cfg)
         except (*USER_ERRORS, InstantiationException) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
@@ -73,17 +80,21 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
 
 
 def quote_text(arguments: Sequence[str]) -> list[str]:
-    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar.
+    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar and of interpolations.
 
-    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; what is quoted already is left alone.
+    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; of what is quoted already only a `${` is changed, to `\\${`.
     """
     quoted = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key in TEXT_KEYS and equals and value[:1] not in ("'", '"') and value != "null":
-            # Hydra reads backslashes literally, except before a quote.
-            escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
-            argument = f'{key}="{escaped}"'
+        if key.lstrip("+") in TEXT_KEYS and equals and value != "null":
+            # OmegaConf halves the backslashes before a `${`, of which the last must be there to keep it literal.
+            value = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+            if not QUOTED.fullmatch(value):
+                # Hydra reads backslashes literally, except before a quote.
+                value = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
+                value = f'"{value}"'
+            argument = f"{key}={value}"
         quoted.append(argument)
     return quoted
 
@@ -101,6 +112,8 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
     if not runs or runs[-1] in ("null", ""):
         return None
     run = Path(runs[-1]).resolve()
+    if {"-m", "--multirun"} & set(arguments):
+        raise SystemExit("error: resume goes on with one run, and -m starts several. Leave -m out.")
     try:
         check_run(run)
         check_targets(run)
@@ -159,6 +172,8 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 raise ValueError(f"{error}{_did_you_mean(choice, error.options or [])}") from None
             except ConfigCompositionException as error:
                 key = str(error).partition("'")[2].partition("'")[0]
+                if (own := own_key(key.removeprefix("trainer."))) is not None and name == "train":
+                    raise ValueError(own) from None
                 groups = [path.name for path in conf.iterdir() if path.is_dir()]
                 raise ValueError(
                     f"{error}{_did_you_mean(key, [*known, *groups])} `python {name}.py --help` lists every key."
