@@ -37,7 +37,7 @@ from t2.run.renamed import old_targets, renamed_override, renamed_target, target
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
-QUOTED = re.compile(r'''"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'''', re.DOTALL)
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 USER_ERRORS = (ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException)
 
 
