@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from pydantic import AfterValidator, ConfigDict, Strict, TypeAdapter, ValidationError
 
 SCALARS = {NoneType: "null", bool: "true or false", int: "an integer", float: "a number", str: "text"}
-BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "of length at least"}
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "min_length": "with a length of at least"}
 _PATHS = (Path, os.PathLike)
 _CONFIG = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -113,10 +113,10 @@ def _words(hint: Any) -> str:
     if hint in SCALARS:
         return SCALARS[hint]
     if origin is Literal:
-        return "one of " + ", ".join(map(str, arguments))
+        return ", ".join(sorted(map(str, arguments)))
     if origin is Annotated:
-        bounds = " and ".join(_bounds(hint.__metadata__))
-        return f"{_words(arguments[0])} {bounds}".rstrip()
+        bounds = " and ".join(_bounds(hint.__metadata__, whole=arguments[0] is int))
+        return f"{bounds} ({_words(arguments[0])})" if bounds else _words(arguments[0])
     if origin is Union:
         return ", or ".join(_words(one) for one in sorted(arguments, key=lambda one: one is NoneType))
     if origin is tuple:
@@ -130,10 +130,13 @@ def _words(hint: Any) -> str:
     return "any value"
 
 
-def _bounds(metadata: Iterable[Any]) -> list[str]:
-    """`at least 0` and so on, of annotated-types and of pydantic's Field."""
+def _bounds(metadata: Iterable[Any], *, whole: bool) -> list[str]:
+    """`at least 0` and so on, of annotated-types and of pydantic's Field; an integer above 0 is at least 1."""
     found = []
     for one in metadata:
         for part in getattr(one, "metadata", [one]):
-            found += [f"{word} {getattr(part, name)}" for name, word in BOUNDS.items() if hasattr(part, name)]
+            given = {name: getattr(part, name) for name in BOUNDS if hasattr(part, name)}
+            if whole and "gt" in given:
+                given = {"ge": given["gt"] + 1}
+            found += [f"{BOUNDS[name]} {bound}" for name, bound in given.items()]
     return found
