@@ -109,7 +109,9 @@ def test_rloo_of_one_sample_is_refused():
         RLOO().check_sampling(Sampling(samples=1))
     with pytest.raises(AssertionError, match="G = 1 leaves nothing"):
         RLOO().advantages(torch.ones(2, 1), torch.zeros(2, 1).bool())
-    RLOO().check_sampling(Sampling(samples=2))
+    RLOO().check_sampling(Sampling(samples=2, temperature=0.5))
+    with pytest.raises(ValueError, match=r"all the same at sampling\.temperature=0"):
+        RLOO().check_sampling(Sampling(samples=2))
     Reinforce().check_sampling(Sampling(samples=1))
 
 

@@ -26,8 +26,8 @@ _NAMESPACES = (
     "kernel.apparmor_restrict_unprivileged_userns=0)"
 )
 _UNSAFE = (
-    "Only where programs may do what this user may do, network included: executor.require=any "
-    "executor.allow_unsafe=true runs them in a plain subprocess."
+    "Only where programs may do what this user may do, network included: task.executor.require=any "
+    "task.executor.allow_unsafe=true runs them in a plain subprocess."
 )
 
 
