@@ -119,9 +119,7 @@ def _structural_fault(lm: LanguageModel, probe: Sequence[Completion], before: Te
         inverted = PixelImage(bytes(range(64))[::-1], (8, 8))
         if float(effect([replace(c, images=(inverted,)) if c.images else c for c in probe])[with_image].min()) == 0.0:
             return "does not see the prompt's image in shared rows"
-    first = [
-        n for n in range(len(probe)) if n % len(CHECK_SAMPLES) == 0
-    ]  # before the others in its row
+    first = [n for n in range(len(probe)) if n % len(CHECK_SAMPLES) == 0]  # before the others in its row
     leak = effect([replace(c, token_ids=changed(c.token_ids, 0)) if n in first else c for n, c in enumerate(probe)])
     others = float(leak[[n for n in range(len(probe)) if n not in first]].max())
     exact = lm.dtype not in (torch.float32, torch.float64)  # there a mixture of experts may round differently, by 1e-6
