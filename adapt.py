@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
@@ -28,7 +28,7 @@ from t2.evaluation.tables import bars, history_table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
-from t2.models.precision import PrecisionPolicy
+from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import read_lines
 from t2.run.launch import launch, quiet_libraries
@@ -77,10 +77,9 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
 
 
 def check_precision(cfg: DictConfig) -> None:
-    """Log the precision policy; ValueError for one that does not exist."""
-    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
-    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
-    log.info("Precision: %s", policy)
+    """Log the precision policy; ValueError for settings that exclude each other."""
+    precision = Precision.of(cfg.base_model, cfg.generation)
+    log.info("Precision: %s", precision)
 
 
 def read_prompts(cfg: DictConfig) -> list[str]:

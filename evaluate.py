@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from t2.adaptation.strategy import Strategy
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
@@ -25,7 +25,7 @@ from t2.evaluation.tables import results_text
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
-from t2.models.precision import PrecisionPolicy
+from t2.models.precision import Precision
 from t2.policy.generator import Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
@@ -84,10 +84,9 @@ def evaluate_systems(cfg: DictConfig) -> Results:
 
 
 def check_precision(cfg: DictConfig) -> None:
-    """Log the precision policy; ValueError for one that does not exist."""
-    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
-    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
-    log.info("Precision: %s", policy)
+    """Log the precision policy; ValueError for settings that exclude each other."""
+    precision = Precision.of(cfg.base_model, cfg.generation)
+    log.info("Precision: %s", precision)
 
 
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:

@@ -23,7 +23,7 @@ from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
-from t2.models.precision import PrecisionPolicy, check_trainer_precision, kl_floor_note
+from t2.models.precision import Precision
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
 from t2.training.activation_checkpointing import recompute_blocks
@@ -63,13 +63,11 @@ def train(cfg: DictConfig) -> Results:
 
 
 def check_precision(cfg: DictConfig) -> None:
-    """Log the precision policy; ValueError for one that does not exist."""
-    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
-    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
-    check_trainer_precision(cfg.trainer.get("precision"))
-    if (note := kl_floor_note(policy, cfg.objective.get("kl_coefficient") or 0.0)) is not None:
+    """Log the precision policy; ValueError for settings that exclude each other."""
+    precision = Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
+    log.info("Precision: %s", precision)
+    if (note := precision.kl_note(cfg.objective.get("kl_coefficient") or 0.0)) is not None:
         log.warning(note)
-    log.info("Precision: %s", policy)
 
 
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:

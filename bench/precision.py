@@ -25,13 +25,13 @@ from torch import Tensor
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.loading import DTYPES
+from t2.models.precision import DTYPES, RolloutMode
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.types import Completion, Example, Sampling
 
 QUESTION = "State the final answer to the following arithmetic problem: {} + {} ="
-WAYS = {"merged": True, "factored": False}
+WAYS: tuple[RolloutMode, ...] = ("merged", "factored")
 
 
 def multipliers(svf: SVF, spread: float) -> Mapping[str, Tensor]:
@@ -73,9 +73,9 @@ def measure(args: argparse.Namespace, dtype: str) -> list[dict[str, Any]]:
     rows = []
     for spread in args.spreads:
         z = multipliers(svf, spread)
-        for way, merge in WAYS.items():
+        for way in WAYS:
             svf.load(z)
-            generator = HFGenerator(lm, svf, merge=merge)
+            generator = HFGenerator(lm, svf, mode=way)
             completions = [one for group in generator.generate(examples, sampling) for one in group]
             sampled = torch.tensor([value for one in completions for value in one.log_probs])
             with torch.no_grad():
@@ -87,7 +87,7 @@ def measure(args: argparse.Namespace, dtype: str) -> list[dict[str, Any]]:
                 reference.load(z)
                 right = log_probs(exact, completions)
             change = (right - base).abs().mean()
-            answer = merged if merge else trained
+            answer = merged if way == "merged" else trained
             cosine = torch.cosine_similarity(
                 gradient(lm, svf, completions), gradient(exact, reference, completions), dim=0
             )

@@ -19,6 +19,7 @@ from t2.adaptation.search import Fitness
 from t2.adaptation.strategy import PooledModel
 from t2.adapters.base import PerExampleAdapter
 from t2.experts.mixture import Mixture
+from t2.models.precision import NonFiniteError
 from t2.policy.generator import PerExampleGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import micro_batches
@@ -138,22 +139,28 @@ class Likelihood:
             scales = self._model.pool.scales([mixtures[state] for state in distinct])
             with self._adapter.per_example(scales) as select:
                 select(torch.tensor([row_of[row // size] for row in batch], device=self._model.lm.device))
-                token = token_log_probs(self._model.lm, [rows[row] for row in batch])
+                try:
+                    token = token_log_probs(self._model.lm, [rows[row] for row in batch])
+                except NonFiniteError as error:
+                    row = batch[error.completion]
+                    raise _overflow(math.nan, mixtures[row // size], self._support[row % size]) from error
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
             for row, mean in zip(batch, means.tolist(), strict=True):
                 log_probs[row] = mean
         found = [log_probs[start : start + size] for start in range(0, len(rows), size)]
-        for mixture, values in zip(mixtures, found, strict=True):
-            _check_finite(values, mixture, self._support)
         return [Fitness(sum(values) / size) for values in found]
 
 
 def _check_finite(log_probs: Sequence[float], mixture: Mixture, support: Sequence[Example]) -> None:
     for log_prob, example in zip(log_probs, support, strict=True):
         if not math.isfinite(log_prob):
-            means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
-            raise ValueError(
-                f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion of "
-                f"{example.prompt[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, "
-                "or set base_model.dtype=float32."
-            )
+            raise _overflow(log_prob, mixture, example)
+
+
+def _overflow(log_prob: float, mixture: Mixture, example: Example) -> ValueError:
+    means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
+    return ValueError(
+        f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion of "
+        f"{example.prompt[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, "
+        "or set base_model.dtype=float32."
+    )

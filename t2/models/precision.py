@@ -1,64 +1,159 @@
-"""The precision policy: in which type the model, the multipliers, the logits and the rollouts are held and computed.
+"""The precision policy: in which dtype the model, z, the logits and the rollouts are, and what is refused.
 
-    model         base_model.dtype: weights, factors and activations
-    multipliers   fp32 whatever the model is, with fp32 gradients and optimizer states
-    logits        fp32 from the head on, and with them log-probs, entropies, KL and loss
-    rollouts      generation.dtype, to which merged weights are rounded; the model's own if that is null
+    part                            dtype                 why
+    frozen weights, activations     base_model.dtype      half precision halves memory and the time of products
+    z, its gradient, its optimizer  float32               a step of 1e-3 at z = 1 is lost in bfloat16 (2^-8 = 4e-3)
+    logits, log-probs, KL           float32               a bfloat16 logit of 20 is rounded by up to 0.06
+    rollouts                        generation.mode       merged: W' rounded to a dtype; factored: as in training
 
-Nothing else chooses a type. Lightning's precision plugins do not fit: under `bf16-mixed` autocast a layer feels nothing
-of changes of z below 1.5e-3, `16-mixed` scales the gradients that are then clipped, and `bf16-true` casts what it is
-given. fp16 keeps 11 bits of a number where bf16 keeps 8, so that rollouts and training differ less (arXiv 2510.26788).
+float16 has 10 bits of mantissa and bfloat16 7, so that sampling and training differ by less in it (Qi et al. 2025,
+arXiv 2510.26788); its largest number is 65504, beyond which a `NonFiniteError` names the place. Losses are scaled for
+it in `t2.training.policy_gradient`. Nothing here runs a model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-from t2.models.loading import parse_dtype
+import torch
 
-HALF = ("bfloat16", "float16")
-TRAINER_PRECISIONS = (None, 32, "32", "32-true")  # those that do nothing
-KL_FLOOR_NATS = 2e-3  # a token, of the KL of a bf16 model to itself by two ways of computing it
+from t2.run.messages import check_choice, nearest
+
+DTYPES = ("float32", "bfloat16", "float16")
+LOGITS = torch.float32  # the dtype of logits and of all that is computed from them
+KL_FLOOR_NATS = 2e-3  # a token, of a bf16 model to itself by two ways of computing it
+RolloutMode = Literal["auto", "merged", "factored"]
+_REFUSED = {  # precision flags of Lightning, and what they do here
+    "bf16-mixed": "autocast rounds z to bfloat16 in every product, and a layer feels nothing of |z - 1| below 1.5e-3",
+    "16-mixed": "gradients are scaled for float16 and clipped as they are, at a clip_norm meant for unscaled ones",
+    "bf16-true": "Lightning converts the batch, and fails on examples, which are frozen dataclasses",
+    "16-true": "Lightning converts the batch, and fails on examples, which are frozen dataclasses",
+}
 
 
-@dataclass(frozen=True)
-class PrecisionPolicy:
-    """The types of a run; `rollouts` is that of the weights which generate."""
+class NonFiniteError(FloatingPointError, ValueError):
+    """A number that is NaN or infinite, where going on would train on it or answer with it.
+
+    `completion` and `token` are indices: of the completion among those that were computed, and of its token.
+    """
+
+    def __init__(self, message: str, *, completion: int, token: int) -> None:
+        """Keep the indices beside the message."""
+        super().__init__(message)
+        self.completion, self.token = completion, token
+
+
+def non_finite(
+    what: str, value: float, *, prompt: int, completion: int, token: int, dtype: torch.dtype
+) -> NonFiniteError:
+    """The error for a log-prob or divergence; the message counts prompts, completions and tokens from 0."""
+    cure = ", or set base_model.dtype=bfloat16, which has more range" if dtype == torch.float16 else ""
+    return NonFiniteError(
+        f"{what} of token {token} in completion {completion} (prompt {prompt}) is {value}, so the logits there are not "
+        f"finite: z has grown too large, or a number has overflowed in {dtype_name(dtype)}. Lower optimizer.lr or the "
+        f"bounds of a search{cure}. What was saved before is finite.",
+        completion=completion,
+        token=token,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The dtypes of a run, settled before a model is loaded.
+
+    Attributes:
+        model: dtype of the frozen weights and the activations.
+        rollout_mode: `merged` or `factored`; `auto` is merged where the model is float32 or `rollout_dtype` is set, and
+            factored in half precision, where merging would round away a part of what z has learned.
+        rollout_dtype: dtype of merged weights; None is the model's own.
+    """
 
     model: str = "float32"
-    rollouts: str | None = None
+    rollout_mode: RolloutMode = "auto"
+    rollout_dtype: str | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown type."""
+        """Raise ValueError for an unknown dtype or mode, or a dtype of merged weights where none are merged."""
         parse_dtype(self.model)
-        if self.rollouts not in (None, "auto"):  # vLLM's word for the model's own
-            parse_dtype(self.rollouts)
+        check_choice("generation.mode", self.rollout_mode, get_args(RolloutMode))
+        if self.rollout_dtype is not None:
+            parse_dtype(self.rollout_dtype)
+            if self.rollout_mode == "factored":
+                raise ValueError(
+                    f"generation.dtype={self.rollout_dtype} rounds merged weights, and generation.mode=factored merges "
+                    "none; leave one of them out."
+                )
 
-    @property
-    def is_half(self) -> bool:
-        """Whether the model is held in half precision."""
-        return self.model in HALF
+    @classmethod
+    def of(
+        cls,
+        base_model: Mapping[str, Any],
+        generation: Mapping[str, Any],
+        trainer: Mapping[str, Any] | None = None,
+    ) -> Precision:
+        """The policy of a run's settings.
 
-    def __str__(self) -> str:
-        """What is printed when a run starts."""
-        rollouts = self.model if self.rollouts in (None, "auto") else self.rollouts
-        return f"model {self.model}, multipliers float32, logits float32, rollouts {rollouts}"
-
-
-def check_trainer_precision(precision: object) -> None:
-    """Raise ValueError where the trainer would cast what this policy holds."""
-    if precision not in TRAINER_PRECISIONS:
-        raise ValueError(
-            f"trainer.precision is {precision!r}; allowed: null. Lightning's casts lose small changes of z or scale "
-            "their gradients: choose the model's type with base_model.dtype=bfloat16 or float16; z stays in float32."
+        Raises:
+            ValueError: an unknown dtype, settings that exclude each other, or a precision flag of the trainer.
+        """
+        flag = (trainer or {}).get("precision")
+        if flag not in (None, 32, "32", "32-true"):
+            why = _REFUSED.get(str(flag), "it changes dtypes behind t2's back")
+            raise ValueError(
+                f"trainer.precision is {flag!r}; allowed: 32-true, the default. With {flag}, {why}. For half precision "
+                "set base_model.dtype=bfloat16 or float16: z and logits stay in float32."
+            )
+        engine = generation.get("engine") or {}  # vLLM's, which takes merged weights
+        dtype = engine.get("dtype") if engine.get("dtype") != "auto" else None
+        return cls(
+            model=base_model.get("dtype", "float32"),
+            rollout_mode="merged" if engine else generation.get("mode", "auto"),
+            rollout_dtype=dtype if engine else generation.get("dtype"),
         )
 
+    @property
+    def merges(self) -> bool:
+        """Whether rollouts are generated with merged weights."""
+        if self.rollout_mode != "auto":
+            return self.rollout_mode == "merged"
+        return self.rollout_dtype is not None or not is_half(parse_dtype(self.model))
 
-def kl_floor_note(policy: PrecisionPolicy, kl_coefficient: float) -> str | None:
-    """A warning where the objective weighs a KL that half precision cannot resolve, else None."""
-    if not policy.is_half or not kl_coefficient > 0:
-        return None
-    return (
-        f"objective.kl_coefficient is {kl_coefficient} and the model is held in {policy.model}: rounding alone gives a "
-        f"KL of about {KL_FLOOR_NATS} nats a token, which is no distance to the base. Trust it above that."
-    )
+    def kl_note(self, coefficient: float) -> str | None:
+        """A warning where an objective weighs a KL that half precision cannot resolve, else None."""
+        if not coefficient > 0 or not is_half(parse_dtype(self.model)):
+            return None
+        return (
+            f"objective.kl_coefficient is {coefficient} and the model is held in {self.model}: rounding alone gives a KL "
+            f"of up to {KL_FLOOR_NATS} nats a token, which is no distance to the base. Trust it above that."
+        )
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        mode = "merged" if self.merges else "factored"
+        return f"model {self.model}; z and logits float32; rollouts {mode} in {self.rollout_dtype or self.model}"
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether numbers of this dtype have 16 bits."""
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, as `parse_dtype` takes it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name in DTYPES.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in DTYPES:
+        near = nearest(name, DTYPES, cutoff=0.3)  # low, for fp16 and its like
+        hint = "" if near is None else f" Did you mean {near!r}?"
+        raise ValueError(f"dtype is {name!r}; allowed: {', '.join(DTYPES)}.{hint}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBa
 
 from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava
-from t2.models.loading import check_logits, parse_device, parse_dtype
+from t2.models.loading import check_logits, parse_device
+from t2.models.precision import parse_dtype
 from t2.run.messages import check_choice
 from t2.types import Seed
 
