@@ -28,9 +28,12 @@ _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = r"(?:[A-Za-z]|\\[A-Za-z]+|\\(?:text|mathrm|overline|angle)\s*\{[^{}]*\})(?:_\{?[A-Za-z0-9]+\}?)?'?"
 _CALL = r"(?:\^\{-1\})?\s*\([^()]*\)"
 _VARIABLE = re.compile(rf"\s*(?:{_NAME}(?:{_CALL})?|\\angle\s*[A-Z]{{1,3}}|[A-Z]{{2,3}}|\\frac\{{d[a-z]\}}\{{d[a-z]\}})\s*")
-_RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|neq|ne|in)(?![A-Za-z])")
+_RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|neq|ne|in|approx|sim)(?![A-Za-z])")
 _BASE = re.compile(r"([0-9A-Z]+)_\{?([0-9]{1,2})\}?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]*[A-Za-z]")
+_TEXT_OF_NUMBER = re.compile(r"\\text\s*\{\s*([0-9][^{}]*)\}")
+_SET_OF_ALL = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\||:)\s*(.*?)\\?\}")
+_REALS = re.compile(r"\(\s*-\s*\\infty\s*,\s*\+?\\infty\s*\)|(?:\\text\s*\{\s*)?all real(?:s| numbers)\s*\}?|\\mathbb\s*R\b", re.I)
 _WORD_INFINITY = re.compile(r"\binfinity\b", re.IGNORECASE)
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
 _RATIO = re.compile(r"[0-9.]+(?::[0-9.]+)+.*")
@@ -43,8 +46,11 @@ def clean(text: str) -> str:
         text = box[1]
     text = _LATEX_COMMA.sub(",", text)
     text = _DELIMITERS.sub(" ", _SPACING.sub(" ", text))
-    text = _WORD_INFINITY.sub(lambda _: r"\infty", text)
-    return " ".join(text.split()).rstrip(" .")
+    text = " ".join(_WORD_INFINITY.sub(lambda _: r"\infty", text).split()).rstrip(" .")
+    for form in (_TEXT_OF_NUMBER, _SET_OF_ALL):
+        if inside := form.fullmatch(text):
+            text = inside[1].strip()
+    return r"\mathbb{R}" if _REALS.fullmatch(text) else text
 
 
 def equivalent(gold: str, answer: str, ask: Ask, depth: int = 0) -> bool:

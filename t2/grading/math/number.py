@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from t2.grading.number_words import number_of_words
+from t2.grading.number_words import SCALES, number_of_words
 
 RELATIVE_TOLERANCE = Fraction(1, 10**6)
 MAX_NUMBER_CHARS = 100
@@ -37,6 +37,7 @@ _FORMS = tuple(
         r"(?P<head>[0-9]*)\.(?P<fixed>[0-9]*)\\overline\s*\{(?P<cycle>[0-9]+)\}",
     )
 )
+_SCALED = re.compile(rf"([+-]?)({_PLAIN})\s+({'|'.join(SCALES)})", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ def number(text: str) -> Number | None:
     if len(text) > MAX_NUMBER_CHARS:
         return None
     text = text.strip()
+    if scaled := _SCALED.fullmatch(text):
+        return _number({"plain": scaled[2], "sign": scaled[1], "exponent": str(len(str(SCALES[scaled[3].lower()])) - 1)})
     for form in _FORMS:
         if match := form.fullmatch(text):
             return _number(match.groupdict())

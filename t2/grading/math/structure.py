@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 _GROUPED = re.compile(r"(?<![0-9.])[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 _MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
-_OPEN = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
+_OPEN = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle", "{": "}"}
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _SEPARATOR = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:or|and)\s*\}|(?<![A-Za-z\\]),?\s*\b(?:or|and)\b(?![A-Za-z])")
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
@@ -44,7 +44,7 @@ def structure(text: str) -> Structure | None:
     if (inside := _enclosed(text)) is not None:
         kind, content = inside
         members = _split(_ungrouped(content) if ", " in content else content, ",")
-        if kind == "{}":
+        if kind == "{}" and (text.startswith("\\") or len(members) > 1):
             return Structure("list", members if content.strip() else ())
         return Structure(kind, members) if len(members) > 1 else None
     members = _split(_ungrouped(_SEPARATOR.sub(",", text)), ",")
