@@ -32,10 +32,10 @@ def number_of_words(text: str) -> int | None:
             if last in _SMALL and not (_SMALL[last] >= 20 and 0 < value < 10):
                 return None
             part += value
-        elif word == "hundred" and last in _SMALL and 0 < part < 100:
-            part *= 100
-        elif word in SCALES and part:
-            total, part = total + part * SCALES[word], 0
+        elif word == "hundred" and (last is None or (last in _SMALL and 0 < part < 100)):
+            part = 100 * (part or 1)  # "a hundred"
+        elif word in SCALES and (last is None or part):
+            total, part = total + (part or 1) * SCALES[word], 0
         else:
             return None
         last = word

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.grading.answers import boxed, choice_letter, final_number, first_line, last_number, matching_word
+from t2.grading.answers import boxed, final_number, first_line, last_number, matching_word
+from t2.grading.choice import choice_letter
+from t2.grading.stated_number import stated_number
 
 EXTRACTORS = {
     "last_number": last_number,
     "final_number": final_number,
     "boxed": boxed,
+    "stated_number": stated_number,
     "choice_letter": lambda text: choice_letter(text, "ABCDEFGHIJ"),
     "matching_word": lambda text: matching_word(text, ["mother", "mother-in-law", "Yes", "ſ", "İ"]),
     "first_line": first_line,
