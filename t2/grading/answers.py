@@ -1,8 +1,8 @@
 r"""Extracting the answer from a completion: numbers, \boxed{}, words, lines.
 
 Pure functions that never raise, use no random state and take time linear in the length of any text. Whether an answer
-is correct is decided by the tasks, and for expressions by `t2.grading.math.equality`; what a worked answer states is read by
-`t2.grading.stated_number` and `t2.grading.choice`. Numbers are exact decimals here, so that "72.0" equals "72";
+is correct is decided by the tasks, and for expressions by `t2.grading.math.equality`; what a worked answer states is
+read by `t2.grading.stated_number` and `t2.grading.choice`. Numbers are exact decimals here, so that "72.0" equals "72";
 exponents and fractions are not read as one number.
 """
 

@@ -5,8 +5,9 @@ is not negated; the last "B is correct" or "I choose B"; a letter that the text 
 the last letter that is not refused ("not A", "rather than A", "A is wrong"). "(B) or (C)" as the stated answer chooses
 none, and neither does a list of the options, one a line.
 
-The paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) takes `answer is \(?([A-J])\)?`, else `answer:\s*([A-J])`,
-else the last letter that is a word. The functions never raise and take time linear in the length of the text.
+The paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) takes `answer is \(?([A-J])\)?`, else
+`answer:\s*([A-J])`, else the last letter that is a word. The functions never raise and take time linear in the length
+of the text.
 """
 
 from __future__ import annotations
@@ -98,8 +99,9 @@ def _unmarked(text: str, patterns: _Patterns, passed_over: set[int]) -> str | No
     is_list = len({one["letter"] for one in listed}) > 1
     first = patterns.first.match(text)
     if first and not is_list and first.start("letter") not in passed_over:
-        if not patterns.hedged.match(text, first.end()):
-            return first["letter"].upper()
+        is_hedged = patterns.hedged.match(text, first.end())
+        if not is_hedged:
+            return str(first["letter"]).upper()
     if is_list:
         passed_over |= {one.start("letter") for one in listed}
     left = [one["letter"] for one in patterns.alone.finditer(text) if one.start("letter") not in passed_over]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_SMALL = {word: value for value, word in enumerate(_ONES)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
+_BELOW_20 = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen
+"""
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_SMALL = {word: value for value, word in enumerate(_BELOW_20.split())} | {
+    word: 20 + 10 * index for index, word in enumerate(_TENS.split())
+}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _WORD = "|".join([*_SMALL, "hundred", *SCALES])
 NUMBER_WORDS = rf"(?i:\b(?:{_WORD})(?:(?:[ -]|\s+and\s+)(?:{_WORD}))*\b)"
@@ -25,16 +27,16 @@ def number_of_words(text: str) -> int | None:
     words = words[1:] if negative else words
     if not words or len(words) > MAX_WORDS:
         return None
-    total, part, last = 0, 0, None
+    total, part, last = 0, 0, ""
     for word in words:
         if word in _SMALL:
             value = _SMALL[word]
             if last in _SMALL and not (_SMALL[last] >= 20 and 0 < value < 10):
                 return None
             part += value
-        elif word == "hundred" and (last is None or (last in _SMALL and 0 < part < 100)):
+        elif word == "hundred" and (not last or (last in _SMALL and 0 < part < 100)):
             part = 100 * (part or 1)  # "a hundred"
-        elif word in SCALES and (last is None or part):
+        elif word in SCALES and (not last or part):
             total, part = total + (part or 1) * SCALES[word], 0
         else:
             return None

@@ -49,8 +49,8 @@ _STATED = re.compile(
     r"(?P<negated>\s{0,3}not\b)?)"
 )
 _FILLER = re.compile(
-    r"(?i:(?:therefore|thus|so|approximately|about|around|roughly|exactly|only|simply|just|still|equal to|equals|usd|eur"
-    r"|a total of|the|an?|it is|[a-z]\s?=)\b|[a-z]\s?=|[\s*_\"'(\[:,=])"
+    r"(?i:(?:therefore|thus|so|approximately|about|around|roughly|exactly|only|simply|just|still|equal to|equals|usd"
+    r"|eur|a total of|the|an?|it is|[a-z]\s?=)\b|[a-z]\s?=|[\s*_\"'(\[:,=])"
 )
 _ARITHMETIC = re.compile(r"[-+*/×÷x^().,0-9$€£%\s=]|\\(?:times|cdot|div)(?![A-Za-z])")
 _SENTENCE_END = re.compile(r"\n|[.;?!](?=\s|$)")
@@ -69,8 +69,8 @@ def stated_number(text: str) -> Fraction | None:
         return value
     text = _plain(text)
     for after in reversed(text.split("####")[1:]):
-        if value := _VALUE.match(after.lstrip(" \t:")):
-            return _fraction(value)
+        if marked := _VALUE.match(after.lstrip(" \t:")):
+            return _fraction(marked)
     statements = [found for found in _STATED.finditer(text) if not found["negated"]]
     if statements:
         sentence = text[statements[-1].end() : statements[-1].end() + MAX_SENTENCE_CHARS].lstrip("\n *_:")
@@ -118,9 +118,9 @@ def _of_sentence(sentence: str) -> tuple[Fraction | None] | None:
 def _at_the_end(text: str) -> Fraction | None:
     lines = text.strip().rsplit("\n", 1)[-1:]
     _, equals, result = lines[0].rpartition("=")
-    if equals and (value := _VALUE.match(result.lstrip(" *"))):
-        if not _VALUE.search(_EXPONENT.sub("", result.lstrip(" *")[value.end() :])):
-            return _fraction(value)
+    value = _VALUE.match(result.lstrip(" *")) if equals else None
+    if value and not _VALUE.search(_EXPONENT.sub("", result.lstrip(" *")[value.end() :])):
+        return _fraction(value)
     outside = _REMARK.sub(lambda remark: " " if re.search("[A-Za-z]", remark[0]) else remark[0], text)
     for part in (outside, text):
         if (last := _last_value(part)) is not None:

@@ -3,8 +3,8 @@
 Options are shown as A, B, C, ... and the gold answer is the letter shown, whatever the label in the row. The paper's
 code (SakanaAI/self-adaptive-llms, commit 03a41ae) keeps the label, so that questions labeled 1 to 4 are never right,
 begins the response with "Let's think step by step", takes the last letter where none follows "answer is" or "answer:",
-and a random option where a completion names none. `t2.grading.choice` says how a letter is read here. Scoring options by
-their log-likelihood is not offered.
+and a random option where a completion names none. `t2.grading.choice` says how a letter is read here. Scoring options
+by their log-likelihood is not offered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Comparing two answers part by part: structure, equations, units, numbers; only what is left is an expression.
 
-What is left goes to `ask`, a function that tells whether two expressions without structure or unit are equivalent. It is
-asked at most `MAX_ASKED` times for each member of a list, so that a hostile list costs little more than its expressions.
+What is left goes to `ask`, a function that tells whether two expressions without structure or unit are equivalent. At
+most `MAX_ASKED` members of a list without an order are compared in this way, so that a hostile list has a bounded cost.
 """
 
 from __future__ import annotations
@@ -27,13 +27,17 @@ _MEMBER_OF = re.compile(r"\s*[A-Za-z]\s*\\in(?![A-Za-z])")
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = r"(?:[A-Za-z]|\\[A-Za-z]+|\\(?:text|mathrm|overline|angle)\s*\{[^{}]*\})(?:_\{?[A-Za-z0-9]+\}?)?'?"
 _CALL = r"(?:\^\{-1\})?\s*\([^()]*\)"
-_VARIABLE = re.compile(rf"\s*(?:{_NAME}(?:{_CALL})?|\\angle\s*[A-Z]{{1,3}}|[A-Z]{{2,3}}|\\frac\{{d[a-z]\}}\{{d[a-z]\}})\s*")
+_VARIABLE = re.compile(
+    rf"\s*(?:{_NAME}(?:{_CALL})?|\\angle\s*[A-Z]{{1,3}}|[A-Z]{{2,3}}|\\frac\{{d[a-z]\}}\{{d[a-z]\}})\s*"
+)
 _RELATION = re.compile(r"[<>]|\\(?:le|ge|leq|geq|lt|gt|neq|ne|in|approx|sim)(?![A-Za-z])")
 _BASE = re.compile(r"([0-9A-Z]+)_\{?([0-9]{1,2})\}?")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' .-]*[A-Za-z]")
 _TEXT_OF_NUMBER = re.compile(r"\\text\s*\{\s*([0-9][^{}]*)\}")
 _SET_OF_ALL = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\||:)\s*(.*?)\\?\}")
-_REALS = re.compile(r"\(\s*-\s*\\infty\s*,\s*\+?\\infty\s*\)|(?:\\text\s*\{\s*)?all real(?:s| numbers)\s*\}?|\\mathbb\s*R\b", re.I)
+_REALS = re.compile(
+    r"\(\s*-\s*\\infty\s*,\s*\+?\\infty\s*\)|(?:\\text\s*\{\s*)?all real(?:s| numbers)\s*\}?|\\mathbb\s*R\b", re.I
+)
 _WORD_INFINITY = re.compile(r"\binfinity\b", re.IGNORECASE)
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
 _RATIO = re.compile(r"[0-9.]+(?::[0-9.]+)+.*")

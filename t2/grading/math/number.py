@@ -30,7 +30,7 @@ _FORMS = tuple(
         rf"(?P<plain>{_DECIMAL})",
         rf"(?P<top>{_DECIMAL})\s*/\s*(?P<bottom>-?{_PLAIN})",
         rf"\\frac\s*\{{\s*(?P<top>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<bottom>-?{_DECIMAL})\s*\}}",
-        rf"(?P<whole>[0-9]+)\s*\\frac\s*\{{\s*(?P<top>[0-9]+)\s*\}}\s*\{{\s*(?P<bottom>[0-9]+)\s*\}}",
+        r"(?P<whole>[0-9]+)\s*\\frac\s*\{\s*(?P<top>[0-9]+)\s*\}\s*\{\s*(?P<bottom>[0-9]+)\s*\}",
         r"(?P<whole>[0-9]+)\s+(?P<top>[0-9]+)\s*/\s*(?P<bottom>[0-9]+)",
         rf"(?P<plain>{_PLAIN})[eE](?P<exponent>[+-]?[0-9]+)",
         rf"(?:(?P<plain>{_PLAIN}){_TIMES})?10{_POWER.replace('{0}', 'power_')}",
@@ -54,7 +54,9 @@ def number(text: str) -> Number | None:
         return None
     text = text.strip()
     if scaled := _SCALED.fullmatch(text):
-        return _number({"plain": scaled[2], "sign": scaled[1], "exponent": str(len(str(SCALES[scaled[3].lower()])) - 1)})
+        return _number(
+            {"plain": scaled[2], "sign": scaled[1], "exponent": str(len(str(SCALES[scaled[3].lower()])) - 1)}
+        )
     for form in _FORMS:
         if match := form.fullmatch(text):
             return _number(match.groupdict())

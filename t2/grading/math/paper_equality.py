@@ -1,4 +1,4 @@
-r"""The equality of MATH answers in the paper's code, with its defects, for numbers that stand beside the paper's.
+r"""The equality of MATH answers in the paper's code, with its defects, for numbers to be set beside the paper's.
 
 Source: SakanaAI/self-adaptive-llms, `evaluation/fishfarm/fishfarm/tasks/competation_math.py`, itself made of
 hendrycks/math and of ToRA's `math_equal`: both texts are stripped, then equal as numbers (within 1e-4, and also when
@@ -6,7 +6,7 @@ one is a hundred times the other), as texts without brackets, or member by membe
 
 Its last resort, `symbolic_equal`, is left out. LaTeX never reached it: beside Hydra, whose antlr is 4.9, sympy refuses
 to parse LaTeX, and the error was swallowed. Plain text ("x+1" against "1+x") did, through a parser that evaluates what
-a model wrote as Python. `t2.grading.math.equality` is the equality for our own claims.
+a model wrote as Python. `t2.grading.math.equality` is the default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _RELATIVE_TOLERANCE = 1e-4
 
 
 def is_equiv(gold: str, answer: str) -> bool:
-    """Whether the paper's code takes the answer for right; never raises (theirs ends at a text such as `\\frac`)."""
+    """Returns whether the paper's code takes the answer for right; never raises (theirs fails at `\\frac`)."""
     try:
         one, other = _stripped(gold), _stripped(answer)
     except ValueError:

@@ -14,7 +14,9 @@ _GROUPED = re.compile(r"(?<![0-9.])[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
 _MATRIX = re.compile(r"\\begin\s*\{([pbBvV]?matrix|array)\}(?:\s*\{[lcr|]*\})?(.*)\\end\s*\{\1\}", re.DOTALL)
 _OPEN = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle", "{": "}"}
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
-_SEPARATOR = re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:or|and)\s*\}|(?<![A-Za-z\\]),?\s*\b(?:or|and)\b(?![A-Za-z])")
+_SEPARATOR = re.compile(
+    r"\\(?:text|mbox|mathrm)\s*\{\s*,?\s*(?:or|and)\s*\}|(?<![A-Za-z\\]),?\s*\b(?:or|and)\b(?![A-Za-z])"
+)
 _PLUS_MINUS = re.compile(r"\\pm(?![A-Za-z])")
 _BRACES = {"{": 1, "}": -1}
 _BRACKETS = {"(": 1, "[": 1, r"\{": 1, ")": -1, "]": -1, r"\}": -1, r"\langle": 1, r"\rangle": -1} | _BRACES

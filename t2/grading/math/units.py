@@ -15,10 +15,12 @@ _SPELLINGS = """
     degree deg; rad radian; percent percentage pct %; dollar usd $; cent ¢; euro €; £; unit; mph; kph km/h; m/s;
     c celsius; f fahrenheit; hz hertz; v volt; w watt; j joule; a.m. am; p.m. pm
 """
-_CANONICAL = {
-    name: names.split()[0] for names in _SPELLINGS.split(";") if names.split() for name in names.split()
-} | {"mi/h": "mph", "km/h": "kph"}
-_NO_UNITS = frozenset("or and not if when but to than the is are sin cos tan log ln exp mod".split())
+_CANONICAL = {name: names.split()[0] for names in _SPELLINGS.split(";") if names.split() for name in names.split()} | {
+    "mi/h": "mph",
+    "km/h": "kph",
+}
+_WORDS = "or and not if when but to than the is are sin cos tan log ln exp mod"
+_NO_UNITS = frozenset(_WORDS.split())
 _FONT = r"\\(?:text(?:rm|bf|it|normal)?|mbox|mathrm)\s*\{"
 _TAIL = re.compile(
     r"(?P<text>.*?[0-9A-Za-z)}!.])\s*(?P<unit>"
