@@ -18,6 +18,7 @@ Ask = Callable[[str, str], bool]
 
 MAX_DEPTH = 8
 MAX_ASKED = 6
+MAX_MEMBERS = 30  # of a list without an order
 
 _SPACING = re.compile(r"(?<!\\)\\(?:[,;:! ]|q?quad(?![A-Za-z])|(?:left|right|displaystyle|textstyle)(?![A-Za-z]))|~")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$|(?<!\\)\$(?![0-9])|(?<!\\)\$(?=[^$]*\$)")
@@ -97,6 +98,8 @@ def _same_structure(gold: Structure, answer: Structure, ask: Ask, depth: int) ->
 
 
 def _same_members(gold: Sequence[str], answer: Sequence[str], ask: Ask, depth: int) -> bool:
+    if len(gold) > MAX_MEMBERS:
+        return False
     rest, unmatched = list(answer), []
     for member in gold:
         found = next((other for other in rest if cheaply_equal(member, other)), None)

@@ -38,18 +38,17 @@ _SIGN = (
 
 
 def split_unit(text: str) -> tuple[str, str | None]:
-    """Returns what stands before the unit, and the unit in one spelling; None if the text has no unit."""
+    """Returns what stands before the unit (behind it, for a currency), and the unit; None if the text has no unit."""
     for sign, name in _SIGN:
         found = sign.search(text)
         if found and (found.start() == 0 or not text[found.end() :].strip(" .") or name == "dollar"):
-            rest = sign.sub(" ", text).strip()
-            inner = split_unit(rest)[1] if name == "degree" else None  # 20 degrees Celsius
-            return (split_unit(rest)[0], inner) if inner else (rest, name)
+            return sign.sub(" ", text).strip(), name
     match = _TAIL.fullmatch(text)
     unit = _canonical(match["unit"]) if match else None
     if not match or not unit or not _COUNTABLE.search(match["text"]):
         return text, None
-    return match["text"].strip(), unit
+    number, sign_before = split_unit(match["text"].strip())  # 20^\circ \text{C}
+    return (number if sign_before == "degree" else match["text"].strip()), unit
 
 
 def _canonical(unit: str) -> str | None:
