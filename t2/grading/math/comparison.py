@@ -39,6 +39,8 @@ _SET_OF_ALL = re.compile(r"\\?\{\s*[A-Za-z]\s*(?:\\mid|\||:)\s*(.*?)\\?\}")
 _REALS = re.compile(
     r"\(\s*-\s*\\infty\s*,\s*\+?\\infty\s*\)|(?:\\text\s*\{\s*)?all real(?:s| numbers)\s*\}?|\\mathbb\s*R\b", re.I
 )
+_PLAIN_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)")
+_PLAIN_FUNCTION = re.compile(r"(?<![A-Za-z\\])(?=(?:sin|cos|tan|exp|ln|log)\s*\()")
 _WORD_INFINITY = re.compile(r"\binfinity\b", re.IGNORECASE)
 _IMAGINARY = re.compile(r"(?<=[0-9)}])i(?![A-Za-z])")
 _RATIO = re.compile(r"[0-9.]+(?::[0-9.]+)+.*")
@@ -49,6 +51,7 @@ def clean(text: str) -> str:
     text = ascii_only(text)
     while (box := _BOX.fullmatch(text.strip())) is not None:
         text = box[1]
+    text = _PLAIN_FUNCTION.sub(r"\\", _PLAIN_ROOT.sub(r"\\sqrt{\1}", text))
     text = _LATEX_COMMA.sub(",", text)
     text = _DELIMITERS.sub(" ", _SPACING.sub(" ", text))
     text = " ".join(_WORD_INFINITY.sub(lambda _: r"\infty", text).split()).rstrip(" .")
