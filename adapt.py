@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
@@ -28,6 +28,7 @@ from t2.evaluation.tables import bars, history_table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
+from t2.models.precision import PrecisionPolicy
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import read_lines
 from t2.run.launch import launch, quiet_libraries
@@ -43,6 +44,7 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     """Fit the strategy to the task, if there is one, and complete the prompts; returns completions by system."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
+    check_precision(cfg)
     # What the configuration alone can get wrong comes before the model is loaded.
     prompts = read_prompts(cfg)
     task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
@@ -72,6 +74,13 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     while cfg.interactive and (line := ask()):
         completions += complete(cfg, systems, [line])
     return completions
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for one that does not exist."""
+    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
+    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
+    log.info("Precision: %s", policy)
 
 
 def read_prompts(cfg: DictConfig) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from t2.adaptation.strategy import Strategy
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
@@ -25,6 +25,7 @@ from t2.evaluation.tables import results_text
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
+from t2.models.precision import PrecisionPolicy
 from t2.policy.generator import Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
@@ -48,6 +49,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
+    check_precision(cfg)
     # What the configuration alone can get wrong comes before the model is loaded.
     strategies = name_strategies(
         instantiate(cfg.get("strategy")), {k: instantiate(v) for k, v in cfg.strategies.items()}
@@ -79,6 +81,13 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     log.info("%s split:\n%s", cfg.split, results_text(results))
     log.info("Results: %s", run / RESULTS_FILE)
     return results
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for one that does not exist."""
+    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
+    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
+    log.info("Precision: %s", policy)
 
 
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:

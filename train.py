@@ -23,6 +23,7 @@ from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
+from t2.models.precision import PrecisionPolicy, check_trainer_precision, kl_floor_note
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
 from t2.training.activation_checkpointing import recompute_blocks
@@ -39,6 +40,7 @@ def train(cfg: DictConfig) -> Results:
     """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
     start = time.perf_counter()
     quiet_libraries()
+    check_precision(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
     module, data, callbacks = build(cfg)
@@ -60,6 +62,16 @@ def train(cfg: DictConfig) -> Results:
     return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
 
 
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for one that does not exist."""
+    dtypes = [OmegaConf.select(cfg, key) for key in ("generation.dtype", "generation.engine.dtype")]
+    policy = PrecisionPolicy(OmegaConf.select(cfg, "base_model.dtype") or "float32", dtypes[0] or dtypes[1])
+    check_trainer_precision(cfg.trainer.get("precision"))
+    if (note := kl_floor_note(policy, cfg.objective.get("kl_coefficient") or 0.0)) is not None:
+        log.warning(note)
+    log.info("Precision: %s", policy)
+
+
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
@@ -68,6 +80,8 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     objective.check_sampling(sampling)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
+    if sum(isinstance(callback, Validation) for callback in callbacks) != 1:
+        raise ValueError("callbacks has no or several t2.training.callbacks.Validation; allowed: one, which reports.")
     adapter = instantiate(cfg.adapter)
     lm = instantiate(cfg.base_model)
     validation = next((callback for callback in callbacks if isinstance(callback, Validation)), None)

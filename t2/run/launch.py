@@ -31,6 +31,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from t2.run.configuration.check import check_configuration
+from t2.run.configuration.resume import check_unchanged
+from t2.run.configuration.trainer import own_key
 from t2.run.launch_folder import in_own_folder
 from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
@@ -38,6 +41,7 @@ from t2.run.renamed import old_targets, renamed_override, renamed_target, target
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
 SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 USER_ERRORS = (
     *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
     FloatingPointError,  # NaN and infinity in training
@@ -47,7 +51,7 @@ USER_ERRORS = (
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
     """Run `body` with the configuration `conf/name.yaml` and the overrides of the command line."""
     arguments = sys.argv[1:] = quote_text(sys.argv[1:])
-    resumed = resume_arguments(arguments)
+    resumed = resume_arguments(arguments) if name == "train" else None
     if resumed is None:
         try:
             check_overrides(conf, name, arguments)
@@ -55,15 +59,18 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
             raise SystemExit(f"error: {error}") from None
     else:
         sys.argv[1:] = resumed
-    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body))()
+    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body, name))()
 
 
-def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap `body` so that it has its folder for itself, and a user error is one message and exits with code 1."""
+def _plain_errors(body: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
+    """Wrap `body` so that the configuration is checked and the folder is its own, and a user error is one message."""
 
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
+            if cfg.get("resume"):
+                check_unchanged(cfg)
+            check_configuration(cfg, name)
             return in_own_folder(body, cfg)
         except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
             raise SystemExit(SIGTERM_STATUS) from None
@@ -82,17 +89,21 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
 
 
 def quote_text(arguments: Sequence[str]) -> list[str]:
-    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar.
+    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar and of interpolations.
 
-    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; what is quoted already is left alone.
+    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; of what is quoted already only a `${` is changed, to `\\${`.
     """
     quoted = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key in TEXT_KEYS and equals and value[:1] not in ("'", '"') and value != "null":
-            # Hydra reads backslashes literally, except before a quote.
-            escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
-            argument = f'{key}="{escaped}"'
+        if key.lstrip("+") in TEXT_KEYS and equals and value != "null":
+            # OmegaConf halves the backslashes before a `${`, of which the last must be there to keep it literal.
+            value = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+            if not QUOTED.fullmatch(value):
+                # Hydra reads backslashes literally, except before a quote.
+                value = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
+                value = f'"{value}"'
+            argument = f"{key}={value}"
         quoted.append(argument)
     return quoted
 
@@ -110,6 +121,8 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
     if not runs or runs[-1] in ("null", ""):
         return None
     run = Path(runs[-1]).resolve()
+    if {"-m", "--multirun"} & set(arguments):
+        raise SystemExit("error: resume goes on with one run, and -m starts several. Leave -m out.")
     try:
         check_run(run)
         check_targets(run)
@@ -173,6 +186,8 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 raise ValueError(f"{error}{_did_you_mean(choice, error.options or [])}") from None
             except ConfigCompositionException as error:
                 key = str(error).partition("'")[2].partition("'")[0]
+                if (own := own_key(key.removeprefix("trainer."))) is not None and name == "train":
+                    raise ValueError(own) from None
                 groups = [path.name for path in conf.iterdir() if path.is_dir()]
                 raise ValueError(
                     f"{error}{_did_you_mean(key, [*known, *groups])} `python {name}.py --help` lists every key."

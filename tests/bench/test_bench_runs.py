@@ -94,6 +94,15 @@ def test_grades_are_as_expected(bench, arguments, tmp_path):
         assert one.get("unavailable") or one["as_expected"] == one.get("answers", one.get("samples"))
 
 
+def test_attacks_that_pass_are_counted_and_named():
+    bench = importlib.import_module("sandbox")
+    found = {"level": "bwrap", "attacks": 9, "passed": ["a", "b"], "seconds": 1.0}
+    shown = bench.attack_table([found, {"level": "unshare", "unavailable": "no namespaces"}])
+    assert "2 of 9" in shown
+    assert "a, b" in shown
+    assert "not available: no namespaces" in shown
+
+
 def test_a_sandbox_that_does_not_work_shows_in_the_table(monkeypatch):
     bench = importlib.import_module("sandbox")
     monkeypatch.setattr(bench, "CodeExecutor", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no namespaces")))
