@@ -78,14 +78,12 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     objective.check_sampling(sampling)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
-    if sum(isinstance(callback, Validation) for callback in callbacks) != 1:
+    validations = [callback for callback in callbacks if isinstance(callback, Validation)]
+    if len(validations) != 1:
         raise ValueError("callbacks has no or several t2.training.callbacks.Validation; allowed: one, which reports.")
     adapter = instantiate(cfg.adapter)
     lm = instantiate(cfg.base_model)
-    validation = next((callback for callback in callbacks if isinstance(callback, Validation)), None)
-    data.check_lengths(
-        lm, task, sampling, validated=validation.limit if validation else 0, answers=not objective.on_policy
-    )
+    data.check_lengths(lm, task, sampling, validated=validations[0].limit, answers=not objective.on_policy)
     start = time.perf_counter()
     adapter.inject(lm.model, lm.source)
     svd_seconds = time.perf_counter() - start

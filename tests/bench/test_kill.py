@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 from training_run import fit, flat, make_module
 
 from t2.evaluation.results import Results
@@ -18,7 +19,10 @@ kill = importlib.import_module("kill")
 
 
 @pytest.mark.slow
-def test_two_killed_runs_end_as_the_undisturbed_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_killed_runs_end_as_the_undisturbed_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the bench adds to it, for its children
     assert kill.main(["--kills", "2", "--steps", "5", "--output", str(tmp_path / "kill.json")]) == 0
     assert "2 of 2 ended with the z of the undisturbed run" in capsys.readouterr().out
     kills = json.loads((tmp_path / "kill.json").read_text())["kills"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from script_errors import error_of
 
 from t2.run.folder_lock import folder_lock
@@ -89,7 +90,12 @@ def test_a_damaged_checkpoint_is_a_warning_and_two_are_one_message(
 
 
 def test_resuming_with_other_weights_is_refused(trained: Path, refused: Callable[..., str]) -> None:
-    assert "trained on other weights of that model" in refused("train", f"resume={trained}", "base_model.seed=1")
+    assert "base_model.seed: was 0, now 1" in refused("train", f"resume={trained}", "base_model.seed=1")
+    path = trained / ".hydra/config.yaml"  # other weights under the same settings, as when a file was exchanged
+    config = OmegaConf.load(path)
+    config.base_model.seed = 1
+    OmegaConf.save(config, path)
+    assert "trained on other weights of that model" in refused("train", f"resume={trained}")
 
 
 @pytest.mark.parametrize("name", ["train", "evaluate"])
