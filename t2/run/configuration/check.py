@@ -51,7 +51,7 @@ def _numbers(where: str, node: Any) -> Iterator[str]:
 
 def _script(plain: Mapping[str, Any], script: str) -> Iterator[str]:
     """Faults of the top-level keys."""
-    settings = SCRIPTS.get(script)
+    settings: Any = SCRIPTS.get(script)
     if settings is None:
         return
     allowed = allowed_in(settings)
