@@ -185,12 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     lines = [line for line in read_table() if given.only in line.text()]
     with tempfile.TemporaryDirectory() as name:
         fixed = make_fixed(Path(name), given.timeout_s)
+        found: Counter[str | None] = Counter()
         with ThreadPoolExecutor(given.jobs) as threads:
-            endings = list(threads.map(lambda line: run(line, fixed, timeout_s=given.timeout_s), lines))
-    found = Counter(ending.fault for ending in endings)
-    for line, ending in zip(lines, endings, strict=True):
-        if ending.fault is not None:
-            print(f"\n{ending.fault}: {line.kind} {line.text()}\n{ending.output[-1500:].strip()}")
+            endings = threads.map(lambda line: run(line, fixed, timeout_s=given.timeout_s), lines)
+            for line, ending in zip(lines, endings, strict=True):
+                found[ending.fault] += 1
+                if ending.fault is not None:
+                    print(f"\n{ending.fault}: {line.kind} {line.text()}\n{ending.output[-1500:].strip()}", flush=True)
     wanted = Counter(line.kind for line in lines)
     print(f"\n{len(lines)} lines ({wanted['ok']} ok, {wanted['refused']} refused):", end=" ")
     print(", ".join(f"{found[fault]} {fault}" for fault in ("traceback", "hang", "accepted", "refused", "vague")))

@@ -10,18 +10,19 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from t2.run.configuration.hints import fits, hints_of, is_part, words
+from t2.run.configuration.hints import Allowed, allowed_in, is_part
 from t2.run.configuration.settings import FILLED_IN, SCRIPTS
 from t2.run.configuration.trainer import trainer_faults
 from t2.run.messages import did_you_mean
 from t2.run.renamed import renamed_target
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")  # Hydra's own keys of a part
+ANYTHING = Allowed(Any)
 
 
 def check_configuration(cfg: DictConfig, script: str) -> None:
@@ -50,17 +51,18 @@ def _numbers(where: str, node: Any) -> Iterator[str]:
 
 def _script(plain: Mapping[str, Any], script: str) -> Iterator[str]:
     """Faults of the top-level keys."""
-    settings = SCRIPTS.get(script)
+    settings: Any = SCRIPTS.get(script)
     if settings is None:
         return
-    hints = get_type_hints(settings, include_extras=True)
-    for key in plain.keys() - hints.keys():
-        yield f"{key} is no key of {script}.py.{did_you_mean(key, hints)} `python {script}.py --help` lists every key."
-    for key, hint in hints.items():
+    allowed = allowed_in(settings)
+    for key in plain.keys() - allowed.keys():
+        near = did_you_mean(key, allowed)
+        yield f"{key} is no key of {script}.py.{near} `python {script}.py --help` lists every key."
+    for key, values in allowed.items():
         if key in plain:
-            yield from _argument(key, plain[key], hint)
+            yield from _argument(key, plain[key], values)
         elif not hasattr(settings, key):
-            yield f"{key} is missing, and {script}.py needs it: {words(hint)}."
+            yield f"{key} is missing, and {script}.py needs it: {values}."
 
 
 def _parts(where: str, node: Any) -> Iterator[str]:
@@ -95,34 +97,29 @@ def _arguments(where: str, node: Mapping[str, Any], name: str, target: Any) -> I
     named = {key: one for key, one in parameters.items() if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
     takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
     given = {key: value for key, value in node.items() if key not in RESERVED}
-    hints = hints_of(target)
+    allowed = allowed_in(target)
     for key, value in given.items():
         if key in named:
-            yield from _argument(_join(where, key), value, hints.get(key, Any))
+            yield from _argument(_join(where, key), value, allowed.get(key, ANYTHING))
         elif not takes_any:
-            allowed = f" Its arguments: {', '.join(named)}." if named else " It takes none."
-            yield f"{_join(where, key)} is no argument of {name}.{did_you_mean(key, named)}{allowed}"
+            others = f" Its arguments: {', '.join(named)}." if named else " It takes none."
+            yield f"{_join(where, key)} is no argument of {name}.{did_you_mean(key, named)}{others}"
     if not isinstance(node.get("_partial_", False), bool):
         yield f"{where}._partial_ is {node['_partial_']!r}; allowed: true or false."
     if node.get("_partial_") is True or "_args_" in node:
         return
     for key, one in named.items():
         if one.default is one.empty and key not in given:
-            yield f"{_join(where, key)} is missing, and {name} needs it: {words(hints.get(key, Any))}."
+            yield f"{_join(where, key)} is missing, and {name} needs it: {allowed.get(key, ANYTHING)}."
 
 
-def _argument(where: str, value: Any, hint: Any) -> Iterator[str]:
+def _argument(where: str, value: Any, allowed: Allowed) -> Iterator[str]:
     """The fault of one value, if it has one."""
-    if fits(value, hint):
+    if allowed.fits(value):
         return
-    quote = (
-        f" To give text, quote it twice: '{where}=\"{value}\"'" if _is_number(value) and fits(str(value), hint) else ""
-    )
-    yield f"{where} is {value!r}; allowed: {words(hint)}.{quote}"
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+    is_text = isinstance(value, (int, float)) and allowed.fits(str(value))
+    quote = f" To give text, quote it twice: '{where}=\"{value}\"'." if is_text else ""
+    yield f"{where} is {value!r}; allowed: {allowed}.{quote}"
 
 
 def _items(node: Any) -> Iterator[tuple[Any, Any]]:
