@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -20,7 +20,7 @@ from t2.adaptation.strategy import PooledModel
 from t2.adapters.base import PerExampleAdapter
 from t2.experts.mixture import Mixture
 from t2.policy.generator import PerExampleGenerator
-from t2.policy.log_probs import token_log_probs
+from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.packing import micro_batches
 from t2.policy.reference import encode_reference
 from t2.tasks.base import Task, grade
@@ -63,6 +63,43 @@ def complete_merged(
     ]
 
 
+def complete_each(
+    model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
+) -> list[list[Completion]]:
+    """The same completions, in shared batches where generator and adapter can apply a state per example."""
+    complete = complete_per_example if applies_per_example(model) else complete_merged
+    return complete(model, mixtures, examples, sampling)
+
+
+def applies_per_example(model: PooledModel) -> bool:
+    """Whether generator and adapter can apply a state per example."""
+    return isinstance(model.generator, PerExampleGenerator) and isinstance(model.adapter, PerExampleAdapter)
+
+
+@torch.no_grad()
+def token_log_probs_per_example(
+    model: PooledModel, mixtures: Sequence[Mixture], completions: Sequence[Completion]
+) -> Iterator[tuple[list[int], TokenLogProbs]]:
+    """Yield the log-probs of each of C completions under each of D mixtures, in batches; row d * C + c is of d and c.
+
+    Raises:
+        ValueError: the adapter cannot apply a state per example.
+    """
+    adapter, lm, size = model.adapter, model.lm, len(completions)
+    if not isinstance(adapter, PerExampleAdapter):
+        raise ValueError(
+            f"{type(adapter).__name__} cannot apply a state per example, which this needs. Set adapter=svf."
+        )
+    rows = list(completions) * len(mixtures)
+    for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
+        distinct = sorted({row // size for row in batch})
+        row_of = {state: row for row, state in enumerate(distinct)}
+        with adapter.per_example(model.pool.scales([mixtures[state] for state in distinct])) as select:
+            select(torch.tensor([row_of[row // size] for row in batch], device=lm.device))
+            token = token_log_probs(lm, [rows[row] for row in batch])
+        yield batch, token
+
+
 class Accuracy:
     """Mean score of greedy completions of at most `task.max_new_tokens` tokens.
 
@@ -73,10 +110,7 @@ class Accuracy:
         """Find out whether states can be applied per example; the log says where not."""
         self._model, self._task, self._support = model, task, list(support)
         self._sampling = Sampling(max_new_tokens=task.max_new_tokens)
-        self._per_example = isinstance(model.generator, PerExampleGenerator) and isinstance(
-            model.adapter, PerExampleAdapter
-        )
-        if not self._per_example:
+        if not applies_per_example(model):
             log.info(
                 "%s cannot apply a state per example: mixtures are merged one by one.", type(model.generator).__name__
             )
@@ -87,8 +121,7 @@ class Accuracy:
         Raises:
             ValueError: a score outside [0, 1], or a log-prob that is not finite.
         """
-        complete = complete_per_example if self._per_example else complete_merged
-        completions = complete(self._model, mixtures, self._support, self._sampling)
+        completions = complete_each(self._model, mixtures, self._support, self._sampling)
         return [self._fitness(mixture, row) for mixture, row in zip(mixtures, completions, strict=True)]
 
     def _fitness(self, mixture: Mixture, completions: Sequence[Completion]) -> Fitness:
@@ -130,19 +163,12 @@ class Likelihood:
             ValueError: a log-prob that is not finite.
         """
         size = len(self._references)
-        rows = self._references * len(mixtures)
-        log_probs = [0.0] * len(rows)
-        for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
-            distinct = sorted({row // size for row in batch})
-            row_of = {state: row for row, state in enumerate(distinct)}
-            scales = self._model.pool.scales([mixtures[state] for state in distinct])
-            with self._adapter.per_example(scales) as select:
-                select(torch.tensor([row_of[row // size] for row in batch], device=self._model.lm.device))
-                token = token_log_probs(self._model.lm, [rows[row] for row in batch])
+        log_probs = [0.0] * (size * len(mixtures))
+        for batch, token in token_log_probs_per_example(self._model, mixtures, self._references):
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
             for row, mean in zip(batch, means.tolist(), strict=True):
                 log_probs[row] = mean
-        found = [log_probs[start : start + size] for start in range(0, len(rows), size)]
+        found = [log_probs[start : start + size] for start in range(0, len(log_probs), size)]
         for mixture, values in zip(mixtures, found, strict=True):
             _check_finite(values, mixture, self._support)
         return [Fitness(sum(values) / size) for values in found]
