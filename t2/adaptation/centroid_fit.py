@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +43,8 @@ class _Prompts:
     tasks: tuple[str, ...]
 
     def of(self, label: str) -> list[str]:
-        """The prompts of one label."""
-        return [text for text, own in zip(self.texts, self.labels, strict=True) if own == label]
+        """The prompts of one label, sorted: a task with one label more has them in another order."""
+        return sorted(text for text, own in zip(self.texts, self.labels, strict=True) if own == label)
 
 
 def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = None) -> Centroids:
@@ -68,7 +68,7 @@ def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = No
     with model.adapter.disabled():
         if layer is None:
             accuracy = _accuracies(model, train)
-            layer = max(accuracy, key=lambda one: accuracy[one])  # of equals the first, which costs least
+            layer = _best(accuracy)
         check_layer(model.lm, layer)
         sources = {label: Source(*_digest(train.of(label)), *_digest(val.of(label))) for label in labels}
         vectors, cosines = _known(model, sources, layer)
@@ -121,6 +121,14 @@ def _accuracies(model: PooledModel, train: _Prompts) -> dict[int, float]:
     states = mean_states(model.lm, train.texts, layers)  # (B, L, D)
     folds = _folds(train)
     return {layer: _accuracy(states[:, at], train.labels, folds) for at, layer in enumerate(layers)}
+
+
+def _best(accuracy: Mapping[int, float]) -> int:
+    """The layer with the highest accuracy; of equals the one nearest to the middle of the model, then the first.
+
+    Where a label has one task, words tell labels apart as well as meanings do, and early layers are at 1.0, too.
+    """
+    return max(accuracy, key=lambda layer: (accuracy[layer], -abs(layer - len(accuracy) / 2), -layer))
 
 
 def _folds(prompts: _Prompts) -> list[Hashable]:

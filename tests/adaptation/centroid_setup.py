@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from t2.adaptation.centroid_fit import make_centroids
@@ -33,8 +33,8 @@ SUMS, PRODUCTS = Wording("{0} + {0} =", "sums"), Wording("{0} * {0} =", "product
 SPELL, TALK = Wording("How is tree number {} spelled?", "spell"), Wording("Hello there, guest {}.", "talk")
 
 
-def dispatch_task(*, other: bool = True, **changes: object) -> Dispatch:
-    domains = {"math": [SUMS, PRODUCTS], "words": SPELL}
+def dispatch_task(*, other: bool = True, more: Mapping[str, Wording] | None = None, **changes: object) -> Dispatch:
+    domains = {"math": [SUMS, PRODUCTS], "words": SPELL} | dict(more or {})
     settings = {"train_size": 6, "val_size": 6, "test_size": 4} | changes
     return Dispatch(domains, other=TALK if other else None, **settings)
 

@@ -17,7 +17,9 @@ from t2.adaptation.strategy import PooledModel
 from t2.experts.fingerprint import fingerprint_of
 from t2.policy.mean_states import mean_states
 from t2.types import OTHER
-from tests.adaptation.centroid_setup import dispatch_task, with_centroids
+from tests.adaptation.centroid_setup import Wording, dispatch_task, with_centroids
+
+CODE = Wording("Write a function that adds {}.", "code")
 
 
 def pooled() -> PooledModel:
@@ -25,7 +27,7 @@ def pooled() -> PooledModel:
 
 
 def questions(split: str, label: str) -> list[str]:
-    return [one.metadata["question"] for one in dispatch_task().split(split) if one.answer == label]
+    return sorted(one.metadata["question"] for one in dispatch_task().split(split) if one.answer == label)
 
 
 def noting(monkeypatch) -> list[str]:
@@ -88,18 +90,18 @@ def planted(monkeypatch, states_of):
     monkeypatch.setattr(module, "mean_states", read)
 
 
-def test_the_layer_is_the_best_in_cross_validation_and_of_equals_the_first(monkeypatch):
+@pytest.mark.parametrize(("good", "layer"), [(1, 2), (3, 3), (4, 4)])
+def test_the_layer_is_the_best_in_cross_validation_and_of_equals_the_middle_one(monkeypatch, good, layer):
     angle = {"+": (1.0, 0.0), "*": (1.0, 0.1), "tree": (0.0, 1.0), "Hello": (-1.0, 0.0)}
 
-    def states_of(prompt, layer):
-        return next(a for word, a in angle.items() if word in prompt) if layer >= good else (1.0, 1.0)
+    def states_of(prompt, block):
+        return next(a for word, a in angle.items() if word in prompt) if block >= good else (1.0, 1.0)
 
-    for good in (1, 2):
-        planted(monkeypatch, states_of)
-        made = make_centroids(pooled(), dispatch_task())
-        assert made.layer == good
-        assert made.accuracy[2] == 1.0
-        assert made.accuracy[1] == (1.0 if good == 1 else pytest.approx(1 / 3))
+    planted(monkeypatch, states_of)
+    made = make_centroids(tiny_pool.pooled("math", "words", layers=4), dispatch_task())
+    assert made.layer == layer
+    expected = {block: 1.0 if block >= good else pytest.approx(1 / 3) for block in (1, 2, 3, 4)}
+    assert made.accuracy == expected
 
 
 def test_a_task_is_left_out_of_its_labels_vector_when_it_is_asked_about(monkeypatch):
@@ -121,18 +123,21 @@ def test_labels_count_the_same_however_many_prompts_they_have():
 
 def test_a_new_expert_costs_its_own_prompts_and_changes_no_other_vector(monkeypatch):
     model = with_centroids(pooled(), layer=1)
-    before = model.pool.centroids
-    changed = replace(before, sources=before.sources | {"words": replace(before.sources["words"], sha256="other")})
-    model = replace(model, pool=replace(model.pool, centroids=changed))
-    asked: list[str] = []
-    read = mean_states
-    monkeypatch.setattr(
-        module, "mean_states", lambda lm, prompts, layers: asked.extend(prompts) or read(lm, prompts, layers)
-    )
-    made = make_centroids(model, dispatch_task(), layer=1)
-    assert asked == [*questions("train", "words"), *questions("val", "words")]
-    assert all(made.vectors[label] is before.vectors[label] for label in ("math", OTHER))
-    torch.testing.assert_close(made.vectors["words"], before.vectors["words"])
+    expert = tiny_pool.make_expert(7, model.adapter.singular_values, base_model=model.lm.source)
+    grown = replace(model, pool=model.pool.with_expert("code", expert))
+    asked = noting(monkeypatch)
+    made = make_centroids(grown, dispatch_task(more={"code": CODE}), layer=1)
+    assert sorted(asked) == sorted(one.prompt for split in ("train", "val") for one in CODE.split(split))
+    assert set(made.vectors) == {"math", "words", "code", OTHER}
+    assert all(made.vectors[label] is model.pool.centroids.vectors[label] for label in ("math", "words", OTHER))
+
+
+def test_a_domain_whose_prompts_have_changed_is_computed_again(monkeypatch):
+    model = with_centroids(pooled(), layer=1)
+    asked = noting(monkeypatch)
+    made = make_centroids(model, dispatch_task(val_size=5), layer=1)
+    assert len(asked) == 3 * (6 + 5)
+    assert len(made.cosines["math"]) == 5
 
 
 @pytest.mark.parametrize("change", ["layer", "base_model", "fingerprint"])
