@@ -140,8 +140,8 @@ class Accuracy:
 class Likelihood:
     """Mean log-likelihood of right completions: greedy ones of the base, the uniform mixture and each single expert.
 
-    They are in the form that the experts answer in. The reference answers of a task are not: likelihoods of those rank
-    mixtures by how terse they are.
+    They are in the form that the experts answer in. The reference answers of a task are not, and under their likelihood
+    the wrong expert was the best one (LOG.md).
     """
 
     def __init__(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
