@@ -125,8 +125,8 @@ class Precision:
         if not coefficient > 0 or not is_half(parse_dtype(self.model)):
             return None
         return (
-            f"objective.kl_coefficient is {coefficient} and the model is held in {self.model}: rounding alone gives a KL "
-            f"of up to {KL_FLOOR_NATS} nats a token, which is no distance to the base. Trust it above that."
+            f"objective.kl_coefficient is {coefficient} and the model is held in {self.model}: rounding alone gives a "
+            f"KL of up to {KL_FLOOR_NATS} nats a token, which is no distance to the base. Trust it above that."
         )
 
     def __str__(self) -> str:

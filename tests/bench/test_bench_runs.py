@@ -47,8 +47,12 @@ RUNS = {
     "rollout --one t2_hf": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] < 1e-4),
     "rollout --one t2_hf_bf16": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] > 1e-4),
     "dispatch": (
-        "--limit 3 --ways score;classifier",
-        lambda r: [one["name"] for one in r["systems"]][1] == "classifier",
+        "--limit 3 --ways score;classifier;centroid",
+        lambda r: [one["name"] for one in r["systems"]] == ["score", "classifier", "centroid"],
+    ),
+    "dispatch --benchmarks unseen": (
+        "--limit 3 --ways score",
+        lambda r: set(r["systems"][0]["by_task"]) == {"basic_arithmetic", "needle_long", "compare_four"},
     ),
     "rl_step --one t2_hf": (TINY_JOB, lambda r: _complete_step(r)),
     "rl_step --one trl_lora": (TINY_JOB, lambda r: _complete_step(r)),
