@@ -213,6 +213,6 @@ def _check_finite(log_probs: Sequence[float], mixture: Mixture, completions: Seq
 def _overflow(log_prob: float, mixture: Mixture, completion: Completion) -> ValueError:
     means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
     return ValueError(
-        f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion {completion.text[:60]!r} "
-        f"are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, or set base_model.dtype=float32."
+        f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion "
+        f"{completion.text[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, or set base_model.dtype=float32."
     )
