@@ -214,5 +214,6 @@ def _overflow(log_prob: float, mixture: Mixture, completion: Completion) -> Valu
     means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
     return ValueError(
         f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion "
-        f"{completion.text[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, or set base_model.dtype=float32."
+        f"{completion.text[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, or set "
+        "base_model.dtype=float32."
     )
