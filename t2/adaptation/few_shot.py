@@ -74,6 +74,7 @@ class FewShot:
     """
 
     name = "few_shot"
+    wants_support = True
 
     def __init__(
         self,

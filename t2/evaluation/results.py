@@ -44,6 +44,41 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class Null:
+    """The best guess, and the score that it is expected to have."""
+
+    guess: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen on n examples of `split`: the best of the base and its form controls, and of the single experts.
+
+    `scores` are those of all that could be chosen, by system. The split is the scored one where a task has no other:
+    the choice is then the best on the test itself, which favours the control.
+    """
+
+    split: str
+    n: int
+    form: str
+    single: str | None  # a system, None without a pool
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Contrasted:
+    """The first system minus the second on one task; `p_holm` is corrected for the whole family (Holm 1979)."""
+
+    contrast: str  # as it was named
+    task: str
+    first: str
+    second: str
+    paired: Paired
+    p_holm: float
+
+
+@dataclass(frozen=True)
 class Support:
     """The solved examples that a mixture was found on, and its fitness there."""
 
@@ -69,6 +104,11 @@ class Results:
     trainable_parameters: int
     scores: dict[str, dict[str, Score]]
     paired: dict[str, dict[str, Paired]]
+    selection: dict[str, Selection] | None = None  # by task
+    paired_form: dict[str, dict[str, Paired]] | None = None  # to the best form control
+    null: dict[str, Null] | None = None  # by task
+    truncated: dict[str, dict[str, float]] | None = None  # share of completions that the token budget cut off
+    contrasts: list[Contrasted] | None = None
     reasons: dict[str, dict[str, dict[str, int]]] | None = None
     by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
     pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None
@@ -127,4 +167,7 @@ class Results:
 
 
 SCHEMA = TypeAdapter(Results)
-PARTS = ("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support")
+PARTS = (
+    *("selection", "paired_form", "null", "truncated", "contrasts"),
+    *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support"),
+)

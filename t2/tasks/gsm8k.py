@@ -14,6 +14,7 @@ from typing import Any, get_args
 from t2.grading.answers import final_number, last_number
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, SplitRule, carve_val
 from t2.types import Example
@@ -23,6 +24,8 @@ SYSTEM = "Below is an instruction that describes a task. Write a response that a
 
 class GSM8K:
     """Scores a completion 1.0 if its final number equals the gold answer."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -64,6 +67,10 @@ class GSM8K:
         """Returns 1.0 if the final number of `text` equals the gold answer, else 0.0."""
         number = final_number(text)
         return float(number is not None and number == last_number(str(example.answer)))
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def about(self) -> dict[str, Any]:
         """Describes the split rule, and the source, version and fingerprint of the splits read so far."""

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
-from t2.grading.answers import first_line, last_number, matching_word
+from t2.grading.answers import all_numbers, first_line, last_number, matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
+from t2.tasks.form import Form
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
@@ -32,6 +33,7 @@ class Procedural:
         self,
         dataset: str,
         name: str,
+        form: Form,
         train_size: int = 2000,
         val_size: int = 100,
         test_size: int = 200,
@@ -47,6 +49,7 @@ class Procedural:
         Args:
             dataset: name in reasoning-gym's registry.
             name: name of the task.
+            form: how an answer is to look.
             train_size: number of questions; likewise `val_size` and `test_size`.
             val_size: see `train_size`.
             test_size: see `train_size`.
@@ -61,7 +64,7 @@ class Procedural:
             ModuleNotFoundError: reasoning-gym is not installed.
             ValueError: the data set or an option is unknown, or its value is not allowed.
         """
-        self.name = name
+        self.name, self.form = name, form
         self.max_new_tokens = max_new_tokens
         self._dataset, self._config = dataset, dict(config or {})
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
@@ -106,6 +109,20 @@ class Procedural:
             return float(first_line(text).casefold() == first_line(gold).casefold())
         named = matching_word(text, self._words(example))
         return float(named is not None and named.casefold() == gold.casefold())
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the scores of guesses that take an answer out of the question."""
+        if self._extract == "line":
+            return {}
+        question, gold = str(example.metadata["question"]), str(example.answer)
+        if self._extract == "word":
+            words = {word.casefold() for word in self._words(example)}
+            return {"random candidate": 1 / len(words)}
+        numbers = [one == last_number(gold) for one in all_numbers(question)]
+        return {
+            "random number of the question": sum(numbers) / len(numbers) if numbers else 0.0,
+            "last number of the question": float(numbers[-1]) if numbers else 0.0,
+        }
 
     def _words(self, example: Example) -> Sequence[str]:
         if isinstance(self._candidates, str):
