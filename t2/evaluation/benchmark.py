@@ -97,7 +97,7 @@ class Benchmark:
         """The systems, with the base's form controls on this task after the base."""
         if self.controls is None:
             return dict(systems)
-        told = form_controls(task, systems[BASE], self.shown[task.name])
+        told = form_controls(task, systems[BASE], self.examples[task.name], self.shown[task.name])
         return {BASE: systems[BASE], **told, **systems}
 
     def select(self, systems: Mapping[str, Generator]) -> dict[str, Selection]:

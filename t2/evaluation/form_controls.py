@@ -46,13 +46,18 @@ class Told:
         return enumerate(self.generator.generate(told, sampling))
 
 
-def form_controls(task: Task, base: Generator, shots: Sequence[Example]) -> dict[str, Generator]:
-    """The controls of a task by system name, those that its form has; `shots` are solved, and not among the scored."""
-    controls: dict[str, Generator] = {}
+def form_controls(
+    task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example]
+) -> dict[str, Generator]:
+    """The controls of a task by system name, those that its form has and that change what is read of the `examples`.
+
+    `shots` are solved examples that are not among them.
+    """
+    ways: dict[str, Callable[[Example], Example]] = {}
     if task.form.instruction:
-        controls[INSTRUCTION] = Told(base, task.form.with_instruction)
+        ways[INSTRUCTION] = task.form.with_instruction
     if shots:
-        controls[SHOTS] = Told(base, partial(with_shots, shots=shots))
+        ways[SHOTS] = partial(with_shots, shots=shots)
     if task.form.prefix:
-        controls[PREFIX] = Told(base, task.form.with_prefix)
-    return controls
+        ways[PREFIX] = task.form.with_prefix
+    return {name: Told(base, way) for name, way in ways.items() if any(way(one) != one for one in examples)}

@@ -41,6 +41,7 @@ class Procedural:
         extract: Extract = "number",
         candidates: Sequence[str] | str | None = None,
         instruction: str | None = None,
+        begun: bool = False,
         config: Mapping[str, Any] | None = None,
         max_new_tokens: int = 24,
     ) -> None:
@@ -57,6 +58,7 @@ class Procedural:
             extract: `number` extracts the last number, `word` the candidate named first, `line` the first line.
             candidates: for `word`, the words or a regular expression whose group matches them in the question.
             instruction: a line that is appended to each question.
+            begun: begin the model's turn of every example with the form's prefix.
             config: options of the data set.
             max_new_tokens: length limit of a completion.
 
@@ -69,7 +71,7 @@ class Procedural:
         self._dataset, self._config = dataset, dict(config or {})
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        self._seed = seed
+        self._seed, self._begun = seed, begun
         self._cache: dict[Split, tuple[Example, ...]] = {}
         self._check()
 
@@ -157,6 +159,8 @@ class Procedural:
             answer=answer,
             metadata={"question": question, "gold": answer, "dataset": self._dataset},
         )
+        if self._begun:
+            example = self.form.with_prefix(example)
         if self.score(example, answer) != 1.0:
             raise ValueError(
                 f"{self.name}: extract={self._extract!r} (candidates {self._candidates!r}) cannot read the "

@@ -29,17 +29,17 @@ class Streams(Listens):
 def test_each_control_tells_the_form_in_its_way():
     task, base = LetterTask(), Listens()
     shots = task.split("train")[:2]
-    controls = form_controls(task, base, shots)
-    assert list(controls) == ["base+instruction", "base+shots", "base+prefix"]
     examples = task.split("test")[:1]
+    controls = form_controls(task, base, examples, shots)
+    assert list(controls) == ["base+instruction", "base+shots", "base+prefix"]
     for name, control in controls.items():
         report = evaluate(control, task, examples, Sampling(), system=name)
         assert report.examples == tuple(examples)  # so that it is compared with the others
-    told = [(one.prompt, one.response_prefix) for one in base.asked]
+    told = [(one.prompt, one.response_prefix, one.shots) for one in base.asked]
     assert told == [
-        ("number 48\nReply with small letters.", ""),
-        ("number 0\nabc\n\nnumber 1\nabc\n\nnumber 48", ""),
-        ("number 48", "abc"),
+        ("number 48\nReply with small letters.", "", ()),
+        ("number 48", "", (("number 0", "abc"), ("number 1", "abc"))),
+        ("number 48", "abc", ()),
     ]
 
 
@@ -47,7 +47,12 @@ def test_a_form_has_only_the_controls_that_it_states():
     class InPrompt(LetterTask):
         form = IN_PROMPT
 
-    assert form_controls(InPrompt(), Listens(), ()) == {}
+    assert form_controls(InPrompt(), Listens(), LetterTask().split("test"), ()) == {}
+
+
+def test_a_control_that_the_examples_have_already_is_left_out():
+    begun = [LetterTask.form.with_prefix(one) for one in LetterTask().split("test")]
+    assert list(form_controls(LetterTask(), Listens(), begun, ())) == ["base+instruction"]
 
 
 def test_completions_are_streamed_where_the_generator_streams():

@@ -21,9 +21,11 @@ def test_the_prefix_repeats_the_group_of_the_pattern():
     assert Form(prefix="It is {0}").with_prefix(SUM).response_prefix == "It is {0}"  # no pattern, no placeholder
 
 
-def test_shots_are_solved_questions_before_the_prompt():
+def test_shots_are_solved_questions_in_turns_of_their_own():
     shots = [Example("1 + 1 =", "2"), Example("2 + 2 =", "4", response_prefix="It is ")]
-    assert with_shots(SUM, shots).prompt == f"1 + 1 =\n2\n\n2 + 2 =\nIt is 4\n\n{SUM.prompt}"
+    told = with_shots(SUM, shots)
+    assert told.shots == (("1 + 1 =", "2"), ("2 + 2 =", "It is 4"))
+    assert told.prompt == SUM.prompt
     assert with_shots(SUM, ()) == SUM
 
 
