@@ -42,6 +42,17 @@ class Confusion:
     labels: tuple[str, ...]
     counts: Counts
 
+    def __add__(self, other: Confusion) -> Confusion:
+        """The matrix of both; ValueError where they have different labels, so that they are of different pools."""
+        if self.labels != other.labels:
+            mine, others = ", ".join(self.labels), ", ".join(other.labels)
+            raise ValueError(
+                f"Confusion matrices of different pools: one run chose among {mine}, another among {others}. Join runs "
+                "of one pool."
+            )
+        rows = zip(self.counts, other.counts, strict=True)
+        return Confusion(self.labels, tuple(tuple(map(sum, zip(*pair, strict=True))) for pair in rows))
+
 
 @dataclass(frozen=True)
 class Null:
