@@ -29,6 +29,7 @@ from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
 from t2.policy.generator import AdaptableGenerator, Generator
+from t2.run.files import read_lines
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
 from t2.tasks.base import Task
@@ -78,13 +79,13 @@ def read_prompts(cfg: DictConfig) -> list[str]:
 
     Raises:
         FileNotFoundError: `prompt_file` is not there.
-        ValueError: an empty prompt, or several sources of prompts.
+        ValueError: an empty prompt, a file that is not UTF-8, or several sources of prompts.
     """
     given = [key for key in ("prompt", "prompt_file", "interactive") if cfg[key] not in (None, False)]
     if len(given) > 1:
         raise ValueError(f"Prompts come from one source, and {' and '.join(given)} are given. Leave one.")
     if cfg.prompt_file is not None:
-        source, prompts = str(cfg.prompt_file), Path(cfg.prompt_file).read_text().splitlines()
+        source, prompts = str(cfg.prompt_file), read_lines(Path(cfg.prompt_file), "Save it as UTF-8.")
     elif cfg.prompt == "-":
         source, prompts = "standard input", sys.stdin.read().splitlines()
     elif cfg.prompt is not None:

@@ -19,6 +19,7 @@ from t2.adaptation.strategy import Strategy
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
+from t2.evaluation.leaks import check_unseen, count_seen
 from t2.evaluation.report import Outcome, describe_data, summarize_choices, summarize_reports, write_samples
 from t2.evaluation.results import Results
 from t2.evaluation.selection import derived
@@ -45,6 +46,13 @@ class Adapters:
     strategies: Mapping[str, Strategy]
     domains: Mapping[str, str]  # task -> its true domain in the pool, of those that have one
 
+    @property
+    def experts(self) -> dict[str, Expert]:
+        """All of them by system name."""
+        single = {EXPERT: self.expert} if self.expert is not None else {}
+        pooled = self.pool.experts if self.pool is not None else {}
+        return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
+
 
 def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
@@ -59,6 +67,8 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     for contrast in cfg.contrasts:
         parse_contrast(contrast)
     adapters = build_adapters(cfg, strategies, benchmark)
+    seen = count_seen(adapters.experts, benchmark.examples)
+    check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
     adapter = instantiate(cfg.adapter) if adapters.expert is not None or adapters.pool is not None else None
     if adapter is not None:
@@ -81,6 +91,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
         split=cfg.split,
         seed=cfg.seed,
         seconds=seconds,
+        seen=seen or None,
         **describe(cfg, benchmark, adapters, outcomes),
         **summarize_controls(benchmark.tasks, [one.report for one in outcomes], selection, list(cfg.contrasts)),
     ).write(run)
@@ -149,7 +160,6 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
     names, pool = list(benchmark.examples), adapters.pool
     fixed = BASE if adapters.expert is None and pool is None else "fixed"
     strategies = list(adapters.strategies) or [fixed]
-    experts = [*([adapters.expert] if adapters.expert else []), *(pool.experts.values() if pool else [])]
     return {
         "task": names[0] if len(names) == 1 else names,
         "strategy": strategies[0] if len(strategies) == 1 else strategies,
@@ -157,7 +167,7 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         "experts": list(pool.domains) if pool is not None else None,
         "shots": cfg.shots if any(one.wants_support for one in adapters.strategies.values()) else None,
         "data": describe_data(benchmark.tasks),
-        "trainable_parameters": sum(expert.parameter_count for expert in experts),
+        "trainable_parameters": sum(expert.parameter_count for expert in adapters.experts.values()),
         **summarize_reports([outcome.report for outcome in outcomes]),
         **(summarize_choices(outcomes, domains=adapters.domains, labels=labels_of(pool)) if pool is not None else {}),
     }

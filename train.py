@@ -25,8 +25,10 @@ from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
+from t2.tasks.prompt_hash import prompt_hashes
 from t2.training.activation_checkpointing import recompute_blocks
-from t2.training.callbacks import LAST_CHECKPOINT, Validation
+from t2.training.callbacks import Validation, finish
+from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.data import PromptData
 from t2.training.module import ExpertTraining
 
@@ -51,6 +53,7 @@ def train(cfg: DictConfig) -> Results:
         trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks)
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        finish(trainer, module)
         failed = False
     finally:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
@@ -68,6 +71,10 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     callbacks = list(instantiate(cfg.callbacks).values())
     adapter = instantiate(cfg.adapter)
     lm = instantiate(cfg.base_model)
+    validation = next((callback for callback in callbacks if isinstance(callback, Validation)), None)
+    data.check_lengths(
+        lm, task, sampling, validated=validation.limit if validation else 0, answers=not objective.on_policy
+    )
     start = time.perf_counter()
     adapter.inject(lm.model, lm.source)
     svd_seconds = time.perf_counter() - start
@@ -84,6 +91,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         step=0,
         t2_version=t2.__version__,
         git_commit=git_commit(CONF),
+        prompts=frozenset(prompt_hashes([*data.schedule.seen(cfg.steps), *task.split("val")])),
     )
     module = ExpertTraining(
         lm=lm,

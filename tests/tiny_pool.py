@@ -48,7 +48,9 @@ def make_expert(
     """A random expert for the given singular values; `spread` is by default what training moves z by."""
     values = values or singular_values()
     generator = torch.Generator().manual_seed(seed)
-    scales = {module: 1 + spread * torch.randn(len(s), generator=generator) for module, s in values.items()}
+    scales = {
+        module: (1 + spread * torch.randn(len(s), generator=generator)).clamp_min(0.05) for module, s in values.items()
+    }
     known = {"fingerprint": fingerprint_of(values), "domain": f"domain_{seed}", "step": seed}
     return Expert(scales, replace(METADATA, **(known | changes)))
 

@@ -2,7 +2,9 @@
 
 W = U diag(s) Vh (paper §3.1) is computed in fp32, matrix by matrix, and stored as one safetensors file per matrix
 under a hash of the matrix: an interrupted run continues where it stopped, a changed weight is decomposed again, and
-processes can share a cache, because a file gets its name only when it is complete.
+processes can share a cache, because a file gets its name only when it is complete. What was read or computed is
+compared with the matrix at random vectors x, W x against U (s * (Vh x)) (Freivalds 1977), so that a file that was
+changed is computed again.
 
 Not done here: truncated or randomized decompositions. SVF needs all R singular values.
 """
@@ -16,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.run.files import save_tensors
+from t2.run.files import read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
+# |W x - U s Vh x| / (|W| |x|), Frobenius norm of W: fp32 gives some 1e-6, TF32 and the like some 1e-4.
+REBUILD_TOLERANCE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,21 @@ def decompose_all(
     """Yield (name, decomposition) of every matrix (m, n): read from `folder` if cached there, else computed and cached.
 
     `folder=None` caches nothing. float64 matrices are never cached (they exist in tests only).
+
+    Raises:
+        ValueError: a matrix holds NaN or infinity.
+        ArithmeticError: a decomposition that was just computed does not give its matrix.
     """
     bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=None if progress else True, leave=False)
     computed = 0
     for name, weight in bar:
         if folder is None or weight.dtype == torch.float64:
-            yield name, decompose(weight)
+            yield name, _computed(name, weight)
             continue
         path = folder / f"{name}.{content_key(weight)}.safetensors"
-        found = _read(path, weight.device)
+        found = _read(path, weight)
         if found is None:
-            found = decompose(weight)
+            found = _computed(name, weight)
             _write(path, found)
             computed += 1
         bar.set_postfix(computed=computed, refresh=False)
@@ -85,15 +92,56 @@ def content_key(weight: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(path: Path, device: torch.device) -> Decomposition | None:
+def rebuild_error(weight: Tensor, parts: Decomposition, *, vectors: int = 4) -> float:
+    """The largest |W x - U s Vh x| / (|W| |x|) over some random x of a fixed seed; NaN where a part holds one.
+
+    W is (m, n); a difference D is missed only by an x that D maps to almost 0, which for random x is unlikely however
+    D was made.
+    """
+    x = torch.randn(weight.shape[1], vectors, generator=torch.Generator().manual_seed(0)).to(
+        weight.device, parts.s.dtype
+    )
+    exact = weight.detach().to(parts.s.dtype)
+    difference = exact @ x - parts.U @ (parts.s[:, None] * (parts.Vh @ x))
+    scale = exact.norm() * x.norm(dim=0)
+    return float((difference.norm(dim=0) / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max())
+
+
+def _computed(name: str, weight: Tensor) -> Decomposition:
+    parts = decompose(weight)
+    error = rebuild_error(weight, parts)
+    if not error <= REBUILD_TOLERANCE:
+        raise ArithmeticError(
+            f"The SVD of {name} {tuple(weight.shape)} does not give the matrix: its error is {error:.1e} of the "
+            f"matrix's norm, allowed is {REBUILD_TOLERANCE:.0e}. The linear algebra library is at fault; use another "
+            "device or another build of torch."
+        )
+    return parts
+
+
+def _read(path: Path, weight: Tensor) -> Decomposition | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            return Decomposition(*(file.get_tensor(key) for key in ("U", "s", "Vh")))
-    except SafetensorError as error:  # e.g. a disk that lost the end of the file
+        tensors, _ = read_tensors(path)
+        parts = _as_decomposition(tensors, weight)
+        error = rebuild_error(weight, parts)
+        if not error <= REBUILD_TOLERANCE:
+            raise ValueError(f"U diag(s) Vh is not the matrix, by {error:.1e} of its norm")
+    except ValueError as error:  # e.g. a disk that lost the end of the file
         log.warning("%s is damaged (%s) and is computed again.", path, error)
         return None
+    return parts
+
+
+def _as_decomposition(tensors: Mapping[str, Tensor], weight: Tensor) -> Decomposition:
+    """The tensors of a file on the matrix's device; ValueError where they are no thin SVD of its shape (m, n)."""
+    (m, n), rank = weight.shape, min(weight.shape)
+    expected = {"U": (m, rank), "s": (rank,), "Vh": (rank, n)}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected or any(tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise ValueError(f"it holds {found}, expected float32 {expected}")
+    return Decomposition(*(tensors[name].to(weight.device) for name in expected))
 
 
 def _write(path: Path, parts: Decomposition) -> None:

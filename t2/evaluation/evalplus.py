@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from t2.run.files import atomic_path
+from t2.run.files import atomic_path, parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 
 PROBLEM_ID = re.compile(r"(HumanEval|Mbpp)/\d+")
@@ -37,8 +37,8 @@ def read_solutions(run: Path) -> Solutions:
         raise FileNotFoundError(f"{run} holds no {SAMPLES_FILE}. Give the folder that evaluate.py printed.")
     solutions: Solutions = {}
     others: dict[str, str | None] = {}  # task -> an id
-    for text in path.read_text().splitlines():
-        line = json.loads(text)
+    for number, text in enumerate(read_lines(path, "Run evaluate.py again."), start=1):
+        line = parse_json(text.encode(), f"{path}, line {number},", "Run evaluate.py again.")
         if "system" not in line:
             raise ValueError(f"{path} has the completions of a training run. Give the folder of an evaluation.")
         if PROBLEM_ID.fullmatch(str(line.get("id"))):

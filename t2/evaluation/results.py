@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from t2.evaluation.statistics import Counts, Paired
-from t2.run.files import atomic_path
+from t2.run.files import atomic_path, parse_json
 from t2.run.results import RESULTS_FILE, git_commit, peak_memory_bytes, versions
 
 
@@ -120,6 +120,7 @@ class Results:
     null: dict[str, Null] | None = None  # by task
     truncated: dict[str, dict[str, float]] | None = None  # share of completions that the token budget cut off
     contrasts: list[Contrasted] | None = None
+    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by expert and task; null: unknown
     reasons: dict[str, dict[str, dict[str, int]]] | None = None
     by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
     pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None
@@ -158,16 +159,14 @@ class Results:
         path = folder / RESULTS_FILE
         if not path.is_file():
             raise FileNotFoundError(f"{folder} holds no {RESULTS_FILE}; give folders that a script of t2 finished in.")
-        try:
-            content = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}. Run the script again.") from None
+        text = path.read_bytes()
+        content = parse_json(text, f"{path} is damaged: it", "Run the script again.")
         if isinstance(content, dict) and "weights" in content:
             raise ValueError(
                 f"{path} is of an older t2: its key 'weights' is called 'mixing_weights' now. Rename it in the file."
             )
         try:
-            return SCHEMA.validate_json(json.dumps(content), strict=True)
+            return SCHEMA.validate_json(text, strict=True)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the whole file"
@@ -179,6 +178,6 @@ class Results:
 
 SCHEMA = TypeAdapter(Results)
 PARTS = (
-    *("selection", "paired_form", "null", "truncated", "contrasts"),
+    *("selection", "paired_form", "null", "truncated", "contrasts", "seen"),
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support"),
 )

@@ -10,7 +10,6 @@ of finished runs; evaluates nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from t2.evaluation.results import Confusion, Results
 from t2.evaluation.statistics import Paired, compare_runs, standard_error
 from t2.evaluation.systems import BASE
 from t2.evaluation.tables import Table, confusion_table, number_table, percent
-from t2.run.files import atomic_path
+from t2.run.files import atomic_path, parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 
 SHOTS = re.compile(r"(?P<system>.+)_(?P<shots>\d+)")
@@ -103,9 +102,9 @@ def _read_samples(run: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     if not path.is_file():
         raise FileNotFoundError(f"{run} holds no {SAMPLES_FILE}: give folders of finished evaluations.")
     samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for number, text in enumerate(path.read_text().splitlines(), start=1):
+    for number, text in enumerate(read_lines(path, "Give the folder of another run."), start=1):
         try:
-            line = json.loads(text)
+            line = parse_json(text.encode(), "it", "")
             key = line["task"], line["system"]
         except (ValueError, KeyError, TypeError):
             raise ValueError(

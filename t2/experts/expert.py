@@ -1,8 +1,8 @@
 """An expert: one multiplier z per singular value of each adapted matrix, its metadata, and its file.
 
 The vector z of Transformer² (arXiv 2501.06252, section 3.1) is stored as the *effective* multiplier of each singular
-value (1 = unchanged), whatever parametrization trained it. Files are safetensors with string metadata; nothing is
-unpickled. Not done here: mixing experts (`t2.experts.pool`), running a model.
+value (1 = unchanged), whatever parametrization trained it. Files are safetensors with string metadata and a checksum;
+nothing is unpickled. Not done here: mixing experts (`t2.experts.pool`), running a model.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
+from t2.experts.content import check_modules, check_range, check_scales, check_score
 from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
 from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
@@ -26,7 +26,10 @@ EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run
 
 @dataclass(frozen=True)
 class ExpertMetadata:
-    """How an expert was trained: base model, task, objective, scores; `fingerprint` is that of `fingerprint_of`."""
+    """How an expert was trained: base model, task, objective, scores; `fingerprint` is that of `fingerprint_of`.
+
+    `prompts` are hashes (`t2.tasks.prompt_hash`) of the questions that it was trained and validated on; None: unknown.
+    """
 
     base_model: str
     fingerprint: str
@@ -40,11 +43,14 @@ class ExpertMetadata:
     val_before: float | None = None
     val_after: float | None = None
     git_commit: str | None = None
+    prompts: frozenset[str] | None = None
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
         """The metadata of a safetensors file; fields that are None are left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.prompts is not None:
+            values["prompts"] = " ".join(sorted(self.prompts))
         return {name: str(value) for name, value in values.items() if value is not None}
 
     @classmethod
@@ -52,7 +58,7 @@ class ExpertMetadata:
         """Parse the metadata of a safetensors file, the inverse of `to_strings`.
 
         Raises:
-            ValueError: the format version is missing or unknown, or a field is missing or not a number.
+            ValueError: the format version is missing or unknown, a field is missing, unknown or not a number.
         """
         version = strings.get("format_version")
         if version is None:
@@ -65,10 +71,20 @@ class ExpertMetadata:
                 f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Use the t2 that saved it"
                 f" ({strings.get('t2_version', 'version unknown')}), or train the expert again."
             )
-        optional = {"val_before", "val_after", "git_commit"}
+        optional = {"val_before", "val_after", "git_commit", "prompts"}
         missing = [f.name for f in fields(cls) if f.name not in strings and f.name not in optional]
         if missing:
             raise ValueError(f"its metadata lacks {', '.join(missing)}. Save it again with Expert.save.")
+        unknown = sorted(strings.keys() - {f.name for f in fields(cls)})
+        if unknown:
+            near = did_you_mean(unknown[0], (f.name for f in fields(cls)))
+            raise ValueError(f"its metadata has {unknown[0]!r}, which no expert has.{near} Save it with Expert.save.")
+        step = _number(strings, "step")
+        if step < 0 or step != int(step):
+            raise ValueError(f"its metadata has step = {strings['step']!r}; expected a whole number, at least 0.")
+        before, after = (_number(strings, name) if name in strings else None for name in ("val_before", "val_after"))
+        check_score("val_before", before)
+        check_score("val_after", after)
         return cls(
             base_model=strings["base_model"],
             fingerprint=strings["fingerprint"],
@@ -77,11 +93,12 @@ class ExpertMetadata:
             domain=strings["domain"],
             description=strings["description"],
             objective=strings["objective"],
-            step=int(_number(strings, "step")),
+            step=int(step),
             t2_version=strings["t2_version"],
-            val_before=_number(strings, "val_before") if "val_before" in strings else None,
-            val_after=_number(strings, "val_after") if "val_after" in strings else None,
+            val_before=before,
+            val_after=after,
             git_commit=strings.get("git_commit"),
+            prompts=frozenset(strings["prompts"].split()) if "prompts" in strings else None,
         )
 
 
@@ -94,27 +111,18 @@ class Expert:
 
     def __post_init__(self) -> None:
         """Raise ValueError unless every scale is a finite, non-empty fp32 vector."""
-        if not self.scales:
-            raise ValueError("the expert is empty: it scales no module. An expert has at least one.")
-        for module, scale in self.scales.items():
-            if scale.ndim != 1 or scale.numel() == 0 or scale.dtype != torch.float32:
-                raise ValueError(
-                    f"the scale of {module} is {scale.dtype} of shape {tuple(scale.shape)}; "
-                    "an expert holds one float32 vector (R,) per module."
-                )
-            bad = int((~scale.isfinite()).sum())
-            if bad:
-                raise ValueError(
-                    f"the scale of {module} has {bad} of {scale.numel()} values that are NaN or infinite. "
-                    "The training diverged: lower the learning rate or take an earlier checkpoint."
-                )
+        check_scales(self.scales)
 
     def save(self, path: Path) -> Path:
         """Write the expert to `path` and return it; what was there stays intact if writing fails.
 
+        The same expert gives the same bytes.
+
         Raises:
+            ValueError: a multiplier is not above 0 and below `t2.experts.content.MAX_MULTIPLIER`.
             OSError: the file cannot be written, a full disk included.
         """
+        check_range(self.scales)
         # Cloned because safetensors refuses tensors that share memory.
         scales = {module: scale.detach().clone() for module, scale in self.scales.items()}
         save_tensors(path, scales, self.metadata.to_strings())
@@ -135,7 +143,10 @@ class Expert:
             raise FileNotFoundError(f"No expert file at {path}.{hint} Give the path of a *.safetensors file.")
         scales, strings = read_tensors(path)
         try:
-            return cls(scales, ExpertMetadata.from_strings(strings))
+            expert = cls(scales, ExpertMetadata.from_strings(strings))
+            check_range(scales)
+            check_modules(scales, expert.metadata.fingerprint)
+            return expert
         except ValueError as error:
             raise ValueError(f"{path} cannot be used as an expert: {error}") from error
 

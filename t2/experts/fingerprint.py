@@ -32,6 +32,11 @@ def fingerprint_of(singular_values: Mapping[str, Tensor]) -> str:
     return json.dumps({module: float(f"{norm:.6g}") for module, norm in norms.items()})
 
 
+def modules_of(fingerprint: str) -> set[str]:
+    """The modules that a fingerprint has norms of; ValueError for text that is no fingerprint."""
+    return set(_norms(fingerprint))
+
+
 def same_weights(a: str, b: str) -> bool:
     """Whether two fingerprints agree on the modules they share; False if they share none."""
     worst = largest_difference(a, b)
@@ -54,7 +59,7 @@ def _norms(fingerprint: str) -> dict[str, float]:
         norms = {module: float(norm) for module, norm in json.loads(fingerprint).items()}
         if not all(math.isfinite(norm) for norm in norms.values()):
             raise ValueError("a norm is NaN or infinite")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"A fingerprint is a JSON object of module names and nuclear norms; got {fingerprint[:80]!r}."
         ) from error

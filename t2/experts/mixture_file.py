@@ -15,7 +15,7 @@ from typing import Any
 import t2
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
-from t2.run.files import atomic_path
+from t2.run.files import atomic_path, parse_json
 from t2.run.messages import did_you_mean
 
 FORMAT_VERSION = 2  # version 1 called the mixing weights alphas
@@ -95,10 +95,7 @@ def load_mixture(path: Path | str, pool: ExpertPool) -> Mixture:
 
 def _read(content: bytes) -> dict[str, Any]:
     """Parse the file and check the types of its fields."""
-    try:
-        fields = json.loads(content)
-    except ValueError as error:  # UnicodeDecodeError is one, too
-        raise ValueError(f"it is no JSON ({error}). Fit the mixture again.") from error
+    fields = parse_json(content, "it", "Fit the mixture again.")
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if version == 1:
         raise ValueError("an older t2 wrote it, which called the mixing weights alphas. Fit the mixture again.")

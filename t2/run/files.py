@@ -1,26 +1,36 @@
-"""Atomic file writes, and safetensors files that are never mistaken for pickles.
+"""Atomic, durable file writes, and safetensors files with a checksum that are never mistaken for pickles.
 
-Every file t2 keeps is written through `atomic_path`: to a temporary name in the same folder, then renamed, so that a
-crash or a full disk leaves either the whole new file or the old one.
+Every file t2 keeps is written through `atomic_path`: to a temporary name in the same folder, flushed to the disk, then
+renamed, so that a crash, a full disk or a power failure leaves either the whole new file or the old one.
+
+A checksum finds damage, not forgery: whoever changes a file on purpose can compute it again.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+CHECKSUM = "sha256"  # the key of the checksum in a safetensors file's metadata
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, renamed to it if the block succeeds and removed if not.
+
+    The file is on the disk before it has its name, and its name before the block ends.
 
     Raises:
         OSError: the disk is full; what stood at `path` before is untouched.
@@ -32,7 +42,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp makes 0600 files; a shared cache must stay readable
+        _flush(partial)
         os.replace(partial, path)
+        _flush(path.parent)  # else the name may be lost in a power failure
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OSError(
@@ -45,6 +57,15 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Have a file's content, or a folder's names, written to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
@@ -52,31 +73,88 @@ def _umask() -> int:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors and string metadata to a safetensors file atomically.
+    """Write tensors and string metadata to a safetensors file atomically, with a checksum of both in the metadata.
+
+    The same tensors and metadata give the same bytes.
 
     Raises:
         OSError: the file cannot be written, a full disk included.
     """
-    content = safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        dict(metadata) if metadata is not None else None,
-    )
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    strings = dict(metadata or {})
+    content = safetensors.torch.save(kept, strings | {CHECKSUM: content_sha256(kept, strings)})
     with atomic_path(path) as partial:
-        partial.write_bytes(content)
+        partial.write_bytes(_in_order(content))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: its tensors, on the CPU and independent of the file, and its metadata.
 
+    The checksum is compared and left out of the metadata; files of other programs and of older t2 have none.
+
     Raises:
-        ValueError: the file is a pickle, truncated, or no safetensors file.
+        ValueError: the file is a pickle, truncated, no safetensors file, or not what its checksum says.
     """
     try:
         with safe_open(path, framework="pt") as file:
             # Cloned because the tensors are memory maps of the file and would change with it.
-            return {name: file.get_tensor(name).clone() for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path} {_why_unreadable(path)} ({error}).") from error
+    expected = metadata.pop(CHECKSUM, None)
+    if expected is not None and expected != content_sha256(tensors, metadata):
+        raise ValueError(
+            f"{path} is damaged: its content is not what its checksum says. Copy it again or make it anew."
+        )
+    return tensors, metadata
+
+
+def content_sha256(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The SHA-256, 64 hex digits, of names, dtypes, shapes and bytes of tensors on the CPU, and of the metadata."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _in_order(content: bytes) -> bytes:
+    """The bytes of a safetensors file with its metadata sorted; the library writes them in an order of chance."""
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, Any] = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format's alignment
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def parse_json(content: bytes, source: str, hint: str) -> Any:
+    """Parse a JSON text of a user's file, UTF-8 with or without a byte order mark.
+
+    `source` names it in messages, and `hint` says what to do.
+
+    Raises:
+        ValueError: it is no UTF-8, no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(content.decode("utf-8-sig"))
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are
+        raise ValueError(f"{source} is not JSON: {error}. {hint}") from error
+    except RecursionError:
+        raise ValueError(f"{source} is not JSON that can be read: it is nested too deeply. {hint}") from None
+
+
+def read_lines(path: Path, hint: str) -> list[str]:
+    """The lines of a user's text file, UTF-8 with or without a byte order mark.
+
+    Raises:
+        ValueError: it is no UTF-8; `hint` says what to do.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error}. {hint}") from error
 
 
 def _why_unreadable(path: Path) -> str:

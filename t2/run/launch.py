@@ -1,5 +1,8 @@
 """Launches the scripts with Hydra: validates overrides, resumes runs, and prints user errors without a traceback.
 
+A run's folder is locked and looked at before anything is written to it, its configuration included, which therefore is
+written here (`hydra.output_subdir` is null in `conf/`).
+
 A script is `launch(body, conf, name)`: Hydra composes the configuration, the body runs, and an error of the user's is
 one message (HYDRA_FULL_ERROR=1 shows the traceback too). Not done here: reading values of the configuration.
 """
@@ -13,10 +16,12 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
@@ -26,14 +31,18 @@ from hydra.errors import (
     MissingConfigException,
 )
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from t2.run.files import atomic_path
+from t2.run.folder_lock import check_new, folder_lock
 from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
+SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
 USER_ERRORS = (
     *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
     FloatingPointError,  # NaN and infinity in training
@@ -55,12 +64,14 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
 
 
 def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap `body` so that a user error is logged as one message and exits with code 1."""
+    """Wrap `body` so that it has its folder for itself, and a user error is one message and exits with code 1."""
 
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
-            return body(cfg)
+            return _in_own_folder(body, cfg)
+        except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
+            raise SystemExit(SIGTERM_STATUS) from None
         except (*USER_ERRORS, InstantiationException) as error:
             cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
             target = target_in(str(error))
@@ -73,6 +84,31 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
             raise SystemExit(1) from None
 
     return guarded
+
+
+def _in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run `body` with the run's folder locked, and its configuration written there unless the run is resumed."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(folder))
+            if not cfg.get("resume"):
+                check_new(folder)
+        except (BlockingIOError, FileExistsError) as error:
+            # Not logged: the log's file is in that folder, too.
+            raise SystemExit(f"error: {error}") from None
+        if not cfg.get("resume"):
+            save_config(cfg, folder / ".hydra")
+        return body(cfg)
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """Write the files that Hydra calls its output: the configuration, Hydra's own, and the overrides."""
+    hydra_cfg = OmegaConf.masked_copy(OmegaConf.create({"hydra": HydraConfig.get()}), "hydra")
+    overrides = OmegaConf.create(list(HydraConfig.get().overrides.task))
+    for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
+        with atomic_path(folder / f"{name}.yaml") as partial:
+            partial.write_text(OmegaConf.to_yaml(node))
 
 
 def quote_text(arguments: Sequence[str]) -> list[str]:
@@ -120,12 +156,12 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
 def check_run(run: Path) -> None:
     """Raise ValueError unless `run` is the folder of a training run with a checkpoint."""
     for needed, what in (
-        (".hydra/config.yaml", "its configuration"),
-        ("checkpoints/last.ckpt", "a checkpoint"),
+        ((".hydra/config.yaml",), "its configuration"),
+        (("checkpoints/last.ckpt", "checkpoints/previous.ckpt"), "a checkpoint"),
     ):
-        if not (run / needed).is_file():
+        if not any((run / name).is_file() for name in needed):
             raise ValueError(
-                f"resume={run}: there is no {needed} ({what}), so this is not the folder of an interrupted training "
+                f"resume={run}: there is no {needed[0]} ({what}), so this is not the folder of an interrupted training "
                 "run. Give the folder that train.py printed, e.g. outputs/train/DATE/TIME."
             )
 

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from t2.run.files import atomic_path
+from t2.run.files import atomic_path, read_lines
 from t2.run.results import METRICS_FILE
 
 
@@ -68,12 +68,19 @@ def read_metrics(path: Path) -> dict[int, dict[str, str]]:
     """Rows of a metrics file by step, without the empty cells.
 
     Raises:
-        ValueError: the file has no `step` column.
+        ValueError: the file has no `step` column, or is damaged.
     """
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(read_lines(path, "Move it away."))
         if "step" not in (reader.fieldnames or []):
             raise ValueError(f"{path} has no column 'step'; it is not a {METRICS_FILE} of t2.")
-        return {
-            int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in reader
-        }
+        rows = list(reader)
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged: {error}. Move it away; the run goes on without its rows.") from error
+    for number, row in enumerate(rows, start=2):
+        if not (row["step"] or "").isdecimal():
+            raise ValueError(
+                f"{path} is damaged: line {number} has the step {row['step']!r}. Move it away; the run goes on without "
+                "its rows."
+            )
+    return {int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in rows}

@@ -16,6 +16,7 @@ from t2.grading.answers import all_numbers, first_line, last_number, matching_wo
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.form import Form
+from t2.tasks.prompt_hash import sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
@@ -42,6 +43,7 @@ class Procedural:
         candidates: Sequence[str] | str | None = None,
         instruction: str | None = None,
         begun: bool = False,
+        commutes: str | None = None,
         config: Mapping[str, Any] | None = None,
         max_new_tokens: int = 24,
     ) -> None:
@@ -59,6 +61,7 @@ class Procedural:
             candidates: for `word`, the words or a regular expression whose group matches them in the question.
             instruction: a line that is appended to each question.
             begun: begin the model's turn of every example with the form's prefix.
+            commutes: regular expression of the questions whose numbers may change places, such as sums.
             config: options of the data set.
             max_new_tokens: length limit of a completion.
 
@@ -71,7 +74,7 @@ class Procedural:
         self._dataset, self._config = dataset, dict(config or {})
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        self._seed, self._begun = seed, begun
+        self._seed, self._begun, self._commutes = seed, begun, commutes
         self._cache: dict[Split, tuple[Example, ...]] = {}
         self._check()
 
@@ -154,10 +157,13 @@ class Procedural:
 
     def _example(self, item: Mapping[str, Any]) -> Example:
         question, answer = item["question"], str(item["answer"])
+        canonical = {}
+        if self._commutes is not None and re.search(self._commutes, question):
+            canonical = {"canonical": sorted_numbers(question)}
         example = Example(
             prompt=f"{question}\n{self._instruction}" if self._instruction else question,
             answer=answer,
-            metadata={"question": question, "gold": answer, "dataset": self._dataset},
+            metadata={"question": question, "gold": answer, "dataset": self._dataset, **canonical},
         )
         if self._begun:
             example = self.form.with_prefix(example)

@@ -8,7 +8,6 @@ for the results. Columns are interpreted by the tasks, and code that comes with 
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from t2.run.fetch import fetch_pypi, file_sha256
+from t2.run.files import parse_json
 from t2.run.messages import check_choice, did_you_mean
 
 Row = Mapping[str, Any]
@@ -174,7 +174,7 @@ def _file_rows(path: Path) -> Sequence[Row]:
 
 
 def _json_rows(path: Path) -> list[Row]:
-    rows = _parse(path.read_bytes(), str(path), "Is it JSONL? Then its suffix must be .jsonl.")
+    rows = parse_json(path.read_bytes(), str(path), "Is it JSONL? Then its suffix must be .jsonl.")
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a JSON {type(rows).__name__}; a list of objects is needed.")
     return [_as_row(row, f"{path}, entry {number},") for number, row in enumerate(rows, start=1)]
@@ -185,15 +185,8 @@ def _jsonl_rows(content: bytes, path: Path) -> list[Row]:
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
             source = f"{path}, line {number},"
-            rows.append(_as_row(_parse(line, source, "Each line must be one JSON object."), source))
+            rows.append(_as_row(parse_json(line, source, "Each line must be one JSON object."), source))
     return rows
-
-
-def _parse(content: bytes, source: str, hint: str) -> Any:
-    try:
-        return json.loads(content.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{source} is not JSON: {error}. {hint}") from error
 
 
 def _as_row(value: Any, source: str) -> Row:

@@ -14,18 +14,20 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
 
 from t2.evaluation.scoring import evaluate
+from t2.experts.content import out_of_range
 from t2.experts.expert import EXPERT_FILE
-from t2.run.files import atomic_path
+from t2.run.files import atomic_path, parse_json, read_lines
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.results import SAMPLES_FILE
+from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
 from t2.types import Sampling
 
 log = logging.getLogger(__name__)
-LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 def _training(module: L.LightningModule) -> ExpertTraining:
@@ -71,10 +73,13 @@ class Validation(L.Callback):
             )
         self.reports[step], self.majority = report.scores, report.majority
         if report.mean > self._mean(self.best_step) or step == self.best_step:
-            self.best_step = step
             before = self._mean(0) if 0 in self.reports else None
             expert = module.expert(step=step, val_before=before, val_after=report.mean)
-            expert.save(Path(trainer.default_root_dir) / EXPERT_FILE)
+            if (reason := out_of_range(expert.scales)) is None:
+                self.best_step = step
+                expert.save(Path(trainer.default_root_dir) / EXPERT_FILE)
+            else:
+                log.warning("step %d: this expert is not kept, though the best so far: %s", step, reason)
         for logger in trainer.loggers:
             logger.log_metrics({"val/score": report.mean, "val/stderr": report.stderr}, step=step)
         log.info("step %d: validation %.3f (best %.3f, step %d)", step, report.mean, self.best, self.best_step)
@@ -105,6 +110,19 @@ class Validation(L.Callback):
         self.best_step, self.majority = state_dict["best_step"], state_dict["majority"]
 
 
+def finish(trainer: L.Trainer, module: ExpertTraining) -> None:
+    """Run what callbacks do at the end of training where the trainer, resumed after the last step, had nothing to do.
+
+    Lightning skips its loop then, hooks included, and a run that was killed in its last validation would never have it.
+    """
+    callbacks = [callback for callback in trainer.callbacks if isinstance(callback, Validation)]  # type: ignore[attr-defined]
+    if all(trainer.global_step in callback.reports for callback in callbacks):
+        return
+    module.to(module.lm.device)  # `fit` has moved it to the CPU
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        callback.on_train_end(trainer, module)
+
+
 class SampleTable(L.Callback):
     """Some completions of every n-th step: `samples.jsonl` in the run folder, and a table in W&B."""
 
@@ -125,8 +143,9 @@ class SampleTable(L.Callback):
             for c, grade in zip(group, grades, strict=True)
         ][: self.rows]
         path = Path(trainer.default_root_dir) / SAMPLES_FILE
-        known = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in known if json.loads(line)["step"] < record.step]
+        hint = "Move it away; the run goes on without its rows."
+        known = read_lines(path, hint) if path.exists() else []
+        kept = [line for line in known if parse_json(line.encode(), f"A line of {path}", hint)["step"] < record.step]
         with atomic_path(path) as partial:
             new = [json.dumps(dict(zip(self.COLUMNS, row, strict=True))) for row in table]
             partial.write_text("\n".join([*kept, *new]) + "\n")
@@ -136,13 +155,20 @@ class SampleTable(L.Callback):
 
 
 class Checkpoints(L.Callback):
-    """Writes `checkpoints/last.ckpt` every `every` steps, and says how to go on when a run is interrupted."""
+    """Writes `checkpoints/last.ckpt` every `every` steps, and says how to go on when a run is interrupted.
+
+    The one before is kept as `checkpoints/previous.ckpt`.
+    """
 
     def __init__(self, *, every: int = 1) -> None:
         """Save every `every` steps; checkpoints hold trained parameters only, so one per step costs milliseconds."""
         if every < 1:
             raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")
         self.every = every
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Have the trainer write checkpoints durably; before a run that is resumed reads its own."""
+        trainer.strategy.checkpoint_io = DurableCheckpoints()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the CSV's rows of steps that will be computed again."""
@@ -158,6 +184,8 @@ class Checkpoints(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Log how to resume the run."""
         run = Path(trainer.default_root_dir)
+        if isinstance(exception, SIGTERMException):
+            log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
         if (run / LAST_CHECKPOINT).exists():
             log.warning("Stopped; every finished step is saved. Go on with: python train.py resume=%s", run)
 
@@ -192,8 +220,9 @@ class Progress(L.Callback):
         )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Close the bar."""
-        self.bar.close()
+        """Close the bar, if there is one (see `finish`)."""
+        if "bar" in vars(self):
+            self.bar.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Close the bar, so that the message after it stands on its own line."""

@@ -1,19 +1,34 @@
-"""The identity of a checkpoint: its base model and the shapes of its trained parameters, checked on resume.
+"""The identity of a checkpoint: its base model, the frozen weights, the shapes of what is trained; checked on resume.
 
-Frozen weights are in no checkpoint, so that nothing else would notice another model.
+Frozen weights are in no checkpoint, so that nothing else would notice another model. They are identified by the nuclear
+norms of the adapted matrices (`t2.experts.fingerprint`) and the Euclidean norms of all frozen parameters, which differ
+between runs by rounding alone. Configurations are not compared here.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
 
 from t2.adapters.base import Adapter
+from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
 from t2.models.language_model import LanguageModel
+
+log = logging.getLogger(__name__)
+# Between builds of torch and devices, norms of the same fp32 or bf16 numbers differ by the rounding of their sums.
+NORM_TOLERANCE = 1e-5
+_norms: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()  # computed once: the weights are frozen
 
 
 class TrainableAdapter(Adapter, Protocol):
     """An adapter that is also a module, so that checkpoints hold its parameters."""
+
+    singular_values: dict[str, Tensor]  # module -> (R,)
 
     def state_dict(self) -> dict[str, Any]:
         """The raw parameters."""
@@ -24,6 +39,8 @@ def identity_of(lm: LanguageModel, adapter: TrainableAdapter) -> dict[str, Any]:
     """The entries of a checkpoint that identify its model and adapter."""
     return {
         "base_model": lm.source,
+        "fingerprint": fingerprint_of(adapter.singular_values),
+        "frozen": frozen_norms(lm.model),
         "trainable": {name: list(value.shape) for name, value in adapter.state_dict().items()},
     }
 
@@ -41,3 +58,33 @@ def check_identity(saved: Mapping[str, Any] | None, present: Mapping[str, Any]) 
             f"The checkpoint holds {len(saved['trainable'])} vectors and the adapter has {len(present['trainable'])}, "
             "or names or shapes differ: resume with the adapter settings, and the t2, that the run was started with."
         )
+    if "fingerprint" not in saved:
+        log.warning("The checkpoint is of an older t2 and does not say of which weights; they are not compared.")
+        return
+    if not same_weights(saved["fingerprint"], present["fingerprint"]):
+        raise ValueError(
+            "The checkpoint was trained on other weights of that model. "
+            f"{weights_note(saved['fingerprint'], present['fingerprint'])} Load the weights the run was started with."
+        )
+    differing = [name for name, norm in present["frozen"].items() if not _same_norm(saved["frozen"].get(name), norm)]
+    if differing:
+        raise ValueError(
+            f"The checkpoint was trained on other weights of that model: {len(differing)} of {len(present['frozen'])} "
+            f"parameters differ, {differing[0]} for one. Load the weights the run was started with."
+        )
+
+
+@torch.no_grad()
+def frozen_norms(model: nn.Module) -> dict[str, float]:
+    """The Euclidean norm of each frozen parameter, by name; computed once for a model."""
+    if model not in _norms:
+        _norms[model] = {
+            name: float(torch.linalg.vector_norm(p.detach().float(), dtype=torch.float64))
+            for name, p in model.named_parameters()
+            if not p.requires_grad
+        }
+    return _norms[model]
+
+
+def _same_norm(saved: float | None, present: float) -> bool:
+    return saved is not None and abs(saved - present) <= NORM_TOLERANCE * max(abs(saved), abs(present))

@@ -14,8 +14,10 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
+from t2.models.language_model import LanguageModel
+from t2.policy.lengths import check_prompts, check_references
 from t2.tasks.base import Task
-from t2.types import Example
+from t2.types import Example, Sampling
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class PromptSchedule:
         orders = {epoch: self._order(epoch) for epoch in {position // size for position in positions}}
         return [self.examples[orders[position // size][position % size]] for position in positions]
 
+    def seen(self, steps: int) -> list[Example]:
+        """The examples of the first so many steps, each once."""
+        drawn = (one for step in range(steps) for one in self.at(step))
+        return list({id(one): one for one in drawn}.values())
+
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.examples), generator=generator).tolist()
@@ -62,6 +69,22 @@ class PromptData(L.LightningDataModule):
         super().__init__()
         self.schedule = PromptSchedule(task.split("train"), prompts_per_step, seed)
         self.steps = steps
+
+    def check_lengths(
+        self, lm: LanguageModel, task: Task, sampling: Sampling, *, validated: int | None, answers: bool
+    ) -> None:
+        """Raise ValueError where a row of the train split, or of the first `validated` of val, does not fit the model.
+
+        Else the run would stop at the step that meets the row, and again whenever it is resumed. `answers`: training
+        reads the reference answers, as SFT does, and samples nothing.
+        """
+        train = f"the train split of {task.name}"
+        if answers:
+            check_references(lm, self.schedule.examples, train)
+        else:
+            check_prompts(lm, self.schedule.examples, train, max_new_tokens=sampling.max_new_tokens)
+        val = task.split("val")[:validated]
+        check_prompts(lm, val, f"the val split of {task.name}", max_new_tokens=sampling.max_new_tokens)
 
     def train_dataloader(self) -> DataLoader[list[Example]]:
         """Batches from the trainer's present step on."""

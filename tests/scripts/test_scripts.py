@@ -23,7 +23,7 @@ from wandb_offline import read_runs
 from t2.experts.expert import Expert
 from t2.run.launch import resume_arguments
 from t2.run.metrics_csv import read_metrics
-from t2.training.callbacks import LAST_CHECKPOINT
+from t2.training.checkpoint_file import LAST_CHECKPOINT
 
 Run = Callable[..., Any]
 RESULT_KEYS = {

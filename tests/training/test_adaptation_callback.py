@@ -26,7 +26,8 @@ from t2.run.metrics_csv import read_metrics
 from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split, Task
 from t2.training.adaptation_callback import Adaptation
-from t2.training.callbacks import LAST_CHECKPOINT, Checkpoints
+from t2.training.callbacks import Checkpoints
+from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.module import ExpertTraining
 from t2.types import Example
 

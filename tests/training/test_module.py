@@ -21,7 +21,8 @@ from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.reference import encode_reference
 from t2.run.metrics_csv import read_metrics
 from t2.run.results import SAMPLES_FILE
-from t2.training.callbacks import LAST_CHECKPOINT, Checkpoints, SampleTable, Validation
+from t2.training.callbacks import Checkpoints, SampleTable, Validation
+from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.objectives import SFT, Reinforce
 from t2.training.optimizer import OptimizerSettings
 from t2.training.rollout import Loss, Rollout

@@ -1,0 +1,89 @@
+"""A run's folder belongs to one job at a time, and a finished run's files are not written over by another.
+
+The lock is `flock` on `RUN/.lock`, which the operating system releases when the job ends, however it ends; the file
+itself stays and says who held it last. Threads and jobs on one machine see it, and so do those of other machines where
+the file system passes locks on (NFS does). Not here: what is in a run's folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from t2.run.results import RESULTS_FILE
+
+LOCK_FILE = ".lock"
+# What a script would write over; an expert is there once a training run has validated.
+KEPT_FILES = ("expert.safetensors", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", RESULTS_FILE, "mixture.json")
+_held: set[int] = set()  # descriptors of this process
+
+
+@contextmanager
+def folder_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder for the block; the folder is made if need be.
+
+    Leftovers of writes that a kill cut short are removed. A file system without locks gives a warning.
+
+    Raises:
+        BlockingIOError: another job holds the lock.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        _lock(descriptor, folder)
+        _held.add(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        for leftover in (*folder.glob(".*.part"), *folder.glob("checkpoints/.*.part")):
+            leftover.unlink(missing_ok=True)
+        yield
+    finally:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def check_new(folder: Path) -> None:
+    """Raise FileExistsError where a new run would write over what an earlier one left in the folder."""
+    found = [name for name in KEPT_FILES if (folder / name).is_file()]
+    if not found:
+        return
+    goes_on = (
+        "go on with that run (python train.py resume=RUN), " if any("checkpoint" in name for name in found) else ""
+    )
+    raise FileExistsError(
+        f"{folder} holds {', '.join(found)} of an earlier run, which a new one would write over. Give another folder "
+        f"(hydra.run.dir=FOLDER, of a sweep hydra.sweep.dir=FOLDER), {goes_on}or delete it."
+    )
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        raise BlockingIOError(
+            f"{folder} is in use: {holder} runs in it. Wait for it to end, stop it, or give another folder "
+            "(hydra.run.dir=FOLDER)."
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        warnings.warn(f"The file system of {folder} has no locks, so a second job in it is not noticed.", stacklevel=2)
+
+
+def _forget() -> None:
+    """Close the locks in a process that was forked, which would hold them beyond its parent's death."""
+    for descriptor in _held:
+        with contextlib.suppress(OSError):  # closed by the child already
+            os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
