@@ -5,6 +5,8 @@ prompt=TEXT, prompt=- (lines of standard input), prompt_file=PATH (a prompt a li
     that expert
 task=T strategy=few_shot shots=10
     finds a mixture on solved examples of the task and saves it as `mixture.json` in the run folder
+task=T strategy=centroid
+    makes the centroids of the pool's domains out of the dispatch task T, and saves them as `centroids.safetensors`
 """
 
 from __future__ import annotations
@@ -19,20 +21,24 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from t2.adaptation.centroid import Centroid
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
 from t2.evaluation.tables import bars, history_table
+from t2.experts.centroids import CENTROIDS_FILE, Centroids
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
+from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import read_lines
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
 from t2.tasks.base import Task
+from t2.tasks.dispatch import Dispatch
 from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)
@@ -43,10 +49,11 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     """Fit the strategy to the task, if there is one, and complete the prompts; returns completions by system."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
+    check_precision(cfg)
     # What the configuration alone can get wrong comes before the model is loaded.
     prompts = read_prompts(cfg)
     task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
-    check(cfg, strategy=strategy, pool=pool, has_task=task is not None, completes=bool(prompts) or cfg.interactive)
+    check(cfg, strategy=strategy, pool=pool, task=task, completes=bool(prompts) or cfg.interactive)
     support: Sequence[Example] = ()
     if task is not None:
         support = choose_support(task, shots=cfg.shots, split=cfg.support_split, seed=cfg.seed, scored=())
@@ -68,10 +75,18 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
                 strategy.fit(model, task, support)
         if isinstance(strategy, Searcher):
             save(cfg, model, strategy, task, phases, start=start)
+        elif isinstance(strategy, Centroid) and strategy.centroids is not None:
+            save_centroids(Path(cfg.paths.run), strategy.centroids)
     completions = complete(cfg, systems, prompts) if prompts else []
     while cfg.interactive and (line := ask()):
         completions += complete(cfg, systems, [line])
     return completions
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for settings that exclude each other."""
+    precision = Precision.of(cfg.base_model, cfg.generation)
+    log.info("Precision: %s", precision)
 
 
 def read_prompts(cfg: DictConfig) -> list[str]:
@@ -101,7 +116,7 @@ def read_prompts(cfg: DictConfig) -> list[str]:
     return prompts
 
 
-def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, has_task: bool, completes: bool) -> None:
+def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, task: Task | None, completes: bool) -> None:
     """Raise ValueError where the parts leave nothing to do, or lack one another."""
     if (strategy is None) != (pool is None):
         lacking = "experts=POOL" if pool is None else "strategy=S"
@@ -109,12 +124,18 @@ def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, has_task: 
     if strategy is None and not cfg.expert:
         raise ValueError("There is nothing to adapt with: give expert=RUN, or experts=POOL with strategy=S.")
     finds = isinstance(strategy, Searcher)
-    if finds and not has_task:
+    if finds and task is None:
         raise ValueError(
             f"strategy={strategy.name} finds a mixture for a task: give task=T, or take one that was found before: "
             "strategy=fixed strategy.mixture=RUN."
         )
-    if not finds and not completes:
+    makes = isinstance(strategy, Centroid) and isinstance(task, Dispatch)
+    if isinstance(strategy, Centroid) and task is not None and not makes:
+        raise ValueError(
+            f"Centroids are made of a dispatch task, and {task.name} is none: give one, such as task=dispatch, or "
+            "leave the task out."
+        )
+    if not (finds or makes or completes):
         raise ValueError("There is nothing to answer: give prompt=TEXT, prompt_file=PATH or interactive=true.")
 
 
@@ -142,6 +163,15 @@ def save(cfg: DictConfig, model: PooledModel, strategy: Searcher, task: Task, ph
     print(f"\n{history_table(strategy.history).text()}")
     print(f"\nFitness on {cfg.shots} support examples of {task.name}: {fitness:.3f}\n\nMixing weights\n{bars(weights)}")
     log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
+
+
+def save_centroids(run: Path, centroids: Centroids) -> None:
+    """Write `centroids.safetensors`, and show how good each layer was on training prompts."""
+    path = centroids.save(run / CENTROIDS_FILE)
+    if centroids.accuracy:
+        shares = {f"layer {layer}": share for layer, share in centroids.accuracy.items()}
+        print(f"\nAccuracy of each layer in cross-validation\n{bars(shares)}")
+    log.info("Centroids, layer %d: %s\nNext: experts.centroids=%s", centroids.layer, path, run)
 
 
 def complete(cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str]) -> list[dict[str, Completion]]:

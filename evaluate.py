@@ -28,6 +28,7 @@ from t2.evaluation.tables import results_text
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
+from t2.models.precision import Precision
 from t2.policy.generator import Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
@@ -58,6 +59,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
+    check_precision(cfg)
     # What the configuration alone can get wrong comes before the model is loaded.
     strategies = name_strategies(
         instantiate(cfg.get("strategy")), {k: instantiate(v) for k, v in cfg.strategies.items()}
@@ -100,6 +102,12 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     log.info("%s split:\n%s", cfg.split, results_text(results))
     log.info("Results: %s", run / RESULTS_FILE)
     return results
+
+
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for settings that exclude each other."""
+    precision = Precision.of(cfg.base_model, cfg.generation)
+    log.info("Precision: %s", precision)
 
 
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:

@@ -23,6 +23,7 @@ from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
+from t2.models.precision import Precision
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
 from t2.tasks.prompt_hash import prompt_hashes
@@ -40,6 +41,7 @@ def train(cfg: DictConfig) -> Results:
     """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
     start = time.perf_counter()
     quiet_libraries()
+    check_precision(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
     module, data, callbacks = build(cfg)
@@ -61,6 +63,14 @@ def train(cfg: DictConfig) -> Results:
     return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
 
 
+def check_precision(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError for settings that exclude each other."""
+    precision = Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
+    log.info("Precision: %s", precision)
+    if (note := precision.kl_note(cfg.objective.get("kl_coefficient") or 0.0)) is not None:
+        log.warning(note)
+
+
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
@@ -69,12 +79,12 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     objective.check_sampling(sampling)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
+    validations = [callback for callback in callbacks if isinstance(callback, Validation)]
+    if len(validations) != 1:
+        raise ValueError("callbacks has no or several t2.training.callbacks.Validation; allowed: one, which reports.")
     adapter = instantiate(cfg.adapter)
     lm = instantiate(cfg.base_model)
-    validation = next((callback for callback in callbacks if isinstance(callback, Validation)), None)
-    data.check_lengths(
-        lm, task, sampling, validated=validation.limit if validation else 0, answers=not objective.on_policy
-    )
+    data.check_lengths(lm, task, sampling, validated=validations[0].limit, answers=not objective.on_policy)
     start = time.perf_counter()
     adapter.inject(lm.model, lm.source)
     svd_seconds = time.perf_counter() - start
@@ -91,7 +101,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         step=0,
         t2_version=t2.__version__,
         git_commit=git_commit(CONF),
-        prompts=frozenset(prompt_hashes([*data.schedule.seen(cfg.steps), *task.split("val")])),
+        prompts=frozenset(prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
     )
     module = ExpertTraining(
         lm=lm,

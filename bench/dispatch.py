@@ -1,10 +1,12 @@
-"""Accuracy and seconds of pass 1 in naming the domain of a prompt, on the validation split of a dispatch task.
+"""Accuracy and seconds of pass 1 in naming the domain of a prompt, on a dispatch task or a set of benchmarks.
 
-    python bench/dispatch.py [--task dispatch|dispatch_wide] [--dispatch EXPERT] [--limit N] [--output FILE]
+    python bench/dispatch.py [--task dispatch|dispatch_wide] [--split val|test] [--dispatch EXPERT] [--limit N]
+    python bench/dispatch.py --benchmarks unseen [--ways "classifier;centroid"] [--centroids FILE] [--output FILE]
 
 The ways of asking that conf/strategy offers, with and without calibration and solved examples, all on the same prompts,
-which no expert was trained on. The majority class is one label in four. The accuracies by task show what is right in
-one task's wording and wrong in another's. `--model tiny` has random weights and experts.
+which no expert was trained on and no vector is made of; of benchmarks the test split. The majority class of a dispatch
+task is one label in four. The accuracies by task show what is right in one task's wording and wrong in another's.
+`--model tiny` has random weights and experts.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +24,18 @@ from measure import ROOT, count, finish, names_of, parser, table, timed
 from models import inject_svf, load, random_experts
 from tqdm import tqdm
 
+from t2.adaptation.centroid import Centroid
+from t2.adaptation.centroid_fit import make_centroids
 from t2.adaptation.dispatch import PromptDispatch
-from t2.adaptation.strategy import Choice, PooledModel
+from t2.adaptation.strategy import Choice, PooledModel, Strategy
+from t2.evaluation.benchmark import tasks_of
 from t2.evaluation.statistics import confusion_matrix
+from t2.experts.centroids import Centroids
 from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
 from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
-from t2.tasks.dispatch import Dispatch
+from t2.tasks.dispatch import Dispatch, dispatch_example
 from t2.types import OTHER, Example
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -39,6 +46,19 @@ WAYS: dict[str, dict[str, Any]] = {
     "classifier": {"expert": "dispatch", "calibrate": False},
     "classifier, calibrated": {"expert": "dispatch"},
 }
+CENTROIDS: dict[str, dict[str, Any]] = {"centroid": {}, "centroid, refuse 0.05": {"refuse": 0.05}}
+
+
+def load_benchmarks(name: str, limit: int | None) -> list[Example]:
+    """The test prompts of each task of a set that has a domain there, as those of a dispatch task."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        found = instantiate(compose("evaluate", overrides=[f"benchmarks={name}"]).benchmarks)
+    return [
+        dispatch_example(one.prompt, {}, answer=found["benchmark_domains"][task.name], task=task.name)
+        for task in tasks_of(found)
+        if found["benchmark_domains"].get(task.name) is not None
+        for one in task.split("test")[:limit]
+    ]
 
 
 def load_dispatch(name: str) -> Dispatch:
@@ -49,8 +69,11 @@ def load_dispatch(name: str) -> Dispatch:
     return task
 
 
-def build(model: str, dispatch: Path | None) -> PooledModel:
-    """The model with the experts that ship, with another dispatch expert if one is given; random ones for `tiny`."""
+def build(model: str, dispatch: Path | None, centroids: Path | None, task: Dispatch) -> PooledModel:
+    """The model with the experts that ship, or for `tiny` random ones and the centroids of the task.
+
+    Dispatch expert and centroids are others where paths are given.
+    """
     lm = tiny_model(context_length=4096) if model == "tiny" else load(model)  # solved examples make prompts long
     svf = inject_svf(lm)
     if model == "tiny":
@@ -59,11 +82,23 @@ def build(model: str, dispatch: Path | None) -> PooledModel:
     else:
         pool = ExpertPool.load(ROOT / "experts" / "smollm2_135m")
     if dispatch is not None:
-        pool = ExpertPool(pool.experts, Expert.load(Expert.find(dispatch)))
-    return PooledModel(HFGenerator(lm, svf), pool)
+        pool = replace(pool, dispatch=Expert.load(Expert.find(dispatch)))
+    if centroids is not None:
+        pool = replace(pool, centroids=Centroids.load(centroids))
+    built = PooledModel(HFGenerator(lm, svf), pool)
+    if model == "tiny" and centroids is None:
+        built = replace(built, pool=replace(pool, centroids=make_centroids(built, task, layer=1)))
+    return built
 
 
-def measure(strategy: PromptDispatch, model: PooledModel, examples: Sequence[Example]) -> dict[str, Any]:
+def strategy_of(way: str, task: Dispatch) -> Strategy:
+    """The strategy of a way of asking; solved examples are those of the task."""
+    if way in CENTROIDS:
+        return Centroid(**CENTROIDS[way])
+    return PromptDispatch(**WAYS[way], examples=task if "shots" in WAYS[way] else None)
+
+
+def measure(strategy: Strategy, model: PooledModel, examples: Sequence[Example]) -> dict[str, Any]:
     """Accuracy, seconds and confusion of one way of asking."""
     prompts = [Example(str(one.metadata["question"])) for one in examples]
     gold = [str(one.answer) for one in examples]
@@ -93,17 +128,23 @@ def main(argv: Sequence[str]) -> None:
     """Measure, print a table, write the JSON."""
     made = parser(__doc__)
     made.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
-    made.add_argument("--ways", type=names_of(WAYS, ";"), default=list(WAYS), help="separated by semicolons")
+    made.add_argument(
+        "--ways", type=names_of({**WAYS, **CENTROIDS}, ";"), default=list(WAYS), help="separated by semicolons"
+    )
     made.add_argument("--task", default="dispatch", help="a file of conf/task")
+    made.add_argument("--split", choices=("val", "test"), default="val", help="of the task")
+    made.add_argument("--benchmarks", help="a file of conf/benchmarks, instead of the task")
+    made.add_argument("--centroids", type=Path, help="a file of centroids or its run, instead of the one that ships")
     made.add_argument("--dispatch", type=Path, help="a dispatch expert or its run, instead of the one that ships")
     made.add_argument("--limit", type=count, help="the first so many prompts")
     args = made.parse_args(argv)
     task = load_dispatch(args.task)
-    model, examples = build(args.model, args.dispatch), task.split("val")[: args.limit]
+    model, examples = build(args.model, args.dispatch, args.centroids, task), task.split(args.split)[: args.limit]
+    if args.benchmarks is not None:
+        examples = load_benchmarks(args.benchmarks, args.limit)
     systems = []
     for name in tqdm(args.ways, desc="ways", leave=False):
-        strategy = PromptDispatch(**WAYS[name], examples=task if "shots" in WAYS[name] else None)
-        systems.append({"name": name} | measure(strategy, model, examples))
+        systems.append({"name": name} | measure(strategy_of(name, task), model, examples))
     columns = ("accuracy", "stderr", "seconds")
     rows = [{"way of asking": one["name"]} | {key: one[key] for key in columns} | one["by_task"] for one in systems]
     finish(args, table(rows), {"labels": (*model.pool.domains, OTHER), "systems": systems})

@@ -23,7 +23,8 @@ from t2.experts.expert import Expert, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
 from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava
-from t2.models.loading import load_model, parse_device, parse_dtype
+from t2.models.loading import load_model, parse_device
+from t2.models.precision import parse_dtype
 from t2.models.tiny import byte_tokenizer, tiny_llava, tiny_model
 from t2.policy import vllm as t2_vllm
 from t2.tasks.base import Task

@@ -42,7 +42,7 @@ from models import MODELS
 from step_systems import SYSTEMS, Work, build
 from tqdm import tqdm
 
-from t2.models.loading import DTYPES
+from t2.models.precision import DTYPES
 
 
 def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:

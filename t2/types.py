@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]  # what numpy takes, and so what seeds everything
 OTHER = "other"  # the label of a prompt that no expert is for: the base model answers it
 FinishReason = Literal["stop", "length"]
 
@@ -59,12 +61,12 @@ class Grade:
 class Sampling:
     """How to answer: `temperature=0` is greedy, `samples` is G, `stop` are strings that end an answer."""
 
-    max_new_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    samples: int = 1
-    stop: tuple[str, ...] = ()
-    seed: int = 0
+    max_new_tokens: PositiveInt = 64
+    temperature: NonNegativeFloat = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    samples: PositiveInt = 1
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    seed: Seed = 0
 
     def __post_init__(self) -> None:
         """Raise ValueError for values that no sampler could follow."""

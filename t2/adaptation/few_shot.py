@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from torch import Tensor
 from tqdm import tqdm
@@ -47,7 +47,7 @@ class Iteration:
 
 
 @dataclass(frozen=True)
-class _Fitted:
+class Fitted:
     """The result of a search, and the pool that it is for."""
 
     mixture: Mixture
@@ -63,13 +63,12 @@ class FewShot:
 
     Args:
         shots: how many support examples are used, the first of those given; each counts the same.
-        fitness: `accuracy` of greedy completions, or `likelihood` of the reference answers (no decoding).
+        fitness: `accuracy` of greedy completions, or `likelihood` of right ones of the single experts (decoded once).
         space: which mixtures are searched.
         search: the optimizer and its settings.
         seed: the source of every random choice.
         search_configurations: search with one mixing weight per expert and one per matrix, free and normalized, and
             keep what is best on the support set, ties by likelihood; `space` says the rest.
-        end_of_turn: `likelihood` counts the token that ends a turn, too.
         progress: show a progress bar.
     """
 
@@ -84,7 +83,6 @@ class FewShot:
         search: SearchSettings | None = None,
         seed: int = 0,
         search_configurations: bool = False,
-        end_of_turn: bool = False,
         progress: bool = True,
     ) -> None:
         """Keep the choices; nothing is computed before `fit`.
@@ -96,10 +94,10 @@ class FewShot:
             raise ValueError(f"strategy.shots is {shots}; allowed: at least 1.")
         check_choice("strategy.fitness", fitness, get_args(FitnessName))
         self.shots, self.fitness, self.seed = shots, fitness, seed
-        self.end_of_turn, self.progress = end_of_turn, progress
+        self.progress = progress
         self.search = search or SearchSettings()
         self.spaces = _configurations(space or MixtureSpace()) if search_configurations else [space or MixtureSpace()]
-        self._fitted: _Fitted | None = None
+        self._fitted: Fitted | None = None
 
     @property
     def mixture(self) -> Mixture | None:
@@ -122,12 +120,12 @@ class FewShot:
                 f"{len(support)} support examples of {task.name} were given for shots={self.shots}. Lower "
                 "strategy.shots, or give more examples."
             )
-        examples = list(support[: self.shots])
-        measure: FitnessFunction = (
-            Accuracy(model, task, examples)
-            if self.fitness == "accuracy"
-            else Likelihood(model, examples, end_of_turn=self.end_of_turn)
-        )
+        self._fitted = self._fit(model, task, list(support[: self.shots]))
+
+    def _fit(self, model: PooledModel, task: Task, examples: Sequence[Example]) -> Fitted:
+        """Search in every configuration; the result is the best on the examples."""
+        make = Accuracy if self.fitness == "accuracy" else Likelihood
+        measure: FitnessFunction = make(model, task, examples)
         generations = len(self.spaces) * self.search.iterations
         history: list[Iteration] = []
         with tqdm(
@@ -139,7 +137,7 @@ class FewShot:
         ) as bar:
             found = [(self._search(model.pool, space, measure, history, bar), space) for space in self.spaces]
         last, space = max(found, key=lambda one: one[0].best)
-        self._fitted = _Fitted(
+        return Fitted(
             mixture=space.mixture(last.member, len(model.pool.domains)),
             best=last.best,
             space=space,
@@ -147,6 +145,10 @@ class FewShot:
             pool=(model.pool.identity, model.pool.domains),
             support=tuple(example.prompt for example in examples),
         )
+
+    def _about(self) -> dict[str, Any]:
+        """The settings of the search, for the saved mixture."""
+        return {"fitness": self.fitness, "search": asdict(self.search)}
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """The mixture that was found, for every example.
@@ -165,12 +167,11 @@ class FewShot:
         """
         fitted = self._found(pool)
         details = {
-            "fitness": self.fitness,
+            **self._about(),
             "best": asdict(fitted.best),
             "shots": self.shots,
             "support": list(fitted.support),
             "space": asdict(fitted.space),
-            "search": asdict(self.search),
             "history": [asdict(line) for line in fitted.history],
         }
         save_mixture(path, fitted.mixture, pool, strategy=self.name, task=task.name, seed=self.seed, details=details)
@@ -205,9 +206,9 @@ class FewShot:
             bar.update()
         return generation
 
-    def _found(self, pool: ExpertPool) -> _Fitted:
+    def _found(self, pool: ExpertPool) -> Fitted:
         if self._fitted is None:
-            raise ValueError("few_shot has no mixture yet: call fit with solved examples of the task first.")
+            raise ValueError(f"{self.name} has no mixture yet: call fit with solved examples of the task first.")
         identity, domains = self._fitted.pool
         if (pool.identity, pool.domains) != self._fitted.pool:
             raise ValueError(

@@ -1,8 +1,9 @@
-"""Fitness of a mixture on a few solved examples: accuracy of its completions, or likelihood of the references.
+"""Fitness of a mixture on a few solved examples: accuracy of its completions, or likelihood of right ones.
 
     accuracy      mean of `task.score` over greedy completions; ties by the mean log-prob per token of the correct ones
                   (weighted by their scores where those are not 0 or 1), 0.0 if none is correct, as in the paper
-    likelihood    mean over examples of the reference answer's mean log-prob per token; nothing is decoded
+    likelihood    mean over examples of the mean log-prob per token of right completions, which the base, the uniform
+                  mixture or an expert alone gave; decoded once, whatever is searched
 
 All mixtures go through the model in the same batches, as scales per example. `t2.adaptation.search` proposes them.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import mul
 
 import torch
 
@@ -19,10 +21,10 @@ from t2.adaptation.search import Fitness
 from t2.adaptation.strategy import PooledModel
 from t2.adapters.base import PerExampleAdapter
 from t2.experts.mixture import Mixture
+from t2.models.precision import NonFiniteError
 from t2.policy.generator import PerExampleGenerator
-from t2.policy.log_probs import token_log_probs
+from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.packing import micro_batches
-from t2.policy.reference import encode_reference
 from t2.tasks.base import Task, grade
 from t2.types import Completion, Example, Sampling
 
@@ -63,6 +65,47 @@ def complete_merged(
     ]
 
 
+def complete_each(
+    model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
+) -> list[list[Completion]]:
+    """The same completions, in shared batches where generator and adapter can apply a state per example."""
+    complete = complete_per_example if applies_per_example(model) else complete_merged
+    return complete(model, mixtures, examples, sampling)
+
+
+def applies_per_example(model: PooledModel) -> bool:
+    """Whether generator and adapter can apply a state per example."""
+    return isinstance(model.generator, PerExampleGenerator) and isinstance(model.adapter, PerExampleAdapter)
+
+
+@torch.no_grad()
+def token_log_probs_per_example(
+    model: PooledModel, mixtures: Sequence[Mixture], completions: Sequence[Completion]
+) -> Iterator[tuple[list[int], TokenLogProbs]]:
+    """Yield the log-probs of each of C completions under each of D mixtures, in batches; row d * C + c is of d and c.
+
+    Raises:
+        ValueError: the adapter cannot apply a state per example, or a log-prob that is not finite.
+    """
+    adapter, lm, size = model.adapter, model.lm, len(completions)
+    if not isinstance(adapter, PerExampleAdapter):
+        raise ValueError(
+            f"{type(adapter).__name__} cannot apply a state per example, which this needs. Set adapter=svf."
+        )
+    rows = list(completions) * len(mixtures)
+    for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
+        distinct = sorted({row // size for row in batch})
+        row_of = {state: row for row, state in enumerate(distinct)}
+        with adapter.per_example(model.pool.scales([mixtures[state] for state in distinct])) as select:
+            select(torch.tensor([row_of[row // size] for row in batch], device=lm.device))
+            try:
+                token = token_log_probs(lm, [rows[row] for row in batch])
+            except NonFiniteError as error:
+                row = batch[error.completion]
+                raise _overflow(math.nan, mixtures[row // size], rows[row]) from error
+        yield batch, token
+
+
 class Accuracy:
     """Mean score of greedy completions of at most `task.max_new_tokens` tokens.
 
@@ -73,10 +116,7 @@ class Accuracy:
         """Find out whether states can be applied per example; the log says where not."""
         self._model, self._task, self._support = model, task, list(support)
         self._sampling = Sampling(max_new_tokens=task.max_new_tokens)
-        self._per_example = isinstance(model.generator, PerExampleGenerator) and isinstance(
-            model.adapter, PerExampleAdapter
-        )
-        if not self._per_example:
+        if not applies_per_example(model):
             log.info(
                 "%s cannot apply a state per example: mixtures are merged one by one.", type(model.generator).__name__
             )
@@ -87,13 +127,12 @@ class Accuracy:
         Raises:
             ValueError: a score outside [0, 1], or a log-prob that is not finite.
         """
-        complete = complete_per_example if self._per_example else complete_merged
-        completions = complete(self._model, mixtures, self._support, self._sampling)
+        completions = complete_each(self._model, mixtures, self._support, self._sampling)
         return [self._fitness(mixture, row) for mixture, row in zip(mixtures, completions, strict=True)]
 
     def _fitness(self, mixture: Mixture, completions: Sequence[Completion]) -> Fitness:
         log_probs = [sum(completion.log_probs) / len(completion.log_probs) for completion in completions]
-        _check_finite(log_probs, mixture, self._support)
+        _check_finite(log_probs, mixture, completions)
         scores = [
             grade(self._task, example, completion.text).score
             for example, completion in zip(self._support, completions, strict=True)
@@ -104,25 +143,44 @@ class Accuracy:
 
 
 class Likelihood:
-    """Mean log-likelihood of the reference answers, as the model's turn after the prompt."""
+    """Mean log-likelihood of right completions: greedy ones of the base, the uniform mixture and each single expert.
 
-    def __init__(self, model: PooledModel, support: Sequence[Example], *, end_of_turn: bool = False) -> None:
-        """Encode prompts and references once; `end_of_turn` lets the token that ends a turn count, too.
+    They are in the form that the experts answer in. The reference answers of a task are not, and under their likelihood
+    the wrong expert was the best one (LOG.md).
+    """
+
+    def __init__(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
+        """Complete the support once; examples without a right completion are left out, and the log says how many.
 
         Raises:
-            ValueError: an example without a reference answer, or one that does not fit the context; or an adapter
-                without states per example.
+            ValueError: no completion is right, a score outside [0, 1], or an adapter without states per example.
         """
-        adapter = model.adapter
-        if not isinstance(adapter, PerExampleAdapter):
+        if not isinstance(model.adapter, PerExampleAdapter):
             raise ValueError(
-                f"{type(adapter).__name__} cannot apply a state per example, which fitness=likelihood needs. "
+                f"{type(model.adapter).__name__} cannot apply a state per example, which fitness=likelihood needs. "
                 "Take fitness=accuracy."
             )
-        self._model, self._adapter, self._support = model, adapter, list(support)
-        self._references = [encode_reference(model.lm, example, end_of_turn) for example in support]
+        rows = complete_each(model, _simplest(model), support, Sampling(max_new_tokens=task.max_new_tokens))
+        found: list[list[Completion]] = []
+        for example, answers in zip(support, zip(*rows, strict=True), strict=True):
+            distinct = {one.token_ids: one for one in answers}.values()
+            found.append([one for one in distinct if grade(task, example, one.text).score == 1.0])
+        right = [group for group in found if group]
+        if not right:
+            raise ValueError(
+                f"Neither the base nor an expert is right on any of {len(support)} support examples of {task.name}, so "
+                "no likelihood can be compared. Give more shots, or take fitness=accuracy."
+            )
+        if len(right) < len(found):
+            log.info(
+                "%d of %d support examples have no right completion and do not count.",
+                len(found) - len(right),
+                len(found),
+            )
+        self._model, self._support = model, list(support)
+        self._references = [one for group in right for one in group]
+        self._shares = [1 / (len(right) * len(group)) for group in right for _ in group]
 
-    @torch.no_grad()
     def __call__(self, mixtures: Sequence[Mixture]) -> list[Fitness]:
         """D mixtures -> D fitnesses.
 
@@ -130,30 +188,32 @@ class Likelihood:
             ValueError: a log-prob that is not finite.
         """
         size = len(self._references)
-        rows = self._references * len(mixtures)
-        log_probs = [0.0] * len(rows)
-        for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
-            distinct = sorted({row // size for row in batch})
-            row_of = {state: row for row, state in enumerate(distinct)}
-            scales = self._model.pool.scales([mixtures[state] for state in distinct])
-            with self._adapter.per_example(scales) as select:
-                select(torch.tensor([row_of[row // size] for row in batch], device=self._model.lm.device))
-                token = token_log_probs(self._model.lm, [rows[row] for row in batch])
+        log_probs = [0.0] * (size * len(mixtures))
+        for batch, token in token_log_probs_per_example(self._model, mixtures, self._references):
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
             for row, mean in zip(batch, means.tolist(), strict=True):
                 log_probs[row] = mean
-        found = [log_probs[start : start + size] for start in range(0, len(rows), size)]
-        for mixture, values in zip(mixtures, found, strict=True):
-            _check_finite(values, mixture, self._support)
-        return [Fitness(sum(values) / size) for values in found]
+        found = [log_probs[start : start + size] for start in range(0, len(log_probs), size)]
+        return [Fitness(sum(map(mul, values, self._shares))) for values in found]
 
 
-def _check_finite(log_probs: Sequence[float], mixture: Mixture, support: Sequence[Example]) -> None:
-    for log_prob, example in zip(log_probs, support, strict=True):
+def _simplest(model: PooledModel) -> list[Mixture]:
+    """The base, the uniform mixture, and each expert alone."""
+    domains = model.pool.domains
+    alone = [Mixture.of(*(float(domain == one) for domain in domains)) for one in domains]
+    return [Mixture.base(len(domains)), Mixture.of(*(1 / len(domains) for _ in domains)), *alone]
+
+
+def _check_finite(log_probs: Sequence[float], mixture: Mixture, completions: Sequence[Completion]) -> None:
+    for log_prob, completion in zip(log_probs, completions, strict=True):
         if not math.isfinite(log_prob):
-            means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
-            raise ValueError(
-                f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion of "
-                f"{example.prompt[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, "
-                "or set base_model.dtype=float32."
-            )
+            raise _overflow(log_prob, mixture, completion)
+
+
+def _overflow(log_prob: float, mixture: Mixture, completion: Completion) -> ValueError:
+    means = ", ".join(f"{mean:.3g}" for mean in mixture.means)
+    return ValueError(
+        f"Under the mixture with mean mixing weights ({means}) the log-probs of the completion "
+        f"{completion.text[:60]!r} are {log_prob}: the weights overflow. Narrow the bounds of mixing weight, or set "
+        "base_model.dtype=float32."
+    )

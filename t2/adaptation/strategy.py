@@ -16,7 +16,7 @@ from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import AdaptableGenerator
 from t2.tasks.base import Task
-from t2.types import Example
+from t2.types import Completion, Example, Sampling
 
 
 @dataclass(frozen=True)
@@ -77,5 +77,20 @@ class Strategy(Protocol):
 
         Raises:
             ValueError: it has not been fitted, or does not fit the pool.
+        """
+        ...
+
+
+@runtime_checkable
+class CompletingStrategy(Strategy, Protocol):
+    """A strategy that chooses among completions, and may so have the answers once it has chosen."""
+
+    def complete(
+        self, model: PooledModel, examples: Sequence[Example], sampling: Sampling
+    ) -> tuple[list[Choice], list[list[Completion]] | None]:
+        """The choices of B examples, and their completions under these: None where a second pass has to make them.
+
+        Raises:
+            ValueError: as for `choose`.
         """
         ...

@@ -4,7 +4,8 @@
     prompts ---------+                                               +--> pass 2: completions
                      +-----------------------------------------------+
 
-A two-pass system is a generator like any other. The second pass applies the mixtures in one of two ways:
+A two-pass system is a generator like any other. A strategy that chooses among completions may have the answers already
+(`CompletingStrategy`); else the second pass applies the mixtures in one of two ways:
 
     merged        one call per distinct mixture, with its merged weights
     per_example   all prompts in one batch, each with its own mixture; no weight is written
@@ -23,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from t2.adaptation.strategy import Choice, PooledModel, Strategy
+from t2.adaptation.strategy import Choice, CompletingStrategy, PooledModel, Strategy
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
@@ -41,7 +42,7 @@ class PassRecord:
 
     examples: int
     mixtures: int  # distinct ones
-    per_example: bool  # else merged
+    per_example: bool  # else merged, where there was a second pass
     seconds: Mapping[str, float]
     tokens: Mapping[str, int]
 
@@ -105,13 +106,14 @@ class TwoPass:
             self.generator.lm.encode(example, reserve=sampling.max_new_tokens)
         self.phases.start_step()
         with self.phases("pass1"):
-            choices = tuple(self.strategy.choose(PooledModel(self.generator, self.pool), examples))
+            chosen, answers = self._choose(examples, sampling)
+        choices = tuple(chosen)
         groups = self._group(choices, len(examples))
         self.choices = choices
         per_example = self._applies_per_example(groups)
         with self.phases("pass2"):
             generate = self._per_example if per_example else self._merged
-            completions = generate(examples, groups, sampling)
+            completions = generate(examples, groups, sampling) if answers is None else answers
         self.records.append(
             PassRecord(
                 examples=len(examples),
@@ -120,11 +122,20 @@ class TwoPass:
                 seconds=dict(self.phases.step_seconds),
                 tokens={
                     "pass1": sum(choice.tokens for choice in choices),
-                    "pass2": sum(len(one.token_ids) for group in completions for one in group),
+                    "pass2": 0 if answers else sum(len(one.token_ids) for group in completions for one in group),
                 },
             )
         )
         return completions
+
+    def _choose(
+        self, examples: Sequence[Example], sampling: Sampling
+    ) -> tuple[list[Choice], list[list[Completion]] | None]:
+        """The choices, and the completions where the strategy has them."""
+        model = PooledModel(self.generator, self.pool)
+        if isinstance(self.strategy, CompletingStrategy):
+            return self.strategy.complete(model, examples, sampling)
+        return self.strategy.choose(model, examples), None
 
     def _group(self, choices: Sequence[Choice], examples: int) -> list[_Group]:
         """The distinct mixtures and their examples, by first appearance."""

@@ -67,7 +67,7 @@ def decompose_all(
 
     Raises:
         ValueError: a matrix holds NaN or infinity.
-        ArithmeticError: a decomposition that was just computed does not give its matrix.
+        FloatingPointError: a decomposition that was just computed does not give its matrix.
     """
     bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=None if progress else True, leave=False)
     computed = 0
@@ -111,7 +111,7 @@ def _computed(name: str, weight: Tensor) -> Decomposition:
     parts = decompose(weight)
     error = rebuild_error(weight, parts)
     if not error <= REBUILD_TOLERANCE:
-        raise ArithmeticError(
+        raise FloatingPointError(
             f"The SVD of {name} {tuple(weight.shape)} does not give the matrix: its error is {error:.1e} of the "
             f"matrix's norm, allowed is {REBUILD_TOLERANCE:.0e}. The linear algebra library is at fault; use another "
             "device or another build of torch."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from t2.experts.centroids import CENTROIDS_FILE
 from t2.experts.expert import Expert
 from t2.run.messages import did_you_mean
 
@@ -27,7 +28,7 @@ def read_expert(domain: str, path: Path | str) -> Expert:
 
 
 def read_folder(folder: Path) -> dict[str, Expert]:
-    """Read all *.safetensors of a folder: domain, as saved in the file, -> expert, sorted by domain.
+    """Read all *.safetensors of a folder but the centroids: domain, as saved in the file, -> expert, sorted by domain.
 
     Raises:
         FileNotFoundError: there is no such folder, or no expert file in it.
@@ -39,6 +40,8 @@ def read_folder(folder: Path) -> dict[str, Expert]:
     experts: dict[str, Expert] = {}
     files: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
+        if path.name == CENTROIDS_FILE:
+            continue
         expert = Expert.load(path)
         domain = expert.metadata.domain
         if domain in experts:
@@ -48,5 +51,5 @@ def read_folder(folder: Path) -> dict[str, Expert]:
             )
         experts[domain], files[domain] = expert, path.name
     if not experts:
-        raise FileNotFoundError(f"{folder} holds no *.safetensors file. Give a folder of experts.")
+        raise FileNotFoundError(f"{folder} holds no *.safetensors file of an expert. Give a folder of experts.")
     return dict(sorted(experts.items()))

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from t2.experts.centroids import CENTROIDS_FILE, Centroids
 from t2.experts.compatibility import DISPATCH, check_domain, check_same_matrices, check_same_model, natural_order
 from t2.experts.expert import Expert, SingularValueAdapter
 from t2.experts.fingerprint import fingerprint_of
@@ -25,10 +26,14 @@ from t2.experts.mixture import Mixture
 
 @dataclass(frozen=True)
 class ExpertPool:
-    """K experts by domain, in the order of a mixture's mixing weights; `dispatch` is applied when choosing."""
+    """K experts by domain, in the order of a mixture's mixing weights.
+
+    `dispatch` and `centroids` are for choosing among them: the strategies `classifier` and `centroid`.
+    """
 
     experts: Mapping[str, Expert]
     dispatch: Expert | None = None
+    centroids: Centroids | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the experts are distinct and scale the same matrices of one model."""
@@ -53,26 +58,34 @@ class ExpertPool:
                 )
 
     @classmethod
-    def load(cls, experts: Mapping[str, Path | str] | Path | str, dispatch: Path | str | None = None) -> ExpertPool:
+    def load(
+        cls,
+        experts: Mapping[str, Path | str] | Path | str,
+        dispatch: Path | str | None = None,
+        centroids: Path | str | None = None,
+    ) -> ExpertPool:
         """Read a pool from domain -> expert file or training run's folder, or from one folder of *.safetensors.
 
         In a folder each expert has the domain it was saved with, the order is alphabetical, and the expert of the
-        domain `dispatch` becomes the pool's dispatch expert.
+        domain `dispatch` becomes the pool's dispatch expert, centroids.safetensors its centroids.
 
         Raises:
             FileNotFoundError: a file or the folder is not there.
             ValueError: a file is no expert, or the experts cannot be in one pool.
         """
         chooser = None if dispatch is None else read_expert(DISPATCH, dispatch)
+        vectors = None if centroids is None else Centroids.load(centroids)
         if isinstance(experts, Mapping):
-            return cls({domain: read_expert(domain, path) for domain, path in experts.items()}, chooser)
+            return cls({domain: read_expert(domain, path) for domain, path in experts.items()}, chooser, vectors)
         found = read_folder(Path(experts))
+        if vectors is None and (Path(experts) / CENTROIDS_FILE).is_file():
+            vectors = Centroids.load(experts)
         inside = found.pop(DISPATCH, None)
         if inside is not None and chooser is not None:
             raise ValueError(f"{experts} holds a dispatch expert, and dispatch={dispatch} is another. Remove one.")
         if not found:
             raise ValueError(f"{experts} holds a dispatch expert alone. Add an expert of at least one domain.")
-        return cls(found, chooser if inside is None else inside)
+        return cls(found, chooser if inside is None else inside, vectors)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -155,11 +168,19 @@ class ExpertPool:
         )  # (D, K, M)
         # Both rules are c + Σ_k α_k (z_k - 1); c is 1 under delta and Σ_k α_k, in float64, under paper.
         is_delta = torch.tensor([mixture.rule == "delta" for mixture in mixtures])[:, None]  # (D, 1)
-        origins = torch.where(is_delta, 1.0, weights.sum(dim=1)).float()  # (D, M)
+        return self._mixed(torch.where(is_delta, 1.0, weights.sum(dim=1)), weights)
+
+    def scales_of(self, weights: Tensor) -> dict[str, Tensor]:
+        """`scales` of the mixtures by the rule delta with mixing weights (D, K, M or 1), differentiable in them."""
+        full = weights.expand(-1, len(self.experts), len(self.modules))
+        return self._mixed(torch.ones(len(weights), len(self.modules)), full)
+
+    def _mixed(self, origins: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """Module -> c + Σ_k α_k (z_k - 1) of origins c (D, M) and mixing weights α (D, K, M)."""
         return {
             module: torch.addmm(origin[:, None], weight, self._deltas[module])
             for module, origin, weight in zip(
-                self.modules, origins.unbind(1), weights.float().permute(2, 0, 1).contiguous(), strict=True
+                self.modules, origins.float().unbind(1), weights.float().permute(2, 0, 1).contiguous(), strict=True
             )
         }
 

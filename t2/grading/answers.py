@@ -1,8 +1,9 @@
-r"""Extracting the answer from a completion: numbers, \boxed{}, option letters, words, lines.
+r"""Extracting the answer from a completion: numbers, \boxed{}, words, lines.
 
 Pure functions that never raise, use no random state and take time linear in the length of any text. Whether an answer
-is correct is decided by the tasks, and for expressions by `t2.grading.math.equality`. Numbers are exact decimals, so
-that "72.0" equals "72"; exponents and fractions are not read as one number.
+is correct is decided by the tasks, and for expressions by `t2.grading.math.equality`; what a worked answer states is
+read by `t2.grading.stated_number` and `t2.grading.choice`. Numbers are exact decimals here, so that "72.0" equals "72";
+exponents and fractions are not read as one number.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ _HASHED_NUMBER = re.compile(r"####[ \t]*" + _NUMBER)
 _LATEX_COMMA = re.compile(r"\{,\}|,\\!")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_STATED = r"(?i:\banswer(?:\s{1,3}is)?(?:\s{0,3}:)?(?:\s{1,3}(?:option|choice))?)[\s:*_\"(\[]{1,10}"
 _BARE = re.compile(r"[^\s${}\\]+")
 
 
@@ -72,27 +72,6 @@ def boxed(text: str) -> str | None:
         depth += {"{": 1, "}": -1}.get(brace[0], 0)  # an escaped brace counts as text
         if depth == 0:
             return text[start + 1 : brace.start()]
-    return None
-
-
-def choice_letter(text: str, letters: str) -> str | None:
-    r"""Returns the option that a text chooses, one of the capital `letters`, or None.
-
-    It is the letter in the last \boxed{}, else in the last "answer is (B)", else the last one. A letter must be a word
-    by itself; the article "A" and the pronoun "I" before a word are not options.
-    """
-    articles = "".join(letter for letter in letters if letter in "AI")
-    others = "".join(re.escape(letter) for letter in letters if letter not in "AI")
-    forms = [rf"[{articles}](?!\s+(?!is\b)[a-z])"] if articles else []
-    forms += [f"[{others}]"] if others else []
-    if not forms:
-        return None
-    alone = rf"(?<![\w'’°-])(?P<letter>{'|'.join(forms)})(?![\w'’]|-\w)"
-    stated = rf"{_STATED}{alone}"
-    for pattern, part in ((alone, boxed(text) or ""), (stated, text), (alone, text)):
-        found = _last(re.compile(pattern), part)
-        if found:
-            return found["letter"]
     return None
 
 

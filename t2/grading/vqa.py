@@ -3,8 +3,9 @@
 Answers are normalized as by EvalAI in lmms-eval 0.7 (`lmms_eval/tasks/_task_utils/vqa_eval_metric.py`, from
 facebookresearch/mmf), quirks included, since published numbers depend on them: "5." becomes "5" but "5.5" stays,
 "red-hot" becomes "red hot" but "red-hot - yes" becomes "redhot yes", "that's" becomes "that 's" while "thats" becomes
-"that's". Three bugs are not copied: it modifies its arguments, its table of numbers grows with every word, and it looks
-at the first 32 periods of a text only.
+"that's". An answer of which nothing is left ("a", "?", ".") is compared as it is, where EvalAI takes all of these for
+equal, and no text is never an answer. Three bugs are not copied: it modifies its arguments, its table of numbers grows
+with every word, and it looks at the first 32 periods of a text only.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ def normalize_answer(text: str) -> str:
     return " ".join(_CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)
 
 
+def compared_form(text: str) -> str:
+    """Normalizes an answer; one of which nothing is left, such as "a" or "?", stays as it is in lower case."""
+    return normalize_answer(text) or " ".join(text.lower().split())
+
+
 def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Computes the VQA accuracy: the mean of min(matches / 3, 1) over all sets of annotators that leave one out.
 
@@ -60,8 +66,8 @@ def soft_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """
     if not answers:
         raise ValueError("A question without reference answers cannot be scored; got an empty list. Leave its row out.")
-    predicted = normalize_answer(prediction)
-    total, matches = len(answers), sum(normalize_answer(answer) == predicted for answer in answers)
+    predicted = compared_form(prediction)
+    total, matches = len(answers), sum(compared_form(answer) == predicted != "" for answer in answers)
     if total == 1:
         return float(matches)
     enough = min(ENOUGH, total - 1)

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.image_inputs import NEVER, chat_text, ids_with_images, pixel_inputs, placeholder_ids
+from t2.models.precision import LOGITS
 from t2.types import Example, LazyImage
 
 
@@ -146,9 +147,9 @@ class LanguageModel:
         return logits.index_fill(-1, torch.tensor(self.placeholder_ids, device=logits.device), NEVER)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """The float32 logits (..., V) of hidden states (..., D)."""
+        """The logits (..., V), in the dtype LOGITS of `t2.models.precision`, of hidden states (..., D)."""
         config = self.model.config.get_text_config()
-        logits: Tensor = self.model.get_output_embeddings()(hidden).float()
+        logits: Tensor = self.model.get_output_embeddings()(hidden).to(LOGITS)
         if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
             logits = logits * scale
         if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite

@@ -23,11 +23,9 @@ from transformers import (
 from t2.models.gguf import dequantized
 from t2.models.image_inputs import NEVER
 from t2.models.language_model import LanguageModel
+from t2.models.precision import parse_dtype
 from t2.models.sources import Source, resolve
-from t2.run.messages import nearest
 from t2.types import Example, PixelImage
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def load_model(
@@ -126,20 +124,6 @@ def check_images(language_model: LanguageModel) -> None:
             f"{scale:.3g}) from those that t2 computes. Models with positions or masks of their own for images "
             "(such as M-RoPE) are not supported; choose a LLaVA."
         )
-
-
-def parse_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a name in DTYPES.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if name not in DTYPES:
-        near = nearest(name, DTYPES, cutoff=0.3)  # low, for fp16 and its like
-        hint = "" if near is None else f" Did you mean {near!r}?"
-        raise ValueError(f"dtype is {name!r}; allowed: {', '.join(DTYPES)}.{hint}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
 
 
 def parse_device(name: str) -> torch.device:

@@ -7,14 +7,17 @@ the end-of-text token, and a chat template that writes BOS itself.
 from __future__ import annotations
 
 import torch
+from pydantic import PositiveInt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava
-from t2.models.loading import check_logits, parse_device, parse_dtype
+from t2.models.loading import check_logits, parse_device
+from t2.models.precision import parse_dtype
 from t2.run.messages import check_choice
+from t2.types import Seed
 
 PAD, BOS, EOS, START, END = "<|pad|>", "<|bos|>", "<|eos|>", "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
@@ -44,10 +47,10 @@ _HEADS, _KEY_VALUE_HEADS = 4, 2
 def tiny_model(
     architecture: str = "llama",
     *,
-    seed: int = 0,
-    hidden_size: int = 32,
-    layers: int = 2,
-    context_length: int = 512,
+    seed: Seed = 0,
+    hidden_size: PositiveInt = 32,
+    layers: PositiveInt = 2,
+    context_length: PositiveInt = 512,
     dtype: str = "float32",
     device: str = "cpu",
     chat_template: bool = True,
@@ -89,7 +92,9 @@ def tiny_model(
     return language_model
 
 
-def tiny_llava(architecture: str = "llama", *, seed: int = 0, layers: int = 2, dtype: str = "float32") -> LanguageModel:
+def tiny_llava(
+    architecture: str = "llama", *, seed: Seed = 0, layers: PositiveInt = 2, dtype: str = "float32"
+) -> LanguageModel:
     """Create a random LLaVA: a vision encoder of 16 patches and a projector in front of a `tiny_model`."""
     text = tiny_model(architecture, seed=seed, layers=layers, dtype=dtype)
     shape = VisionShape(image_size=32, patch_size=8, hidden_size=32, layers=2, heads=2)

@@ -1,4 +1,4 @@
-"""Generation with a transformers model, under the adapter's merged weights.
+"""Generation with a transformers model, under the adapter's merged weights or in its factored mode.
 
 A decode loop instead of `model.generate`, for four things that a policy gradient needs: a prompt is read once for its G
 samples, and the common prefix of all prompts once (`t2.policy.prefix`); finished rows leave the batch; the log-prob of
@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
@@ -22,29 +21,19 @@ from tqdm import tqdm
 
 from t2.adapters.base import Adapter, PerExampleAdapter
 from t2.models.language_model import LanguageModel
-from t2.models.loading import parse_dtype
+from t2.models.precision import Precision, RolloutMode, dtype_name, is_half, parse_dtype
 from t2.policy.generator import PerExampleScales, Weights
 from t2.policy.prefix import prefill
+from t2.policy.rows import Row
 from t2.policy.sampling import choose
-from t2.types import Completion, Example, LazyImage, Sampling
+from t2.run.messages import check_choice
+from t2.types import Completion, Example, Sampling
 
 COMPACT_SHARE = 0.25  # finished rows are dropped at this share of the batch, since each drop copies the whole cache
 
 
-@dataclass
-class _Row:
-    """A completion that is being generated."""
-
-    index: int  # b * G + g
-    prompt: tuple[int, ...]
-    images: tuple[LazyImage, ...]
-    tokens: list[int] = field(default_factory=list)
-    log_probs: list[float] = field(default_factory=list)
-    stopped: bool = False
-
-
 class HFGenerator:
-    """Generates with `lm`, under the adapter's merged weights (`weights="adapted"`) or the base's."""
+    """Generates with `lm` under the weights that the adapter makes (`weights="adapted"`), or those of the base."""
 
     def __init__(
         self,
@@ -53,25 +42,34 @@ class HFGenerator:
         *,
         weights: Weights = "adapted",
         batch_rows: int = 64,
+        mode: RolloutMode = "auto",
         dtype: str | None = None,
         progress: bool = False,
     ) -> None:
         """`batch_rows` bounds the rows (prompts * samples) that are decoded at once.
 
-        `dtype` (bfloat16) rounds the adapted weights while they are merged: faster where the processor has it, at a
-        cost in exactness that training logs as `train/log_prob_drift`. None keeps the model's own.
+        `mode` is the adapter's: `merged`, or `factored` as in training; `auto` is factored where the model is in half
+        precision and no `dtype` is given, which `t2.models.precision` says why, and merged for an adapter that cannot
+        give every example its own state. `dtype` (bfloat16) rounds the adapted weights while they are merged: faster
+        where the processor has it, at a cost in exactness that training logs as `train/log_prob_drift`. None keeps the
+        model's own.
 
         Raises:
-            ValueError: values outside what is allowed, or a dtype without an adapter whose weights it would round.
+            ValueError: values outside what is allowed, a dtype where no weights are merged that it would round, or a
+                factored mode that the adapter does not have.
         """
         if batch_rows < 1:
             raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
-        if weights not in get_args(Weights):
-            raise ValueError(f"weights is {weights!r}; allowed: {', '.join(get_args(Weights))}.")
+        check_choice("weights", weights, get_args(Weights))
         if dtype is not None and adapter is None:
             raise ValueError(
                 f"generation.dtype={dtype} rounds merged weights, and here none are merged; set base_model.dtype."
             )
+        factors = isinstance(adapter, PerExampleAdapter)
+        if mode == "factored" and adapter is not None and not factors:
+            raise ValueError(f"{type(adapter).__name__} has no factored mode; use generation.mode=merged.")
+        model = dtype_name(lm.dtype) if is_half(lm.dtype) else "float32"
+        self.merges = not factors or Precision(model=model, rollout_mode=mode, rollout_dtype=dtype).merges
         self.lm, self.adapter, self.weights = lm, adapter, weights
         self.batch_rows, self.progress = batch_rows, progress
         self.dtype = None if dtype is None else parse_dtype(dtype)
@@ -79,7 +77,7 @@ class HFGenerator:
         self._rows: tuple[PerExampleScales, Sequence[int]] | None = None
 
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
-        """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing.
+        """The same generator under the weights of `state` (module -> (R,)); z = 1 where it says nothing.
 
         An empty state is the base, for which nothing is merged.
         """
@@ -129,6 +127,9 @@ class HFGenerator:
         """
         if self._rows is not None and len(self._rows[1]) != len(examples):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
+        if self._state and not self.merges:  # one state for all examples, of the factored mode
+            yield from self._derive(None, (self._one_state, [0] * len(examples))).stream(examples, sampling)
+            return
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
         samples, steps = sampling.samples, sampling.max_new_tokens
         noise = torch.Generator().manual_seed(sampling.seed)
@@ -142,11 +143,11 @@ class HFGenerator:
         )
         with self._mode(), bar:
             for batch in self._batches(prompts, samples):
-                rows = [_Row(b * samples + g, prompts[b], examples[b].images) for b in batch for g in range(samples)]
+                rows = [Row(b * samples + g, prompts[b], examples[b].images) for b in batch for g in range(samples)]
                 with self._selecting(batch, samples) as select:
                     for first in self._decode(rows, samples, sampling, uniforms, select):
                         group = rows[first : first + samples]
-                        yield group[0].index // samples, [self._finish(row, sampling) for row in group]
+                        yield group[0].index // samples, [row.completion(self.lm, sampling) for row in group]
                         bar.update(samples)
 
     def _mode(self) -> AbstractContextManager[object]:
@@ -154,10 +155,19 @@ class HFGenerator:
             return nullcontext()
         if self.weights == "base" and self.dtype is None:
             return self.adapter.disabled()
+        if not self.merges and self.weights != "base":
+            return nullcontext()  # the adapter's own: factored
         return self.adapter.merged({} if self.weights == "base" else self._state, dtype=self.dtype)
 
+    def _one_state(self, _: Sequence[int]) -> Mapping[str, Tensor]:
+        """The given state as the only one of `with_per_example_scales`, module -> (1, R)."""
+        assert self.adapter is not None, "with_state checked it"
+        assert self._state is not None, "stream checked it"
+        ones = {name: torch.ones_like(z) for name, z in self.adapter.state().items()}
+        return {name: z[None] for name, z in (ones | dict(self._state)).items()}
+
     @contextmanager
-    def _selecting(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[_Row]], None]]:
+    def _selecting(self, batch: Sequence[int], samples: int) -> Iterator[Callable[[Sequence[Row]], None]]:
         """Yield the function that tells the adapter which rows come next; it does nothing where all have the same
         state."""
         if self._rows is None:
@@ -180,11 +190,11 @@ class HFGenerator:
 
     def _decode(
         self,
-        rows: list[_Row],
+        rows: list[Row],
         samples: int,
         sampling: Sampling,
         uniforms: Tensor,
-        select: Callable[[Sequence[_Row]], None],
+        select: Callable[[Sequence[Row]], None],
     ) -> Iterator[int]:
         """Decode the rows of one batch, those of a prompt side by side; yields a prompt's first row when its last one
         ends."""
@@ -205,7 +215,8 @@ class HFGenerator:
         for step in range(sampling.max_new_tokens):
             indices = torch.tensor([row.index for row in live], device=device)
             tokens, log_probs = choose(logits, draws[indices, step], sampling)  # (n,), (n,)
-            self._record(live, tokens.tolist(), log_probs.tolist(), sampling)
+            for row, token, log_prob in zip(live, tokens.tolist(), log_probs.tolist(), strict=True):
+                row.record(token, log_prob, self.lm, sampling)
             keep = [index for index, row in enumerate(live) if not row.stopped]
             last = not keep or step + 1 == sampling.max_new_tokens
             done = [at for at in open_groups if last or all(row.stopped for row in rows[at : at + samples])]
@@ -226,25 +237,3 @@ class HFGenerator:
                 past_key_values=cache,
                 use_cache=True,
             )
-
-    def _record(self, rows: list[_Row], tokens: list[int], log_probs: list[float], sampling: Sampling) -> None:
-        for row, token, log_prob in zip(rows, tokens, log_probs, strict=True):
-            if row.stopped:
-                continue
-            row.tokens.append(token)
-            row.log_probs.append(log_prob)
-            row.stopped = token in self.lm.end_ids or (
-                bool(sampling.stop) and any(word in self.lm.decode(row.tokens) for word in sampling.stop)
-            )
-
-    def _finish(self, row: _Row, sampling: Sampling) -> Completion:
-        text = self.lm.decode(row.tokens)
-        cuts = [text.index(word) for word in sampling.stop if word in text]
-        return Completion(
-            prompt_ids=row.prompt,
-            token_ids=tuple(row.tokens),
-            log_probs=tuple(row.log_probs),
-            text=text[: min(cuts)] if cuts else text,
-            finish="stop" if row.stopped else "length",
-            images=row.images,
-        )

@@ -20,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
+from t2.models.precision import non_finite
 from t2.policy.packing import Layout, group_by_prompt, plain_rows, sampled_log_probs, shared_rows, with_prefix
 from t2.policy.prefix import Prefix, common_prefix, prefix_cache, read_prefix
 from t2.types import Completion
@@ -63,6 +64,9 @@ def token_log_probs(
     1). `shared` puts neighbors with one prompt into one row, and computes what all prompts begin with once: the same
     numbers for less work, on models for which `t2.policy.prompt_sharing.prompts_can_be_shared`. Several calls without
     gradients can take over one `prefix`, which all their prompts begin with.
+
+    Raises:
+        NonFiniteError: a log-prob or divergence that is NaN or infinite; it names the completion and the token.
     """
     assert prefix is None or (shared and kl is None), "a prefix is taken over by shared rows without a KL"
     layout, ids = _lay_out(lm, completions, shared=shared, given=None if prefix is None else prefix.ids)
@@ -85,6 +89,8 @@ def token_log_probs(
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
     log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
+    _check_finite("The log-prob", log_probs, lm, completions)
+    _check_finite("The KL to the base", divergence, lm, completions)
     padded = _unflatten(log_probs, layout)
     return TokenLogProbs(
         log_probs=padded,
@@ -118,6 +124,21 @@ def _completion_states(lm: LanguageModel, layout: Layout, prefix: Prefix) -> Ten
     before = prefix_cache(prefix, len(layout.input_ids))
     states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, **before)
     return states[layout.row, layout.column]
+
+
+def _check_finite(what: str, values: Tensor, lm: LanguageModel, completions: Sequence[Completion]) -> None:
+    """Raise NonFiniteError where a value (L,) is NaN or infinite."""
+    finite = values.detach().isfinite()
+    if bool(finite.all()):  # the only transfer from the device
+        return
+    token = int((~finite).long().argmax())
+    index = 0
+    while token >= len(completions[index].token_ids):
+        token -= len(completions[index].token_ids)
+        index += 1
+    prompt = next(number for number, group in enumerate(group_by_prompt(completions)) if index in group)
+    value = float(values.detach()[~finite][0])
+    raise non_finite(what, value, prompt=prompt, completion=index, token=token, dtype=lm.dtype)
 
 
 def _unflatten(flat: Tensor, layout: Layout) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reference answers as completions, for supervised fine-tuning and for likelihoods.
+"""Reference answers as completions, for supervised fine-tuning.
 
 Nothing is sampled: the log-probs of these completions are zeros.
 """

@@ -46,6 +46,8 @@ def folder_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         _held.discard(descriptor)
+        with contextlib.suppress(OSError):  # a file system without locks, which was warned of
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

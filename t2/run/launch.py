@@ -1,8 +1,5 @@
 """Launches the scripts with Hydra: validates overrides, resumes runs, and prints user errors without a traceback.
 
-A run's folder is locked and looked at before anything is written to it, its configuration included, which therefore is
-written here (`hydra.output_subdir` is null in `conf/`).
-
 A script is `launch(body, conf, name)`: Hydra composes the configuration, the body runs, and an error of the user's is
 one message (HYDRA_FULL_ERROR=1 shows the traceback too). Not done here: reading values of the configuration.
 """
@@ -16,12 +13,10 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import (
@@ -34,15 +29,19 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from t2.run.files import atomic_path
-from t2.run.folder_lock import check_new, folder_lock
+from t2.run.configuration.check import check_configuration
+from t2.run.configuration.resume import check_unchanged
+from t2.run.configuration.trainer import own_key
+from t2.run.launch_folder import in_own_folder
 from t2.run.messages import nearest
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
 SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 USER_ERRORS = (
     *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
     FloatingPointError,  # NaN and infinity in training
@@ -52,7 +51,7 @@ USER_ERRORS = (
 def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
     """Run `body` with the configuration `conf/name.yaml` and the overrides of the command line."""
     arguments = sys.argv[1:] = quote_text(sys.argv[1:])
-    resumed = resume_arguments(arguments)
+    resumed = resume_arguments(arguments) if name == "train" else None
     if resumed is None:
         try:
             check_overrides(conf, name, arguments)
@@ -60,16 +59,19 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
             raise SystemExit(f"error: {error}") from None
     else:
         sys.argv[1:] = resumed
-    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body))()
+    hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body, name))()
 
 
-def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], Any]:
-    """Wrap `body` so that it has its folder for itself, and a user error is one message and exits with code 1."""
+def _plain_errors(body: Callable[[DictConfig], Any], name: str) -> Callable[[DictConfig], Any]:
+    """Wrap `body` so that the configuration is checked and the folder is its own, and a user error is one message."""
 
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
-            return _in_own_folder(body, cfg)
+            if cfg.get("resume"):
+                check_unchanged(cfg)
+            check_configuration(cfg, name)
+            return in_own_folder(body, cfg)
         except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
             raise SystemExit(SIGTERM_STATUS) from None
         except (*USER_ERRORS, InstantiationException) as error:
@@ -86,43 +88,22 @@ def _plain_errors(body: Callable[[DictConfig], Any]) -> Callable[[DictConfig], A
     return guarded
 
 
-def _in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run `body` with the run's folder locked, and its configuration written there unless the run is resumed."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(folder_lock(folder))
-            if not cfg.get("resume"):
-                check_new(folder)
-        except (BlockingIOError, FileExistsError) as error:
-            # Not logged: the log's file is in that folder, too.
-            raise SystemExit(f"error: {error}") from None
-        if not cfg.get("resume"):
-            save_config(cfg, folder / ".hydra")
-        return body(cfg)
-
-
-def save_config(cfg: DictConfig, folder: Path) -> None:
-    """Write the files that Hydra calls its output: the configuration, Hydra's own, and the overrides."""
-    hydra_cfg = OmegaConf.masked_copy(OmegaConf.create({"hydra": HydraConfig.get()}), "hydra")
-    overrides = OmegaConf.create(list(HydraConfig.get().overrides.task))
-    for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
-        with atomic_path(folder / f"{name}.yaml") as partial:
-            partial.write_text(OmegaConf.to_yaml(node))
-
-
 def quote_text(arguments: Sequence[str]) -> list[str]:
-    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar.
+    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar and of interpolations.
 
-    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; what is quoted already is left alone.
+    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; of what is quoted already only a `${` is changed, to `\\${`.
     """
     quoted = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if key in TEXT_KEYS and equals and value[:1] not in ("'", '"') and value != "null":
-            # Hydra reads backslashes literally, except before a quote.
-            escaped = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
-            argument = f'{key}="{escaped}"'
+        if key.lstrip("+") in TEXT_KEYS and equals and value != "null":
+            # OmegaConf halves the backslashes before a `${`, of which the last must be there to keep it literal.
+            value = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+            if not QUOTED.fullmatch(value):
+                # Hydra reads backslashes literally, except before a quote.
+                value = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
+                value = f'"{value}"'
+            argument = f"{key}={value}"
         quoted.append(argument)
     return quoted
 
@@ -140,6 +121,8 @@ def resume_arguments(arguments: Sequence[str]) -> list[str] | None:
     if not runs or runs[-1] in ("null", ""):
         return None
     run = Path(runs[-1]).resolve()
+    if {"-m", "--multirun"} & set(arguments):
+        raise SystemExit("error: resume goes on with one run, and -m starts several. Leave -m out.")
     try:
         check_run(run)
         check_targets(run)
@@ -168,7 +151,12 @@ def check_run(run: Path) -> None:
 
 def check_targets(run: Path) -> None:
     """Raise ValueError if the configuration of `run` has a `_target_` that was renamed."""
-    old = next(old_targets(OmegaConf.to_container(OmegaConf.load(run / ".hydra/config.yaml"), resolve=False)), None)
+    path = run / ".hydra/config.yaml"
+    try:
+        config = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}): the run cannot go on. Train anew.") from error
+    old = next(old_targets(config), None)
     if old is not None:
         raise ValueError(
             f"resume={run}: an older t2 started this run: its configuration names {old}, which is now "
@@ -198,6 +186,8 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 raise ValueError(f"{error}{_did_you_mean(choice, error.options or [])}") from None
             except ConfigCompositionException as error:
                 key = str(error).partition("'")[2].partition("'")[0]
+                if (own := own_key(key.removeprefix("trainer."))) is not None and name == "train":
+                    raise ValueError(own) from None
                 groups = [path.name for path in conf.iterdir() if path.is_dir()]
                 raise ValueError(
                     f"{error}{_did_you_mean(key, [*known, *groups])} `python {name}.py --help` lists every key."

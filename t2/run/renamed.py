@@ -13,6 +13,7 @@ from typing import Any
 RENAMED_KEYS = {
     "by": "pass2 (rows is now per_example, groups is merged)",
     "callbacks.adaptation.by": "callbacks.adaptation.pass2 (rows is now per_example, groups is merged)",
+    "strategy.end_of_turn": "strategy.fitness=likelihood alone, whose completions end as the experts end them",
     "strategy.alphas": "strategy.weights",
     "task.protocol": "task.splits=paper (official) or task.splits=t2 (fixed); grading is that of fixed for both, and "
     "tasks whose splits are the same (math, humaneval) have no such key",

@@ -2,8 +2,9 @@
 
 Options are shown as A, B, C, ... and the gold answer is the letter shown, whatever the label in the row. The paper's
 code (SakanaAI/self-adaptive-llms, commit 03a41ae) keeps the label, so that questions labeled 1 to 4 are never right,
-begins the response with "Let's think step by step", and takes a random option where a completion names none. Scoring
-options by their log-likelihood is not offered.
+begins the response with "Let's think step by step", takes the last letter where none follows "answer is" or "answer:",
+and a random option where a completion names none. `t2.grading.choice` says how a letter is read here. Scoring options
+by their log-likelihood is not offered.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from t2.grading.answers import choice_letter
+from t2.grading.choice import choice_letter
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.form import IN_PROMPT

@@ -30,6 +30,7 @@ class FewShotSplit:
         splits: SplitRule = "t2",
         val_size: int | None = None,
         name: str | None = None,
+        max_new_tokens: int | None = None,
     ) -> None:
         """Configures the division. Nothing is read yet.
 
@@ -42,6 +43,7 @@ class FewShotSplit:
                 takes all but the support set as val and the whole split, *including the support set*, as test.
             val_size: size of val with `splits="t2"`; None for `shots`.
             name: None for `few_shot_` and the name of the task.
+            max_new_tokens: length limit of a completion; None for the task's.
 
         Raises:
             ValueError: `split` or `splits` is unknown, a size is below 1, or `val_size` is set with `splits="paper"`.
@@ -58,7 +60,7 @@ class FewShotSplit:
         for what, size in (("shots", shots), ("val_size", self._val_size)):
             if size < 1:
                 raise ValueError(f"{what} of {self.name} is {size}; allowed: at least 1.")
-        self.max_new_tokens, self.form = task.max_new_tokens, task.form
+        self.max_new_tokens, self.form = max_new_tokens or task.max_new_tokens, task.form
         self._task, self._split, self._shots, self._seed, self._split_rule = task, split, shots, seed, splits
 
     def split(self, split: Split) -> Sequence[Example]:

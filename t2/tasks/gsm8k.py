@@ -1,17 +1,21 @@
 r"""GSM8K: grade-school word problems with a numeric answer (arXiv 2110.14168; hub `openai/gsm8k`, MIT).
 
-The gold answer follows `####`; the prediction is the number in the last \boxed{}, after `####`, or the last one. The
-paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) compares the last match of `\d*\.?\d+` in both texts instead,
-so that signs are lost and "1,080" is 80. Few-shot prompts are not offered.
+The gold answer follows `####`; the prediction is the number that a completion states (`t2.grading.stated_number`): in
+the last \boxed{}, after `####`, after "the answer is", or the last one. The data set's own rule and the strict one of
+lm-evaluation-harness read `####` only, its flexible one the last number; the paper's code (SakanaAI/self-adaptive-llms,
+commit 03a41ae) compares the last match of `\d*\.?\d+` in both texts, so that signs are lost and "1,080" is 80. Few-shot
+prompts are not offered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, get_args
 
-from t2.grading.answers import final_number, last_number
+from t2.grading.answers import last_number
+from t2.grading.stated_number import stated_number
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.form import IN_PROMPT
@@ -23,7 +27,7 @@ SYSTEM = "Below is an instruction that describes a task. Write a response that a
 
 
 class GSM8K:
-    """Scores a completion 1.0 if its final number equals the gold answer."""
+    """Scores a completion 1.0 if the number that it states equals the gold answer."""
 
     form = IN_PROMPT
 
@@ -64,9 +68,9 @@ class GSM8K:
         return self._splits(split)
 
     def score(self, example: Example, text: str) -> float:
-        """Returns 1.0 if the final number of `text` equals the gold answer, else 0.0."""
-        number = final_number(text)
-        return float(number is not None and number == last_number(str(example.answer)))
+        """Returns 1.0 if the number that `text` states equals the gold answer exactly, else 0.0."""
+        gold, stated = last_number(str(example.answer)), stated_number(text)
+        return float(stated is not None and gold is not None and stated == Fraction(gold))
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns nothing: no guess from the form of a question has a chance."""

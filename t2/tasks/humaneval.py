@@ -126,7 +126,9 @@ class HumanEval:
                 "question": prompt,
                 "entry_point": entry_point,
                 # Some tests call helper functions that the prompt defines.
-                "test": CodeTest(entry_point, f"{tests}\ncheck({entry_point})", prompt),
+                "test": CodeTest(
+                    entry_point, f"{tests}\ncheck({entry_point})", prompt, reference=f"{prompt}{solution}"
+                ),
             },
         )
 

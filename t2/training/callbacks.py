@@ -15,6 +15,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from pydantic import PositiveInt
 from tqdm import tqdm
 
 from t2.evaluation.scoring import evaluate
@@ -43,7 +44,9 @@ class Validation(L.Callback):
     early stopping on validation).
     """
 
-    def __init__(self, *, every: int = 5, patience: int | None = None, limit: int | None = None) -> None:
+    def __init__(
+        self, *, every: PositiveInt = 5, patience: PositiveInt | None = None, limit: PositiveInt | None = None
+    ) -> None:
         """`limit` takes the first so many examples of the split."""
         if every < 1 or (patience is not None and patience < 1) or (limit is not None and limit < 1):
             raise ValueError(f"validation: every={every}, patience={patience}, limit={limit}; all are at least 1.")
@@ -128,7 +131,7 @@ class SampleTable(L.Callback):
 
     COLUMNS = ("step", "prompt", "reference", "answer", "score", "reason", "finish", "tokens")
 
-    def __init__(self, *, every: int = 5, rows: int = 8) -> None:
+    def __init__(self, *, every: PositiveInt = 5, rows: PositiveInt = 8) -> None:
         """Record the first `rows` completions."""
         self.every, self.rows = every, rows
 
@@ -160,7 +163,7 @@ class Checkpoints(L.Callback):
     The one before is kept as `checkpoints/previous.ckpt`.
     """
 
-    def __init__(self, *, every: int = 1) -> None:
+    def __init__(self, *, every: PositiveInt = 1) -> None:
         """Save every `every` steps; checkpoints hold trained parameters only, so one per step costs milliseconds."""
         if every < 1:
             raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")

@@ -17,7 +17,9 @@ import logging
 import os
 import pickle
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ from t2.run.files import atomic_path
 log = logging.getLogger(__name__)
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
 PREVIOUS_CHECKPOINT = Path("checkpoints") / "previous.ckpt"
+# What zipfile and torch raise at a damaged archive, with NotImplementedError (a RuntimeError) and UnicodeDecodeError.
+DAMAGED = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(RuntimeError, EOFError, ValueError, KeyError, OverflowError, OSError),
+)
 _PARTS = ("t2", "state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers", "global_step")
 
 
@@ -104,11 +111,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ValueError(f"{path} holds more than tensors, numbers and text, so t2 did not write it") from None
-    # zipfile and torch have many words for a damaged archive, besides these NotImplementedError, a RuntimeError.
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, OverflowError) as error:
-        raise ValueError(
-            f"{path} is damaged ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from None
+    except DAMAGED as error:
+        words = str(error).splitlines()[:1] or [type(error).__name__]
+        raise ValueError(f"{path} is damaged ({words[0]})") from None
     lacking = [part for part in _PARTS if not isinstance(content, dict) or part not in content]
     if lacking:
         raise ValueError(f"{path} is no checkpoint of a training run of t2: it has no {', '.join(lacking)}")
@@ -116,7 +121,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file at `path` the name `previous` as well; that name is never without a file."""
+    """Give the file at `path` the name `previous` as well, in the place of the file that had it."""
     with atomic_path(previous) as partial:
         partial.unlink()
         try:

@@ -43,10 +43,11 @@ class PromptSchedule:
         orders = {epoch: self._order(epoch) for epoch in {position // size for position in positions}}
         return [self.examples[orders[position // size][position % size]] for position in positions]
 
-    def seen(self, steps: int) -> list[Example]:
-        """The examples of the first so many steps, each once."""
-        drawn = (one for step in range(steps) for one in self.at(step))
-        return list({id(one): one for one in drawn}.values())
+    def used(self, steps: int) -> dict[int, Example]:
+        """The examples of the first `steps` steps by their number in the split, counted from 1."""
+        prompts = steps * self.prompts_per_step
+        indices = range(len(self.examples)) if prompts >= len(self.examples) else sorted(self._order(0)[:prompts])
+        return {index + 1: self.examples[index] for index in indices}
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -73,17 +74,17 @@ class PromptData(L.LightningDataModule):
     def check_lengths(
         self, lm: LanguageModel, task: Task, sampling: Sampling, *, validated: int | None, answers: bool
     ) -> None:
-        """Raise ValueError where a row of the train split, or of the first `validated` of val, does not fit the model.
+        """Raise ValueError where a row that a step uses, or of the first `validated` of val, does not fit the model.
 
         Else the run would stop at the step that meets the row, and again whenever it is resumed. `answers`: training
         reads the reference answers, as SFT does, and samples nothing.
         """
         train = f"the train split of {task.name}"
         if answers:
-            check_references(lm, self.schedule.examples, train)
+            check_references(lm, self.schedule.used(self.steps), train)
         else:
-            check_prompts(lm, self.schedule.examples, train, max_new_tokens=sampling.max_new_tokens)
-        val = task.split("val")[:validated]
+            check_prompts(lm, self.schedule.used(self.steps), train, max_new_tokens=sampling.max_new_tokens)
+        val = dict(enumerate(task.split("val")[:validated], start=1))
         check_prompts(lm, val, f"the val split of {task.name}", max_new_tokens=sampling.max_new_tokens)
 
     def train_dataloader(self) -> DataLoader[list[Example]]:

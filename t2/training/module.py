@@ -138,7 +138,7 @@ class ExpertTraining(L.LightningModule):
 
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
         """Generate and grade completions of the batch, and log their statistics."""
-        sampling = replace(self.sampling, seed=self.seed * 1_000_003 + step)
+        sampling = replace(self.sampling, seed=rollout_seed(self.seed, step))
         scored = complete_and_score(
             self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
             self.task,
@@ -193,6 +193,7 @@ class ExpertTraining(L.LightningModule):
             share_prompts=self.share_prompts,
             micro_batch_tokens=self.micro_batch_tokens,
             backward=self.manual_backward,
+            seed=rollout_seed(self.seed, self.global_step),
         )
         self.metrics |= clipped_step(optimizer, schedule, self.adapter.trainable(), self.settings.clip_norm)
         self.metrics |= _scale_statistics(self.adapter.state())
@@ -224,6 +225,11 @@ class ExpertTraining(L.LightningModule):
         self.flat_steps = saved["flat_steps"]
         self.phases.total_seconds.update(saved["seconds"])
         torch.set_rng_state(saved["torch_rng"])
+
+
+def rollout_seed(seed: int, step: int) -> int:
+    """The seed of what is random in a step."""
+    return seed * 1_000_003 + step
 
 
 def _scale_statistics(state: Mapping[str, Tensor]) -> dict[str, float]:

@@ -180,11 +180,16 @@ class RLOO(_PolicyGradient):
     """REINFORCE with a leave-one-out baseline: unbiased, less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
 
     def check_sampling(self, sampling: Sampling) -> None:
-        """Raise ValueError for one sample per prompt, which leaves none to compare with."""
+        """Raise ValueError for one sample per prompt, or samples that are all the same."""
         if sampling.samples < 2:
             raise ValueError(
                 "objective=rloo compares samples of one prompt and got 1; set sampling.samples to 2 or more, "
                 "or use objective=reinforce."
+            )
+        if sampling.temperature == 0.0:
+            raise ValueError(
+                "objective=rloo compares samples of one prompt, which are all the same at sampling.temperature=0; set "
+                "it above 0, or use objective=reinforce sampling.samples=1."
             )
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:

@@ -8,23 +8,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
     """AdamW with linear warm-up and cosine decay to zero; gradient norm clipped (paper, Table 6: 2e-3 and 1e-3)."""
 
-    lr: float = 2e-3
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup_steps: int = 0
-    clip_norm: float = 1e-3
+    lr: Annotated[float, Field(gt=0, le=1)] = 2e-3  # z begins at 1, and AdamW moves it by about lr a step
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    warmup_steps: NonNegativeInt = 0
+    clip_norm: PositiveFloat = 1e-3
 
     def scale(self, step: int, total_steps: int) -> float:
         """The factor of lr in the given step, counted from 0."""

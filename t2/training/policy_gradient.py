@@ -2,7 +2,9 @@
 
     rollout -> completions with an advantage -> micro-batches by tokens -> log-probs -> loss -> backward
 
-Sampling, grading, clipping and the optimizer step are in `t2.training.module`.
+Where the KL to the base is only logged, it is estimated on a few completions: its gradient is not wanted, and two
+forward passes of them all would cost as much as the step. Sampling, grading, clipping and the optimizer step are in
+`t2.training.module`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,6 +26,7 @@ from t2.training.objectives import Objective
 from t2.training.rollout import Loss, Rollout
 
 log = logging.getLogger(__name__)
+LOGGED_KL_SHARE = 1 / 8  # of the completions that a KL is estimated on where it is only logged
 
 
 def accumulate_gradient(
@@ -35,16 +39,18 @@ def accumulate_gradient(
     share_prompts: bool,
     micro_batch_tokens: int,
     backward: Callable[[Tensor], None],
+    seed: int = 0,
 ) -> dict[str, float]:
     """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
-    Completions without an advantage add nothing to the policy gradient and are left out, unless the KL to the base is
-    wanted (`with_kl`). A rollout without any advantage calls `backward` only where the objective uses the KL.
+    Completions without an advantage add nothing to the policy gradient and are left out, unless the objective uses the
+    KL to the base. A rollout without any advantage calls `backward` only then. With `with_kl` the KL is also returned
+    where the objective does not use it, estimated on completions that `seed` draws.
     """
-    # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all, also where
-    # the KL is only computed for the log.
-    learns = objective.kl_coefficient > 0 or bool((rollout.advantages != 0).any())
-    used = [n for n in range(rollout.total_samples) if with_kl or rollout.advantages[n] != 0]
+    in_loss = objective.kl_coefficient > 0
+    # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all.
+    learns = in_loss or bool((rollout.advantages != 0).any())
+    used = [n for n in range(rollout.total_samples) if in_loss or rollout.advantages[n] != 0]
     completions = [rollout.completions[n] for n in used]
     shared = share_prompts and not exceeds_window(lm, rollout.completions)
     if shared != share_prompts:
@@ -57,7 +63,7 @@ def accumulate_gradient(
             lm,
             part.completions,
             temperature=rollout.temperature,
-            kl=objective.kl_direction if with_kl else None,
+            kl=objective.kl_direction if in_loss else None,
             adapter=adapter,
             shared=shared,
         )
@@ -65,7 +71,23 @@ def accumulate_gradient(
         if learns:
             backward(loss.total)
         sums.add(loss, token)
-    return sums.metrics(on_policy=objective.on_policy, with_kl=with_kl)
+    found = sums.metrics(on_policy=objective.on_policy, with_kl=in_loss)
+    return (
+        found | {"train/kl": estimated_kl(lm, adapter, objective, rollout, seed)} if with_kl and not in_loss else found
+    )
+
+
+@torch.no_grad()
+def estimated_kl(lm: LanguageModel, adapter: Adapter, objective: Objective, rollout: Rollout, seed: int) -> float:
+    """The KL of the objective, estimated without bias on LOGGED_KL_SHARE of the completions, drawn uniformly."""
+    total = rollout.total_samples
+    count = max(1, round(LOGGED_KL_SHARE * total))
+    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    part = rollout.select(drawn)
+    token = token_log_probs(
+        lm, part.completions, temperature=rollout.temperature, kl=objective.kl_direction, adapter=adapter
+    )
+    return objective.loss(token, part).parts["kl"] * total / count
 
 
 @dataclass

@@ -53,16 +53,11 @@ def test_choices_that_cannot_be_followed_are_refused_at_once(arguments, message)
         FewShot(**arguments)
 
 
-def test_likelihood_is_raised_by_the_search_and_counts_the_end_of_the_turn_on_request():
-    model, found = pooled(), []
-    for end_of_turn in (False, True):
-        strategy = fitted(
-            fitness="likelihood", end_of_turn=end_of_turn, search=SearchSettings(population=10, iterations=6)
-        )
-        found.append(strategy.history[0].mean)
-        base = Likelihood(model, SUPPORT, end_of_turn=end_of_turn)([Mixture.base(2)])[0].value
-        assert strategy.history[-1].best > base + 1e-3
-    assert found[0] != found[1]
+def test_likelihood_is_raised_by_the_search():
+    task = Letters("")
+    strategy = fitted(task, fitness="likelihood", search=SearchSettings(population=10, iterations=6))
+    base = Likelihood(pooled(), task, SUPPORT)([Mixture.base(2)])[0].value
+    assert strategy.history[-1].best > base + 1e-3
 
 
 def test_the_model_is_left_as_it_was():

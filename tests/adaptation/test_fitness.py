@@ -17,8 +17,7 @@ from t2.experts.mixture import Mixture
 from t2.policy.generator import AdaptableGenerator
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
-from t2.policy.reference import encode_reference
-from t2.types import Completion, Example, Sampling
+from t2.types import Completion, Sampling
 
 MIXTURES = [Mixture.of(0, 0), Mixture.of(1, 0), Mixture.of(0.3, 1.5), Mixture.of(0.5, 0.5, rule="paper")]
 
@@ -48,19 +47,48 @@ def test_accuracy_per_example_is_that_of_each_mixture_merged():
     assert len({one.likelihood for one in rows}) > 1
 
 
+def right_completions(model: PooledModel, task: Letters) -> list[list[Completion]]:
+    """Of each example the distinct right ones of base, uniform mixture and single experts, merged one by one."""
+    simplest = [Mixture.base(2), Mixture.of(0.5, 0.5), Mixture.of(1, 0), Mixture.of(0, 1)]
+    rows = complete_merged(model, simplest, SUPPORT, Sampling(max_new_tokens=task.max_new_tokens))
+    found = [{one.token_ids: one for one in of} for of in zip(*rows, strict=True)]
+    return [[one for one in group.values() if task.score(SUPPORT[0], one.text) == 1.0] for group in found]
+
+
+@pytest.mark.parametrize("letter", ["", "O"])
 @pytest.mark.parametrize("budget", [16, 4096])
-def test_likelihood_per_example_is_that_of_each_mixture_merged(monkeypatch, budget):
+def test_likelihood_is_the_mean_over_examples_of_their_right_completions_under_each_mixture(
+    monkeypatch, budget, letter
+):
     monkeypatch.setattr(fitness_module, "MICRO_BATCH_TOKENS", budget)
-    model = pooled()
+    model, task = pooled(), Letters(letter)
     mixtures = [*MIXTURES, per_matrix(2, len(model.pool.modules), 2)]
-    rows = [one.value for one in Likelihood(model, SUPPORT)(mixtures)]
+    rows = [one.value for one in Likelihood(model, task, SUPPORT)(mixtures)]
+    groups = [group for group in right_completions(model, task) if group]
+    assert (len(groups) == len(SUPPORT)) == (letter == "")
+    assert max(map(len, groups)) > 1
     alone = []
     for mixture in mixtures:
         with torch.no_grad(), model.adapter.merged(model.pool.state(mixture)):
-            each = [token_log_probs(model.lm, [encode_reference(model.lm, one)]) for one in SUPPORT]
-        alone.append(sum(float(one.log_probs.mean()) for one in each) / len(each))
+            each = [[float(token_log_probs(model.lm, [one]).log_probs.mean()) for one in group] for group in groups]
+        alone.append(sum(sum(group) / len(group) for group in each) / len(each))
     assert rows == pytest.approx(alone, abs=1e-3)
     assert max(rows) - min(rows) > 0.05, "the mixtures must matter"
+
+
+def test_what_was_decoded_for_the_likelihood_is_not_decoded_again(monkeypatch):
+    measure = Likelihood(pooled(), Letters(""), SUPPORT)
+    monkeypatch.setattr(HFGenerator, "generate", None)
+    assert len(measure(MIXTURES)) == len(MIXTURES)
+
+
+def test_completions_that_are_right_in_part_are_no_references():
+    class Half(Letters):
+        def score(self, example, text):
+            return 0.5
+
+    with pytest.raises(ValueError, match=r"right on any of 4 support examples of letters.*take fitness=accuracy"):
+        Likelihood(pooled(), Half(), SUPPORT)
 
 
 def test_the_base_mixture_is_the_base_model():
@@ -73,17 +101,17 @@ def test_the_base_mixture_is_the_base_model():
 
 def test_what_the_adapter_has_learned_does_not_matter_and_stays():
     model = pooled()
-    before = Likelihood(model, SUPPORT)(MIXTURES), Accuracy(model, Letters(), SUPPORT)(MIXTURES)
+    before = Likelihood(model, Letters(""), SUPPORT)(MIXTURES), Accuracy(model, Letters(), SUPPORT)(MIXTURES)
     learned = model.pool.state(Mixture.of(0, 1))
     model.adapter.load(learned)
-    assert (Likelihood(model, SUPPORT)(MIXTURES), Accuracy(model, Letters(), SUPPORT)(MIXTURES)) == before
+    assert (Likelihood(model, Letters(""), SUPPORT)(MIXTURES), Accuracy(model, Letters(), SUPPORT)(MIXTURES)) == before
     assert same_states(model.adapter.state(), learned)
 
 
 def test_every_example_counts_the_same_whatever_its_length():
     model = pooled()
-    whole = Likelihood(model, SUPPORT)(MIXTURES[:2])
-    single = [Likelihood(model, [example])(MIXTURES[:2]) for example in SUPPORT]
+    whole = Likelihood(model, Letters(""), SUPPORT)(MIXTURES[:2])
+    single = [Likelihood(model, Letters(""), [example])(MIXTURES[:2]) for example in SUPPORT]
     for index, one in enumerate(whole):
         assert one.value == pytest.approx(sum(row[index].value for row in single) / len(SUPPORT), abs=1e-5)
 
@@ -116,7 +144,7 @@ def test_a_log_prob_that_is_no_number_is_refused_though_the_answer_is_wrong(monk
 def test_weights_that_overflow_are_refused_by_the_likelihood():
     model = pooled()
     with pytest.raises(ValueError, match=r"mean mixing weights \(1e\+30, 0\).*Narrow the bounds"):
-        Likelihood(model, SUPPORT)([Mixture.base(2), Mixture.of(1e30, 0)])
+        Likelihood(model, Letters(""), SUPPORT)([Mixture.base(2), Mixture.of(1e30, 0)])
 
 
 def test_a_score_outside_0_and_1_is_refused():
@@ -149,17 +177,8 @@ def test_a_generator_without_per_example_scales_is_named():
         complete_per_example(PooledModel(Merging(model.generator), model.pool), MIXTURES, SUPPORT, Sampling())
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [(None, "no reference answer"), ("", "no reference answer"), ("x" * 600, "the context of")],
-)
-def test_a_reference_that_is_missing_or_too_long_is_refused(answer, message):
-    with pytest.raises(ValueError, match=message):
-        Likelihood(pooled(), [Example("question", answer)])
-
-
 def test_an_adapter_without_per_example_scales_is_refused_by_the_likelihood():
     model = pooled()
     model.generator.adapter = object()
     with pytest.raises(ValueError, match="Take fitness=accuracy"):
-        Likelihood(model, SUPPORT)
+        Likelihood(model, Letters(""), SUPPORT)

@@ -22,6 +22,7 @@ from tiny_pool import pooled
 
 from t2.adaptation.strategy import Choice, PooledModel, Strategy
 from t2.types import OTHER, Example
+from tests.adaptation.centroid_setup import with_centroids
 
 OVERRIDES = Path(__file__).parent / "overrides"
 EXAMPLES = [
@@ -53,7 +54,7 @@ def build(name: str) -> Strategy:
 
 
 def a_model() -> PooledModel:
-    return pooled("math", "words", dispatch=True, layers=2, context_length=4096)
+    return with_centroids(pooled("math", "words", dispatch=True, layers=2, context_length=4096))
 
 
 def fitted(name: str, model: PooledModel) -> Strategy:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load, save
 
-from t2.adapters.svd import Decomposition, content_key, decompose, decompose_all
+from t2.adapters.svd import Decomposition, content_key, decompose, decompose_all, rebuild_error
 
 WEIGHTS = {f"layers.{i}.up_proj": torch.randn(6, 4 + i) for i in range(4)}
 
@@ -120,19 +121,52 @@ def test_an_interrupted_or_failed_pass_goes_on_where_it_stopped(tmp_path, counte
     assert counted == [(6, 6), (6, 7)]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage"])
+def altered(content: bytes, damage: str) -> bytes:
+    if damage in ("truncated", "empty", "garbage", "zeroed tail"):
+        zeroed = content[:-40] + bytes(40)
+        return {"truncated": content[:-8], "empty": b"", "garbage": b"\xff" * 64, "zeroed tail": zeroed}[damage]
+    parts = load(content)
+    parts["s"] *= 2
+    strings = {} if damage == "doubled s, no checksum" else {"sha256": "0" * 64}
+    return save(parts if damage != "no s" else {name: parts[name] for name in ("U", "Vh")}, strings)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "empty", "garbage", "zeroed tail", "doubled s, checksum kept", "doubled s, no checksum", "no s"],
+)
 def test_a_damaged_file_is_computed_again_with_a_warning(tmp_path, counted, caplog, damage):
     run(tmp_path)
     counted.clear()
     (victim,) = tmp_path.glob("layers.1.*")
     content = victim.read_bytes()
-    victim.write_bytes({"truncated": content[:-8], "empty": b"", "garbage": b"\xff" * 64}[damage])
+    victim.write_bytes(altered(content, damage))
     parts = run(tmp_path)["layers.1.up_proj"]
     assert counted == [(6, 5)]
     assert "damaged" in caplog.text
     assert victim.name in caplog.text
     torch.testing.assert_close(rebuilt(parts), WEIGHTS["layers.1.up_proj"])
     assert victim.read_bytes() == content
+
+
+def test_a_file_of_an_older_t2_without_a_checksum_is_used(tmp_path, counted):
+    run(tmp_path)
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(save(load(path.read_bytes())))
+    counted.clear()
+    run(tmp_path)
+    assert counted == []
+
+
+def test_a_decomposition_that_is_not_the_matrix_is_refused(monkeypatch):
+    weight = torch.randn(40, 30)
+    parts = decompose(weight)
+    assert rebuild_error(weight, parts) < 1e-5
+    swapped = Decomposition(parts.U, parts.s.roll(1), parts.Vh)  # one norm, another matrix
+    assert rebuild_error(weight, swapped) > 0.01
+    monkeypatch.setattr("t2.adapters.svd.decompose", lambda _: swapped)
+    with pytest.raises(ArithmeticError, match=r"SVD of a \(40, 30\) does not give the matrix"):
+        run(None, {"a": weight})
 
 
 def test_a_full_disk_says_so_and_leaves_no_partial_file(tmp_path, monkeypatch):

@@ -47,8 +47,12 @@ RUNS = {
     "rollout --one t2_hf": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] < 1e-4),
     "rollout --one t2_hf_bf16": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] > 1e-4),
     "dispatch": (
-        "--limit 3 --ways score;classifier",
-        lambda r: [one["name"] for one in r["systems"]][1] == "classifier",
+        "--limit 3 --ways score;classifier;centroid",
+        lambda r: [one["name"] for one in r["systems"]] == ["score", "classifier", "centroid"],
+    ),
+    "dispatch --benchmarks unseen": (
+        "--limit 3 --ways score",
+        lambda r: set(r["systems"][0]["by_task"]) == {"basic_arithmetic", "needle_long", "compare_four"},
     ),
     "rl_step --one t2_hf": (TINY_JOB, lambda r: _complete_step(r)),
     "rl_step --one trl_lora": (TINY_JOB, lambda r: _complete_step(r)),
@@ -92,6 +96,15 @@ def test_grades_are_as_expected(bench, arguments, tmp_path):
     record = json.loads((tmp_path / "record.json").read_text())
     for one in record.get("levels", [record]):
         assert one.get("unavailable") or one["as_expected"] == one.get("answers", one.get("samples"))
+
+
+def test_attacks_that_pass_are_counted_and_named():
+    bench = importlib.import_module("sandbox")
+    found = {"level": "bwrap", "attacks": 9, "passed": ["a", "b"], "seconds": 1.0}
+    shown = bench.attack_table([found, {"level": "unshare", "unavailable": "no namespaces"}])
+    assert "2 of 9" in shown
+    assert "a, b" in shown
+    assert "not available: no namespaces" in shown
 
 
 def test_a_sandbox_that_does_not_work_shows_in_the_table(monkeypatch):

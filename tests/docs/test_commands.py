@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import ROOT
 from markdown_blocks import Command, blocks, commands
-from tiny_pool import save_pool
+from tiny_pool import pooled, save_pool
 
+from t2.adaptation.centroid_fit import fingerprint
+from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
 from t2.run.launch import check_overrides, quote_text
 
 SCRIPTS = ("train.py", "evaluate.py", "adapt.py")
@@ -51,7 +54,13 @@ each_marked = pytest.mark.parametrize("command", [one for one in DISTINCT if one
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Experts of the shipped pool's domains, for the tiny model."""
-    return save_pool(tmp_path_factory.mktemp("experts") / "pool", (*DOMAINS, DISPATCH))
+    folder = save_pool(tmp_path_factory.mktemp("experts") / "pool", (*DOMAINS, DISPATCH))
+    model = pooled(*DOMAINS, layers=2)
+    vectors = {domain: torch.eye(32)[at] for at, domain in enumerate(DOMAINS)}
+    sources = dict.fromkeys(DOMAINS, Source(1, "", 1, ""))
+    one = {"layer": 1, "base_model": model.lm.source, "fingerprint": fingerprint(model), "task": "", "accuracy": {}}
+    Centroids(vectors, dict.fromkeys(DOMAINS, torch.ones(1)), sources, **one).save(folder / CENTROIDS_FILE)
+    return folder
 
 
 @pytest.fixture
@@ -84,7 +93,7 @@ def overrides_of(command: Command, run: Path, pool: Path) -> list[str]:
     if "experts=smollm2_135m" in own:
         files = [f"{domain}: {pool}/{domain}.safetensors" for domain in DOMAINS]
         small += [f"experts.experts={{{', '.join(files)}}}", f"experts.dispatch={pool}/{DISPATCH}.safetensors"]
-        small += ["base_model.context_length=4096"]
+        small += ["base_model.context_length=4096", f"experts.centroids={pool}"]
     if "strategy=few_shot" in own:
         small += SMALL_SEARCH
     if "callbacks=adaptation" in own:

@@ -106,7 +106,8 @@ def test_the_strategy(run: Run, tmp_path: Path) -> None:
     domains = ("arithmetic", "reading", "compare")
     pool = save_pool(tmp_path / "pool", domains)
     files = ", ".join(f"{domain}: {pool}/{domain}.safetensors" for domain in domains)
-    folder = run("strategy=keywords", "experts=smollm2_135m", f"experts.experts={{{files}}}", "experts.dispatch=null")
+    alone = ("experts.dispatch=null", "experts.centroids=null")
+    folder = run("strategy=keywords", "experts=smollm2_135m", f"experts.experts={{{files}}}", *alone)
     results = json.loads((folder / "results.json").read_text())
     assert all({"base", "keywords"} <= systems.keys() for systems in results["scores"].values())
 

@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.grading.answers import boxed, choice_letter, final_number, first_line, last_number, matching_word
+from t2.grading.answers import boxed, final_number, first_line, last_number, matching_word
+from t2.grading.choice import choice_letter
+from t2.grading.stated_number import stated_number
 
 EXTRACTORS = {
     "last_number": last_number,
     "final_number": final_number,
     "boxed": boxed,
+    "stated_number": stated_number,
     "choice_letter": lambda text: choice_letter(text, "ABCDEFGHIJ"),
     "matching_word": lambda text: matching_word(text, ["mother", "mother-in-law", "Yes", "ſ", "İ"]),
     "first_line": first_line,
@@ -83,32 +86,6 @@ def test_boxed(text, content):
 
 
 @pytest.mark.parametrize(
-    ("text", "letter"),
-    [
-        ("B", "B"), ("(B)", "B"), ("B.", "B"), ("B. Shady areas", "B"), ("the answer is (C), not (A)", "C"),
-        ("The answer is A.", "A"), ("the answer is A and that is that", None), ("A is right", "A"),
-        ("Answer: **D**", "D"), ("answer\n\nB", "B"), ("the answer is option B because of A", "B"),
-        ("the answer is (A). No, the answer is (B).", "B"), ("\\boxed{\\text{C}} the answer is (A)", "C"),
-        ("answer is Because", None), ("A plant needs light", None), ("It is 25 °C", None), ("B-cells", None),
-        ("CAB", None), ("I think so", None), ("E", None), ("b", None), ("", None),
-    ],
-)  # fmt: skip
-def test_choice_letter(text, letter):
-    assert choice_letter(text, "ABCD") == letter
-
-
-@pytest.mark.parametrize(
-    ("text", "letters", "letter"),
-    [
-        ("I think it is J", "ABCDEFGHIJ", "J"), ("I'm sure", "ABCDEFGHIJ", None),  # the pronoun
-        ("the answer is (D)", "ABC", None), ("(A) (B) (C) (D)", "ABCD", "D"), ("A", "", None),
-    ],
-)  # fmt: skip
-def test_choice_letter_among_given_letters(text, letters, letter):
-    assert choice_letter(text, letters) == letter
-
-
-@pytest.mark.parametrize(
     ("text", "word"),
     [
         ("Yes", "Yes"), ("yes, it does", "Yes"), ("NO!", "No"), ("No. Yes.", "No"), ("mother", "mother"),
@@ -143,11 +120,6 @@ def test_first_line(text, line):
 @given(text=JUNK)
 def test_never_raises(name, text):
     EXTRACTORS[name](text)
-
-
-@given(text=JUNK)
-def test_a_chosen_letter_is_one_of_the_letters(text):
-    assert choice_letter(text, "ABC") in {None, "A", "B", "C"}
 
 
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9))

@@ -227,3 +227,22 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_generated(monk
     monkeypatch.setattr(lm.model, "forward", None)
     with pytest.raises(ValueError, match=rf"{room + 1} are kept for the answer, but the context .* is 512"):
         generator.generate(EXAMPLES[:1], Sampling(max_new_tokens=room + 1))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_end_the_generation_and_are_named(monkeypatch, temperature):
+    lm, calls = tiny(), []
+    honest = type(lm).next_logits
+
+    def second_token_fails(model, *args, **inputs):
+        calls.append(1)
+        logits = honest(model, *args, **inputs).clone()
+        if len(calls) == 3:  # after the prompts' common beginning and their ends
+            logits[4] = float("nan")
+        return logits
+
+    monkeypatch.setattr(type(lm), "next_logits", second_token_fails)
+    examples = [Example(prompt="x" * 9), Example(prompt="x" * 4)]
+    sampling = Sampling(max_new_tokens=6, temperature=temperature, samples=3, seed=1)
+    with pytest.raises(ArithmeticError, match=r"sampling of token 1 in completion 4 \(prompt 1\) is nan"):
+        HFGenerator(lm).generate(examples, sampling)

@@ -194,3 +194,27 @@ def test_the_pad_id_within_a_completion_is_a_token_like_any_other():
     assert_close([got[0, :3].double()], [naive(lm, odd)])
     lm.model.to(torch.bfloat16)
     assert token_log_probs(lm, COMPLETIONS).log_probs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_number_that_is_none_is_named_and_not_trained_on(monkeypatch, shared):
+    lm, svf = adapted()
+    ids = tuple(range(3, 10))
+    two = [Completion(ids[:4], ids[4:], (0.0,) * 3, "", "stop"), Completion(ids[:4], ids[3:], (0.0,) * 4, "", "stop")]
+    honest, odd = type(lm).logits, torch.tensor([float("nan"), float("inf"), 0.0])
+
+    def one_bad_row(model: LanguageModel, hidden: Tensor) -> Tensor:
+        logits = honest(model, hidden).clone()
+        if len(logits) > 20:  # COMPLETIONS and two: the row of token 2 in the second of two
+            logits[-2, :3] = odd
+        return logits
+
+    monkeypatch.setattr(type(lm), "logits", one_bad_row)
+    with pytest.raises(ArithmeticError, match=r"log-prob of token 2 in completion 6 \(prompt 5\) is nan") as found:
+        token_log_probs(lm, [*COMPLETIONS, *two], shared=shared)
+    assert (found.value.completion, found.value.token) == (6, 2)
+    monkeypatch.setattr(
+        type(lm), "logits", lambda lm, hidden: honest(lm, hidden) * (1 if hidden.requires_grad else odd[0])
+    )
+    with pytest.raises(ArithmeticError, match="KL to the base of token 0 in completion 0"):
+        token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)

@@ -1,18 +1,14 @@
-"""Shared rows on real architectures: equal to plain rows, or noticed."""
+"""Shared rows on real architectures: equal to plain rows."""
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 import torch
-from torch import Tensor
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_model
 from t2.policy.log_probs import token_log_probs
-from t2.policy.prompt_sharing import exceeds_window, prompts_can_be_shared
 from tests.policy.packing_cases import draw
 
 SHAREABLE = ("llama", "llama_bias", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3")
@@ -52,49 +48,3 @@ def test_shared_rows_equal_plain_rows(architecture: str, kl: str | None) -> None
     torch.testing.assert_close(
         shared_gradient, plain_gradient, rtol=1e-4, atol=1e-5 * float(plain_gradient.abs().max())
     )
-
-
-def test_every_tried_architecture_passes_its_self_check() -> None:
-    assert [name for name in SHAREABLE if not prompts_can_be_shared(tiny_model(name))] == []
-
-
-def test_a_model_that_ignores_the_mask_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    honest = LanguageModel.hidden_states
-
-    def deaf(
-        self: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
-    ) -> Tensor:
-        return honest(self, ids, torch.ones_like(ids), positions)
-
-    monkeypatch.setattr(LanguageModel, "hidden_states", deaf)
-    with caplog.at_level(logging.WARNING):
-        assert not prompts_can_be_shared(tiny_model("llama"))
-    assert "apart from plain rows" in caplog.text
-
-
-def test_a_model_that_refuses_the_mask_is_found_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    honest = LanguageModel.hidden_states
-
-    def strict(
-        self: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
-    ) -> Tensor:
-        if mask.ndim == 4:
-            raise ValueError("masks have two dimensions here")
-        return honest(self, ids, mask, positions, **cache)
-
-    monkeypatch.setattr(LanguageModel, "hidden_states", strict)
-    with caplog.at_level(logging.WARNING):
-        assert not prompts_can_be_shared(tiny_model("llama"))
-    assert "masks have two dimensions here" in caplog.text
-
-
-def test_sliding_windows_are_noticed() -> None:
-    lm = tiny_model("mistral")
-    lm.model.config.sliding_window = 20
-    assert not exceeds_window(lm, draw(0, prompts=(10,), samples=(10,)))
-    assert exceeds_window(lm, draw(0, prompts=(10,), samples=(11,)))
-    assert not exceeds_window(tiny_model("llama"), draw(0))

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from t2.run.files import atomic_path, read_tensors, save_tensors
+from t2.run.files import atomic_path, parse_json, read_lines, read_tensors, save_tensors
 
 
 def write(path: Path, text: str) -> None:
@@ -117,3 +117,45 @@ def test_tensors_on_a_full_disk_keep_what_was_there(tmp_path, monkeypatch):
         save_tensors(path, {"z": torch.zeros(3)})
     assert os.listdir(tmp_path) == ["a.safetensors"]
     assert torch.equal(load_file(path)["z"], torch.ones(3))
+
+
+def test_content_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    """Renaming what is not flushed can leave an empty file under the name after a power failure."""
+    path, done = tmp_path / "a.txt", []
+    replace, fsync = os.replace, os.fsync
+    monkeypatch.setattr(os, "replace", lambda *paths: (done.append("rename"), replace(*paths)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda file: (done.append("folder" if os.path.isdir(f"/proc/self/fd/{file}") else "file"), fsync(file)),
+    )
+    write(path, "content")
+    assert done == ["file", "rename", "folder"]
+
+
+def test_a_tensor_file_whose_content_differs_from_its_checksum_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_tensors(path, {"z": torch.ones(3)}, {"key": "value"})
+    whole = path.read_bytes()
+    for damaged in (whole[:-1] + b"\0", whole.replace(b"value", b"valve")):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.safetensors is damaged: .* checksum"):
+            read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"[" * 100_000, "nested too deeply"), (b'"\xff"', "utf-8"), (b"{", "Expecting"), (b"9" * 5000, "digits")],
+)
+def test_text_that_is_no_json_is_one_message(content, message):
+    with pytest.raises(ValueError, match=rf"rows\.json is not JSON.*{message}.*Mend it"):
+        parse_json(content, "rows.json", "Mend it.")
+
+
+def test_lines_that_are_not_utf_8_are_a_message(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeffé\nb".encode())
+    assert read_lines(path, "") == ["é", "b"]
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"prompts\.txt is not UTF-8 text.*Save it"):
+        read_lines(path, "Save it as UTF-8.")

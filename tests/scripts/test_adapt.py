@@ -13,6 +13,7 @@ import pytest
 from script_errors import error_of
 from tiny_pool import save_pool
 
+from t2.experts.centroids import Centroids
 from t2.experts.mixture_file import load_mixture
 from t2.experts.pool import ExpertPool
 
@@ -83,6 +84,19 @@ def test_a_strategy_that_was_just_fitted_answers_prompts(adapt) -> None:
     assert "[few_shot]" in adapt(*FIT, "prompt=hello")
 
 
+def test_centroids_are_made_of_a_dispatch_task_saved_and_applied_later(adapt, folder, tmp_path) -> None:
+    domains = [f"~task.domains.{label}" for label in ("arithmetic", "reading", "compare")]
+    domains += ["+task@task.domains.math=chain_sum", "+task@task.domains.letters=letter_counting", "~task.descriptions"]
+    sizes = ("task.train_size=4", "task.val_size=3", "task.test_size=2")
+    shown = adapt("strategy=centroid", "task=dispatch", *domains, *sizes, "shots=0")
+    made = Centroids.load(tmp_path / "run")
+    assert set(made.vectors) == {"math", "letters", "other"}
+    assert f"layer {made.layer} " in shown
+    later = adapt("strategy=centroid", f"+experts.centroids={tmp_path / 'run'}", "prompt=hello", run="later")
+    assert "[pass 1, centroid: " in later
+    assert "[centroid]" in later
+
+
 def test_a_file_has_a_prompt_a_line(adapt, tmp_path) -> None:
     (tmp_path / "prompts.txt").write_text("first: a, b\nsecond\n")
     shown = adapt("strategy=uniform", f"prompt_file={tmp_path / 'prompts.txt'}")
@@ -109,6 +123,8 @@ BAD_INPUT = {
     "strategy without a pool": (("no pool", "strategy=prompt", "prompt=a"), ["experts=POOL is not given"]),
     "pool without a strategy": (("prompt=a",), ["strategy=S is not given"]),
     "few-shot without a task": (("strategy=few_shot", "prompt=a"), ["give task=T", "strategy.mixture=RUN"]),
+    "centroids of another task": (("strategy=centroid", "task=gcd"), ["made of a dispatch task, and gcd is none"]),
+    "no centroids": (("strategy=centroid", "prompt=a"), ["needs the centroids of this pool"]),
     "more shots than examples": ((*FIT, "shots=5000"), ["shots=5000, and the train split of gcd has 180"]),
     "no prompt file": (("strategy=prompt", "prompt_file=no/such.txt"), ["no/such.txt"]),
     "pool that is not there": (("strategy=prompt", "prompt=a", "experts.experts=no/such"), ["No folder of experts"]),

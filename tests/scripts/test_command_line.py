@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from t2.run.launch import check_overrides, quote_text
 
@@ -18,12 +19,26 @@ def test_sweeps_pass_the_check(override: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["7 + 8 =", "a: b, [c] {d}", 'say "hi"', "back\\slash", "${not.resolved}x", "C:\\", "100 % | 'x'"]
+    "text",
+    [
+        *(
+            "7 + 8 =",
+            "a: b, [c] {d}",
+            'say "hi"',
+            "back\\slash",
+            "C:\\",
+            "100 % | 'x'",
+            '"one" and "two"',
+            "é ${ü",
+            "a\nb",
+        ),
+        *("${oc.env:HOME}", "${not.resolved}x", "\\${x}", "\\\\${x} \\", 'say "${x}"', "${", "'${x}'s"),
+    ],
 )
 def test_a_prompt_may_hold_any_sign(text: str) -> None:
     (argument,) = quote_text([f"prompt={text}"])
     parsed = OverridesParser.create().parse_override(argument)
-    assert parsed.value() == text
+    assert OmegaConf.create({"prompt": parsed.value()}).prompt == text
 
 
 def test_quoted_text_and_other_keys_are_left_alone() -> None:

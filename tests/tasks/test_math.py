@@ -178,7 +178,7 @@ def test_the_answer_that_is_extracted(symbolic, text, extracted):
     [
         (r"\frac{1}{4}", "0.25", 1.0), (r"\frac{1}{4}", r"\dfrac14", 1.0), ("1{,}080", "1080", 1.0),
         ("1080", "1,080", 1.0), ("-5", "5", 0.0), ("-5", "-5.0", 1.0), ("50", "0.50", 0.0),
-        ("(x+1)^2", "x^2+2x+1", 1.0), ("5", "6", 0.0), ("5", "five", 0.0),
+        ("(x+1)^2", "x^2+2x+1", 1.0), ("5", "6", 0.0), ("5", "five", 1.0),
     ],
 )  # fmt: skip
 def test_equivalent_expressions_are_right(symbolic, gold, answer, score):

@@ -67,3 +67,13 @@ def test_a_wrong_choice_is_refused_at_once(wrong, message):
 def test_the_name_follows_the_test_set():
     assert [task(test_set=one).name for one in ("full", "math500")] == ["math", "math500"]
     assert task(name="algebra").name == "algebra"
+
+
+def test_the_papers_grader_reads_and_compares_as_its_code_does(symbolic):
+    graded = task(grader="paper")
+    assert graded.about()["grader"] == "paper"
+    assert graded.grade(asked("25"), "The answer is: 0.25") == Grade(1.0, None, "0.25")
+    assert graded.grade(asked("5"), "The answer is: 5.\nNot \\boxed{6}") == Grade(1.0, None, "5")
+    assert graded.grade(asked("(1,2)"), r"\boxed{1,2}") == Grade(1.0, None, "1,2")
+    assert graded.grade(asked("5"), "the answer is 5") == Grade(0.0, "no answer", None)
+    assert symbolic.asked == []

@@ -5,6 +5,7 @@ per split, and an overrides.yaml there if its default sizes need more rows than 
 by its defaults list (`/task@KEY: NAME`) gets their rows, and its own overrides.yaml.
 """
 
+import copy
 import json
 import random
 from functools import cache, lru_cache
@@ -25,9 +26,14 @@ ROWS = Path(__file__).parent / "rows"
 NAMES = sorted(path.stem for path in (CONF / "task").glob("*.yaml"))
 
 
-def config_of(name):
+@cache
+def composed(name):
     with initialize_config_dir(str(CONF), version_base=None):
-        config = compose(overrides=[f"+task={name}"]).task
+        return compose(overrides=[f"+task={name}"]).task
+
+
+def config_of(name):
+    config = copy.deepcopy(composed(name))
     OmegaConf.set_struct(config, False)  # an overrides.yaml may name an argument that the YAML leaves at its default
     return config
 

@@ -68,3 +68,12 @@ def test_resumed_loader_goes_on_where_the_run_stopped():
     resumed = PromptData(Ten(), prompts_per_step=3, steps=6, seed=1)
     resumed.trainer = SimpleNamespace(global_step=4)  # type: ignore[assignment]
     assert list(resumed.train_dataloader()) == whole[4:]
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 3, 9])
+def test_the_rows_that_are_checked_are_those_that_steps_use(steps):
+    """Checking others would refuse a split for a row that no step meets, and read images for nothing."""
+    schedule = PromptSchedule(TEN, 4, seed=1)
+    used = schedule.used(steps)
+    assert {example.prompt for example in used.values()} == set(prompts(schedule, 0, steps))
+    assert all(TEN[number - 1] == example for number, example in used.items())

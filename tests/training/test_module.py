@@ -99,8 +99,10 @@ class BreaksAtStepTwo(Reinforce):
     losses: list[int] = field(default_factory=list)
 
     def loss(self, token: TokenLogProbs, rollout: Rollout) -> Loss:
-        self.losses.append(1)
         loss = super().loss(token, rollout)
+        if not token.log_probs.requires_grad:  # of a KL for the log
+            return loss
+        self.losses.append(1)
         return Loss(loss.total * float("nan"), loss.parts) if len(self.losses) == 3 else loss
 
 

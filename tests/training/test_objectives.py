@@ -85,7 +85,9 @@ def test_rloo_is_flat_by_the_completions_that_count():
 @given(
     rewards=st.integers(2, 6).flatmap(
         lambda g: st.lists(
-            st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=g, max_size=g), min_size=1, max_size=5
+            st.lists(st.tuples(st.integers(-20, 20).map(lambda i: i / 20), st.booleans()), min_size=g, max_size=g),
+            min_size=1,
+            max_size=5,
         )
     ),
     dropping=st.booleans(),
@@ -107,7 +109,9 @@ def test_rloo_of_one_sample_is_refused():
         RLOO().check_sampling(Sampling(samples=1))
     with pytest.raises(AssertionError, match="G = 1 leaves nothing"):
         RLOO().advantages(torch.ones(2, 1), torch.zeros(2, 1).bool())
-    RLOO().check_sampling(Sampling(samples=2))
+    RLOO().check_sampling(Sampling(samples=2, temperature=0.5))
+    with pytest.raises(ValueError, match=r"all the same at sampling\.temperature=0"):
+        RLOO().check_sampling(Sampling(samples=2))
     Reinforce().check_sampling(Sampling(samples=1))
 
 

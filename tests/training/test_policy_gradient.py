@@ -15,7 +15,7 @@ from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.training.objectives import RLOO, Objective
-from t2.training.policy_gradient import accumulate_gradient
+from t2.training.policy_gradient import accumulate_gradient, estimated_kl
 from t2.training.rollout import Rollout
 from t2.types import Example, Sampling
 
@@ -97,7 +97,7 @@ def test_answers_without_an_advantage_change_nothing(adapted: Adapted) -> None:
     halved[4:] = 0.0
     found, _, _ = gradient((lm, svf, rollout_of(rollout.completions, halved)), RLOO())
     with_kl, _, metrics = gradient((lm, svf, rollout_of(rollout.completions, halved)), RLOO(), with_kl=True)
-    torch.testing.assert_close(with_kl, found, rtol=1e-4, atol=1e-7)  # there they take part, for the log alone
+    assert torch.equal(with_kl, found)  # what is only logged leaves no trace
     assert metrics["train/kl"] == pytest.approx(0.0, abs=1e-5)  # z = 1 is the base
 
 
@@ -109,8 +109,21 @@ def test_without_a_signal_there_is_no_gradient(adapted: Adapted, with_kl: bool) 
     assert backwards == 0
     assert not found.any()
     assert metrics["train/policy_loss"] == 0.0
-    assert ("train/entropy" in metrics) is with_kl
     assert ("train/kl" in metrics) is with_kl
+
+
+def test_a_kl_that_is_only_logged_is_estimated_without_bias(adapted: Adapted) -> None:
+    lm, svf, rollout = adapted
+    for number, parameter in enumerate(svf.trainable()):
+        generator = torch.Generator().manual_seed(number)
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    objective = RLOO()
+    token = token_log_probs(lm, rollout.completions, kl=objective.kl_direction, adapter=svf)
+    whole = objective.loss(token, rollout).parts["kl"]
+    found = [estimated_kl(lm, svf, objective, rollout, seed) for seed in range(64)]  # of one completion in eight each
+    assert len({round(one, 6) for one in found}) > 4
+    spread = torch.tensor(found).std() / 64**0.5
+    assert sum(found) / 64 == pytest.approx(whole, abs=float(3 * spread))
 
 
 def test_the_drift_is_the_largest_difference_to_sampling(adapted: Adapted) -> None:

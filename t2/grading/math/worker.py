@@ -23,9 +23,13 @@ from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 from math_verify.errors import TimeoutException
+from sympy import Expr, Float, I, Rational, nan, oo, zoo
 
 BUDGET_S = 2.0  # processor time of a request
 WALL_SHARE = 0.75  # of the deadline
+DIGITS = 40  # of numbers such as roots, of which all but ten must agree
+PLACES = 12  # of decimals within expressions
+TOLERANCE = Rational(1, 10**6)  # relative, to a gold answer that is a decimal; as in number.py
 CPU_S = 30  # the kernel's limit of a request, for a worker that hangs in C code after its parent has ended
 MEMORY_BYTES = 2 * 1024**3
 # Parses the \boxed{} that `_read` puts around the text, and no number in prose.
@@ -65,11 +69,39 @@ def readable(gold: str) -> bool:
 
 
 def equivalent(gold: str, answer: str) -> bool:
-    """Returns whether both are equivalent; not symmetric (the gold "0 <= x <= 1" accepts "[0, 1]" only)."""
+    """Returns whether both are equivalent; not symmetric (the gold "0 <= x <= 1" accepts "[0, 1]" only).
+
+    Numbers are compared relatively: math-verify rounds to so many places, by which every small number equals 0, and
+    takes a rounding of an exact gold answer for right.
+    """
     try:
-        return bool(verify(_read_gold(gold), _read(answer), timeout_seconds=None))
+        golds, answers = _with_imaginary_unit(_read_gold(gold)), _with_imaginary_unit(_read(answer))
+        if golds and answers and _is_number(golds[0]) and _is_number(answers[0]):
+            return _same_number(golds[0], answers[0])
+        return bool(verify(golds, answers, float_rounding=PLACES, timeout_seconds=None))
     except UnreadableError:
         return False
+
+
+def _with_imaginary_unit(found: list[Any]) -> list[Any]:
+    """Replaces the variable i, as which math-verify reads the i of "2i"."""
+    return [
+        one.xreplace({symbol: I for symbol in one.free_symbols if symbol.name == "i"}) if isinstance(one, Expr) else one
+        for one in found
+    ]
+
+
+def _is_number(found: Any) -> bool:
+    return isinstance(found, Expr) and bool(found.is_number) and not found.has(oo, zoo, nan)
+
+
+def _same_number(gold: Any, answer: Any) -> bool:
+    is_inexact = gold.has(Float)
+    if not is_inexact:  # an exact gold wants an exact answer, in which 0.5 is 1/2
+        answer = answer.xreplace({one: Rational(str(one)) for one in answer.atoms(Float)})
+    one, other = gold.evalf(DIGITS), answer.evalf(DIGITS)
+    size = max(abs(one), abs(other))
+    return bool(abs(one - other) <= size * (TOLERANCE if is_inexact else Rational(1, 10 ** (DIGITS - 10))))
 
 
 def decide(request: list[str], wall_s: float) -> bool:

@@ -31,7 +31,7 @@ def main() -> None:
     silence()
     call, program, entry_point, memory_bytes, cpu_s, packages = receive(questions)
     send(answers, encode((call, "started", None)))
-    limit_resources(memory_bytes, cpu_s, processes=0)
+    limit_resources(memory_bytes, cpu_s)
     sys.path += [] if packages is None else [packages]
     try:
         function, trouble = load(program, entry_point)

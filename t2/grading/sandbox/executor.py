@@ -1,7 +1,8 @@
-"""Whether a program that a model wrote passes its tests: run in a sandbox, judged outside of it.
+"""Whether a program that a model wrote passes its tests: run in one sandbox, judged in another.
 
-Two processes per sample. The candidate (`candidate`, inside the sandbox of `sandbox`) runs the program and knows no
-test; the judge (`judge`, outside) runs the test and never the program. Arguments and return values pass between
+Two processes per sample, in two sandboxes (`isolation`). The candidate (`candidate`) runs the program and knows no
+test; the judge (`judge`) runs the test and never the program. So neither the code of a model nor that of a data set is
+ever run as the user who runs t2, except where `allow_unsafe` lets it. Arguments and return values pass between
 them as plain data (`wire`), so a program can neither read what is expected of it nor return an object that claims
 to equal it, and its exit code is asked by nobody. Everything ends at one deadline.
 
@@ -16,53 +17,27 @@ import functools
 import importlib.util
 import logging
 import math
-import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from t2.grading.sandbox.interpreter import Interpreter
-from t2.grading.sandbox.isolation import Level, Sandbox, child_source, kill
-from t2.grading.sandbox.judge_server import JudgeServer
+from t2.grading.sandbox.isolation import Level, Sandbox, complaints
 from t2.grading.sandbox.levels import LEVELS, Requirement, first_working
+from t2.grading.sandbox.trial import CodeTest, Judges, Limits, tried
 from t2.run.messages import check_choice
 from t2.types import Grade
+
+__all__ = ["CodeExecutor", "CodeTest"]
 
 log = logging.getLogger(__name__)
 
 LEAST_MEMORY_MB = 128  # Python itself wants a part of it
 PROBE_S = 60.0  # on a busy machine
-GRACE_S = 1.0  # that a judge may outlive the deadline by if nobody is there to end it
-
-
-@dataclass(frozen=True)
-class CodeTest:
-    """Trusted test code: `program` calls the function `entry_point` and raises where it is wrong.
-
-    `setup` is run before it, without the function: imports and helpers.
-    """
-
-    entry_point: str
-    program: str
-    setup: str = ""
-
-    def __post_init__(self) -> None:
-        """Raise ValueError for a name that no function has."""
-        if not self.entry_point.isidentifier():
-            raise ValueError(f"A test's entry point is the name of a function; got {self.entry_point!r}.")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one sample may take; processor time is limited to a little more than the time on the clock."""
-
-    timeout_s: float
-    memory_mb: int
+LONGEST_S = 60.0  # for a sample, however long its reference takes
 
 
 class CodeExecutor:
@@ -72,6 +47,11 @@ class CodeExecutor:
     isolated    bubblewrap, or the same namespaces by util-linux (unshare: nothing else)
     any         where neither works, a plain subprocess (subprocess: nothing else), and only if `allow_unsafe` says so:
                 it protects neither the user's files nor the network
+
+    A sample gets `timeout_s` seconds. Where its test has a reference solution and that takes long, it gets
+    `reference_factor` times as long as the reference, at most `LONGEST_S` (rule and factor of EvalPlus, 26d6d00, which
+    applies them to every input by itself, and gives each 4 seconds at least). The reference is run in the sandbox too,
+    when a sample of its test first runs out of time.
 
     `numpy` lets programs and tests import numpy. `python` is the interpreter that runs programs (default: this one).
     """
@@ -84,6 +64,7 @@ class CodeExecutor:
         memory_mb: int = 1024,
         numpy: bool = False,
         python: str | None = None,
+        reference_factor: float = 4.0,
     ) -> None:
         """Try the sandboxes, once per process.
 
@@ -96,12 +77,18 @@ class CodeExecutor:
         check_choice("executor.require", require, LEVELS)
         if not (math.isfinite(timeout_s) and timeout_s > 0.0):
             raise ValueError(f"executor.timeout_s is {timeout_s}; allowed: a number of seconds above 0.")
+        if not (math.isfinite(reference_factor) and reference_factor >= 0.0):
+            raise ValueError(f"executor.reference_factor is {reference_factor}; allowed: 0 (no more time) or above.")
         if memory_mb < LEAST_MEMORY_MB:
             raise ValueError(f"executor.memory_mb is {memory_mb}; allowed: {LEAST_MEMORY_MB} or more.")
         self._limits = Limits(timeout_s, memory_mb)
         self._packages = numpy_folder() if numpy else None
         self._sandbox = _working_sandbox(require, allow_unsafe, python or sys.executable, self._packages)
-        self._warned = False
+        self._judges = Judges(self._sandbox, self._packages)
+        self._factor = reference_factor
+        self._allowed_s: dict[CodeTest, float] = {}  # where it was asked for
+        self._asking = threading.Lock()
+        self._warned: set[str] = set()
 
     @property
     def level(self) -> Level:
@@ -123,17 +110,45 @@ class CodeExecutor:
         Raises:
             OSError: the sandbox, which worked before, cannot be started any more.
         """
-        reason, detail = _judged(self._sandbox, self._packages, self._limits, program, test, subprocess.DEVNULL)
-        if reason in ("unstarted", "lost"):  # it may have been the moment; the second time we want to know
-            with tempfile.TemporaryFile() as complaints:
-                reason, detail = _judged(self._sandbox, self._packages, self._limits, program, test, complaints)
-                if reason == "unstarted":
-                    raise OSError(f"The sandbox ({self.level}) cannot be started any more: {_text(complaints)}")
-                reason = "test" if reason == "lost" else reason
-        if reason == "test" and not self._warned:
-            self._warned = True
-            log.warning("A test of %s is at fault: %s. Such samples get score 0.", test.entry_point, detail)
+        reason, detail = self._tried(program, test, self._limits)
+        if reason == "timeout" and (allowed_s := self._allowed(test)) > self._limits.timeout_s:
+            reason, detail = self._tried(program, test, Limits(allowed_s, self._limits.memory_mb))
+        if reason == "test":
+            self._warn("A test of %s is at fault: %s. Such samples get score 0.", test.entry_point, detail)
         return Grade(1.0 if reason is None else 0.0, reason, program)
+
+    def _tried(self, program: str, test: CodeTest, limits: Limits) -> tuple[str | None, str]:
+        one = self._sandbox, self._judges, limits, program, test
+        reason, detail = tried(*one, subprocess.DEVNULL)
+        if reason in ("unstarted", "lost"):  # it may have been the moment; the second time we want to know
+            with tempfile.TemporaryFile() as said:
+                reason, detail = tried(*one, said)
+                if reason == "unstarted":
+                    raise OSError(f"The sandbox ({self.level}) cannot be started any more: {complaints(said)}")
+                reason = "test" if reason == "lost" else reason
+        return reason, detail
+
+    def _allowed(self, test: CodeTest) -> float:
+        """Seconds for a sample of a test, by how long its reference takes."""
+        floor_s = self._limits.timeout_s
+        if test.reference is None or self._factor == 0.0 or floor_s >= LONGEST_S:
+            return floor_s
+        with self._asking:
+            if test not in self._allowed_s:
+                start = time.monotonic()
+                reason, _ = self._tried(test.reference, test, Limits(LONGEST_S, self._limits.memory_mb))
+                reference_s = time.monotonic() - start
+                if reason is not None:
+                    self._warn("The reference of %s fails its test: %s. It gives no time.", test.entry_point, reason)
+                    reference_s = 0.0
+                self._allowed_s[test] = min(LONGEST_S, max(floor_s, self._factor * reference_s))
+            return self._allowed_s[test]
+
+    def _warn(self, message: str, *arguments: str) -> None:
+        """Log a message, the first of its kind."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning(message, *arguments)
 
 
 def numpy_folder() -> str:
@@ -158,50 +173,7 @@ def _working_sandbox(require: Requirement, allow_unsafe: bool, python: str, pack
 def _trouble(sandbox: Sandbox, packages: str | None) -> str | None:
     """What happens to a right program in a sandbox, None if it passes."""
     body = "return x + 1" if packages is None else "import numpy; return int(numpy.add(x, 1))"
-    probe, limits = f"def f(x):\n    {body}\n", Limits(PROBE_S, 2048)
-    with tempfile.TemporaryFile() as complaints:
-        reason, detail = _judged(sandbox, packages, limits, probe, CodeTest("f", "assert f(1) == 2"), complaints)
-        return None if reason is None else f"{reason} {detail} {_text(complaints)}".strip()
-
-
-def _text(file: IO[bytes]) -> str:
-    file.seek(0)
-    return " ".join(file.read(500).decode(errors="replace").split())
-
-
-@functools.cache
-def _judges(packages: str | None) -> JudgeServer:
-    return JudgeServer(packages)
-
-
-def _judged(
-    sandbox: Sandbox, packages: str | None, limits: Limits, program: str, test: CodeTest, stderr: int | IO[bytes]
-) -> tuple[str | None, str]:
-    """The judge's reason and detail for one program; `unstarted` where the sandbox did not come up.
-
-    `lost` where the judge ended without a verdict: by its test, or because somebody ended it.
-    """
-    deadline = time.monotonic() + limits.timeout_s
-    start = (program, test.entry_point, limits.memory_mb << 20, math.ceil(limits.timeout_s) + 1, packages)
-    nonce = os.urandom(8)
-    with ExitStack() as held:
-        files = [
-            held.enter_context(os.fdopen(descriptor, mode, buffering=0))
-            for pipe in (os.pipe(), os.pipe())
-            for descriptor, mode in zip(pipe, ("rb", "wb"), strict=True)
-        ]
-        question_end, questions, answers, answer_end = files
-        candidate = sandbox.start(child_source("candidate"), question_end.fileno(), answer_end.fileno(), stderr)
-        held.callback(kill, candidate)
-        question_end.close()
-        answer_end.close()  # so that the judge sees the end of a candidate
-        request = (nonce, start, test.program, test.setup, limits.timeout_s + GRACE_S)
-        try:
-            reply = _judges(packages).judge(request, questions.fileno(), answers.fileno(), deadline)
-        except TimeoutError:
-            return "timeout", ""
-    if reply is None:
-        return "lost", "the judge ended without a verdict"
-    if type(reply) is not tuple or len(reply) != 3 or reply[0] != nonce:
-        return "test", "the judge gave no verdict"
-    return reply[1], reply[2]
+    probe, test = f"def f(x):\n    {body}\n", CodeTest("f", "assert f(1) == 2")
+    with tempfile.TemporaryFile() as said:
+        reason, detail = tried(sandbox, Judges(sandbox, packages), Limits(PROBE_S, 2048), probe, test, said)
+        return None if reason is None else f"{reason} {detail} {complaints(said)}".strip()

@@ -4,41 +4,47 @@ Three levels, of which a probe finds what a machine allows:
 
     bwrap        bubblewrap, in new namespaces; a dependency brings it (`bubblewrap`)
     unshare      the same namespaces and the same file system by the tools of util-linux
-    subprocess   nothing of that: limits on resources, and the user `nobody` where t2 runs as root
+    subprocess   no namespace: limits on resources, the filter of `system_calls`, and a user of its own under root
 
-In the first two a program sees the system's libraries and programs, its Python and a small scratch folder; all else
-does not exist, and only the scratch folder can be written. Installed packages are hidden: data sets come as packages
-too, answers included. It runs without any privilege (as user 65534 where t2 runs as root), sees no process but its own,
-and all of them end with the sandbox. In a plain subprocess it reads what its user may read (where that is not root's
-`nobody`, even the memory of its judge), writes what its user may write, and reaches the network.
+In the first two a program sees the system's libraries and programs and its Python; all else does not exist, and nothing
+can be written. Installed packages are hidden: data sets come as packages too, answers included. It runs without any
+privilege (where t2 runs as root, as a user that owns nothing and that no other program was: `users`), sees no process
+but its own, and all of them end with the sandbox. In a plain subprocess it reads what its user may read (where t2 is
+not root, the memory of its judge too), and removes files or makes empty ones where its user may (`wire` lets no program
+write into one). At every level the system calls in `system_calls` are closed, those that make a socket among them; in a
+plain subprocess only on machines whose numbers it knows.
+
+The judges of programs run in sandboxes of the same level, since their tests come with a data set.
 
 What remains at every level is the kernel's own surface: around programs from hostile hands, put a virtual machine. The
-limits on memory, time and processes are in `wire`, set from inside.
+limits on memory, time and processes are in `wire`, set from inside; `memory` watches from outside.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+import platform
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 from t2.grading.sandbox.bubblewrap import installed
-from t2.grading.sandbox.interpreter import Interpreter, View, within
+from t2.grading.sandbox.interpreter import Interpreter, View
+from t2.grading.sandbox.mounts import HOME, USER, bwrap_command, unshare_command
+from t2.grading.sandbox.system_calls import closing_source, filter_program
+from t2.grading.sandbox.users import next_user, users_for
 
 Level = Literal["bwrap", "unshare", "subprocess"]
 
-NOBODY = 65534
-SCRATCH = "/tmp"  # inside
-SCRATCH_BYTES = 16 << 20
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin:/usr/sbin:/sbin",
-    "HOME": SCRATCH,
+    "HOME": HOME,
     "LANG": "C.UTF-8",
     "PYTHONHASHSEED": "0",  # a program that walks through a set gets one grade, not another in each run
     "OMP_NUM_THREADS": "1",
@@ -46,23 +52,6 @@ ENVIRONMENT = {
 }
 # -I would ignore PYTHONHASHSEED; all else that it ignores is not there, the environment being this alone.
 PYTHON_FLAGS = ("-P", "-s", "-S", "-B")
-_DROP = ("--no-new-privs", "--inh-caps=-all", "--bounding-set=-all")
-_DROP_ROOT = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *_DROP)
-_KEPT = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")  # until setpriv has used them
-# The shell stays, as the sandbox's first process: root, where the program is nobody, so that the program cannot leave
-# the process group, or forget its parent, without being killed by the end of the shell.
-_PROLOGUE = """set -e
-root=$1
-mount -t tmpfs -o size=1m,mode=755,nosuid,nodev tmpfs "$root"
-mkdir "$root/dev"
-: > "$root/dev/null"
-printf %s "$2" > "$root/fstab"
-mount -a -T "$root/fstab"
-{links}mount -o remount,bind,ro "$root"
-shift 2
-unshare --root "$root" --wd {scratch} setpriv {drop} "$@"
-exit
-"""
 
 
 class Unavailable(RuntimeError):
@@ -71,31 +60,66 @@ class Unavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A command that runs Python at one level."""
+    """A command that runs Python at one level.
+
+    Every program gets a user of its own where `own_user` says so (where root starts it), and `system_calls`, the filter
+    of `system_calls.filter_program`, is put on it before it begins.
+    """
 
     level: Level
     command: tuple[str, ...]
-    user: int | None = None
+    user: int | None = None  # who starts it, if not who we are
+    own_user: bool = False
+    system_calls: bytes | None = None
 
-    def start(self, source: str, stdin: int, stdout: int, stderr: int | IO[bytes]) -> subprocess.Popen[bytes]:
-        """Run Python source inside, in a session of its own.
+    def start(
+        self,
+        source: str,
+        stdin: int,
+        stdout: int,
+        stderr: int | IO[bytes],
+        arguments: Sequence[str] = (),
+        judges: bool = False,
+    ) -> subprocess.Popen[bytes]:
+        """Run Python source inside, in a session of its own; `judges` are kept apart from programs by their user.
 
         Raises:
             OSError: the command cannot be run.
+            LookupError: there is no user to run it as.
         """
-        return subprocess.Popen(
-            [*self.command, *PYTHON_FLAGS, "-c", source],
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            env=ENVIRONMENT,
-            cwd="/",
-            umask=0o022,
-            start_new_session=True,
-            user=self.user,
-            group=self.user,
-            extra_groups=None if self.user is None else [],
-        )
+        own = next_user(users_for(judges)) if self.own_user else None
+        command = [part.replace(USER, str(own)) for part in self.command]
+        user = own if self.level == "subprocess" and own is not None else self.user
+        with ExitStack() as held:
+            passed = []
+            if self.system_calls is not None and self.level == "bwrap":
+                passed = [_readable(self.system_calls, held)]
+                command[1:1] = ["--seccomp", str(passed[0])]
+            elif self.system_calls is not None:
+                source = closing_source(self.system_calls) + source
+            return subprocess.Popen(
+                [*command, *PYTHON_FLAGS, "-c", source, *arguments],
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=ENVIRONMENT,
+                cwd="/",
+                umask=0o022,
+                start_new_session=True,
+                pass_fds=passed,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
+
+
+def _readable(data: bytes, held: ExitStack) -> int:
+    """A descriptor from which another process can read a few kilobytes."""
+    ours, theirs = os.pipe()
+    held.callback(os.close, ours)
+    with os.fdopen(theirs, "wb") as file:
+        file.write(data)
+    return ours
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -104,6 +128,12 @@ def kill(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.wait()
+
+
+def complaints(file: IO[bytes]) -> str:
+    """The beginning of what was written to a file, in one line."""
+    file.seek(0)
+    return " ".join(file.read(500).decode(errors="replace").split())
 
 
 def makers(level: Level) -> tuple[str, ...]:
@@ -128,8 +158,11 @@ def build(
         Unavailable: its tools are not installed.
     """
     root = os.geteuid() == 0 if root is None else root
+    closed = filter_program()
     if level == "subprocess":
-        return Sandbox(level, (python.path,), NOBODY if root else None)
+        return Sandbox(level, (python.path,), own_user=root, system_calls=closed)
+    if closed is None:
+        raise Unavailable(f"the numbers of system calls on {platform.machine()} are not known, so none can be closed")
     tools = [] if level == "bwrap" and not root else ["setpriv"]
     tools += [] if level == "bwrap" else ["unshare", "mount", "sh"]
     found = {tool: shutil.which(tool) or shutil.which(tool, path=ENVIRONMENT["PATH"]) for tool in tools}
@@ -138,8 +171,12 @@ def build(
     missing = [tool for tool, path in found.items() if path is None]
     if missing:
         raise Unavailable(f"{' and '.join(missing)} not installed")
-    command = (_bwrap if level == "bwrap" else _unshare)(View.of(python, packages), root)
-    return Sandbox(level, (found[command[0]] or command[0], *command[1:], python.path))
+    try:
+        command = (bwrap_command if level == "bwrap" else unshare_command)(View.of(python, packages), root)
+    except LookupError as error:
+        raise Unavailable(str(error)) from error
+    command[0] = found[command[0]] or command[0]
+    return Sandbox(level, (*command, python.path), own_user=root, system_calls=closed)
 
 
 @functools.cache
@@ -153,57 +190,3 @@ def child_source(name: str) -> str:
         "    exec(compile(source, name + '.py', 'exec'), module.__dict__)\n"
         "module.main()\n"
     )
-
-
-def _bwrap(view: View, root: bool) -> list[str]:
-    command = ["bwrap", "--die-with-parent", "--new-session"]
-    if root:
-        command += ["--unshare-net", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--cap-drop", "ALL"]
-        command += [part for name in _KEPT for part in ("--cap-add", name)]
-    else:
-        command += ["--unshare-all"]
-    command += ["--size", str(SCRATCH_BYTES), "--perms", "1777", "--tmpfs", SCRATCH]
-    command += _folders(*view.folders, "/dev/null")
-    for folder in view.folders:
-        command += ["--ro-bind", folder, folder]
-    for link in view.links:
-        command += ["--symlink", os.readlink(link), link]
-    for folder in view.hidden:
-        command += ["--size", "4096", "--perms", "0755", "--tmpfs", folder]
-    command += _folders(*view.packages)
-    for package in view.packages:
-        command += ["--ro-bind", package, package]
-    command += ["--dev-bind", "/dev/null", "/dev/null", "--chdir", SCRATCH]
-    for folder in (*view.hidden, "/"):
-        command += ["--remount-ro", folder]
-    return [*command, "setpriv", *_DROP_ROOT] if root else command
-
-
-def _folders(*paths: str) -> list[str]:
-    """Arguments that make the folders on the way to paths, which bubblewrap by itself makes for their owner only."""
-    parents = dict.fromkeys(str(parent) for path in paths for parent in reversed(Path(path).parents[:-1]))
-    return [part for parent in parents for part in ("--perms", "0755", "--dir", parent)]
-
-
-def _unshare(view: View, root: bool) -> list[str]:
-    shown = (*view.folders, *view.packages)
-    mount_point = next((top for top in ("/mnt", "/var", "/tmp") if not any(within(path, top) for path in shown)), None)
-    if mount_point is None:
-        raise Unavailable("no folder to mount its file system on: /mnt, /var and /tmp all hold Python")
-    table = [("tmpfs", SCRATCH, f"tmpfs size={SCRATCH_BYTES},mode=1777,nosuid,nodev")]
-    table += [(folder, folder, "none rbind,ro,nosuid") for folder in view.folders]
-    table += [("tmpfs", folder, "tmpfs size=4k,nr_inodes=64,mode=755") for folder in view.hidden]
-    table += [(package, package, "none rbind,ro,nosuid") for package in view.packages]
-    table += [("/dev/null", "/dev/null", "none bind,nosuid")]
-    lines = [f"{_field(source)} {_field(mount_point + path)} {options}" for source, path, options in table]
-    fstab = "".join(f"{line}{'' if line.startswith('/dev/null') else ',X-mount.mkdir'} 0 0\n" for line in lines)
-    links = f'cp -P {" ".join(view.links)} "$root"\n' if view.links else ""
-    script = _PROLOGUE.format(links=links, scratch=SCRATCH, drop=" ".join(_DROP_ROOT if root else _DROP))
-    namespaces = ["--net", "--pid", "--ipc", "--uts", "--mount", *([] if root else ["--user", "--map-root-user"])]
-    command = ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--fork", "--kill-child=KILL"]
-    return [*command, "sh", "-c", script, "sh", mount_point, fstab]
-
-
-def _field(path: str) -> str:
-    """A path as the mount table writes it."""
-    return "".join(f"\\{ord(sign):03o}" if sign in " \t\n\\" else sign for sign in path)

@@ -1,13 +1,16 @@
-"""The judge processes: run trusted test code against a function that lives in the candidate process.
+"""The judge processes: run the code of tests against a function that lives in the candidate process.
 
 A server imports what tests commonly need, then forks a judge for every sample: to start Python for each of them would
-cost ten times as much. A judge never runs a model's code. In its tests the entry point is a proxy: it sends the
-arguments to the candidate process and returns the value that came back, made anew of exact builtin types, or raises the
-builtin exception whose name came back. So expected values stay here, and any form of test works that looks at values:
-literal asserts, `math.isclose`, sets, loops, `check(candidate)`.
+cost ten times as much. It is itself inside a sandbox, another one than any program's: tests come with a data set, and
+may do no more to this machine than programs may. A judge never runs a model's code. In its tests the entry point is a
+proxy: it sends the arguments to the candidate process and returns the value that came back, made anew of exact builtin
+types, or raises the builtin exception whose name came back. So expected values stay here, and any form of test works
+that looks at values: literal asserts, `math.isclose`, sets, loops, `check(candidate)`. The exceptions of `ENDING`, with
+which a loop or `map` of a test ends without an error, fail the sample instead.
 
 What it does not do: hand over functions, or arguments by reference (a test cannot see its list sorted in place); trust
-an exit code. Like `candidate`, it is run from its source text.
+an exit code; keep the tests of one data set apart from each other, whose judges are one user's. Like `candidate`, it is
+run from its source text.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import builtins
 import importlib
 import os
 import random
+import select
 import signal
 import socket
 import sys
+import time
 from typing import Any, NoReturn
 
 from .wire import (
@@ -34,11 +39,12 @@ from .wire import (
 
 PRELOADED = ("collections", "copy", "datetime", "functools", "itertools", "math", "re", "string")
 NAME = "judge"  # of the module that a test runs as
+ENDING = (StopIteration, StopAsyncIteration, GeneratorExit)
 TEST_FAULTS = (ImportError, MemoryError, NameError)  # no value that a candidate returns leads a test to these
 
 
 def main() -> None:
-    """Fork a judge for every three descriptors that arrive, until the executor hangs up."""
+    """Fork a judge for every seconds and three descriptors that arrive, until the executor hangs up."""
     control = socket.socket(fileno=os.dup(0))
     silence()
     for folder in sys.argv[1:]:  # site-packages, for numpy
@@ -46,26 +52,42 @@ def main() -> None:
         importlib.import_module("numpy")
     for name in PRELOADED:
         importlib.import_module(name)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # judges are not waited for
+    control.send(b"ready")
+    ends: dict[int, float] = {}  # of the judges at work
     while True:
-        message, descriptors, _, _ = socket.recv_fds(control, 1, 3)
+        called = select.select([control], [], [], 1.0 if ends else None)[0]
+        clear(ends)
+        if not called:
+            continue
+        message, descriptors, _, _ = socket.recv_fds(control, 64, 3)
         if not message:
-            return
-        if os.fork() == 0:
+            break
+        child = os.fork()
+        if child == 0:
             try:
                 control.close()
                 judge(*descriptors)
             finally:
                 os._exit(0)
+        ends[child] = time.monotonic() + float(message)
         for descriptor in descriptors:
             os.close(descriptor)
+    clear(dict.fromkeys(ends, 0.0))
+
+
+def clear(ends: dict[int, float]) -> None:
+    """Forget the judges that have ended, and end those whose time is over: a test may have switched its alarm off."""
+    for child, end in list(ends.items()):
+        if os.waitpid(child, os.WNOHANG)[0]:
+            del ends[child]
+        elif end < time.monotonic():
+            os.kill(child, signal.SIGKILL)  # not waited for yet, so that the number is still its own
 
 
 def judge(channel: int, questions: int, answers: int) -> None:
     """Judge one sample: (nonce, start, test, setup, alarm_s) comes over the channel, (nonce, reason, detail) goes."""
     nonce, start, test, setup, alarm_s = receive(channel)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, alarm_s)  # should the executor be gone by then
+    signal.setitimer(signal.ITIMER_REAL, alarm_s)  # should the server be gone by then
     limit_resources(*start[2:4])
     random.seed(0)  # the same draws for every sample
     candidate = Candidate(questions, answers)
@@ -112,7 +134,8 @@ class Candidate:
         """What the function returns.
 
         Raises:
-            Stopped: there is no answer. Otherwise whatever builtin exception the function raised.
+            Stopped: there is no answer, or it would end a loop of the test. Otherwise whatever builtin exception the
+                function raised.
         """
         if self.end is not None:
             raise Stopped
@@ -124,6 +147,8 @@ class Candidate:
         if kind != "raised":
             self.stop("garbled")
         self.raised = exception_named(content)
+        if isinstance(self.raised, ENDING):
+            self.stop("error")
         raise self.raised
 
     def stop(self, reason: str, detail: str = "") -> NoReturn:

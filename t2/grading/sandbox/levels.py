@@ -9,6 +9,7 @@ from typing import Literal
 from t2.grading.sandbox.bubblewrap import PACKAGE, packaged
 from t2.grading.sandbox.interpreter import Interpreter
 from t2.grading.sandbox.isolation import Level, Sandbox, Unavailable, build, makers
+from t2.grading.sandbox.memory import watchable
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ _NAMESPACES = (
     "kernel.apparmor_restrict_unprivileged_userns=0)"
 )
 _UNSAFE = (
-    "Only where programs may do what this user may do, network included: executor.require=any "
-    "executor.allow_unsafe=true runs them in a plain subprocess."
+    "Only where programs may do what this user may do, network included: task.executor.require=any "
+    "task.executor.allow_unsafe=true runs them in a plain subprocess."
 )
 
 
@@ -51,17 +52,26 @@ def first_working(
             try:
                 sandbox = build(level, python, shown, maker=maker)
                 trouble = trouble_in(sandbox)
-            except (Unavailable, OSError) as error:
+            except (Unavailable, OSError, LookupError) as error:
                 trouble = str(error)
                 if level == "subprocess" and isinstance(error, PermissionError):  # root's own Python, for one
                     trouble += "; give executor.python one that everybody may run, such as /usr/bin/python3"
             if trouble is None:
                 unsafe = level == "subprocess"
-                log.log(logging.WARNING if unsafe else logging.INFO, "Programs run in the sandbox %r.", level)
+                severity = logging.WARNING if unsafe else logging.INFO
+                log.log(severity, "Programs and their tests run in the sandbox %s.", described(sandbox))
                 return sandbox
             tried.append(f"{level}{'' if maker is None else f' by {maker}'}: {trouble}")
     said = "; ".join(tried)
     raise RuntimeError(f"No sandbox to run programs in (executor.require={require}). Tried: {said}. {_remedy()}")
+
+
+def described(sandbox: Sandbox) -> str:
+    """A level, and what holds its programs back on this machine."""
+    files = "the files of their user" if sandbox.level == "subprocess" else "no network, no files of this machine"
+    calls = "every system call, the network's too" if sandbox.system_calls is None else "a filter of system calls"
+    memory = "RLIMIT_AS, and looked at while they run" if watchable() else "RLIMIT_AS alone"
+    return f"{sandbox.level!r}: {files}, {calls}, memory limited by {memory}"
 
 
 def _remedy() -> str:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 DEEPEST = 100  # containers within containers
 LARGEST_ANSWER = 1 << 20  # bytes
-LARGEST_FILE = 16 << 20  # bytes
 OPEN_FILES = 64
+QUEUED_SIGNALS = 64
 _SINGLE = {b"n": None, b"t": True, b"f": False}
 _SINGLE_TAGS = {value: tag for tag, value in _SINGLE.items()}
 _CONTAINERS: dict[bytes, Any] = {b"l": list, b"u": tuple, b"e": set, b"z": frozenset}
@@ -188,20 +188,21 @@ def _exactly(descriptor: int, size: int) -> bytes:
     return bytes(data)
 
 
-def limit_resources(memory_bytes: int, cpu_s: int, processes: int | None = None) -> None:
+def limit_resources(memory_bytes: int, cpu_s: int) -> None:
     """Take from this process what it does not need; a hard limit that is already lower stays.
 
-    `processes` counts threads as well; 0 means that no more can be started, None leaves their number alone.
+    It can start no process or thread afterwards, and write no file.
     """
     wanted = {
         resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_NPROC: 0,
         resource.RLIMIT_CPU: cpu_s,
-        resource.RLIMIT_FSIZE: LARGEST_FILE,
+        resource.RLIMIT_FSIZE: 0,  # a file may lie in memory, which RLIMIT_AS does not count
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_SIGPENDING: QUEUED_SIGNALS,
     }
-    if processes is not None:
-        wanted[resource.RLIMIT_NPROC] = processes
     for kind, want in wanted.items():
         hard = resource.getrlimit(kind)[1]
         allowed = want if hard == resource.RLIM_INFINITY else min(want, hard)

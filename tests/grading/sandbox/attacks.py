@@ -22,6 +22,7 @@ class Attack:
     program: str
     reasons: tuple[str, ...] = LOST
     tame: bool = True  # nothing is lost if it is run without isolation, as an ordinary user
+    test: CodeTest = TEST
 
 
 ON_THE_VERDICT = {

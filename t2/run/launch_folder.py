@@ -1,0 +1,43 @@
+"""The folder of a run that `t2.run.launch` starts: locked, looked at, and only then written to.
+
+Hydra would write the configuration there before a script begins, over that of a job that is running in the same folder.
+`hydra.output_subdir` therefore is null in `conf/`, and what Hydra would write is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from t2.run.files import atomic_path
+from t2.run.folder_lock import check_new, folder_lock
+
+
+def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run `body` with the run's folder locked, and its configuration written there unless the run is resumed."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(folder_lock(folder))
+            if not cfg.get("resume"):
+                check_new(folder)
+        except (BlockingIOError, FileExistsError) as error:
+            # Not logged: the log's file is in that folder, too.
+            raise SystemExit(f"error: {error}") from None
+        if not cfg.get("resume"):
+            save_config(cfg, folder / ".hydra")
+        return body(cfg)
+
+
+def save_config(cfg: DictConfig, folder: Path) -> None:
+    """Write the files that Hydra calls its output: the configuration, Hydra's own, and the overrides."""
+    hydra_cfg = OmegaConf.masked_copy(OmegaConf.create({"hydra": HydraConfig.get()}), "hydra")
+    overrides = OmegaConf.create(list(HydraConfig.get().overrides.task))
+    for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
+        with atomic_path(folder / f"{name}.yaml") as partial:
+            partial.write_text(OmegaConf.to_yaml(node))

@@ -1,0 +1,53 @@
+"""The keys of the trainer that t2 sets itself are refused with what to set instead; Lightning's own pass."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import lightning as L
+import pytest
+import yaml
+from conftest import ROOT
+
+from t2.run.configuration.trainer import OWN_KEYS, own_key, trainer_fault, trainer_faults
+
+CPU = yaml.safe_load((ROOT / "conf/trainer/cpu.yaml").read_text()) | {"max_steps": 25, "default_root_dir": "/run"}
+
+
+def faults(**changes: Any) -> list[str]:
+    return list(trainer_faults({"steps": 25, "paths": {"run": "/run"}, "trainer": CPU | changes}))
+
+
+def test_the_trainer_of_conf_passes() -> None:
+    assert faults() == []
+    assert faults(deterministic=True, log_every_n_steps=5) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"devices": 2}, "one process on one device"),
+        ({"devices": True}, "one process on one device"),  # equal to 1
+        ({"strategy": "ddp"}, "one process on one device"),
+        ({"num_nodes": 2}, "one process on one device"),
+        ({"gradient_clip_val": 1.0}, "set optimizer.clip_norm"),
+        ({"accumulate_grad_batches": 4}, "set micro_batch_tokens"),
+        ({"enable_checkpointing": True}, "set callbacks.checkpoints.every"),
+        ({"max_steps": 30}, "set steps instead"),
+        ({"default_root_dir": "/tmp"}, "set hydra.run.dir instead"),
+    ],
+)
+def test_what_t2_does_itself_is_refused_with_what_to_set(changes: dict[str, Any], said: str) -> None:
+    (fault,) = faults(**changes)
+    assert fault.startswith(f"trainer.{next(iter(changes))} is ")
+    assert said in fault
+
+
+def test_every_key_of_the_table_is_one_of_the_trainer() -> None:
+    parameters = inspect.signature(L.Trainer).parameters
+    assert OWN_KEYS.keys() <= parameters.keys()
+    for key in OWN_KEYS:
+        assert own_key(key)
+    assert own_key("accelerator") is None
+    assert list(trainer_fault("accelerator", "gpu")) == []
