@@ -78,14 +78,7 @@ def token_log_probs(
             base = _completion_states(lm, layout, read_prefix(lm, ids))  # (L, D)
     starts = range(0, len(layout.targets), CHUNK_TOKENS)
     parts = [
-        _chunk(
-            lm,
-            hidden[span],
-            layout.targets[span],
-            None if base is None else base[span],
-            temperature,
-            kl,
-        )
+        _chunk(lm, hidden[span], layout.targets[span], None if base is None else base[span], temperature, kl)
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
     log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
