@@ -17,9 +17,12 @@ from omegaconf import DictConfig
 
 from t2.adaptation.strategy import Strategy
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
+from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
+from t2.evaluation.leaks import check_unseen, count_seen
 from t2.evaluation.report import Outcome, describe_data, summarize_choices, summarize_reports, write_samples
 from t2.evaluation.results import Results
+from t2.evaluation.selection import derived
 from t2.evaluation.systems import BASE, EXPERT, name_strategies, pool_systems
 from t2.evaluation.tables import results_text
 from t2.experts.expert import Expert, apply_expert
@@ -44,6 +47,13 @@ class Adapters:
     strategies: Mapping[str, Strategy]
     domains: Mapping[str, str]  # task -> its true domain in the pool, of those that have one
 
+    @property
+    def experts(self) -> dict[str, Expert]:
+        """All of them by system name."""
+        single = {EXPERT: self.expert} if self.expert is not None else {}
+        pooled = self.pool.experts if self.pool is not None else {}
+        return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
+
 
 def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
@@ -54,17 +64,26 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     strategies = name_strategies(
         instantiate(cfg.get("strategy")), {k: instantiate(v) for k, v in cfg.strategies.items()}
     )
-    benchmark = build_benchmark(cfg, shots=cfg.shots if strategies else 0)
+    wanted = any(strategy.wants_support for strategy in strategies.values())
+    benchmark = build_benchmark(cfg, shots=cfg.shots if wanted else 0)
+    for contrast in cfg.contrasts:
+        parse_contrast(contrast)
     adapters = build_adapters(cfg, strategies, benchmark)
+    seen = count_seen(adapters.experts, benchmark.examples)
+    check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
     adapter = instantiate(cfg.adapter) if adapters.expert is not None or adapters.pool is not None else None
     if adapter is not None:
         with phases("svd"):
             adapter.inject(lm.model, lm.source)
     systems = build_systems(cfg, adapters, lm, adapter)
+    with phases("select"):
+        selection = benchmark.select(systems)
     outcomes = benchmark.run(systems, domains=adapters.domains)
     for outcome in outcomes:
         phases.add(outcome.report.seconds)
+    for chosen, task in zip(selection.values(), benchmark.tasks, strict=False):
+        outcomes += derived([one for one in outcomes if one.report.task == task.name], chosen)
     run, seconds = Path(cfg.paths.run), {**phases.total_seconds, "total": time.perf_counter() - start}
     write_samples(run / SAMPLES_FILE, [outcome.report for outcome in outcomes])
     results = Results(
@@ -74,7 +93,9 @@ def evaluate_systems(cfg: DictConfig) -> Results:
         split=cfg.split,
         seed=cfg.seed,
         seconds=seconds,
+        seen=seen or None,
         **describe(cfg, benchmark, adapters, outcomes),
+        **summarize_controls(benchmark.tasks, [one.report for one in outcomes], selection, list(cfg.contrasts)),
     ).write(run)
     for system, found in (results.confusion or {}).items():
         plot_confusion(found.counts, found.labels, run / f"confusion_{system}.png", title=f"Chosen by {system}")
@@ -101,6 +122,7 @@ def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
         support_split=cfg.support_split,
         seed=cfg.seed,
         domains=cfg.benchmark_domains,
+        controls=instantiate(cfg.controls),
         sampling={
             task.name: instantiate(
                 cfg.sampling, max_new_tokens=cfg.sampling.max_new_tokens or task.max_new_tokens, seed=cfg.seed
@@ -135,8 +157,8 @@ def build_systems(cfg: DictConfig, adapters: Adapters, lm: LanguageModel, adapte
     if adapters.pool is not None:
         systems |= pool_systems(
             adapted, adapters.pool, adapters.strategies,
-            singles=cfg.singles, uniform=cfg.uniform, controls=cfg.transfer_controls, pass2=cfg.pass2,
-            transfer=cfg.transfer,
+            singles=cfg.singles, uniform=cfg.uniform, all_at_1=cfg.all_at_1, controls=cfg.transfer_controls,
+            pass2=cfg.pass2, transfer=cfg.transfer,
         )  # fmt: skip
     return systems
 
@@ -146,15 +168,14 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
     names, pool = list(benchmark.examples), adapters.pool
     fixed = BASE if adapters.expert is None and pool is None else "fixed"
     strategies = list(adapters.strategies) or [fixed]
-    experts = [*([adapters.expert] if adapters.expert else []), *(pool.experts.values() if pool else [])]
     return {
         "task": names[0] if len(names) == 1 else names,
         "strategy": strategies[0] if len(strategies) == 1 else strategies,
         "expert": str(cfg.expert) if adapters.expert is not None else None,
         "experts": list(pool.domains) if pool is not None else None,
-        "shots": cfg.shots if adapters.strategies else None,
+        "shots": cfg.shots if any(one.wants_support for one in adapters.strategies.values()) else None,
         "data": describe_data(benchmark.tasks),
-        "trainable_parameters": sum(expert.parameter_count for expert in experts),
+        "trainable_parameters": sum(expert.parameter_count for expert in adapters.experts.values()),
         **summarize_reports([outcome.report for outcome in outcomes]),
         **(summarize_choices(outcomes, domains=adapters.domains, labels=labels_of(pool)) if pool is not None else {}),
     }

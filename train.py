@@ -26,6 +26,7 @@ from t2.experts.fingerprint import fingerprint_of
 from t2.models.precision import Precision
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
+from t2.tasks.prompt_hash import prompt_hashes
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import Validation, finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT
@@ -100,6 +101,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         step=0,
         t2_version=t2.__version__,
         git_commit=git_commit(CONF),
+        prompts=frozenset(prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
     )
     module = ExpertTraining(
         lm=lm,

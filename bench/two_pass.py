@@ -45,6 +45,7 @@ class Given:
     """A strategy with given choices."""
 
     name = "given"
+    wants_support = False
 
     def __init__(self, mixtures: Sequence[Mixture]) -> None:
         """One mixture per example of every call."""

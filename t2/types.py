@@ -29,9 +29,10 @@ FinishReason = Literal["stop", "length"]
 class Example:
     """One question. `answer` is the reference (None where there is none), `system` a system message.
 
-    `prefill` is put at the start of the model's own turn and belongs to the prompt, not to the completion. `images`
-    stand before the prompt. `metadata["id"]` names the example in its data set, and `metadata["groups"]` (subject,
-    level, ...) says which parts of a task are also reported by themselves.
+    `response_prefix` begins the model's own turn and belongs to the prompt, not to the completion. `shots` are solved
+    questions before this one, pairs of a user's and the model's turn. `images` stand before the prompt.
+    `metadata["id"]` names the example in its data set, and `metadata["groups"]` (subject, level, ...) says which parts
+    of a task are also reported by themselves.
     """
 
     prompt: str
@@ -40,6 +41,7 @@ class Example:
     response_prefix: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[LazyImage, ...] = ()
+    shots: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import importlib
 import logging
 import random
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tiny_pool import make_expert
 from t2.experts.pool import ExpertPool
 from t2.run.launch import launch
 from t2.tasks.base import Split
+from t2.tasks.form import Form
 from t2.types import Example
 
 __all__ = ["pytest_addoption", "pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks
@@ -51,6 +52,7 @@ class LetterTask:
 
     name: str = "letters"
     max_new_tokens: int = 6
+    form = Form("Reply with small letters.", "abc")
 
     def split(self, split: Split) -> Sequence[Example]:
         numbers = {"train": range(40), "val": range(40, 48), "test": range(48, 60)}[split]
@@ -58,6 +60,9 @@ class LetterTask:
 
     def score(self, example: Example, text: str) -> float:
         return sum("a" <= letter <= "z" for letter in text) / max(1, len(text))
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        return {}
 
 
 @pytest.fixture(scope="session")

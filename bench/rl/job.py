@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Grading:
     def __init__(self, job: Job) -> None:
         """Build the task from its YAML; FileNotFoundError if there is none."""
         self.task = load_task(job.task)
-        self.name, self.max_new_tokens = self.task.name, self.task.max_new_tokens
+        self.name, self.max_new_tokens, self.form = self.task.name, self.task.max_new_tokens, self.task.form
         self.given: list[float] = []  # the task's own scores
         self._alternate = job.scores == "alternate"
         schedule = PromptSchedule(self.task.split("train"), job.prompts, SEED)
@@ -65,6 +65,10 @@ class Grading:
         """The task's score, or its substitute."""
         self.given.append(self.task.score(example, text))
         return float(len(self.given) % 2) if self._alternate else self.given[-1]
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """The task's chances."""
+        return self.task.chance(example)
 
 
 class Meter:

@@ -41,6 +41,8 @@ class Centroid:
         name: the system's name in reports.
     """
 
+    wants_support = False
+
     def __init__(
         self,
         soft: bool = False,

@@ -39,6 +39,8 @@ class Confidence:
         name: the system's name in reports.
     """
 
+    wants_support = False
+
     def __init__(
         self, measure: Measure = "mean", base: bool = True, max_new_tokens: int = 64, name: str = "confidence"
     ) -> None:

@@ -50,6 +50,8 @@ Give the name of the category in \boxed{{}}, in the form: \boxed{{category}}"""
 class PromptDispatch:
     """Asks the model for the domain of each prompt, among those of the pool and `other`."""
 
+    wants_support = False
+
     def __init__(
         self,
         mode: Mode = "score",

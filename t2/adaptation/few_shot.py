@@ -73,6 +73,7 @@ class FewShot:
     """
 
     name = "few_shot"
+    wants_support = True
 
     def __init__(
         self,

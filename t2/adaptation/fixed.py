@@ -24,6 +24,7 @@ class Base:
     """The base model for every example."""
 
     name = "base"
+    wants_support = False
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
         """Do nothing."""
@@ -35,6 +36,8 @@ class Base:
 
 class Fixed:
     """One mixture for every example, from exactly one of `weights`, `uniform` and `mixture`."""
+
+    wants_support = False
 
     def __init__(
         self,

@@ -78,6 +78,8 @@ class Gradient(FewShot):
 
     name = "gradient"
 
+    wants_support = True
+
     def __init__(
         self,
         shots: int = 10,

@@ -62,6 +62,7 @@ class Strategy(Protocol):
     """Chooses a mixture for each example."""
 
     name: str
+    wants_support: bool  # whether `fit` uses solved examples
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
         """Fit to solved examples of the task; does nothing in a strategy that only looks at prompts.

@@ -16,13 +16,16 @@ from typing import Any
 from t2.adaptation.few_shot import check_disjoint
 from t2.adaptation.strategy import PooledModel
 from t2.adaptation.two_pass import TwoPass
+from t2.evaluation.form_controls import form_controls
 from t2.evaluation.report import Outcome, Report
+from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
-from t2.evaluation.systems import is_scored
+from t2.evaluation.selection import Controls, select
+from t2.evaluation.systems import BASE, is_scored
 from t2.experts.pool import ExpertPool
 from t2.policy.generator import Generator
 from t2.run.messages import did_you_mean
-from t2.tasks.base import Split, Task
+from t2.tasks.base import Split, Task, check_task
 from t2.types import OTHER, Example, Sampling
 
 log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ class Benchmark:
         split: where the scored examples are from; the first `limit` of it.
         shots: support examples of each task, from `support_split` in an order that `seed` decides.
         domains: task -> the domain of its prompts, None to leave it out of confusion matrices; None: no matrices.
+        controls: settings of the form controls; None: only the systems that are given.
         sampling: by task; greedy completions of the task's own length if not given.
         workers: threads that grade.
 
@@ -53,17 +57,21 @@ class Benchmark:
         support_split: Split = "train",
         seed: int = 0,
         domains: Mapping[str, str | None] | None = None,
+        controls: Controls | None = None,
         sampling: Mapping[str, Sampling] | None = None,
         workers: int = 2,
     ) -> None:
         """Read the examples and draw the support."""
         check_workers(workers)
+        for task in tasks:
+            check_task(task)
         names = [task.name for task in tasks]
         if not tasks or len(set(names)) < len(names):
             raise ValueError(f"The benchmarks are {', '.join(names) or 'empty'}. Name one task or more, each once.")
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; allowed: at least 1, or null for all examples.")
         self.tasks, self.domains, self.workers = tasks, domains, workers
+        self.split, self.controls = split, controls
         self.sampling = sampling or {task.name: Sampling(max_new_tokens=task.max_new_tokens) for task in tasks}
         self.examples = {task.name: task.split(split)[:limit] for task in tasks}
         self.support = {
@@ -71,6 +79,46 @@ class Benchmark:
                 task, shots=shots, split=support_split, seed=seed, scored=self.examples[task.name]
             )
             for task in tasks
+        }
+        self.shown = {task.name: self._shown(task, seed) for task in tasks}  # in the prompt of base+shots
+
+    def _shown(self, task: Task, seed: int) -> Sequence[Example]:
+        if self.controls is None or not self.controls.shots or any(one.images for one in self.examples[task.name][:1]):
+            return ()
+        try:
+            known = len(task.split("train"))
+        except ValueError as error:
+            log.info("%s: base+shots is left out, since there are no solved examples to show: %s", task.name, error)
+            return ()
+        shots = min(self.controls.shots, known)
+        return choose_support(task, shots=shots, split="train", seed=seed, scored=self.examples[task.name])
+
+    def systems_of(self, task: Task, systems: Mapping[str, Generator]) -> dict[str, Generator]:
+        """The systems, with the base's form controls on this task after the base."""
+        if self.controls is None:
+            return dict(systems)
+        told = form_controls(task, systems[BASE], self.examples[task.name], self.shown[task.name])
+        return {BASE: systems[BASE], **told, **systems}
+
+    def select(self, systems: Mapping[str, Generator]) -> dict[str, Selection]:
+        """By task, the best form control and the best single expert on validation; empty without controls.
+
+        Raises:
+            ValueError: what `evaluate` refuses.
+        """
+        if self.controls is None:
+            return {}
+        return {
+            task.name: select(
+                task,
+                self.systems_of(task, systems),
+                self.sampling[task.name],
+                scored=self.examples[task.name],
+                split=self.split,
+                limit=self.controls.limit,
+                workers=self.workers,
+            )
+            for task in self.tasks
         }
 
     def true_domains(self, labels: Sequence[str]) -> dict[str, str]:
@@ -115,7 +163,7 @@ class Benchmark:
         measured = {(outcome.report.task, outcome.report.system): outcome for outcome in known}
         outcomes = []
         for task in self.tasks:
-            for system, generator in systems.items():
+            for system, generator in self.systems_of(task, systems).items():
                 if not is_scored(system, (domains or {}).get(task.name)):
                     continue
                 outcome = measured.get((task.name, system))

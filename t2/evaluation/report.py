@@ -91,13 +91,14 @@ def summarize(
 
 
 def summarize_reports(reports: Sequence[Report]) -> dict[str, Any]:
-    """The parts `scores`, `paired`, `reasons`, `by_group` and `pass_at_k`; the last three where there is any."""
+    """The parts `scores`, `paired` and `truncated`; `reasons`, `by_group` and `pass_at_k` where there are any."""
     parts: dict[str, dict[str, Any]] = {}
     for task in dict.fromkeys(report.task for report in reports):
         found = {report.system: report for report in reports if report.task == task}
         scores = {system: report.scores for system, report in found.items()}
         table, paired = summarize(scores, majority=next(iter(found.values())).majority)
         parts.setdefault("scores", {})[task], parts.setdefault("paired", {})[task] = table, paired
+        parts.setdefault("truncated", {})[task] = {system: _truncated(report) for system, report in found.items()}
         for part, count in {"reasons": _reasons, "by_group": _groups, "pass_at_k": _pass_at_k}.items():
             of: dict[str, Any] = {system: count(report) for system, report in found.items()}
             if any(of.values()):
@@ -175,6 +176,12 @@ def _sample_line(report: Report, index: int, number: int) -> dict[str, Any]:
         "finish": completion.finish,
         "tokens": len(completion.token_ids),
     }
+
+
+def _truncated(report: Report) -> float:
+    """The share of completions that the token budget cut off."""
+    cut = [one.finish == "length" for group in report.samples for one in group]
+    return sum(cut) / len(cut) if cut else 0.0
 
 
 def _reasons(report: Report) -> dict[str, int]:

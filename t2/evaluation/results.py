@@ -42,6 +42,52 @@ class Confusion:
     labels: tuple[str, ...]
     counts: Counts
 
+    def __add__(self, other: Confusion) -> Confusion:
+        """The matrix of both; ValueError where they have different labels, so that they are of different pools."""
+        if self.labels != other.labels:
+            mine, others = ", ".join(self.labels), ", ".join(other.labels)
+            raise ValueError(
+                f"Confusion matrices of different pools: one run chose among {mine}, another among {others}. Join runs "
+                "of one pool."
+            )
+        rows = zip(self.counts, other.counts, strict=True)
+        return Confusion(self.labels, tuple(tuple(map(sum, zip(*pair, strict=True))) for pair in rows))
+
+
+@dataclass(frozen=True)
+class Null:
+    """The best guess, and the score that it is expected to have."""
+
+    guess: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen on n examples of `split`: the best of the base and its form controls, and of the single experts.
+
+    `scores` are those of all that could be chosen, by system. The split is the scored one where a task has no other:
+    the choice is then the best on the test itself, which favours the control.
+    """
+
+    split: str
+    n: int
+    form: str
+    single: str | None  # a system, None without a pool
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Contrasted:
+    """The first system minus the second on one task; `p_holm` is corrected for the whole family (Holm 1979)."""
+
+    contrast: str  # as it was named
+    task: str
+    first: str
+    second: str
+    paired: Paired
+    p_holm: float
+
 
 @dataclass(frozen=True)
 class Support:
@@ -69,6 +115,12 @@ class Results:
     trainable_parameters: int
     scores: dict[str, dict[str, Score]]
     paired: dict[str, dict[str, Paired]]
+    selection: dict[str, Selection] | None = None  # by task
+    paired_form: dict[str, dict[str, Paired]] | None = None  # to the best form control
+    null: dict[str, Null] | None = None  # by task
+    truncated: dict[str, dict[str, float]] | None = None  # share of completions that the token budget cut off
+    contrasts: list[Contrasted] | None = None
+    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by expert and task; null: unknown
     reasons: dict[str, dict[str, dict[str, int]]] | None = None
     by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
     pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None
@@ -125,4 +177,7 @@ class Results:
 
 
 SCHEMA = TypeAdapter(Results)
-PARTS = ("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support")
+PARTS = (
+    *("selection", "paired_form", "null", "truncated", "contrasts", "seen"),
+    *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support"),
+)

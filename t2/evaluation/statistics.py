@@ -72,6 +72,33 @@ def compare_scores(scores: Sequence[float], base: Sequence[float], *, resamples:
     return Paired(float(differences.mean()), _bootstrap_ci95(differences, resamples, seed), p_value)
 
 
+def compare_runs(
+    runs: Sequence[Sequence[float]], base: Sequence[float], *, resamples: int = 10_000, seed: int = 0
+) -> Paired:
+    """Mean of several runs' scores (S, n) minus that of `base` (n,), over the same examples in the same order.
+
+    The interval is the percentile bootstrap that draws runs and examples both (the crossed, or pigeonhole, bootstrap:
+    Owen 2007, arXiv 0711.4386), since another seed would give other scores on the same questions. The p-value is that
+    of `compare_scores` for the runs' average.
+
+    Raises:
+        ValueError: there is no run, or what `compare_scores` refuses.
+    """
+    if not runs:
+        raise ValueError("A comparison of runs needs one run or more.")
+    average = [math.fsum(of) / len(runs) for of in zip(*runs, strict=True)]
+    paired = compare_scores(average, base, resamples=resamples, seed=seed)
+    if len(runs) == 1:
+        return paired
+    differences = np.asarray(runs, np.float64) - np.asarray(base, np.float64)  # (S, n)
+    s, n = differences.shape
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(s, [1 / s] * s, size=resamples) @ differences  # (resamples, n)
+    means = (drawn * rng.multinomial(n, [1 / n] * n, size=resamples)).sum(axis=1) / (s * n)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Paired(paired.difference, (float(low), float(high)), paired.p_value)
+
+
 def _bootstrap_ci95(differences: Values, resamples: int, seed: int) -> tuple[float, float]:
     """Percentile interval of the mean of `differences` (n,); Efron and Tibshirani 1993, chapter 13."""
     if len(differences) == 1:  # scipy wants two or more

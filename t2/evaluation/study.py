@@ -1,8 +1,9 @@
 """Evaluations of one pool of experts as tables and figures: python -m t2.evaluation.study RUN [RUN ...] --out FOLDER.
 
 The paper's Tables 2, 3, 5 and 8 and Figures 6 and 7, of whatever the runs hold. A system that ran with several seeds
-is averaged over them example by example; intervals are of that average over examples (paired bootstrap, against the
-base on the same examples), and the spread between seeds is given beside it. Reads `results.json` and `samples.jsonl`
+is averaged over them example by example; intervals are of its difference to the base on the same examples, by a
+bootstrap over seeds and examples, and the spread between seeds is given beside it. Confusion matrices are summed over
+the runs. Reads `results.json` and `samples.jsonl`
 of finished runs; evaluates nothing.
 """
 
@@ -20,7 +21,7 @@ from pydantic import TypeAdapter
 
 from t2.evaluation.figures import Difference, plot_confusion, plot_differences
 from t2.evaluation.results import Confusion, Results
-from t2.evaluation.statistics import Paired, compare_scores, standard_error
+from t2.evaluation.statistics import Paired, compare_runs, standard_error
 from t2.evaluation.systems import BASE
 from t2.evaluation.tables import Table, confusion_table, number_table, percent
 from t2.run.files import atomic_path, parse_json, read_lines
@@ -75,22 +76,23 @@ def read_study(runs: Sequence[Path]) -> Study:
             if seeds.setdefault(results.seed, values) != values:
                 raise ValueError(f"{run}: {system} on {task} was run twice with seed {results.seed}, differently.")
             about.setdefault((task, system), []).append(results)
-        confusion = (results.confusion or {}) | confusion
+        for system, found in (results.confusion or {}).items():
+            confusion[system] = confusion[system] + found if system in confusion else found
     cells: dict[str, dict[str, Cell]] = {}
     for (task, system), seeds in scores.items():
         averages, base = (
             [fmean(of) for of in zip(*scores[task, name].values(), strict=True)] for name in (system, BASE)
         )
-        found = about[task, system]
+        of_runs = about[task, system]
         cells.setdefault(task, {})[system] = Cell(
             mean=fmean(averages),
             stderr=standard_error(averages),
             n=len(averages),
-            majority=found[-1].scores[task][system].majority,
+            majority=of_runs[-1].scores[task][system].majority,
             seeds={seed: fmean(values) for seed, values in sorted(seeds.items())},
-            paired=compare_scores(averages, base) if system != BASE else None,
-            mixing_weights=_average([(one.mixing_weights or {}).get(task, {}).get(system, {}) for one in found]),
-            seconds=_average([(one.pass_seconds or {}).get(task, {}).get(system, {}) for one in found]),
+            paired=compare_runs(list(seeds.values()), base) if system != BASE else None,
+            mixing_weights=_average([(one.mixing_weights or {}).get(task, {}).get(system, {}) for one in of_runs]),
+            seconds=_average([(one.pass_seconds or {}).get(task, {}).get(system, {}) for one in of_runs]),
         )
     return Study(cells, confusion)
 

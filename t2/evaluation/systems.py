@@ -4,6 +4,7 @@
     expert          one expert by itself, applied to the adapter
     expert:DOMAIN   one expert of the pool, for all examples
     uniform         every expert with mixing weight 1/K
+    all             every expert with mixing weight 1, and no first pass
     CONTROL:DOMAIN  one expert with its multipliers shuffled, reversed or random (paper, Table 5): where this does as
                     well, what was learned about single singular values does not matter
     NAME            a strategy, fitted to each task before it is scored
@@ -29,7 +30,9 @@ from t2.experts.transfer import transfer as transfer_expert
 from t2.policy.generator import AdaptableGenerator
 from t2.tasks.base import Task
 
-BASE, UNIFORM, EXPERT = "base", "uniform", "expert"  # names of systems
+BASE, UNIFORM, ALL, EXPERT = "base", "uniform", "all", "expert"  # names of systems
+BEST_SINGLE, ORACLE, FORM = "best_single", "oracle", "form"  # see `t2.evaluation.selection`
+RESERVED = (EXPERT, BEST_SINGLE, ORACLE, FORM)
 
 
 @runtime_checkable
@@ -58,7 +61,11 @@ def name_strategies(strategy: Strategy | None, others: Mapping[str, Strategy]) -
             )
         named = {strategy.name: strategy, **named}
     for name, one in named.items():
-        if name == EXPERT or name.startswith(f"{EXPERT}:") or (name == BASE and not isinstance(one, Base)):
+        if (
+            name in RESERVED
+            or name.startswith((f"{EXPERT}:", f"{BASE}+"))
+            or (name == BASE and not isinstance(one, Base))
+        ):
             raise ValueError(f"No strategy may be called {name!r}: that system is scored anyway. Give it another name.")
     return named
 
@@ -70,14 +77,15 @@ def pool_systems(
     *,
     singles: bool = True,
     uniform: bool = True,
+    all_at_1: bool = True,
     controls: Sequence[Control] = (),
     pass2: Pass2 = "auto",
     transfer: bool = False,
 ) -> dict[str, TwoPass]:
-    """Generators by system name: single experts, their uniform mixture, controls, then the strategies.
+    """Generators by system name: single experts, their fixed mixtures, controls, then the strategies.
 
-    `pass2` is how strategies apply their mixtures. A strategy called `uniform` replaces that system, and one called
-    `base` adds none: base is scored anyway.
+    `pass2` is how strategies apply their mixtures. A strategy called `uniform` or `all` replaces that system, and one
+    called `base` adds none: base is scored anyway.
 
     Raises:
         ValueError: an expert does not fit the model, unless `transfer`.
@@ -87,6 +95,8 @@ def pool_systems(
         fixed |= {f"{EXPERT}:{domain}": Fixed(weights={domain: 1.0}) for domain in pool.domains}
     if uniform and UNIFORM not in strategies:
         fixed[UNIFORM] = Fixed(uniform=True)
+    if all_at_1 and ALL not in strategies:
+        fixed[ALL] = Fixed(uniform=1.0)
     systems = {name: TwoPass(generator, pool, one, pass2="merged", transfer=transfer) for name, one in fixed.items()}
     for control in controls:
         for domain, expert in pool.experts.items():

@@ -18,9 +18,9 @@ from rich.console import Console
 from t2.adaptation.few_shot import Iteration
 from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.report import PASSES
-from t2.evaluation.results import Confusion, Results, Statistic
-from t2.evaluation.statistics import dispatch_accuracy, row_shares
-from t2.evaluation.systems import EXPERT
+from t2.evaluation.results import Confusion, Contrasted, Results, Statistic
+from t2.evaluation.statistics import Paired, dispatch_accuracy, row_shares
+from t2.evaluation.systems import BASE, EXPERT
 from t2.run.results import CURVE_FILE, METRICS_FILE
 
 BAR_CELLS = 30  # of a text bar that means 1
@@ -53,28 +53,55 @@ class Table:
 
 def results_table(results: Results) -> Table:
     """Scores: a row per task and system, with the seconds of the two passes where some system has them."""
-    passes = results.pass_seconds or {}
+    passes, nulls, cut = results.pass_seconds or {}, results.null or {}, results.truncated or {}
     rows = []
     for task, systems in results.scores.items():
         for system, score in systems.items():
             pair = results.paired[task].get(system)
             row = [task, system, percent(score.mean) + ("" if score.stderr is None else f" ± {100 * score.stderr:.1f}")]
-            if pair is None:
-                row += ["", "", ""]
-            else:
-                low, high = pair.ci95
-                row += [
-                    f"{100 * pair.difference:+.1f}",
-                    f"[{100 * low:+.1f}, {100 * high:+.1f}]",
-                    f"{pair.p_value:.2g}",
-                ]
-            row += [str(score.n), percent(score.majority)]
+            row += _difference(pair)
+            if results.paired_form:
+                row += _difference(results.paired_form.get(task, {}).get(system))
+            row += [str(score.n), percent(nulls[task].score if task in nulls else score.majority)]
+            if cut:
+                row.append(percent(cut[task].get(system)))
             if passes:
                 spent = passes.get(task, {}).get(system)
                 row += [f"{spent[part]:.1f} s" if spent else "" for part in PASSES]
             rows.append(row)
-    header = ["task", "system", "score", "vs base", "95% interval", "p", "n", "majority"]
-    return Table(header + ["pass 1", "pass 2"] * bool(passes), rows)
+    header = ["task", "system", "score", "vs base", "95% interval", "p"]
+    header += ["vs form", "95% interval", "p"] * bool(results.paired_form)
+    header += ["n", "null" if nulls else "majority", *["cut"] * bool(cut), *["pass 1", "pass 2"] * bool(passes)]
+    return Table(header, rows)
+
+
+def _difference(pair: Paired | None) -> list[str]:
+    """Cells of a paired difference: its mean, its interval, its p-value."""
+    if pair is None:
+        return ["", "", ""]
+    low, high = pair.ci95
+    return [f"{100 * pair.difference:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]", f"{pair.p_value:.2g}"]
+
+
+def contrasts_table(contrasts: Sequence[Contrasted]) -> Table:
+    """Contrasts named before the run: a row per contrast and task."""
+    rows = [
+        [one.task, one.contrast, f"{one.first} - {one.second}", *_difference(one.paired), f"{one.p_holm:.2g}"]
+        for one in contrasts
+    ]
+    return Table(["task", "contrast", "systems", "difference", "95% interval", "p", "p (Holm)"], rows)
+
+
+def controls_text(results: Results) -> str:
+    """Per task, what was chosen on validation, and what guessing scores."""
+    lines = []
+    for task, chosen in (results.selection or {}).items():
+        single = f", best single expert {chosen.single}" if chosen.single else ""
+        lines.append(f"{task}: best form control {chosen.form}{single} ({chosen.n} examples of {chosen.split})")
+    for task, null in (results.null or {}).items():
+        below = " - the base is below it" if results.scores[task][BASE].mean < null.score else ""
+        lines.append(f"{task}: guessing scores {percent(null.score)} ({null.guess}){below}")
+    return "\n".join(lines)
 
 
 def number_table(numbers: Numbers, form: str) -> Table:
@@ -145,6 +172,10 @@ def bars(values: Mapping[str, float]) -> str:
 def results_text(results: Results) -> str:
     """All that a results file has for reading, as text."""
     parts = [results_table(results).text()]
+    if controls := controls_text(results):
+        parts.append(f"Controls:\n{controls}")
+    if results.contrasts:
+        parts.append(f"Contrasts:\n{contrasts_table(results.contrasts).text()}")
     if results.pass_at_k:
         parts.append(f"pass@k:\n{number_table(results.pass_at_k, '.3f').text()}")
     if results.by_group:

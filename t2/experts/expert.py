@@ -26,7 +26,10 @@ EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run
 
 @dataclass(frozen=True)
 class ExpertMetadata:
-    """How an expert was trained: base model, task, objective, scores; `fingerprint` is that of `fingerprint_of`."""
+    """How an expert was trained: base model, task, objective, scores; `fingerprint` is that of `fingerprint_of`.
+
+    `prompts` are hashes (`t2.tasks.prompt_hash`) of the questions that it was trained and validated on; None: unknown.
+    """
 
     base_model: str
     fingerprint: str
@@ -40,11 +43,14 @@ class ExpertMetadata:
     val_before: float | None = None
     val_after: float | None = None
     git_commit: str | None = None
+    prompts: frozenset[str] | None = None
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
         """The metadata of a safetensors file; fields that are None are left out."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.prompts is not None:
+            values["prompts"] = " ".join(sorted(self.prompts))
         return {name: str(value) for name, value in values.items() if value is not None}
 
     @classmethod
@@ -65,7 +71,7 @@ class ExpertMetadata:
                 f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Use the t2 that saved it"
                 f" ({strings.get('t2_version', 'version unknown')}), or train the expert again."
             )
-        optional = {"val_before", "val_after", "git_commit"}
+        optional = {"val_before", "val_after", "git_commit", "prompts"}
         missing = [f.name for f in fields(cls) if f.name not in strings and f.name not in optional]
         if missing:
             raise ValueError(f"its metadata lacks {', '.join(missing)}. Save it again with Expert.save.")
@@ -92,6 +98,7 @@ class ExpertMetadata:
             val_before=before,
             val_after=after,
             git_commit=strings.get("git_commit"),
+            prompts=frozenset(strings["prompts"].split()) if "prompts" in strings else None,
         )
 
 

@@ -37,6 +37,11 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return found
 
 
+def all_numbers(text: str) -> list[Decimal]:
+    """Returns the numbers of a text in their order, read as `last_number` reads the last."""
+    return [_decimal(match) for match in _ANY_NUMBER.finditer(_LATEX_COMMA.sub(",", text))]
+
+
 def last_number(text: str) -> Decimal | None:
     """Returns the last number of a text with its sign; "1,080" is one number, "1, 80" and "10-20" are two."""
     match = _last(_ANY_NUMBER, _LATEX_COMMA.sub(",", text))

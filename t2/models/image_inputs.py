@@ -44,9 +44,10 @@ def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
             return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
         return {"role": role, "content": f"{processor.image_token}\n" * images + text if images else text}
 
-    messages = [turn("user", example.prompt, len(example.images))]
-    if example.system is not None:
-        messages.insert(0, turn("system", example.system))
+    messages = [] if example.system is None else [turn("system", example.system)]
+    for question, answer in example.shots:
+        messages += [turn("user", question), turn("assistant", answer)]
+    messages.append(turn("user", example.prompt, len(example.images)))
     template = tokenizer if own is None else processor
     text: str = template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     return text

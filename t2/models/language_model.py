@@ -83,7 +83,8 @@ class LanguageModel:
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
             head = f"{example.system}\n\n" if example.system is not None else ""
             images = "".join(f"{self.processor.image_token}\n" for _ in example.images) if self.processor else ""
-            text = f"{head}{images}{example.prompt}\n{example.response_prefix}"
+            shots = "".join(f"{question}\n{answer}\n\n" for question, answer in example.shots)
+            text = f"{head}{shots}{images}{example.prompt}\n{example.response_prefix}"
             ids = self._bos() + self._ids(text, example.images)
         else:
             ids = self._ids(self._chat(example) + example.response_prefix, example.images)

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 from t2.grading.choice import choice_letter
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, SplitRule
 from t2.types import Example
@@ -31,6 +32,8 @@ LETTERS = "ABCDEFGHIJ"
 
 class ARC:
     """Scores a completion 1.0 if the letter that it chooses is the gold answer."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -71,6 +74,10 @@ class ARC:
         """Returns 1.0 if the letter that `text` chooses is the gold answer, else 0.0."""
         letters = LETTERS[: len(example.metadata["options"])]
         return float(choice_letter(text, letters) == example.answer)
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the score of choosing an option at random."""
+        return {"random option": 1 / len(example.metadata["options"])}
 
     def about(self) -> dict[str, Any]:
         """Describes the split rule, and the source, version and fingerprint of the splits read so far."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
+from t2.tasks.form import Form
 from t2.types import Example, Grade
 
 Split = Literal["train", "val", "test"]
@@ -20,10 +21,11 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @runtime_checkable
 class Task(Protocol):
-    """A named data set with a scorer."""
+    """A named data set with a scorer, the form of its answers, and what guessing is worth."""
 
     name: str
     max_new_tokens: int  # the default length limit of a completion
+    form: Form
 
     def split(self, split: Split) -> Sequence[Example]:
         """Returns the examples of a split. It is never empty and shares no question with another split.
@@ -37,9 +39,17 @@ class Task(Protocol):
         """Scores a completion of `example` in [0, 1]. Never raises, whatever the text."""
         ...
 
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the expected score of each way to guess that looks at the form of the question alone, by its name.
+
+        The same names for every example of the task; none where no such guess has a chance. The most frequent answer is
+        counted elsewhere (`t2.evaluation.null`).
+        """
+        ...
+
 
 @runtime_checkable
-class GradingTask(Task, Protocol):
+class GradingTask(Protocol):
     """A task that also gives the reason for a score."""
 
     def grade(self, example: Example, text: str) -> Grade:
@@ -48,12 +58,24 @@ class GradingTask(Task, Protocol):
 
 
 @runtime_checkable
-class DocumentedTask(Task, Protocol):
+class DocumentedTask(Protocol):
     """A task that describes its data, so that results can be traced to it."""
 
     def about(self) -> Mapping[str, Any]:
         """Describes the options, source, version and fingerprint of the splits read so far, in plain JSON values."""
         ...
+
+
+def check_task(task: Task) -> None:
+    """Raise ValueError for a task that lacks a part of the protocol, such as its form or the chance of a guess."""
+    missing = sorted(
+        name for name in ("name", "max_new_tokens", "form", "split", "score", "chance") if not hasattr(task, name)
+    )
+    if missing:
+        raise ValueError(
+            f"{type(task).__name__} is no task: it lacks {', '.join(missing)}. Every task states the form of its "
+            "answers (t2.tasks.form) and what guessing scores (chance); t2.tasks.base says how."
+        )
 
 
 def grade(task: Task, example: Example, text: str) -> Grade:

@@ -18,6 +18,7 @@ import numpy as np
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.digits import Digit, check_digits, describe_digits, digit_splits, enlarged, grade_number
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade
 
@@ -28,6 +29,8 @@ GAP = 2  # black columns between the two digits
 
 class DigitPairs:
     """Asks for both, the sum or the larger of two digits; compares a completion's final number or first two numbers."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -83,6 +86,10 @@ class DigitPairs:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if `text` gives the answer, else 0.0."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the score; the reason is `wrong`, or `no answer` for a text with too few numbers."""

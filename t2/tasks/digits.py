@@ -19,6 +19,7 @@ import numpy as np
 
 from t2.grading.answers import final_number, last_number
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.splits import DisjointSplits
 from t2.types import Example, Grade, PixelImage
 
@@ -37,6 +38,8 @@ class Digit:
 
 class Digits:
     """Asks for the digit in an image; scores a completion 1.0 if its final number is the digit."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -75,6 +78,10 @@ class Digits:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the final number of `text` is the digit, else 0.0."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the score; the reason is `wrong`, or `no answer` for a text without a number."""

@@ -18,6 +18,7 @@ from typing import Any
 from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.splits import EARLIER_SPLITS, question_key
 from t2.types import OTHER, Example, LazyImage
 
@@ -30,6 +31,8 @@ _LABEL = re.compile(r"[^\W_]([\w -]*\w)?")
 
 class Dispatch:
     """Asks for the domain of a prompt; scores a completion 1.0 if the first label that it names is the gold answer."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -93,6 +96,10 @@ class Dispatch:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the label that `text` names first is the gold answer, else 0.0."""
         return float(matching_word(text, (*self._descriptions, OTHER)) == example.answer)
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the score of choosing a label at random."""
+        return {"random label": 1 / (len(self._descriptions) + 1)}
 
     def about(self) -> dict[str, Any]:
         """Returns the description of each task's data, by label and task name."""

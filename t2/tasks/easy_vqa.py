@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.images import FileImage, ZipImage
 from t2.tasks.splits import DisjointSplits, ValByImage
 from t2.types import Example, Grade, LazyImage
@@ -40,6 +41,8 @@ _DATA = "easy_vqa/data"
 
 class EasyVQA:
     """Asks for a shape or a color; scores a completion 1.0 if the first of the 13 answers that it names is the gold."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -89,6 +92,10 @@ class EasyVQA:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the answer that `text` names first is the gold answer, else 0.0."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the score; the reason is `wrong`, or `no answer` for a text that names none of the answers."""

@@ -7,7 +7,7 @@ the wrapped task. The support set is not put into prompts here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from random import Random
 from typing import Any, get_args
@@ -60,7 +60,7 @@ class FewShotSplit:
         for what, size in (("shots", shots), ("val_size", self._val_size)):
             if size < 1:
                 raise ValueError(f"{what} of {self.name} is {size}; allowed: at least 1.")
-        self.max_new_tokens = max_new_tokens or task.max_new_tokens
+        self.max_new_tokens, self.form = max_new_tokens or task.max_new_tokens, task.form
         self._task, self._split, self._shots, self._seed, self._split_rule = task, split, shots, seed, splits
 
     def split(self, split: Split) -> Sequence[Example]:
@@ -75,6 +75,10 @@ class FewShotSplit:
     def score(self, example: Example, text: str) -> float:
         """Returns the wrapped task's score."""
         return self._task.score(example, text)
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the chances of the wrapped task."""
+        return self._task.chance(example)
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the wrapped task's grade."""

@@ -18,6 +18,7 @@ from t2.grading.answers import last_number
 from t2.grading.stated_number import stated_number
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, SplitRule, carve_val
 from t2.types import Example
@@ -27,6 +28,8 @@ SYSTEM = "Below is an instruction that describes a task. Write a response that a
 
 class GSM8K:
     """Scores a completion 1.0 if the number that it states equals the gold answer."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -68,6 +71,10 @@ class GSM8K:
         """Returns 1.0 if the number that `text` states equals the gold answer exactly, else 0.0."""
         gold, stated = last_number(str(example.answer)), stated_number(text)
         return float(stated is not None and gold is not None and stated == Fraction(gold))
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def about(self) -> dict[str, Any]:
         """Describes the split rule, and the source, version and fingerprint of the splits read so far."""

@@ -19,6 +19,7 @@ from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.programs import cut_program, fenced_code, unix_newlines
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.mbpp import FENCE, RESPONSE_PREFIX, SYSTEM, seeded_split
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits
@@ -30,6 +31,8 @@ COLUMNS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 
 class HumanEval:
     """Scores a completion 1.0 if the function that it completes passes every test."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -78,6 +81,10 @@ class HumanEval:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the function that `text` completes passes every test, else 0.0."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the executor's grade of the problem's prompt and the completion, the program in `extracted`."""

@@ -24,6 +24,7 @@ from t2.grading.math.equality import MathGrader, cheaply_equal
 from t2.grading.math.paper_equality import is_equiv
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, carve_val
 from t2.types import Example, Grade
@@ -52,6 +53,8 @@ log = logging.getLogger(__name__)
 
 class MATH:
     """Scores a completion 1.0 if its final expression equals the gold answer. Groups are subject and level."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -111,6 +114,10 @@ class MATH:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the final expression of `text` equals the gold answer, else 0.0."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the score; `extracted` is the final expression, the reason `no answer` or `wrong`."""

@@ -31,6 +31,7 @@ from t2.grading.sandbox.programs import (
 )
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, SplitRule
 from t2.types import Example, Grade
@@ -107,6 +108,8 @@ def seeded_split(rows: int, sizes: Mapping[str, int], seed: int, name: str) -> d
 class MBPP:
     """Scores a completion 1.0 if its function passes every assert."""
 
+    form = IN_PROMPT
+
     def __init__(
         self,
         executor: CodeExecutor,
@@ -163,6 +166,10 @@ class MBPP:
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the program in `text` passes every test, else 0.0."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the executor's grade of the program in `text`, the program in `extracted`."""

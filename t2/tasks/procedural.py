@@ -12,9 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
-from t2.grading.answers import first_line, last_number, matching_word
+from t2.grading.answers import all_numbers, first_line, last_number, matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
+from t2.tasks.form import Form
+from t2.tasks.prompt_hash import sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
@@ -32,6 +34,7 @@ class Procedural:
         self,
         dataset: str,
         name: str,
+        form: Form,
         train_size: int = 2000,
         val_size: int = 100,
         test_size: int = 200,
@@ -39,6 +42,8 @@ class Procedural:
         extract: Extract = "number",
         candidates: Sequence[str] | str | None = None,
         instruction: str | None = None,
+        begun: bool = False,
+        commutes: str | None = None,
         config: Mapping[str, Any] | None = None,
         max_new_tokens: int = 24,
     ) -> None:
@@ -47,6 +52,7 @@ class Procedural:
         Args:
             dataset: name in reasoning-gym's registry.
             name: name of the task.
+            form: how an answer is to look.
             train_size: number of questions; likewise `val_size` and `test_size`.
             val_size: see `train_size`.
             test_size: see `train_size`.
@@ -54,6 +60,8 @@ class Procedural:
             extract: `number` extracts the last number, `word` the candidate named first, `line` the first line.
             candidates: for `word`, the words or a regular expression whose group matches them in the question.
             instruction: a line that is appended to each question.
+            begun: begin the model's turn of every example with the form's prefix.
+            commutes: regular expression of the questions whose numbers may change places, such as sums.
             config: options of the data set.
             max_new_tokens: length limit of a completion.
 
@@ -61,12 +69,12 @@ class Procedural:
             ModuleNotFoundError: reasoning-gym is not installed.
             ValueError: the data set or an option is unknown, or its value is not allowed.
         """
-        self.name = name
+        self.name, self.form = name, form
         self.max_new_tokens = max_new_tokens
         self._dataset, self._config = dataset, dict(config or {})
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        self._seed = seed
+        self._seed, self._begun, self._commutes = seed, begun, commutes
         self._cache: dict[Split, tuple[Example, ...]] = {}
         self._check()
 
@@ -107,6 +115,20 @@ class Procedural:
         named = matching_word(text, self._words(example))
         return float(named is not None and named.casefold() == gold.casefold())
 
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the scores of guesses that take an answer out of the question."""
+        if self._extract == "line":
+            return {}
+        question, gold = str(example.metadata["question"]), str(example.answer)
+        if self._extract == "word":
+            words = {word.casefold() for word in self._words(example)}
+            return {"random candidate": 1 / len(words)}
+        numbers = [one == last_number(gold) for one in all_numbers(question)]
+        return {
+            "random number of the question": sum(numbers) / len(numbers) if numbers else 0.0,
+            "last number of the question": float(numbers[-1]) if numbers else 0.0,
+        }
+
     def _words(self, example: Example) -> Sequence[str]:
         if isinstance(self._candidates, str):
             return re.findall(self._candidates, str(example.metadata["question"]))
@@ -135,11 +157,16 @@ class Procedural:
 
     def _example(self, item: Mapping[str, Any]) -> Example:
         question, answer = item["question"], str(item["answer"])
+        canonical = {}
+        if self._commutes is not None and re.search(self._commutes, question):
+            canonical = {"canonical": sorted_numbers(question)}
         example = Example(
             prompt=f"{question}\n{self._instruction}" if self._instruction else question,
             answer=answer,
-            metadata={"question": question, "gold": answer, "dataset": self._dataset},
+            metadata={"question": question, "gold": answer, "dataset": self._dataset, **canonical},
         )
+        if self._begun:
+            example = self.form.with_prefix(example)
         if self.score(example, answer) != 1.0:
             raise ValueError(
                 f"{self.name}: extract={self._extract!r} (candidates {self._candidates!r}) cannot read the "

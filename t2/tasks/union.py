@@ -12,11 +12,14 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from t2.tasks.base import DocumentedTask, Split, Task, grade
+from t2.tasks.form import IN_PROMPT
 from t2.types import Example, Grade
 
 
 class TaskUnion:
     """Combines the examples of several tasks; each completion is graded by the task of its example."""
+
+    form = IN_PROMPT
 
     def __init__(self, tasks: Mapping[str, Task], name: str = "mixed", max_new_tokens: int | None = None) -> None:
         """Combines `tasks`, whose keys are ignored.
@@ -48,6 +51,10 @@ class TaskUnion:
     def score(self, example: Example, text: str) -> float:
         """Returns the score of the example's own task."""
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns the chances of the example's own task."""
+        return self._tasks[example.metadata["task"]].chance(example)
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the grade of the example's own task."""

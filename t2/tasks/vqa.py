@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 from t2.grading.vqa import compared_form, soft_accuracy
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.images import RowImage
 from t2.tasks.row_source import Row, RowSource
 from t2.tasks.splits import DisjointSplits, ValByImage
@@ -34,6 +35,8 @@ _GROUPS = ("question_type", "answer_type")
 
 class VQA:
     """Questions about images, scored by the soft accuracy of the completion's first line."""
+
+    form = IN_PROMPT
 
     def __init__(
         self,
@@ -98,6 +101,10 @@ class VQA:
         `example.answer` itself scores 1.0 if at least 4 of 10 people gave it, and 0.3 for each of fewer.
         """
         return self.grade(example, text).score
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """Returns nothing: no guess from the form of a question has a chance."""
+        return {}
 
     def grade(self, example: Example, text: str) -> Grade:
         """Returns the soft accuracy; the reason is `partial`, `wrong`, or `empty` for a text without words."""

@@ -120,7 +120,9 @@ class Adaptation(L.Callback):
             raise ValueError(f"{type(generator).__name__} cannot apply mixtures; use generation=hf or generation=vllm.")
         expert = module.expert(step=module.global_step, val_before=None, val_after=None)
         pool = ExpertPool({domain: expert}) if self.pool is None else self.pool.with_expert(domain, expert)
-        systems = pool_systems(generator, pool, self.strategies, singles=self.singles, uniform=False, pass2=self.pass2)
+        systems = pool_systems(
+            generator, pool, self.strategies, singles=self.singles, uniform=False, all_at_1=False, pass2=self.pass2
+        )
         return pool, {BASE: generator.with_state({}), **systems}
 
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:

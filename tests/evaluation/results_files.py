@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from t2.evaluation.report import Report
 from t2.evaluation.results import Results, Score
 from t2.evaluation.statistics import Paired
+from t2.types import Completion, Example, Grade
 
 PAIR = Paired(0.25, (0.1, 0.4), 0.00123)
 
@@ -25,3 +28,21 @@ def results_of(**changes: Any) -> Results:
         "seed": 0,
     }
     return Results(**(fields | changes))
+
+
+def report_of(system: str, scores: Sequence[float], *, task: str = "sums") -> Report:
+    """A report of one completion per example, cut off where it is wrong."""
+    completions = tuple(
+        Completion((1,), (2,), (0.0,), f"{system} {i}", "stop" if score else "length") for i, score in enumerate(scores)
+    )
+    return Report(
+        task=task,
+        system=system,
+        examples=tuple(Example(f"{task} {i}", "1") for i in range(len(scores))),
+        completions=completions,
+        scores=tuple(map(float, scores)),
+        majority=None,
+        seconds={"rollout": 1.0},
+        samples=tuple((one,) for one in completions),
+        grades=tuple((Grade(float(score)),) for score in scores),
+    )

@@ -173,7 +173,7 @@ def test_one_sample_has_no_pass_at_k() -> None:
 def test_a_plain_task_adds_nothing() -> None:
     examples = LetterTask().split("test")[:2]
     made = evaluate(Script("a", "1"), LetterTask(), examples, Sampling(), system="base")
-    assert summarize_reports([made]).keys() == {"scores", "paired"}
+    assert summarize_reports([made]).keys() == {"scores", "paired", "truncated"}
 
 
 def test_data_is_that_of_documented_tasks() -> None:

@@ -134,3 +134,12 @@ def test_other_samples_are_refused(tmp_path: Path, case: str, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main([str(run), "--out", str(tmp_path / "out")])
     assert message in capsys.readouterr().err
+
+
+def test_confusion_matrices_of_all_runs_are_summed(tmp_path: Path) -> None:
+    found = {"classifier": Confusion(("math", "other"), ((2, 1), (0, 3)))}
+    runs = [run_folder(tmp_path / str(seed), {"base": BASE}, seed=seed, confusion=found) for seed in range(3)]
+    assert read_study(runs).confusion["classifier"].counts == ((6, 3), (0, 9))
+    other = {"classifier": Confusion(("code", "other"), ((2, 1), (0, 3)))}
+    with pytest.raises(ValueError, match="one run chose among math, other, another among code, other"):
+        read_study([*runs, run_folder(tmp_path / "9", {"base": BASE}, seed=9, confusion=other)])

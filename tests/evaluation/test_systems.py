@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tiny_pool import tiny_generator, tiny_pool
 
@@ -28,16 +30,16 @@ def pool(generator: HFGenerator) -> ExpertPool:
 
 def test_singles_uniform_and_strategies_have_names_in_this_order(generator, pool) -> None:
     systems = pool_systems(generator, pool, {"mine": MINE})
-    assert list(systems) == ["expert:math", "expert:letters", "uniform", "mine"]
+    assert list(systems) == ["expert:math", "expert:letters", "uniform", "all", "mine"]
 
 
 def test_singles_and_uniform_can_be_left_out(generator, pool) -> None:
-    assert list(pool_systems(generator, pool, {"mine": MINE}, singles=False, uniform=False)) == ["mine"]
+    assert list(pool_systems(generator, pool, {"mine": MINE}, singles=False, uniform=False, all_at_1=False)) == ["mine"]
 
 
 def test_a_strategy_called_uniform_takes_the_place_and_base_adds_nothing(generator, pool) -> None:
     mine = Fixed(uniform=0.7, name="uniform")
-    systems = pool_systems(generator, pool, {"uniform": mine, "base": Base()}, singles=False)
+    systems = pool_systems(generator, pool, {"uniform": mine, "base": Base()}, singles=False, all_at_1=False)
     assert list(systems) == ["uniform"]
     assert systems["uniform"].strategy is mine
 
@@ -45,7 +47,7 @@ def test_a_strategy_called_uniform_takes_the_place_and_base_adds_nothing(generat
 def test_single_experts_and_uniform_answer_as_their_merged_weights(generator, pool, letter_task) -> None:
     examples = letter_task.split("val")
     systems = pool_systems(generator, pool, {})
-    weights = {"expert:math": (1, 0), "expert:letters": (0, 1), "uniform": (0.5, 0.5)}
+    weights = {"expert:math": (1, 0), "expert:letters": (0, 1), "uniform": (0.5, 0.5), "all": (1, 1)}
     answers = {}
     for name, weight in weights.items():
         merged = generator.with_state(pool.state(Mixture.of(*weight))).generate(examples, SAMPLING)
@@ -59,9 +61,9 @@ def test_strategies_of_one_name_are_refused() -> None:
         name_strategies(MINE, {"mine": MINE})
 
 
-@pytest.mark.parametrize("name", ["expert", "expert:math", "base"])
+@pytest.mark.parametrize("name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form"])
 def test_names_of_other_systems_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"No strategy may be called '{name}'"):
+    with pytest.raises(ValueError, match=re.escape(f"No strategy may be called '{name}'")):
         name_strategies(None, {name: MINE})
 
 

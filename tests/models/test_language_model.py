@@ -25,6 +25,13 @@ def llama() -> LanguageModel:
             "<|bos|><|im_start|>system\ns<|im_end|>\n<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\nA:",
         ),
         (False, Example(prompt="p", system="s", response_prefix="A"), "<|bos|>s\n\np\nA"),
+        (
+            True,
+            Example(prompt="p", shots=(("q", "a"),)),
+            "<|bos|><|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+            "<|im_start|>user\np<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (False, Example(prompt="p", system="s", shots=(("q", "a"),)), "<|bos|>s\n\nq\na\n\np\n"),
     ],
 )
 def test_the_prompt_is_the_template_or_plain_up_to_the_response(chat_template: bool, example: Example, text: str):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from t2.tasks.base import grade
+from t2.tasks.base import check_task, grade
 from t2.types import Example, Grade
 
 EXAMPLE = Example("What is 1 + 1?", answer="2")
@@ -44,3 +44,8 @@ def test_any_other_score_is_refused_with_the_task_the_example_and_the_text(task,
     message = rf"Task toy scored {score!r} for the example 'What is 1 \+ 1\?', completion 'three'; allowed: .* 0 to 1"
     with pytest.raises(ValueError, match=message):
         grade(task(score), EXAMPLE, "three")
+
+
+def test_a_task_without_a_form_or_a_chance_is_refused():
+    with pytest.raises(ValueError, match=r"Scored is no task: it lacks chance, form"):
+        check_task(Scored(1.0))

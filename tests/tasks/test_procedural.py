@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from t2.tasks.form import IN_PROMPT
 from t2.tasks.procedural import Procedural
 
 ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -12,14 +13,16 @@ WEEKDAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", 
 
 
 def chain_sum(**changes):
-    return Procedural(**{"dataset": "chain_sum", "name": "sums", "config": ONE_DIGIT, **SMALL, **changes})
+    return Procedural(
+        **{"dataset": "chain_sum", "name": "sums", "form": IN_PROMPT, "config": ONE_DIGIT, **SMALL, **changes}
+    )
 
 
 def needle(**changes):
     config = {"min_num_statements": 3, "max_num_statements": 3}
     pattern = r"(?:^|[.] )(\S+)"
     return Procedural(
-        "needle_haystack", "needle", **SMALL, extract="word", candidates=pattern, config=config, **changes
+        "needle_haystack", "needle", IN_PROMPT, **SMALL, extract="word", candidates=pattern, config=config, **changes
     )
 
 
@@ -69,6 +72,7 @@ def test_listing_all_candidates_scores_no_better_than_naming_the_first():
     task = Procedural(
         "calendar_arithmetic",
         "days",
+        IN_PROMPT,
         **SMALL,
         extract="word",
         candidates=WEEKDAYS,
@@ -79,7 +83,7 @@ def test_listing_all_candidates_scores_no_better_than_naming_the_first():
 
 
 def test_a_line_has_to_be_the_answer_and_nothing_else():
-    task = Procedural("spell_backward", "spell", **SMALL, extract="line", config={"max_word_len": 4})
+    task = Procedural("spell_backward", "spell", IN_PROMPT, **SMALL, extract="line", config={"max_word_len": 4})
     example = task.split("test")[0]
     gold = example.answer
     texts = (f"\n '{gold.upper()}'.\nbye", f"It is {gold}", f"no\n{gold}", "")
@@ -118,7 +122,7 @@ def test_a_wrong_setting_is_refused_at_once(wrong, message):
 )
 def test_gold_answers_that_cannot_be_extracted_are_an_error(options, message):
     with pytest.raises(ValueError, match=message):
-        Procedural("syllogism", "logic", **SMALL, **options).split("test")
+        Procedural("syllogism", "logic", IN_PROMPT, **SMALL, **options).split("test")
 
 
 def test_without_reasoning_gym_the_extra_is_named(monkeypatch):

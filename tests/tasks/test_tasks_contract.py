@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from t2.tasks.base import SPLITS, DocumentedTask, Task, grade
+from t2.tasks.form import Form
 
 CONF = Path(__file__).parents[2] / "conf"
 ROWS = Path(__file__).parent / "rows"
@@ -78,12 +79,27 @@ def test_has_a_name_a_length_limit_and_disjoint_splits_whose_references_are_righ
     assert isinstance(task, Task)
     assert task.name == name
     assert task.max_new_tokens >= 1
+    assert isinstance(task.form, Form)
     pixels = cache(lambda image: image.load().tobytes())  # the same question may be asked of many images
     seen = [{(one.prompt, *map(pixels, one.images)) for one in task.split(split)} for split in SPLITS]
     assert all(seen)
     assert len(set.union(*seen)) == sum(map(len, seen))
     for split in SPLITS:
         assert all(task.score(one, one.answer) == 1.0 for one in task.split(split))
+
+
+@each_task
+def test_a_stated_prefix_begins_the_turn_of_every_question_and_chances_are_shares(name):
+    task = shared(name)
+    asked = [one for split in SPLITS for one in list(task.split(split))[:40]]
+    if task.form.prefix:
+        assert all(task.form.with_prefix(one).response_prefix for one in asked)
+    chances = [task.chance(one) for one in asked]
+    assert len({tuple(chance) for chance in chances}) == 1 or name in UNIONS
+    assert all(0.0 <= score <= 1.0 for chance in chances for score in chance.values())
+
+
+UNIONS = ("digits_read",)  # of tasks with guesses of their own
 
 
 @each_class

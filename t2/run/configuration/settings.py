@@ -75,6 +75,10 @@ class Evaluate(Pooled):
     strategies: dict[str, Part]
     singles: bool
     uniform: bool
+    all_at_1: bool
+    controls: Part | None
+    contrasts: list[Text]
+    allow_seen: bool
     transfer_controls: list[Control]
     benchmark_domains: dict[str, str | None] | None
 

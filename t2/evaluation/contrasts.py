@@ -1,0 +1,99 @@
+"""Contrasts that are named before a run: two systems on the same questions, corrected for their number.
+
+A contrast is written `first - second`, with names of systems, or `form` for the best form control of each task. All
+contrasts on all tasks are one family: their p-values are corrected by Holm's step-down procedure (Holm 1979), which
+holds the chance of one false claim among them at the level, whatever depends on what.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t2.evaluation.null import null_of
+from t2.evaluation.report import Report, compare
+from t2.evaluation.results import Contrasted, Null, Selection
+from t2.evaluation.selection import is_form
+from t2.evaluation.statistics import Paired
+from t2.evaluation.systems import BASE, FORM
+from t2.run.messages import did_you_mean
+from t2.tasks.base import Task
+
+log = logging.getLogger(__name__)
+
+
+def parse_contrast(text: str) -> tuple[str, str]:
+    """The two systems of `first - second`.
+
+    Raises:
+        ValueError: it is not two different names with ` - ` between them.
+    """
+    first, minus, second = (part.strip() for part in text.partition(" - "))
+    if not (first and minus and second) or first == second:
+        raise ValueError(f"The contrast {text!r} is not written as two different systems, such as 'classifier - form'.")
+    return first, second
+
+
+def contrast(
+    reports: Sequence[Report], contrasts: Sequence[str], selection: Mapping[str, Selection]
+) -> list[Contrasted]:
+    """Every contrast on every task, by task.
+
+    Raises:
+        ValueError: a contrast names a system that was not scored, or two that were scored on different questions.
+    """
+    found: list[Contrasted] = []
+    for task in dict.fromkeys(report.task for report in reports):
+        known = {report.system: report for report in reports if report.task == task}
+        for text in contrasts:
+            names = [
+                selection[task].form if name == FORM and task in selection else name for name in parse_contrast(text)
+            ]
+            for name in names:
+                if name not in known:
+                    raise ValueError(
+                        f"The contrast {text!r} names {name!r}, which was not scored on {task}; there are "
+                        f"{', '.join(known)}.{did_you_mean(name, known)}"
+                    )
+            first, second = names
+            found.append(Contrasted(text, task, first, second, compare(known[first], known[second]), 1.0))
+    corrected = holm([one.paired.p_value for one in found])
+    return [
+        Contrasted(one.contrast, one.task, one.first, one.second, one.paired, p)
+        for one, p in zip(found, corrected, strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values of a family, in the order of `p_values` (Holm 1979)."""
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    corrected, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        corrected[index] = largest
+    return corrected
+
+
+def summarize_controls(
+    tasks: Sequence[Task], reports: Sequence[Report], selection: Mapping[str, Selection], contrasts: Sequence[str]
+) -> dict[str, Any]:
+    """The parts `selection`, `paired_form`, `null` and `contrasts` of `results.json`; a warning for what they show."""
+    nulls: dict[str, Null] = {}
+    paired: dict[str, dict[str, Paired]] = {}
+    for task in tasks:
+        known = {report.system: report for report in reports if report.task == task.name}
+        base = known[BASE]
+        nulls[task.name] = null_of(task, base.examples)
+        if base.mean < nulls[task.name].score:
+            log.warning("%s: the base (%.1f %%) scores below guessing: %s, %.1f %%.", task.name, 100 * base.mean,
+                        nulls[task.name].guess, 100 * nulls[task.name].score)  # fmt: skip
+        if task.name in selection:
+            form = known[selection[task.name].form]
+            paired[task.name] = {name: compare(one, form) for name, one in known.items() if not is_form(name)}
+    return {
+        "selection": dict(selection) or None,
+        "paired_form": paired or None,
+        "null": nulls,
+        "contrasts": contrast(reports, contrasts, selection) or None,
+    }

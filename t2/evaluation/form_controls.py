@@ -1,0 +1,63 @@
+"""The base model, told the form of an answer without training: in words, by solved examples, by its turn's beginning.
+
+    base+instruction   the form's line after the question
+    base+shots         solved questions before it
+    base+prefix        the model's turn begun
+
+What an expert gains over the best of these and the base, chosen on validation, is skill; what it gains over the base
+alone may be form. The scored examples stay as they are: only what the model reads is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from t2.evaluation.systems import BASE
+from t2.policy.generator import Generator, StreamingGenerator
+from t2.tasks.base import Task
+from t2.tasks.form import with_shots
+from t2.types import Completion, Example, Sampling
+
+INSTRUCTION, SHOTS, PREFIX = (f"{BASE}+{what}" for what in ("instruction", "shots", "prefix"))
+
+
+@dataclass(frozen=True)
+class Told:
+    """A generator whose model reads `rewrite(example)` instead of the example."""
+
+    generator: Generator
+    rewrite: Callable[[Example], Example]
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        """B examples -> B lists of G completions.
+
+        Raises:
+            ValueError: a rewritten example does not fit the context.
+        """
+        return self.generator.generate([self.rewrite(example) for example in examples], sampling)
+
+    def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
+        """Completions as they are finished, with the number of their example; all at once where that is impossible."""
+        told = [self.rewrite(example) for example in examples]
+        if isinstance(self.generator, StreamingGenerator):
+            return self.generator.stream(told, sampling)
+        return enumerate(self.generator.generate(told, sampling))
+
+
+def form_controls(
+    task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example]
+) -> dict[str, Generator]:
+    """The controls of a task by system name, those that its form has and that change what is read of the `examples`.
+
+    `shots` are solved examples that are not among them.
+    """
+    ways: dict[str, Callable[[Example], Example]] = {}
+    if task.form.instruction:
+        ways[INSTRUCTION] = task.form.with_instruction
+    if shots:
+        ways[SHOTS] = partial(with_shots, shots=shots)
+    if task.form.prefix:
+        ways[PREFIX] = task.form.with_prefix
+    return {name: Told(base, way) for name, way in ways.items() if any(way(one) != one for one in examples)}

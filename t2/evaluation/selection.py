@@ -1,0 +1,109 @@
+"""What is chosen on validation before a test is read: the best form control, and the best single expert.
+
+The headline of an evaluation is the gain over the first; the second is what a strategy has to beat to be worth its
+first pass. Both are chosen by one rule on examples that are not scored, so that neither profits from the test.
+`oracle`, the best of the base and the single experts on each question, bounds what any choice of one expert can reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from t2.evaluation.report import Outcome, Report
+from t2.evaluation.results import Selection
+from t2.evaluation.scoring import evaluate
+from t2.evaluation.systems import BASE, BEST_SINGLE, EXPERT, ORACLE
+from t2.policy.generator import Generator
+from t2.tasks.base import Split, Task
+from t2.types import Example, Sampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """Settings of the controls.
+
+    Attributes:
+        shots: solved examples in the prompt of `base+shots`; 0 leaves that control out.
+        limit: validation examples on which is chosen.
+    """
+
+    shots: int = 3
+    limit: int = 100
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number outside its range."""
+        if self.shots < 0 or self.limit < 1:
+            raise ValueError(f"controls: shots={self.shots}, limit={self.limit}; allowed: at least 0, and at least 1.")
+
+
+def is_single(system: str) -> bool:
+    """Whether a system is one expert of the pool by itself."""
+    return system.startswith(f"{EXPERT}:")
+
+
+def is_form(system: str) -> bool:
+    """Whether a system is the base or one of its form controls."""
+    return system == BASE or system.startswith(f"{BASE}+")
+
+
+def select(
+    task: Task,
+    systems: Mapping[str, Generator],
+    sampling: Sampling,
+    *,
+    scored: Sequence[Example],
+    split: Split,
+    limit: int,
+    workers: int,
+) -> Selection:
+    """Choose among the `systems` on the first `limit` validation examples; on the `scored` ones where there are none.
+
+    Of equals the first is chosen, so that the base stands where no control does better.
+    """
+    examples, chosen_on = _validation(task, scored, split)
+    examples = examples[:limit]
+    scores = {
+        name: fmean(evaluate(one, task, examples, sampling, system=name, workers=workers).scores)
+        for name, one in systems.items()
+        if is_form(name) or is_single(name)
+    }
+    forms, singles = ([name for name in scores if wanted(name)] for wanted in (is_form, is_single))
+    single = max(singles, key=lambda name: scores[name]) if singles else None
+    return Selection(chosen_on, len(examples), max(forms, key=lambda name: scores[name]), single, scores)
+
+
+def _validation(task: Task, scored: Sequence[Example], split: Split) -> tuple[Sequence[Example], Split]:
+    try:
+        return task.split("val"), "val"
+    except ValueError:  # all of its questions are for testing, as HumanEval's
+        return scored, split
+
+
+def derived(outcomes: Sequence[Outcome], selection: Selection) -> list[Outcome]:
+    """`best_single` and `oracle` of one task, made of outcomes that were measured; none without single experts."""
+    singles = [outcome for outcome in outcomes if is_single(outcome.report.system)]
+    if not singles:
+        return []
+    (best,) = (outcome for outcome in singles if outcome.report.system == selection.single)
+    base = next(outcome for outcome in outcomes if outcome.report.system == BASE)
+    reports = [base.report, *(outcome.report for outcome in singles)]
+    return [
+        replace(best, report=replace(best.report, system=BEST_SINGLE)),
+        Outcome(_best_of_each(reports)),
+    ]
+
+
+def _best_of_each(reports: Sequence[Report]) -> Report:
+    """A report that takes each example from the first of the reports in which it scores highest."""
+    picks = [max(reports, key=lambda report: report.scores[i]) for i in range(len(reports[0].examples))]
+    return replace(
+        reports[0],
+        system=ORACLE,
+        completions=tuple(report.completions[i] for i, report in enumerate(picks)),
+        scores=tuple(report.scores[i] for i, report in enumerate(picks)),
+        samples=tuple(report.samples[i] for i, report in enumerate(picks)),
+        grades=tuple(report.grades[i] for i, report in enumerate(picks)),
+        seconds={},
+    )

@@ -1,0 +1,47 @@
+"""Contrasts between any two systems, and Holm's correction against a case worked out by hand."""
+
+import pytest
+from results_files import report_of
+
+from t2.evaluation.contrasts import contrast, holm, parse_contrast
+from t2.evaluation.results import Selection
+
+REPORTS = [report_of("base", [0, 0, 0, 0]), report_of("base+prefix", [1, 0, 0, 0]), report_of("one", [1, 1, 1, 0])]
+SELECTION = {"sums": Selection("val", 4, "base+prefix", None, {})}
+
+
+def test_holm_is_the_step_down_procedure():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, 0.06, 0.02]
+    )  # the third is as large as the second
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_form_stands_for_the_control_that_was_chosen():
+    (one,) = contrast(REPORTS, ["one - form"], SELECTION)
+    assert (one.first, one.second, one.paired.difference) == ("one", "base+prefix", 0.5)
+    assert one.p_holm == one.paired.p_value  # a family of one
+
+
+def test_the_family_is_every_contrast_on_every_task():
+    other = [report_of(report.system, report.scores, task="gcd") for report in REPORTS]
+    found = contrast([*REPORTS, *other], ["one - base", "one - base+prefix"], {})
+    assert [(one.task, one.contrast) for one in found] == [
+        (task, name) for task in ("sums", "gcd") for name in ("one - base", "one - base+prefix")
+    ]
+    assert [one.p_holm for one in found] == holm([one.paired.p_value for one in found])
+    assert found[0].p_holm > found[0].paired.p_value
+
+
+@pytest.mark.parametrize("text", ["one", "one -base", "one - ", " - base", "one - one"])
+def test_a_contrast_is_two_different_names(text):
+    with pytest.raises(ValueError, match="not written as two different systems"):
+        parse_contrast(text)
+
+
+def test_systems_that_were_not_scored_alike_are_refused():
+    with pytest.raises(ValueError, match=r"names 'ones', which was not scored on sums.*Did you mean 'one'"):
+        contrast(REPORTS, ["ones - base"], SELECTION)
+    with pytest.raises(ValueError, match="evaluated on 4 and 3 examples"):
+        contrast([*REPORTS, report_of("few", [1, 0, 0])], ["one - few"], SELECTION)

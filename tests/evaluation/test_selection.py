@@ -1,0 +1,68 @@
+"""What validation chooses, and the systems that are made of others."""
+
+from dataclasses import dataclass
+
+import pytest
+from conftest import LetterTask
+from results_files import report_of
+
+from t2.evaluation.report import Outcome
+from t2.evaluation.results import Selection
+from t2.evaluation.selection import Controls, derived, select
+from t2.types import Completion, Sampling
+
+
+@dataclass(frozen=True)
+class Says:
+    """A generator that gives every example the same text."""
+
+    text: str
+
+    def generate(self, examples, sampling):
+        return [[Completion((1,), (2,), (0.0,), self.text, "stop")] for _ in examples]
+
+
+class WithoutVal(LetterTask):
+    def split(self, split):
+        if split == "val":
+            raise ValueError("all questions are for testing")
+        return super().split(split)
+
+
+def choose(task=None, limit=5, **texts):
+    task, systems = task or LetterTask(), {name: Says(text) for name, text in texts.items()}
+    scored = task.split("test")
+    return select(task, systems, Sampling(), scored=scored, split="test", limit=limit, workers=1)
+
+
+def test_the_best_form_control_and_the_best_single_expert_are_chosen_apart():
+    chosen = choose(**{"base": "AB", "base+prefix": "aB", "expert:a": "AB", "expert:b": "ab", "other": "ab"})
+    assert chosen == Selection(
+        "val", 5, "base+prefix", "expert:b", {"base": 0.0, "base+prefix": 0.5, "expert:a": 0.0, "expert:b": 1.0}
+    )
+
+
+def test_of_equals_the_base_stands_and_without_a_pool_there_is_no_single_expert():
+    chosen = choose(**{"base": "a", "base+shots": "a"}, limit=100)
+    assert (chosen.form, chosen.single, chosen.n) == ("base", None, 8)
+
+
+def test_a_task_without_validation_chooses_on_what_is_scored_and_says_so():
+    chosen = choose(WithoutVal(), **{"base": "A", "base+prefix": "a"})
+    assert (chosen.split, chosen.form) == ("test", "base+prefix")
+
+
+def test_the_oracle_is_right_where_any_of_its_systems_is():
+    scores = {"base": [1, 0, 0, 0], "expert:a": [0, 1, 0, 0], "expert:b": [0, 1, 1, 0], "strategy": [1, 1, 1, 1]}
+    outcomes = [Outcome(report_of(system, of)) for system, of in scores.items()]
+    best, oracle = derived(outcomes, Selection("val", 4, "base", "expert:a", {}))
+    assert (best.report.system, best.report.scores) == ("best_single", (0.0, 1.0, 0.0, 0.0))
+    assert (oracle.report.system, oracle.report.scores) == ("oracle", (1.0, 1.0, 1.0, 0.0))  # not the strategy's fourth
+    assert [one.text for one in oracle.report.completions] == ["base 0", "expert:a 1", "expert:b 2", "base 3"]
+    assert derived(outcomes[:1], Selection("val", 4, "base", None, {})) == []
+
+
+@pytest.mark.parametrize("settings", [{"shots": -1}, {"limit": 0}])
+def test_numbers_outside_their_range_are_refused(settings):
+    with pytest.raises(ValueError, match="allowed: at least 0, and at least 1"):
+        Controls(**settings)
