@@ -28,6 +28,7 @@ from t2.evaluation.tables import bars, history_table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
+from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
@@ -43,6 +44,7 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation))
     prompts = read_prompts(cfg)
     task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
     check(cfg, strategy=strategy, pool=pool, has_task=task is not None, completes=bool(prompts) or cfg.interactive)

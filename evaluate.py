@@ -25,6 +25,7 @@ from t2.evaluation.tables import results_text
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
+from t2.models.precision import Precision
 from t2.policy.generator import Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
@@ -49,6 +50,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation))
     strategies = name_strategies(
         instantiate(cfg.get("strategy")), {k: instantiate(v) for k, v in cfg.strategies.items()}
     )

@@ -23,6 +23,7 @@ from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
+from t2.models.precision import Precision
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
 from t2.training.activation_checkpointing import recompute_blocks
@@ -64,6 +65,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
     )
     objective.check_sampling(sampling)
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation, cfg.trainer))
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     adapter = instantiate(cfg.adapter)

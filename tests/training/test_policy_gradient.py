@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import replace
 
@@ -15,7 +16,7 @@ from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.training.objectives import RLOO, Objective
-from t2.training.policy_gradient import accumulate_gradient
+from t2.training.policy_gradient import accumulate_gradient, warn_of_kl_floor
 from t2.training.rollout import Rollout
 from t2.types import Example, Sampling
 
@@ -97,7 +98,7 @@ def test_answers_without_an_advantage_change_nothing(adapted: Adapted) -> None:
     halved[4:] = 0.0
     found, _, _ = gradient((lm, svf, rollout_of(rollout.completions, halved)), RLOO())
     with_kl, _, metrics = gradient((lm, svf, rollout_of(rollout.completions, halved)), RLOO(), with_kl=True)
-    torch.testing.assert_close(with_kl, found, rtol=1e-4, atol=1e-7)  # there they take part, for the log alone
+    assert torch.equal(with_kl, found)  # what is only logged changes nothing
     assert metrics["train/kl"] == pytest.approx(0.0, abs=1e-5)  # z = 1 is the base
 
 
@@ -109,7 +110,7 @@ def test_without_a_signal_there_is_no_gradient(adapted: Adapted, with_kl: bool) 
     assert backwards == 0
     assert not found.any()
     assert metrics["train/policy_loss"] == 0.0
-    assert ("train/entropy" in metrics) is with_kl
+    assert "train/entropy" not in metrics  # nothing was computed but the KL
     assert ("train/kl" in metrics) is with_kl
 
 
@@ -122,3 +123,85 @@ def test_the_drift_is_the_largest_difference_to_sampling(adapted: Adapted) -> No
     moved = rollout_of((shifted, *rollout.completions[1:]), rollout.advantages)
     _, _, metrics = gradient((lm, svf, moved), RLOO())
     assert math.isclose(metrics["train/log_prob_drift"], 0.5, abs_tol=1e-3)
+
+
+def estimates(adapted: Adapted, seeds: range, shared: bool) -> Tensor:
+    """The KL as the log gets it, by seed."""
+    lm, svf, rollout = adapted
+    return torch.tensor(
+        [
+            accumulate_gradient(
+                lm, svf, RLOO(), rollout,
+                with_kl=True, share_prompts=shared, micro_batch_tokens=4096, backward=lambda _: None, seed=seed,
+            )["train/kl"]
+            for seed in seeds
+        ]
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_kl_for_the_log_is_unbiased_over_seeds(adapted: Adapted, shared: bool) -> None:
+    """Also where only the completions of one prompt have an advantage, which says nothing of the others' KL."""
+    lm, svf, rollout = adapted
+    svf.load({name: 1 + 0.2 * torch.randn(z.shape) for name, z in svf.state().items()})
+    halved = rollout.advantages.clone()
+    halved[4:] = 0.0
+    _, _, exact = gradient(adapted, RLOO(kl_coefficient=1e-9), with_kl=True, shared=shared)
+    found = estimates((lm, svf, rollout_of(rollout.completions, halved)), range(60), shared)
+    error = float(found.std()) / 60**0.5
+    assert float(found.std()) > 0.05 * exact["train/kl"]  # a sample, and not all of them
+    assert abs(float(found.mean()) - exact["train/kl"]) < 3 * error
+
+
+def test_the_kl_for_the_log_takes_a_fraction_of_the_updates_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = tiny_model("llama")
+    svf = SVF(modules="all", cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    sampling = Sampling(max_new_tokens=5, temperature=1.0, samples=4, seed=3)
+    groups = HFGenerator(lm, svf).generate([Example("x" * n) for n in range(3, 13)], sampling)
+    rollout = rollout_of(
+        tuple(one for group in groups for one in group), torch.tensor([0.75, -0.25, -0.25, -0.25] * 10)
+    )
+    tokens, honest = [], LanguageModel.hidden_states
+    monkeypatch.setattr(
+        LanguageModel,
+        "hidden_states",
+        lambda lm, ids, *args, **named: tokens.append(ids.numel()) or honest(lm, ids, *args, **named),
+    )
+    counts = []
+    for with_kl in (False, True):
+        tokens.clear()
+        gradient((lm, svf, rollout), RLOO(), with_kl=with_kl)
+        counts.append(sum(tokens))
+    update, both = counts  # an update goes forward and backward, the estimate forward as policy and as base
+    assert 0 < both - update <= 2 * 0.2 * update  # 0.15 of completions of mean length; those drawn may be longer
+
+
+@pytest.mark.parametrize(
+    ("dtype", "coefficient", "warns"),
+    [("bfloat16", 0.1, True), ("bfloat16", 0.0, False), ("float16", 0.1, True), ("float32", 0.1, False)],
+)
+def test_a_kl_in_half_precision_is_told_its_floor(
+    caplog: pytest.LogCaptureFixture, dtype: str, coefficient: float, warns: bool
+) -> None:
+    lm = tiny_model("llama", dtype=dtype)
+    svf = SVF(modules="all", cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    with caplog.at_level(logging.WARNING):
+        warn_of_kl_floor(lm, svf, RLOO(kl_coefficient=coefficient))
+    assert ("nats per token by rounding alone" in caplog.text) is warns
+    if warns:
+        assert 0 < caplog.records[0].args[2] < 0.1  # type: ignore[index,operator]
+        assert all(bool((z == 1).all()) for z in svf.state().values())
+
+
+def test_a_number_that_is_none_is_named_as_the_rollout_numbers_it(
+    adapted: Adapted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, svf, rollout = adapted
+    advantages = rollout.advantages.clone()
+    advantages[:5] = 0.0  # so that the first completion computed is the sixth
+    honest = LanguageModel.logits
+    monkeypatch.setattr(LanguageModel, "logits", lambda lm, hidden: honest(lm, hidden) + float("nan"))
+    with pytest.raises(ArithmeticError, match=r"token 0 in completion 5 \(prompt 1\) is nan"):
+        gradient((lm, svf, rollout_of(rollout.completions, advantages)), RLOO())
