@@ -10,6 +10,7 @@ clipping and the optimizer step are in `t2.training.module`.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -50,6 +51,9 @@ def accumulate_gradient(
     over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
     on completions that are drawn at random by `seed`.
 
+    In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
+    and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
+
     Raises:
         NonFiniteError: a log-prob or divergence that is NaN or infinite; the numbers are those of the rollout.
     """
@@ -58,13 +62,18 @@ def accumulate_gradient(
     if shared != share_prompts:
         log.warning("Prompts are not shared in this step: completions reach beyond the model's sliding window.")
     # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all.
-    used = [n for n in range(rollout.total_samples) if in_loss or rollout.advantages[n] != 0]
+    used = [n for n in range(len(rollout.completions)) if in_loss or rollout.advantages[n] != 0]
     passes = _Passes(lm, adapter, rollout, shared=shared, micro_batch_tokens=micro_batch_tokens)
+    scale = float(2 ** int(math.log2(rollout.total_samples))) if lm.dtype == torch.float16 else 1.0
     sums = _Sums()
     for part, token in passes.over(used, objective.kl_direction if in_loss else None):
         loss = objective.loss(token, part)
-        backward(loss.total)
+        backward(loss.total * scale)
         sums.add(loss, token)
+    if scale != 1.0:
+        for parameter in adapter.trainable():
+            if parameter.grad is not None:
+                parameter.grad /= scale
     metrics = sums.metrics(on_policy=objective.on_policy)
     if in_loss:
         metrics["train/kl"] = sums.kl

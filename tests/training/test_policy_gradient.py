@@ -205,3 +205,20 @@ def test_a_number_that_is_none_is_named_as_the_rollout_numbers_it(
     monkeypatch.setattr(LanguageModel, "logits", lambda lm, hidden: honest(lm, hidden) + float("nan"))
     with pytest.raises(ArithmeticError, match=r"token 0 in completion 5 \(prompt 1\) is nan"):
         gradient((lm, svf, rollout_of(rollout.completions, advantages)), RLOO())
+
+
+def test_a_gradient_in_float16_is_that_of_float32_also_in_a_large_rollout() -> None:
+    """A token's weight is 1e-5 there, and its gradient without a scale below what float16 holds with all its bits."""
+    found: list[Tensor] = []
+    flat: tuple = ()
+    for dtype in (torch.float32, torch.float16):
+        lm = tiny_model("llama")
+        lm.model.half().to(dtype)  # the same weights
+        svf = SVF(modules="all", cache=False, progress=False)
+        svf.inject(lm.model, lm.source)
+        sampling = Sampling(max_new_tokens=5, temperature=1.0, samples=4, seed=3)
+        groups = HFGenerator(lm, svf).generate([Example("ab"), Example("cdefg")], sampling) if not flat else []
+        flat = flat or tuple(one for group in groups for one in group)
+        rollout = replace(rollout_of(flat, torch.tensor([0.75, -0.25, -0.25, -0.25] * 2)), total_samples=16_384)
+        found.append(gradient((lm, svf, rollout), RLOO(length_norm="max_new_tokens"))[0])
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 0.01
