@@ -49,8 +49,8 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     """Fit the strategy to the task, if there is one, and complete the prompts; returns completions by system."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
-    check_precision(cfg)
     # What the configuration alone can get wrong comes before the model is loaded.
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation))
     prompts = read_prompts(cfg)
     task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
     check(cfg, strategy=strategy, pool=pool, task=task, completes=bool(prompts) or cfg.interactive)
@@ -81,12 +81,6 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     while cfg.interactive and (line := ask()):
         completions += complete(cfg, systems, [line])
     return completions
-
-
-def check_precision(cfg: DictConfig) -> None:
-    """Log the precision policy; ValueError for settings that exclude each other."""
-    precision = Precision.of(cfg.base_model, cfg.generation)
-    log.info("Precision: %s", precision)
 
 
 def read_prompts(cfg: DictConfig) -> list[str]:

@@ -59,8 +59,8 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
     start, phases = time.perf_counter(), Phases()
     quiet_libraries()
-    check_precision(cfg)
     # What the configuration alone can get wrong comes before the model is loaded.
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation))
     strategies = name_strategies(
         instantiate(cfg.get("strategy")), {k: instantiate(v) for k, v in cfg.strategies.items()}
     )
@@ -102,12 +102,6 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     log.info("%s split:\n%s", cfg.split, results_text(results))
     log.info("Results: %s", run / RESULTS_FILE)
     return results
-
-
-def check_precision(cfg: DictConfig) -> None:
-    """Log the precision policy; ValueError for settings that exclude each other."""
-    precision = Precision.of(cfg.base_model, cfg.generation)
-    log.info("Precision: %s", precision)
 
 
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:

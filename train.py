@@ -41,7 +41,6 @@ def train(cfg: DictConfig) -> Results:
     """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
     start = time.perf_counter()
     quiet_libraries()
-    check_precision(cfg)
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
     module, data, callbacks = build(cfg)
@@ -63,20 +62,13 @@ def train(cfg: DictConfig) -> Results:
     return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
 
 
-def check_precision(cfg: DictConfig) -> None:
-    """Log the precision policy; ValueError for settings that exclude each other."""
-    precision = Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
-    log.info("Precision: %s", precision)
-    if (note := precision.kl_note(cfg.objective.get("kl_coefficient") or 0.0)) is not None:
-        log.warning(note)
-
-
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
         instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
     )
     objective.check_sampling(sampling)
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation, cfg.trainer))
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     validations = [callback for callback in callbacks if isinstance(callback, Validation)]

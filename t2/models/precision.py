@@ -23,7 +23,6 @@ from t2.run.messages import check_choice, nearest
 
 DTYPES = ("float32", "bfloat16", "float16")
 LOGITS = torch.float32  # the dtype of logits and of all that is computed from them
-KL_FLOOR_NATS = 2e-3  # a token, of a bf16 model to itself by two ways of computing it
 RolloutMode = Literal["auto", "merged", "factored"]
 _REFUSED = {  # precision flags of Lightning, and what they do here
     "bf16-mixed": "autocast rounds z to bfloat16 in every product, and a layer feels nothing of |z - 1| below 1.5e-3",
@@ -34,29 +33,30 @@ _REFUSED = {  # precision flags of Lightning, and what they do here
 
 
 class NonFiniteError(FloatingPointError, ValueError):
-    """A number that is NaN or infinite, where going on would train on it or answer with it.
+    """A log-prob or divergence that is NaN or infinite, where going on would train on it or answer with it.
 
-    `completion` and `token` are indices: of the completion among those that were computed, and of its token.
+    `prompt`, `completion` and `token` count from 0: among the prompts and completions that were computed together, and
+    within the completion.
     """
 
-    def __init__(self, message: str, *, completion: int, token: int) -> None:
-        """Keep the indices beside the message."""
-        super().__init__(message)
-        self.completion, self.token = completion, token
+    def __init__(
+        self, what: str, value: float, *, prompt: int, completion: int, token: int, dtype: torch.dtype
+    ) -> None:
+        """Make the message; `what` names the number, `dtype` is that of the model."""
+        cure = "" if dtype != torch.float16 else ", or set base_model.dtype=bfloat16, which has more range"
+        super().__init__(
+            f"{what} of token {token} in completion {completion} (prompt {prompt}) is {value}, so the logits there are "
+            f"not finite: z has grown too large, or a number has overflowed in {dtype_name(dtype)}. Lower "
+            f"optimizer.lr, or the bounds of a search{cure}. What was saved before is finite."
+        )
+        self.what, self.value, self.dtype = what, value, dtype
+        self.prompt, self.completion, self.token = prompt, completion, token
 
-
-def non_finite(
-    what: str, value: float, *, prompt: int, completion: int, token: int, dtype: torch.dtype
-) -> NonFiniteError:
-    """The error for a log-prob or divergence; the message counts prompts, completions and tokens from 0."""
-    cure = ", or set base_model.dtype=bfloat16, which has more range" if dtype == torch.float16 else ""
-    return NonFiniteError(
-        f"{what} of token {token} in completion {completion} (prompt {prompt}) is {value}, so the logits there are not "
-        f"finite: z has grown too large, or a number has overflowed in {dtype_name(dtype)}. Lower optimizer.lr or the "
-        f"bounds of a search{cure}. What was saved before is finite.",
-        completion=completion,
-        token=token,
-    )
+    def at(self, *, prompt: int, completion: int) -> NonFiniteError:
+        """The same error with the numbers that prompt and completion have in a larger batch."""
+        return NonFiniteError(
+            self.what, self.value, prompt=prompt, completion=completion, token=self.token, dtype=self.dtype
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,15 +119,6 @@ class Precision:
         if self.rollout_mode != "auto":
             return self.rollout_mode == "merged"
         return self.rollout_dtype is not None or not is_half(parse_dtype(self.model))
-
-    def kl_note(self, coefficient: float) -> str | None:
-        """A warning where an objective weighs a KL that half precision cannot resolve, else None."""
-        if not coefficient > 0 or not is_half(parse_dtype(self.model)):
-            return None
-        return (
-            f"objective.kl_coefficient is {coefficient} and the model is held in {self.model}: rounding alone gives a "
-            f"KL of up to {KL_FLOOR_NATS} nats a token, which is no distance to the base. Trust it above that."
-        )
 
     def __str__(self) -> str:
         """One line for the log."""

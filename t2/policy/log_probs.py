@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
-from t2.models.precision import non_finite
+from t2.models.precision import NonFiniteError
 from t2.policy.packing import Layout, group_by_prompt, plain_rows, sampled_log_probs, shared_rows, with_prefix
 from t2.policy.prefix import Prefix, common_prefix, prefix_cache, read_prefix
 from t2.types import Completion
@@ -131,7 +131,7 @@ def _check_finite(what: str, values: Tensor, lm: LanguageModel, completions: Seq
         index += 1
     prompt = next(number for number, group in enumerate(group_by_prompt(completions)) if index in group)
     value = float(values.detach()[~finite][0])
-    raise non_finite(what, value, prompt=prompt, completion=index, token=token, dtype=lm.dtype)
+    raise NonFiniteError(what, value, prompt=prompt, completion=index, token=token, dtype=lm.dtype)
 
 
 def _unflatten(flat: Tensor, layout: Layout) -> Tensor:

@@ -142,7 +142,7 @@ def micro_batches(completions: Sequence[Completion], tokens: int, *, shared: boo
         parts = [_within(completions, group, tokens) for group in group_by_prompt(completions)]
         rows = [group[0] for group in parts if len(group) == 1]
         alone = [part for group in parts if len(group) > 1 for part in group]  # together they would be one row again
-    size = {id(row): _row_tokens(completions, row) for row in rows}
+    size = {id(row): row_tokens(completions, row) for row in rows}
     batches: list[list[list[int]]] = []
     for row in sorted(rows, key=lambda row: -size[id(row)]):
         if batches and size[id(batches[-1][0])] * (len(batches[-1]) + 1) <= tokens:
@@ -156,13 +156,14 @@ def _within(completions: Sequence[Completion], group: list[int], tokens: int) ->
     """One prompt's completions, cut into rows of at most `tokens` tokens."""
     parts: list[list[int]] = [[]]
     for index in group:
-        if parts[-1] and _row_tokens(completions, [*parts[-1], index]) > tokens:
+        if parts[-1] and row_tokens(completions, [*parts[-1], index]) > tokens:
             parts.append([])
         parts[-1].append(index)
     return parts
 
 
-def _row_tokens(completions: Sequence[Completion], row: Sequence[int]) -> int:
+def row_tokens(completions: Sequence[Completion], row: Sequence[int]) -> int:
+    """The tokens of a row that holds the completions with these indices after their one prompt."""
     return len(completions[row[0]].prompt_ids) + sum(len(completions[index].token_ids) - 1 for index in row)
 
 

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 
 from t2.models.language_model import LanguageModel
-from t2.models.precision import non_finite
+from t2.models.precision import NonFiniteError
 from t2.types import Completion, LazyImage, Sampling
 
 
@@ -33,7 +33,7 @@ class Row:
         if self.stopped:
             return
         if not math.isfinite(log_prob):
-            raise non_finite(
+            raise NonFiniteError(
                 "The log-prob at sampling",
                 log_prob,
                 prompt=self.index // sampling.samples,

@@ -33,7 +33,7 @@ from t2.tasks.base import Task
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
-from t2.training.policy_gradient import accumulate_gradient
+from t2.training.policy_gradient import accumulate_gradient, warn_of_kl_floor
 from t2.training.rollout import Rollout
 from t2.types import Completion, Example, Grade, Sampling
 
@@ -63,7 +63,7 @@ class ExpertTraining(L.LightningModule):
         total_steps: length of the learning-rate schedule.
         micro_batch_tokens: bound on prompt + completion tokens of one forward and backward.
         share_prompts: let the samples of one prompt share its computation, where the architecture allows it.
-        kl_every: log the KL to the base every so many steps even where its coefficient is 0 (0: never).
+        kl_every: estimate the KL to the base for the log every so many steps where its coefficient is 0 (0: never).
         score_workers: threads that grade completions while others are generated.
         seed: the source of every random choice, together with the step.
     """
@@ -114,8 +114,9 @@ class ExpertTraining(L.LightningModule):
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """Check whether this model can share prompts."""
+        """Check whether this model can share prompts, and say what half precision does to a KL in the loss."""
         self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
+        warn_of_kl_floor(self.lm, self.adapter, self.objective)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Stop before this step where a callback (early stopping) asked for it."""
@@ -128,7 +129,7 @@ class ExpertTraining(L.LightningModule):
         self.metrics = {}
         rollout = self._rollout(batch, step)
         with self.phases("update"):
-            self._update(rollout, with_kl=self._wants_kl(step))
+            self._update(rollout, with_kl=self.kl_every > 0 and step % self.kl_every == 0)
         self._warn_if_flat(rollout)
         seconds = self.phases.step_seconds
         self.metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
@@ -174,9 +175,6 @@ class ExpertTraining(L.LightningModule):
             total_tokens=int(lengths.sum()),
             max_new_tokens=sampling.max_new_tokens,
         )
-
-    def _wants_kl(self, step: int) -> bool:
-        return self.objective.kl_coefficient > 0 or (self.kl_every > 0 and step % self.kl_every == 0)
 
     def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
         """Accumulate the gradient over micro-batches, clip it, step."""

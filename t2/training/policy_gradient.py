@@ -2,31 +2,34 @@
 
     rollout -> completions with an advantage -> micro-batches by tokens -> log-probs -> loss -> backward
 
-Where the KL to the base is only logged, it is estimated on a few completions: its gradient is not wanted, and two
-forward passes of them all would cost as much as the step. Sampling, grading, clipping and the optimizer step are in
-`t2.training.module`.
+Where the KL to the base is in the loss, all completions take part. Where it is only logged, it is estimated on a few,
+in passes of its own, so that the log changes no gradient and costs a fraction of the update. Sampling, grading,
+clipping and the optimizer step are in `t2.training.module`.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.adapters.base import Adapter
+from t2.adapters.base import Adapter, PerExampleAdapter
 from t2.models.language_model import LanguageModel
-from t2.policy.log_probs import TokenLogProbs, token_log_probs
-from t2.policy.packing import micro_batches
+from t2.models.precision import NonFiniteError, dtype_name, is_half
+from t2.policy.kl_floor import kl_floor
+from t2.policy.log_probs import KLDirection, TokenLogProbs, token_log_probs
+from t2.policy.packing import group_by_prompt, micro_batches, row_tokens
 from t2.policy.prompt_sharing import exceeds_window
 from t2.training.objectives import Objective
 from t2.training.rollout import Loss, Rollout
 
 log = logging.getLogger(__name__)
-LOGGED_KL_SHARE = 1 / 8  # of the completions that a KL is estimated on where it is only logged
+KL_SHARE = 0.15  # of the update's tokens: those of the completions that a KL for the log is estimated on
 
 
 def accumulate_gradient(
@@ -44,50 +47,111 @@ def accumulate_gradient(
     """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
     Completions without an advantage add nothing to the policy gradient and are left out, unless the objective uses the
-    KL to the base. A rollout without any advantage calls `backward` only then. With `with_kl` the KL is also returned
-    where the objective does not use it, estimated on completions that `seed` draws.
+    KL to the base. A rollout without any advantage calls `backward` only there. `with_kl` adds `train/kl`, the mean
+    over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
+    on completions that are drawn at random by `seed`.
+
+    In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
+    and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
+
+    Raises:
+        NonFiniteError: a log-prob or divergence that is NaN or infinite; the numbers are those of the rollout.
     """
     in_loss = objective.kl_coefficient > 0
-    # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all.
-    learns = in_loss or bool((rollout.advantages != 0).any())
-    used = [n for n in range(rollout.total_samples) if in_loss or rollout.advantages[n] != 0]
-    completions = [rollout.completions[n] for n in used]
     shared = share_prompts and not exceeds_window(lm, rollout.completions)
     if shared != share_prompts:
         log.warning("Prompts are not shared in this step: completions reach beyond the model's sliding window.")
+    # Zero gradients would still move z by AdamW's momentum, so a step without a signal has none at all.
+    used = [n for n in range(len(rollout.completions)) if in_loss or rollout.advantages[n] != 0]
+    passes = _Passes(lm, adapter, rollout, shared=shared, micro_batch_tokens=micro_batch_tokens)
+    scale = float(2 ** int(math.log2(rollout.total_samples))) if lm.dtype == torch.float16 else 1.0
     sums = _Sums()
-    parts = micro_batches(completions, micro_batch_tokens, shared=shared)
-    for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
-        part = rollout.select([used[row] for row in rows])
-        token = token_log_probs(
-            lm,
-            part.completions,
-            temperature=rollout.temperature,
-            kl=objective.kl_direction if in_loss else None,
-            adapter=adapter,
-            shared=shared,
-        )
+    for part, token in passes.over(used, objective.kl_direction if in_loss else None):
         loss = objective.loss(token, part)
-        if learns:
-            backward(loss.total)
+        backward(loss.total * scale)
         sums.add(loss, token)
-    found = sums.metrics(on_policy=objective.on_policy, with_kl=in_loss)
-    return (
-        found | {"train/kl": estimated_kl(lm, adapter, objective, rollout, seed)} if with_kl and not in_loss else found
+    if scale != 1.0:
+        for parameter in adapter.trainable():
+            if parameter.grad is not None:
+                parameter.grad /= scale
+    metrics = sums.metrics(on_policy=objective.on_policy)
+    if in_loss:
+        metrics["train/kl"] = sums.kl
+    elif with_kl:
+        metrics["train/kl"] = _estimate_kl(passes, objective, used, seed)
+    return metrics
+
+
+def warn_of_kl_floor(lm: LanguageModel, adapter: Adapter, objective: Objective) -> None:
+    """Say in the log what rounding alone makes of the KL, where it is in the loss and the model in half precision."""
+    if not objective.kl_coefficient > 0 or not is_half(lm.dtype) or not isinstance(adapter, PerExampleAdapter):
+        return
+    log.warning(
+        "objective.kl_coefficient is %g and the base model is in %s, where the KL of a policy that is the base is "
+        "%.1g nats per token by rounding alone, and so is a part of its gradient. For a KL that means something below "
+        "that, set base_model.dtype=float32.",
+        objective.kl_coefficient,
+        dtype_name(lm.dtype),
+        kl_floor(lm, adapter, objective.kl_direction),
     )
 
 
 @torch.no_grad()
-def estimated_kl(lm: LanguageModel, adapter: Adapter, objective: Objective, rollout: Rollout, seed: int) -> float:
-    """The KL of the objective, estimated without bias on LOGGED_KL_SHARE of the completions, drawn uniformly."""
-    total = rollout.total_samples
-    count = max(1, round(LOGGED_KL_SHARE * total))
-    drawn = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    part = rollout.select(drawn)
-    token = token_log_probs(
-        lm, part.completions, temperature=rollout.temperature, kl=objective.kl_direction, adapter=adapter
+def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], seed: int) -> float:
+    """The loss's KL term on m of the N completions, drawn uniformly without replacement, times N / m.
+
+    Its expectation over the draw is the term on all of them. m is what KL_SHARE of the update's tokens hold, at least
+    1, so the estimate of one step is rough; those of many steps average out.
+    """
+    rollout = passes.rollout
+    every = range(rollout.total_samples)
+    row = sum(row_tokens(rollout.completions, [n]) for n in every) / rollout.total_samples
+    count = min(max(1, int(KL_SHARE * passes.tokens(used) / row)), rollout.total_samples)
+    drawn = torch.randperm(rollout.total_samples, generator=torch.Generator().manual_seed(seed))[:count]
+    kl = sum(
+        objective.loss(token, part).parts["kl"]
+        for part, token in passes.over(sorted(drawn.tolist()), objective.kl_direction)
     )
-    return objective.loss(token, part).parts["kl"] * total / count
+    return kl * rollout.total_samples / count
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Forward passes over parts of a rollout."""
+
+    lm: LanguageModel
+    adapter: Adapter
+    rollout: Rollout
+    shared: bool
+    micro_batch_tokens: int
+
+    def over(self, numbers: Sequence[int], kl: KLDirection | None) -> Iterator[tuple[Rollout, TokenLogProbs]]:
+        """Micro-batches of the completions with these numbers, and what was computed for each."""
+        chosen = [self.rollout.completions[n] for n in numbers]
+        parts = micro_batches(chosen, self.micro_batch_tokens, shared=self.shared)
+        for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
+            part = self.rollout.select([numbers[row] for row in rows])
+            try:
+                token = token_log_probs(
+                    self.lm,
+                    part.completions,
+                    temperature=self.rollout.temperature,
+                    kl=kl,
+                    adapter=self.adapter,
+                    shared=self.shared,
+                )
+            except NonFiniteError as error:
+                completion = numbers[rows[error.completion]]
+                groups = group_by_prompt(self.rollout.completions)
+                prompt = next(number for number, group in enumerate(groups) if completion in group)
+                raise error.at(prompt=prompt, completion=completion) from None
+            yield part, token
+
+    def tokens(self, numbers: Sequence[int]) -> int:
+        """The tokens of a pass over these completions, without padding."""
+        chosen = [self.rollout.completions[n] for n in numbers]
+        rows = group_by_prompt(chosen) if self.shared else [[n] for n in range(len(chosen))]
+        return sum(row_tokens(chosen, row) for row in rows)
 
 
 @dataclass
@@ -109,13 +173,11 @@ class _Sums:
         drift = (token.log_probs.detach() - token.sampled).abs()
         self.drift = max(self.drift, float(drift.max()))  # both are 0 where padded
 
-    def metrics(self, *, on_policy: bool, with_kl: bool) -> dict[str, float]:
+    def metrics(self, *, on_policy: bool) -> dict[str, float]:
         """What the loggers get."""
         found = {"train/policy_loss": self.policy}
         if self.tokens:
             found["train/entropy"] = self.entropy / self.tokens
             if on_policy:
                 found["train/log_prob_drift"] = self.drift  # largest |training - sampling| of a log-prob
-        if with_kl:
-            found["train/kl"] = self.kl
         return found

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from t2.models.precision import NonFiniteError, Precision, is_half, non_finite, parse_dtype
+from t2.models.precision import NonFiniteError, Precision, is_half, parse_dtype
 
 
 @pytest.mark.parametrize(
@@ -54,19 +54,14 @@ def test_dtypes_have_names_and_sixteen_bits_are_half() -> None:
 
 
 def test_the_error_names_the_place_and_is_one_of_arithmetic_and_of_values() -> None:
-    error = non_finite("The log-prob", float("nan"), prompt=3, completion=19, token=2, dtype=torch.float16)
+    error = NonFiniteError("The log-prob", float("nan"), prompt=3, completion=19, token=2, dtype=torch.float16)
     assert isinstance(error, ArithmeticError)
     assert isinstance(error, ValueError)  # so that the command line shows a message and no traceback
     assert (error.completion, error.token) == (19, 2)
     assert "The log-prob of token 2 in completion 19 (prompt 3) is nan" in str(error)
     assert "base_model.dtype=bfloat16" in str(error)
-    assert isinstance(error, NonFiniteError)
-    other = non_finite("The log-prob", float("inf"), prompt=0, completion=0, token=0, dtype=torch.float32)
+    moved = error.at(prompt=0, completion=1)
+    assert (moved.prompt, moved.completion, moved.token) == (0, 1, 2)
+    assert "token 2 in completion 1 (prompt 0) is nan" in str(moved)
+    other = NonFiniteError("The log-prob", float("inf"), prompt=0, completion=0, token=0, dtype=torch.float32)
     assert "bfloat16" not in str(other)
-
-
-@pytest.mark.parametrize(
-    ("dtype", "coefficient", "noted"), [("float32", 0.1, False), ("bfloat16", 0.0, False), ("bfloat16", 0.1, True)]
-)
-def test_the_floor_of_a_kl_is_said_where_it_is_weighed(dtype, coefficient, noted):
-    assert (Precision(model=dtype).kl_note(coefficient) is not None) is noted
