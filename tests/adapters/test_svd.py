@@ -181,3 +181,23 @@ def test_float64_is_never_cached_as_fp32_and_without_a_folder_nothing_is(tmp_pat
     assert parts.s.dtype == torch.float64
     run(None)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_wrong_decomposition_is_noticed_and_made_again_in_float64(monkeypatch, caplog):
+    exact, weight = torch.linalg.svd, torch.randn(6, 4)
+
+    def wrong_in_fp32(matrix, full_matrices):
+        U, s, Vh = exact(matrix, full_matrices=full_matrices)
+        return U, s * (1.001 if matrix.dtype == torch.float32 else 1.0), Vh
+
+    monkeypatch.setattr(torch.linalg, "svd", wrong_in_fp32)
+    parts = decompose(weight)
+    assert "off by 0.001" in caplog.text
+    torch.testing.assert_close(rebuilt(parts), weight, rtol=1e-5, atol=1e-5)
+    monkeypatch.setattr(torch.linalg, "svd", lambda m, full_matrices: (2 * p for p in exact(m, full_matrices=False)))
+    with pytest.raises(ArithmeticError, match="is off by 7 of its size"):
+        decompose(weight)
+
+
+def test_a_matrix_of_zeros_is_decomposed():
+    assert decompose(torch.zeros(3, 2)).s.tolist() == [0.0, 0.0]
