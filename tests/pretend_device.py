@@ -4,14 +4,14 @@
         x = torch.ones(3).to("cuda:1")     x.device is cuda:1, and its numbers are real
 
 A device is a tag on a tensor's storage, so that views share it. A function mode reports tags, and takes devices out of
-the arguments of factories and `to`, which a torch without CUDA refuses; a dispatch mode checks and tags every operation,
+the arguments of factories and `to`, which a torch without CUDA refuses; a dispatch mode checks and tags all operations,
 those of the backward pass included. As under CUDA, a 0-dim tensor of the CPU goes with every device, and an index may
 be on the CPU. Not pretended: streams, memory, random numbers of a device, kernels that exist for one device only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
@@ -61,7 +61,12 @@ class _Move(torch.autograd.Function):
 
 
 class _Tags(TorchDispatchMode):
-    """Checks that the tensors of every operation are on one device, and tags what it returns."""
+    """Checks that the tensors of every operation are on one device, and tags what it returns.
+
+    `current` is where a tensor is made that is made of nothing, as inside `pad_sequence` or a backward formula.
+    """
+
+    current: torch.device = CPU
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -74,7 +79,7 @@ class _Tags(TorchDispatchMode):
             return out
         if func in INDEXED:
             given = [args[0], *(one for one in given if place(one) != CPU)]
-        device = _common(func, given)
+        device = _common(func, given) if given else self.current
         for one in tree_leaves(out):
             if isinstance(one, Tensor) and not any(one is other for other in given):
                 put(one, device)
@@ -96,6 +101,10 @@ def _common(func: Any, tensors: list[Any]) -> torch.device:
 class _Reports(TorchFunctionMode):
     """Reports tags as devices, and turns moves and factories into their CPU forms."""
 
+    def __init__(self, tags: _Tags) -> None:
+        super().__init__()
+        self.tags = tags
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = dict(kwargs or {}), getattr(func, "__name__", "")
         owner = getattr(func, "__self__", None)
@@ -103,7 +112,7 @@ class _Reports(TorchFunctionMode):
             return place(args[0])
         if name == "__get__" and owner is torch.Tensor.is_cuda:
             return place(args[0]).type == "cuda"
-        if name in ("numpy", "__array__", "data_ptr") and place(args[0]) != CPU and name != "data_ptr":
+        if name in ("numpy", "__array__") and place(args[0]) != CPU:
             raise TypeError(f"can't convert {place(args[0])} device type tensor to numpy (pretended)")
         if name in ("cpu", "cuda"):
             return _moved(args[0], CPU if name == "cpu" else numbered("cuda"))
@@ -114,11 +123,24 @@ class _Reports(TorchFunctionMode):
                 None if (device := _asked(args, kwargs)) is None else device,
                 *func(*_bare(args), **_bare(kwargs))[1:],
             )
+        if func is Tensor.backward:
+            with self:  # a handler runs without its mode, and the backward pass computes blocks again
+                return self._at(place(args[0]), lambda: torch.autograd.backward(args[0], kwargs.get("gradient")))
         device = _asked((), kwargs)
-        out = func(*args, **_bare(kwargs))
+        inside = [place(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
+        out = self._at(max(inside, key=str, default=CPU), lambda: func(*args, **_bare(kwargs)))
+        if name == "__deepcopy__":  # copies the storage, and no operation does it
+            device = place(args[0])
         if device is not None and func is not torch.Generator:
             tree_map(lambda one: put(one, device) if isinstance(one, Tensor) else one, out)
         return out
+
+    def _at(self, device: torch.device, run: Callable[[], Any]) -> Any:
+        before, self.tags.current = self.tags.current, device
+        try:
+            return run()
+        finally:
+            self.tags.current = before
 
 
 def _is_device(one: Any) -> bool:
@@ -160,5 +182,6 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 @contextmanager
 def pretend(devices: int = 1) -> Iterator[None]:
     """Within the block there are so many CUDA devices."""
-    with patch("torch.cuda.device_count", lambda: devices), _Reports(), _Tags():
+    tags = _Tags()
+    with patch("torch.cuda.device_count", lambda: devices), _Reports(tags), tags:
         yield

@@ -92,10 +92,10 @@ class SVFLinear(nn.Module):
             other = fn(tensor)
             return other if other.dtype == tensor.dtype else tensor.to(other.device)
 
-        super()._apply(fn, recurse=False)
+        super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
         if recurse:
             self.base._apply(fn)
-            self.parametrization._apply(moved)
+            self.parametrization._apply(moved)  # type: ignore[no-untyped-call]
         self._settle()
         return self
 
