@@ -31,6 +31,7 @@ from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import Validation, finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.data import PromptData
+from t2.training.device import check_accelerator, trainer_placement
 from t2.training.module import ExpertTraining
 
 log = logging.getLogger(__name__)
@@ -51,15 +52,17 @@ def train(cfg: DictConfig) -> Results:
         loggers = list(instantiate(cfg.logger).values())
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks)
+        placement = trainer_placement(module.lm.device)
+        trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         finish(trainer, module)
         failed = False
     finally:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
-    plot_learning_curve([run], run / CURVE_FILE)
-    return report(cfg, module, callbacks, seconds=time.perf_counter() - start)
+    results = report(cfg, module, callbacks, seconds=time.perf_counter() - start)
+    plot_learning_curve([run], run / CURVE_FILE)  # last: no figure is worth a run
+    return results
 
 
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
@@ -69,6 +72,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     )
     objective.check_sampling(sampling)
     log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation, cfg.trainer))
+    check_accelerator(cfg.trainer.get("accelerator", "auto"), str(cfg.base_model.get("device", "cpu")))
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     validations = [callback for callback in callbacks if isinstance(callback, Validation)]

@@ -55,9 +55,8 @@ class DenseSVF:
         self.composed: list[Tensor] = []
         for name, layer in svf.layers.items():
             assert isinstance(layer.base, nn.Linear), f"{name} is a {type(layer.base).__name__}"
-            if layer.joint:  # its factor is a view into [W | U s], which nothing needs here
-                layer.output_factor = layer.output_factor.clone()
-                del layer.joint_weight
+            if layer.joint_weight is not None:  # [W | U s], which nothing needs here
+                layer.separate_factor, layer.joint_weight = layer.output_factor.clone(), None
             parent, _, child = svf.paths[name].rpartition(".")
             setattr(model.get_submodule(parent), child, layer.base)
             layer.base.weight.requires_grad_(True)

@@ -44,6 +44,7 @@ from t2.policy.reference import encode_reference
 from t2.run.launch import quiet_libraries
 from t2.run.metrics_csv import MetricsCSV
 from t2.training.data import PromptData
+from t2.training.device import trainer_placement
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Example, LazyImage, Sampling
 
@@ -96,9 +97,7 @@ class Alignment:
             [[index[ids[at * len(ids) // patches]] for at in range(patches)] for ids in words], device=lm.device
         )  # (n, patches): the word whose embedding each patch should become
         embeddings = F.normalize(lm.model.get_input_embeddings().weight[known].float(), dim=-1)  # (words, D)
-        parameters = [parameter for part in vision_modules(lm) for parameter in part.parameters()]
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        parameters = vision_parameters(lm, trained=True)
         adamw, schedule = OptimizerSettings(lr=self.align_lr, warmup_steps=10).build(parameters, self.align_steps)
         generator, right = torch.Generator().manual_seed(seed), []
         for _ in tqdm(range(self.align_steps), desc="align", leave=False, disable=None):
@@ -110,15 +109,15 @@ class Alignment:
             adamw.step()
             schedule.step()
             right.append(float((logits.argmax(dim=-1) == targets[rows]).float().mean()))
-        for parameter in parameters:
-            parameter.requires_grad_(False)
+        vision_parameters(lm, trained=False)
         last = right[-max(1, len(right) // 10) :]
         return sum(last) / len(last)
 
 
-def vision_modules(lm: LanguageModel) -> list[nn.Module]:
-    """The vision encoder and the projector."""
-    return [lm.model.get_submodule(f"model.{name}") for name in ("vision_tower", "multi_modal_projector")]
+def vision_parameters(lm: LanguageModel, *, trained: bool) -> list[nn.Parameter]:
+    """The weights of the vision encoder and the projector, made trainable or frozen."""
+    parts = [lm.model.get_submodule(f"model.{name}") for name in ("vision_tower", "multi_modal_projector")]
+    return [parameter for part in parts for parameter in part.requires_grad_(trained).parameters()]
 
 
 def image_features(lm: LanguageModel, pixels: Tensor) -> Tensor:
@@ -150,13 +149,12 @@ class AlignmentTraining(L.LightningModule):
         """Unfreeze the encoder and the projector; the language model stays frozen."""
         super().__init__()
         self.lm, self.settings, self.total_steps = lm, optimizer, total_steps
-        self.vision = nn.ModuleList(vision_modules(lm))
-        self.vision.requires_grad_(True)
+        self.trained = vision_parameters(lm, trained=True)  # a list: the trainer would move submodules
         self.losses: list[float] = []
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the encoder and the projector, with the schedule stepped once per step."""
-        adamw, schedule = self.settings.build(list(self.vision.parameters()), self.total_steps)
+        adamw, schedule = self.settings.build(self.trained, self.total_steps)
         return {"optimizer": adamw, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: list[Example], batch_idx: int) -> Tensor:
@@ -172,8 +170,7 @@ class AlignmentTraining(L.LightningModule):
 
     def on_train_end(self) -> None:
         """Freeze everything again: experts are trained on a frozen model."""
-        self.vision.requires_grad_(False)
-        self.vision.eval()
+        vision_parameters(self.lm, trained=False)
 
 
 def answers_by_image(examples: Sequence[Example]) -> dict[LazyImage, str] | None:
@@ -208,17 +205,17 @@ def align(options: argparse.Namespace) -> Results:
     module = AlignmentTraining(lm, OptimizerSettings(lr=1e-3, warmup_steps=10), options.steps)
     reports = {BASE: evaluate(HFGenerator(lm), task, examples, greedy, system=BASE)}
     trainer = L.Trainer(
-        accelerator="cpu", max_steps=options.steps, max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=1,
-        logger=MetricsCSV(str(options.out)), enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        max_steps=options.steps, max_epochs=-1, gradient_clip_val=1.0, log_every_n_steps=1, enable_checkpointing=False,
+        logger=MetricsCSV(str(options.out)), enable_progress_bar=False, enable_model_summary=False,
+        **trainer_placement(lm.device),
     )  # fmt: skip
     trainer.fit(module, data)
+    save_llava(lm, folder)  # before anything else can fail
     reports["aligned"] = evaluate(HFGenerator(lm), task, examples, greedy, system="aligned")
-    save_llava(lm, folder)
     scores, paired = summarize({s: one.scores for s, one in reports.items()}, majority=reports[BASE].majority)
     results = Results(
         command="train", base_model=lm.source, adapter=None, task=task.name, strategy="fixed", split="val",
-        trainable_parameters=sum(p.numel() for p in module.vision.parameters()), data=describe_data([task]),
+        trainable_parameters=sum(p.numel() for p in module.trained), data=describe_data([task]),
         scores={task.name: scores}, paired={task.name: paired},
         seconds={"total": time.perf_counter() - start}, seed=options.seed,
     ).write(options.out)  # fmt: skip

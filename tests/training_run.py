@@ -8,10 +8,11 @@ from pathlib import Path
 import lightning as L
 import torch
 from conftest import LetterTask
-from tiny_models import adapted
+from tiny_models import adapt, tiny
 from tiny_pool import METADATA
 
 from t2.experts.fingerprint import fingerprint_of
+from t2.models.language_model import LanguageModel
 from t2.policy.hf import HFGenerator
 from t2.run.metrics_csv import MetricsCSV
 from t2.training.callbacks import Checkpoints, Validation
@@ -34,8 +35,11 @@ def make_module(
     lr: float = 2e-3,
     total_steps: int = STEPS,
     parametrization: str = "direct",
+    lm: LanguageModel | None = None,
 ) -> ExpertTraining:
-    lm, adapter = adapted(architecture, modules=modules, parametrization=parametrization)
+    """A run of a tiny model of the architecture, or of `lm`."""
+    lm = lm or tiny(architecture)
+    adapter = adapt(lm, modules=modules, parametrization=parametrization)
     return ExpertTraining(
         lm=lm,
         adapter=adapter,

@@ -171,7 +171,7 @@ class SVF(nn.Module):
             raise ValueError(f"per_example() needs the same number of states for every matrix; got {sorted(counts)}.")
         before = {name: layer.example_scales for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
-            layer.example_scales = scales[name].to(layer.output_factor.device)
+            layer.example_scales = scales[name].to(layer.input_factor.device)
         try:
             with self._switched(Mode("factored", per_example=True)):
                 yield self._select
@@ -202,7 +202,7 @@ class SVF(nn.Module):
             present: Tensor = layer.parametrization()
             return present
         z = state.get(name, torch.ones_like(self.singular_values[name]))
-        return z.to(layer.output_factor.device)
+        return z.to(layer.input_factor.device)
 
     def _check(self, state: Mapping[str, Tensor]) -> None:
         for name, z in state.items():

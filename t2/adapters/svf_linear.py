@@ -5,18 +5,22 @@ Not done here: anything that concerns several layers, such as switching modes or
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
 
 ModeName = Literal["factored", "merged", "off"]
+HALF = (torch.bfloat16, torch.float16)
 
 
 @dataclass
@@ -39,6 +43,8 @@ class SVFLinear(nn.Module):
     In half precision the first form loses what z has learned: x Vhᵀ lies on the bf16 grid, and 1.002 times it rounds
     back to it. The second computes the change alone and adds it inside one product with the joint weight, whose fp32
     accumulator is rounded once, so that z = 1 is the base model and a step of 1e-3 changes the output.
+
+    There W and U s are views of one buffer, which moves, copies and casts keep: W is never held twice.
     """
 
     def __init__(
@@ -52,18 +58,54 @@ class SVFLinear(nn.Module):
         self.example_scales: Tensor | None = None  # (D, R), D distinct states
         self.merged_weight: Tensor | None = None  # (n_out, n_in)
         weight = dense_weight(base)
-        self.joint = weight.dtype in (torch.bfloat16, torch.float16)
-        output_factor = (parts.U * parts.s).to(weight.dtype)
-        if self.joint:
-            joined = torch.cat([weight, output_factor], dim=1)  # (n_out, n_in + R)
-            _set_dense_weight(base, joined[:, : weight.shape[1]])  # a view: W is held once
-            self.register_buffer("joint_weight", joined, persistent=False)
-            output_factor = joined[:, weight.shape[1] :]
-        self.register_buffer("output_factor", output_factor, persistent=False)  # U s, (n_out, R)
         self.register_buffer("input_factor", parts.Vh.to(weight.dtype), persistent=False)  # (R, n_in)
-        self.output_factor: Tensor
+        self.register_buffer("joint_weight", None, persistent=False)  # [W | U s] (n_out, n_in + R), in half precision
+        self.register_buffer("separate_factor", (parts.U * parts.s).to(weight.dtype), persistent=False)  # else U s
         self.input_factor: Tensor
-        self.joint_weight: Tensor
+        self.joint_weight: Tensor | None
+        self.separate_factor: Tensor | None
+        self._settle()
+
+    @property
+    def output_factor(self) -> Tensor:
+        """U s (n_out, R)."""
+        if self.joint_weight is not None:
+            return self.joint_weight[:, self.input_factor.shape[1] :]
+        assert self.separate_factor is not None, "one of the two is there"
+        return self.separate_factor
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Join W and U s in half precision and part them in any other; the weight of `base` becomes a view again."""
+        weight, half = dense_weight(self.base), self.input_factor.dtype in HALF
+        if half and self.joint_weight is None:
+            self.joint_weight, self.separate_factor = torch.cat([weight, self.output_factor], dim=1), None
+        elif not half and self.joint_weight is not None:
+            self.separate_factor, self.joint_weight = self.output_factor.contiguous(), None
+        if self.joint_weight is not None:
+            _set_dense_weight(self.base, self.joint_weight[:, : self.input_factor.shape[1]])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SVFLinear:
+        """What `to`, `cuda` and `half` call: torch would make a second W of the view, and round z."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            other = fn(tensor)
+            return other if other.dtype == tensor.dtype else tensor.to(other.device)
+
+        super()._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
+        if recurse:
+            self.base._apply(fn)
+            self.parametrization._apply(moved)  # type: ignore[no-untyped-call]
+        self._settle()
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SVFLinear:
+        """A copy with a buffer of its own: torch would clone the view beside it."""
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        vars(made).update({name: copy.deepcopy(value, memo) for name, value in vars(self).items()})
+        made._settle()
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, n_in) -> (B, T, n_out); without per-example scales B and T may be missing."""
@@ -95,8 +137,8 @@ class SVFLinear(nn.Module):
 
     def _factored(self, x: Tensor, z: Tensor) -> Tensor:
         h = F.linear(x, self.input_factor)  # (B, T, R)
-        if self.joint:
-            change = (h.float() * (z - 1.0)).to(x.dtype)
+        if self.joint_weight is not None:
+            change: Tensor = _Scaled.apply(h, z - 1.0)  # type: ignore[no-untyped-call]
             return F.linear(torch.cat([x, change], dim=-1), self.joint_weight, self.base.bias)
         return F.linear(h * z, self.output_factor, self.base.bias)
 
@@ -106,6 +148,33 @@ class SVFLinear(nn.Module):
         exact = torch.promote_types(weight.dtype, torch.float32)
         change = (self.output_factor.to(exact) * (z - 1.0).to(exact)) @ self.input_factor.to(exact)
         return (weight.to(exact) + change).to(weight.dtype)
+
+
+class _Scaled(torch.autograd.Function):
+    """h * d, multiplied in fp32 and rounded to the type of h (B, T, R); d is (R,) or (B, 1, R), fp32.
+
+    autograd would keep h in fp32 for the gradient of d, 2.9 MB a token in an 8B model. This keeps h as it is, half of
+    that, and computes the same numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, d: Tensor) -> Tensor:
+        ctx.save_for_backward(h, d)
+        return (_exact(h) * d).to(h.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        h, d = ctx.saved_tensors
+        exact = _exact(gradient)
+        to_h = (exact * d).to(h.dtype) if ctx.needs_input_grad[0] else None
+        to_d = (exact * _exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
+        return to_h, to_d
+
+
+def _exact(tensor: Tensor) -> Tensor:
+    """In fp32, or float64 where it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def dense_weight(module: nn.Linear | Conv1D) -> Tensor:

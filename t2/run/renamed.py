@@ -24,6 +24,8 @@ RENAMED_KEYS = {
 RENAMED_CHOICES = {
     "experiment=vision/warmup": "python examples/tiny_llava.py instead, which aligns the small LLaVA",
     "generation=auto": "generation=hf or generation=vllm",
+    "trainer=cpu": "base_model.device=cpu, which the trainer follows",
+    "trainer=gpu": "base_model.device=cuda, which the trainer follows",
 }
 # Old module -> its module or package now, of everything that a configuration names.
 MOVED_MODULES = {

@@ -121,7 +121,6 @@ def finish(trainer: L.Trainer, module: ExpertTraining) -> None:
     callbacks = [callback for callback in trainer.callbacks if isinstance(callback, Validation)]  # type: ignore[attr-defined]
     if all(trainer.global_step in callback.reports for callback in callbacks):
         return
-    module.to(module.lm.device)  # `fit` has moved it to the CPU
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         callback.on_train_end(trainer, module)
 

@@ -34,6 +34,10 @@ class TrainableAdapter(Adapter, Protocol):
         """The raw parameters."""
         ...
 
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Load raw parameters in place."""
+        ...
+
 
 def identity_of(lm: LanguageModel, adapter: TrainableAdapter) -> dict[str, Any]:
     """The entries of a checkpoint that identify its model and adapter."""

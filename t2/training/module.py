@@ -5,6 +5,9 @@ accumulation and clipping stay unset. Everything random is a function of (seed, 
 resumed ends with the same z, number for number. Checkpoints hold the adapter's parameters, the optimizer, its schedule
 and the loop, never the frozen weights.
 
+The model and the adapter are no submodules: they stay where the model was loaded, and Lightning sees an optimizer
+(`t2.training.device`).
+
 Not here: where prompts come from (`t2.training.data`), the gradient of a rollout (`t2.training.policy_gradient`),
 validation and early stopping (`t2.training.callbacks`).
 """
@@ -17,7 +20,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
@@ -31,6 +33,7 @@ from t2.policy.reference import ReferenceAnswers
 from t2.run.phases import Phases
 from t2.tasks.base import Task
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
+from t2.training.device import AdapterModule
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
 from t2.training.policy_gradient import accumulate_gradient, warn_of_kl_floor
@@ -52,7 +55,7 @@ class StepRecord:
     grades: Sequence[Sequence[Grade]]  # B x G
 
 
-class ExpertTraining(L.LightningModule):
+class ExpertTraining(AdapterModule):
     """Trains an adapter on a task's own reward.
 
     Args:
@@ -87,9 +90,8 @@ class ExpertTraining(L.LightningModule):
         seed: int = 0,
     ) -> None:
         """Keep the parts; nothing is computed."""
-        super().__init__()
+        super().__init__(adapter)
         self.automatic_optimization = False
-        self.adapter = adapter
         self.lm, self.task, self.objective, self.generator = lm, task, objective, generator
         self.metadata, self.sampling, self.settings, self.total_steps = metadata, sampling, optimizer, total_steps
         check_workers(score_workers)
@@ -114,7 +116,8 @@ class ExpertTraining(L.LightningModule):
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """Check whether this model can share prompts, and say what half precision does to a KL in the loss."""
+        """Check whether prompts can be shared, bring the optimizer's state back to its device, warn of a KL's floor."""
+        self.return_state()
         self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
         warn_of_kl_floor(self.lm, self.adapter, self.objective)
 
@@ -178,8 +181,7 @@ class ExpertTraining(L.LightningModule):
 
     def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
         """Accumulate the gradient over micro-batches, clip it, step."""
-        optimizer, schedule = self.optimizers(), self.lr_schedulers()
-        assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer), "one optimizer is configured"
+        optimizer, schedule = self.the_optimizer, self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
         optimizer.zero_grad()
         self.metrics |= accumulate_gradient(

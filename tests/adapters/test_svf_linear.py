@@ -5,29 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from t2.adapters.parametrizations import make_parametrization
-from t2.adapters.svd import decompose
-from t2.adapters.svf_linear import Mode, SVFLinear, dense_weight
+from t2.adapters.svf_linear import SVFLinear, dense_weight
+from tests.adapters.svf_layers import layer_of, random
 
 SHAPES = [(12, 7), (7, 12), (9, 9)]
-
-
-def layer_of(
-    n_out: int, n_in: int, *, conv: bool = False, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> SVFLinear:
-    generator = torch.Generator().manual_seed(seed)
-    base = Conv1D(n_out, n_in) if conv else nn.Linear(n_in, n_out)
-    for parameter in base.requires_grad_(False).parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    parts = decompose(dense_weight(base.to(dtype)))
-    return SVFLinear(base, parts, make_parametrization("direct", parts.s, seed=0), Mode())
-
-
-def random(*shape: int, seed: int = 1) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("conv", [False, True], ids=["Linear", "Conv1D"])
@@ -137,9 +120,3 @@ def test_bf16_gradient_of_z_is_fp32_and_points_the_right_way():
     gradient = layer.parametrization.delta.grad
     assert gradient.dtype == torch.float32
     assert F.cosine_similarity(gradient.double(), expected, dim=0) > 0.999
-
-
-def test_bf16_holds_its_weight_once():
-    layer = layer_of(12, 7, dtype=torch.bfloat16)
-    held = {t.untyped_storage().data_ptr() for t in (layer.base.weight, layer.output_factor, layer.joint_weight)}
-    assert len(held) == 1
