@@ -228,4 +228,4 @@ def check_labels(domains: Iterable[str]) -> None:
 def _as_list(tasks: Tasks) -> list[Task]:
     if isinstance(tasks, Mapping):
         return list(tasks.values())
-    return [tasks] if isinstance(tasks, Task) else list(tasks)
+    return list(tasks) if isinstance(tasks, Sequence) else [tasks]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from t2.tasks.base import SPLITS, DocumentedTask, GradingTask, Task
 from t2.tasks.digits import Digits
 from t2.tasks.few_shot_split import FewShotSplit, few_shot_order
+from t2.tasks.form import IN_PROMPT, Form
 from t2.types import Example, Grade
 
 
@@ -19,9 +20,13 @@ class Numbered:
 
     name = "numbers"
     max_new_tokens = 7
+    form = Form("Reply with the number only.")
 
     def __init__(self, test, val=("v",)):
         self.splits = {"test": test, "val": val, "train": ("t",)}
+
+    def chance(self, example):
+        return {}
 
     def split(self, split):
         return tuple(Example(str(question), answer=f"!{question}") for question in self.splits[split])
@@ -41,6 +46,10 @@ class Plain:
 
     name = "plain"
     max_new_tokens = 3
+    form = IN_PROMPT
+
+    def chance(self, example):
+        return {}
 
     def split(self, split):
         return [Example(f"{split} {number}") for number in range(9)]
