@@ -55,7 +55,7 @@ def nothing_installed(monkeypatch):
 
 
 def test_where_nothing_is_installed_the_error_says_what_to_install(nothing_installed):
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No sandbox") as caught:
         CodeExecutor("any", python=other_python())
     message = str(caught.value)
     assert re.search(r"bwrap: .*not installed; unshare: .*not installed; subprocess: not without", message)
@@ -74,7 +74,7 @@ def test_where_namespaces_are_refused_the_error_says_by_whom_and_what_to_allow(m
     monkeypatch.setenv("PATH", str(tmp_path / "system"))
     for module in (bubblewrap, levels):
         monkeypatch.setattr(module, "packaged", lambda: ours)
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(OSError, match="No sandbox") as caught:
         CodeExecutor("isolated", python=other_python())
     message = str(caught.value)
     tried = message.index(f"bwrap by {ours}: "), message.index(f"bwrap by {theirs}: "), message.index("unshare: ")
