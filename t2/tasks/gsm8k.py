@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.answers import final_number, last_number
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
@@ -31,7 +33,7 @@ class GSM8K:
         val_size: int = 500,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: PositiveInt = 512,
         name: str = "gsm8k",
     ) -> None:
         """Configures the task. Nothing is read yet.
