@@ -178,6 +178,8 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 raise ValueError(
                     f"{error}{_did_you_mean(key, [*known, *groups])} `python {name}.py --help` lists every key."
                 ) from None
+            except ValueError as error:  # a group's choice that is no text
+                raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
     except HydraException as error:
         raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
     for text in texts:
