@@ -21,6 +21,7 @@ from t2.evaluation.report import describe_data, summarize
 from t2.evaluation.results import Results
 from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
+from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
 from t2.models.precision import Precision
@@ -73,6 +74,8 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     objective.check_sampling(sampling)
     log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation, cfg.trainer))
     check_accelerator(cfg.trainer.get("accelerator", "auto"), str(cfg.base_model.get("device", "cpu")))
+    if cfg.domain != DISPATCH:  # the one reserved name that an expert may be trained for
+        check_domain(cfg.domain)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     validations = [callback for callback in callbacks if isinstance(callback, Validation)]

@@ -63,7 +63,7 @@ def measure(level: Level, work: Sequence[Sample], threads: int, python: str | No
     unsafe = level == "subprocess"  # the programs are ours
     try:
         executor = CodeExecutor(level, allow_unsafe=unsafe, timeout_s=PATIENCE_S, python=python)
-    except RuntimeError as error:
+    except OSError as error:
         return {"level": level, "unavailable": str(error)}
 
     def grade(sample: Sample) -> bool:

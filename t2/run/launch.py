@@ -192,8 +192,17 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 raise ValueError(
                     f"{error}{_did_you_mean(key, [*known, *groups])} `python {name}.py --help` lists every key."
                 ) from None
+            except ValueError as error:  # a group's choice that is no text
+                raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
     except HydraException as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
+    for text in texts:
+        key, _, folder = text.partition("=")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not set("$'\"") & set(folder):
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"{text}: that folder cannot be made ({error.strerror}). Give another.") from None
 
 
 def _first_of_sweep(text: str) -> str | None:

@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.choice import choice_letter
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
@@ -41,7 +43,7 @@ class ARC:
         splits: SplitRule = "t2",
         data_files: Mapping[str, str] | None = None,
         limit: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: PositiveInt = 512,
         name: str | None = None,
     ) -> None:
         """Configures the task. Nothing is read yet.

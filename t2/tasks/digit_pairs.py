@@ -14,6 +14,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 import numpy as np
+from pydantic import PositiveInt
 
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
@@ -43,7 +44,7 @@ class DigitPairs:
         scale: int = 4,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 8,
+        max_new_tokens: PositiveInt = 8,
     ) -> None:
         """Configures the task. Nothing is read yet.
 

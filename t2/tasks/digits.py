@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from pydantic import PositiveInt
 
 from t2.grading.answers import final_number, last_number
 from t2.tasks.base import Split
@@ -48,7 +49,7 @@ class Digits:
         scale: int = 4,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 8,
+        max_new_tokens: PositiveInt = 8,
     ) -> None:
         """Configures the task. Nothing is read yet.
 

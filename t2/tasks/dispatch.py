@@ -15,6 +15,8 @@ from itertools import chain, permutations, zip_longest
 from random import Random
 from typing import Any
 
+from pydantic import PositiveInt
+
 from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
@@ -44,7 +46,7 @@ class Dispatch:
         test_size: int = 100,
         seed: int = 0,
         name: str = "dispatch",
-        max_new_tokens: int = 6,
+        max_new_tokens: PositiveInt = 6,
     ) -> None:
         """Configures the task. Nothing is read yet.
 

@@ -16,6 +16,8 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
@@ -53,7 +55,7 @@ class EasyVQA:
         val_images: int = 400,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 8,
+        max_new_tokens: PositiveInt = 8,
     ) -> None:
         """Locates the package. No question is read yet.
 

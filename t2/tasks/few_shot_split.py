@@ -12,6 +12,8 @@ from functools import cached_property
 from random import Random
 from typing import Any, get_args
 
+from pydantic import PositiveInt
+
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task, grade
 from t2.tasks.splits import SplitRule, question_key
@@ -30,7 +32,7 @@ class FewShotSplit:
         splits: SplitRule = "t2",
         val_size: int | None = None,
         name: str | None = None,
-        max_new_tokens: int | None = None,
+        max_new_tokens: PositiveInt | None = None,
     ) -> None:
         """Configures the division. Nothing is read yet.
 

@@ -14,6 +14,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.answers import last_number
 from t2.grading.stated_number import stated_number
 from t2.run.messages import check_choice
@@ -38,7 +40,7 @@ class GSM8K:
         val_size: int = 500,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: PositiveInt = 512,
         name: str = "gsm8k",
     ) -> None:
         """Configures the task. Nothing is read yet.

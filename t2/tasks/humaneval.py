@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from pydantic import PositiveInt
+
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.programs import cut_program, fenced_code, unix_newlines
 from t2.run.messages import check_choice
@@ -42,7 +44,7 @@ class HumanEval:
         split_sizes: Mapping[str, int] | None = None,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: PositiveInt = 512,
         name: str = "humaneval",
     ) -> None:
         """Configures the task. Nothing is read yet.

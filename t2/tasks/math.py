@@ -19,6 +19,8 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.answers import boxed
 from t2.grading.math.equality import MathGrader, cheaply_equal
 from t2.grading.math.paper_equality import is_equiv
@@ -65,7 +67,7 @@ class MATH:
         val_size: int = 500,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 1024,
+        max_new_tokens: PositiveInt = 1024,
         name: str | None = None,
     ) -> None:
         """Configures the task. Nothing is read yet.

@@ -20,6 +20,8 @@ from functools import cached_property
 from random import Random
 from typing import Any, Literal, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.programs import (
     cut_program,
@@ -120,7 +122,7 @@ class MBPP:
         split_sizes: Mapping[str, int] | None = None,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 512,
+        max_new_tokens: PositiveInt = 512,
         name: str = "mbpp",
     ) -> None:
         """Configures the task. Nothing is read yet.

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.answers import all_numbers, first_line, last_number, matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
@@ -45,7 +47,7 @@ class Procedural:
         begun: bool = False,
         commutes: str | None = None,
         config: Mapping[str, Any] | None = None,
-        max_new_tokens: int = 24,
+        max_new_tokens: PositiveInt = 24,
     ) -> None:
         """Configures the task. No question is generated yet.
 

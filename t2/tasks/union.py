@@ -11,6 +11,8 @@ from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Any
 
+from pydantic import PositiveInt
+
 from t2.tasks.base import DocumentedTask, Split, Task, grade
 from t2.tasks.form import IN_PROMPT
 from t2.types import Example, Grade
@@ -21,7 +23,9 @@ class TaskUnion:
 
     form = IN_PROMPT
 
-    def __init__(self, tasks: Mapping[str, Task], name: str = "mixed", max_new_tokens: int | None = None) -> None:
+    def __init__(
+        self, tasks: Mapping[str, Task], name: str = "mixed", max_new_tokens: PositiveInt | None = None
+    ) -> None:
         """Combines `tasks`, whose keys are ignored.
 
         Args:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pydantic import PositiveInt
+
 from t2.grading.vqa import compared_form, soft_accuracy
 from t2.run.messages import check_choice
 from t2.tasks.base import Split
@@ -51,7 +53,7 @@ class VQA:
         val_images: int = 500,
         seed: int = 0,
         limit: int | None = None,
-        max_new_tokens: int = 16,
+        max_new_tokens: PositiveInt = 16,
     ) -> None:
         """Configures the task. Nothing is read yet.
 

@@ -131,7 +131,7 @@ BAD_INPUT = {
         ("strategy=few_shot", "shots=5000"), ["shots=5000, and the train split of gcd has 180 examples"],
     ),
     "support from the test split": (
-        ("strategy=few_shot", "support_split=test"), ["support_split=test: support examples are in nobody's test set"],
+        ("strategy=few_shot", "support_split=test"), ["support_split is 'test'; allowed: train, val"],
     ),
     "support that is scored": (
         ("strategy=few_shot", "split=train", "limit=null"), ["support examples are among the 180 test examples"],

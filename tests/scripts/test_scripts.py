@@ -161,6 +161,17 @@ def test_resume_takes_further_overrides(trained: Path, run_script: Run) -> None:
     assert set(read_metrics(trained / "metrics.csv")) == {0, 1, 2, 3}
 
 
+def test_resume_refuses_what_it_would_ignore(
+    trained: Path, run_script: Run, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (trained / LAST_CHECKPOINT).read_bytes()
+    changes = ("steps=3", "optimizer.lr=0.5", "task=gcd")
+    shown = error_of(lambda: run_script("train", f"resume={trained}", *changes), caplog, capsys)
+    assert "optimizer.lr: was 0.002, now 0.5" in shown
+    assert "task: was t2.tasks.procedural.Procedural, now gcd" in shown
+    assert (trained / LAST_CHECKPOINT).read_bytes() == before
+
+
 BAD_INPUT = {
     "misspelt choice": (("task=chain_sun",), ["Did you mean 'chain_sum'"]),
     "unknown choice": (("objective=nothing_like_it",), ["Available options in 'objective'", "rloo"]),
@@ -173,6 +184,7 @@ BAD_INPUT = {
     "one sample for rloo": (("sampling.samples=1",), ["set sampling.samples to 2 or more"]),
     "more prompts than the split": (("prompts_per_step=5000",), ["1 to the 60 examples"]),
     "reward map": (("objective.reward_wrong=2",), ["must exceed reward_wrong"]),
+    "several processes": (("+trainer.strategy=ddp",), ["a run is one process on one device"]),
     "prompt longer than the context": (("base_model.context_length=16",), ["but the context of tiny:llama is 16"]),
     "model source": (
         ("base_model=smollm2_135m", "base_model.source=models/no_such.gguf"), ["models/no_such.gguf"],

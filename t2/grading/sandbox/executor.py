@@ -70,7 +70,7 @@ class CodeExecutor:
 
         Raises:
             ValueError: an argument outside of what is allowed.
-            RuntimeError: no sandbox works; says which were tried and what to do.
+            OSError: no sandbox works; says which were tried and what to do.
             ModuleNotFoundError: numpy is asked for and not installed.
             FileNotFoundError: there is no such Python.
         """

@@ -41,7 +41,7 @@ def first_working(
     """The best sandbox that `trouble_in` finds nothing wrong with; `shown` are packages that programs may import.
 
     Raises:
-        RuntimeError: there is none; says what was tried, why each failed and what to do.
+        OSError: there is none; says what was tried, why each failed and what to do.
     """
     tried = []
     for level in LEVELS[require]:
@@ -63,7 +63,7 @@ def first_working(
                 return sandbox
             tried.append(f"{level}{'' if maker is None else f' by {maker}'}: {trouble}")
     said = "; ".join(tried)
-    raise RuntimeError(f"No sandbox to run programs in (executor.require={require}). Tried: {said}. {_remedy()}")
+    raise OSError(f"No sandbox to run programs in (executor.require={require}). Tried: {said}. {_remedy()}")
 
 
 def described(sandbox: Sandbox) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from hydra.utils import get_object
@@ -35,7 +36,7 @@ def check_configuration(cfg: DictConfig, script: str) -> None:
         if is_part(plain.get(part)):
             plain[part] = {key: value for key, value in plain[part].items() if key not in keys or value is not None}
     # In this order, since a fault of an early kind makes later ones that say nothing new.
-    for faults in (_numbers("", plain), _script(plain, script), _parts("", plain), trainer_faults(plain)):
+    for faults in (_numbers("", plain), chain(_script(plain, script), _parts("", plain)), trainer_faults(plain)):
         found = list(dict.fromkeys(faults))
         if found:
             raise ValueError("\n".join(found))

@@ -6,7 +6,7 @@ default may be absent, which is how Hydra composes a group whose choice is null.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
@@ -59,7 +59,7 @@ class Pooled(Script):
     expert: Text | None
     transfer: bool
     shots: NonNegativeInt
-    support_split: Split
+    support_split: Literal["train", "val"]
     pass2: Pass2
 
 

@@ -30,7 +30,7 @@ def any_executor(**changes) -> CodeExecutor:
     """For programs of our own: whatever sandbox there is, a plain subprocess too, by a Python that it can run."""
     try:
         return CodeExecutor("any", allow_unsafe=True, **changes)
-    except RuntimeError:  # of namespaces there are none, and root's own Python is closed to nobody
+    except OSError:  # of namespaces there are none, and root's own Python is closed to nobody
         return CodeExecutor("any", allow_unsafe=True, python=everybodys_python(), **changes)
 
 
@@ -45,7 +45,7 @@ def _executor(level: str, **changes) -> CodeExecutor | str:
     python = {"python": everybodys_python()} if level == "subprocess" else {}
     try:
         return CodeExecutor(require=level, allow_unsafe=level == "subprocess", **python, **changes)
-    except RuntimeError as error:
+    except OSError as error:
         return str(error)
 
 

@@ -24,7 +24,7 @@ def test_bubblewrap_works_wherever_all_must_be_tested():
     """Where it does not, the tests of the level say so and are skipped; in continuous integration that is a failure."""
     try:
         one = CodeExecutor("bwrap", timeout_s=30.0)
-    except RuntimeError as error:
+    except OSError as error:
         if in_ci():
             pytest.fail(f"Under CI the sandbox level bwrap has to work. {error}")
         skip("bwrap", str(error))
@@ -55,7 +55,7 @@ def nothing_installed(monkeypatch):
 
 
 def test_where_nothing_is_installed_the_error_says_what_to_install(nothing_installed):
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(OSError, match="No sandbox") as caught:
         CodeExecutor("any", python=other_python())
     message = str(caught.value)
     assert re.search(r"bwrap: .*not installed; unshare: .*not installed; subprocess: not without", message)
@@ -74,7 +74,7 @@ def test_where_namespaces_are_refused_the_error_says_by_whom_and_what_to_allow(m
     monkeypatch.setenv("PATH", str(tmp_path / "system"))
     for module in (bubblewrap, levels):
         monkeypatch.setattr(module, "packaged", lambda: ours)
-    with pytest.raises(RuntimeError) as caught:
+    with pytest.raises(OSError, match="No sandbox") as caught:
         CodeExecutor("isolated", python=other_python())
     message = str(caught.value)
     tried = message.index(f"bwrap by {ours}: "), message.index(f"bwrap by {theirs}: "), message.index("unshare: ")
@@ -86,7 +86,7 @@ def test_where_namespaces_are_refused_the_error_says_by_whom_and_what_to_allow(m
 
 
 def test_a_subprocess_needs_allow_unsafe():
-    with pytest.raises(RuntimeError, match=r"subprocess: not without allow_unsafe=true.*executor\.allow_unsafe=true"):
+    with pytest.raises(OSError, match=r"subprocess: not without allow_unsafe=true.*executor\.allow_unsafe=true"):
         CodeExecutor("subprocess")
 
 
@@ -94,7 +94,7 @@ def test_a_python_closed_to_others_is_named_with_what_to_give_instead():
     def closed(sandbox: Sandbox) -> str | None:
         raise PermissionError(13, "Permission denied", sandbox.command[0])
 
-    with pytest.raises(RuntimeError, match=r"subprocess: .*/usr/bin/python3'; give executor\.python one that every"):
+    with pytest.raises(OSError, match=r"subprocess: .*/usr/bin/python3'; give executor\.python one that every"):
         first_working("subprocess", True, PYTHON, (), closed)
 
 
