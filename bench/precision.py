@@ -5,9 +5,8 @@
 z is 1 + std N(0, 1). Completions are sampled in one mode; drift is the mean and the largest |training - sampling| of a
 log-prob, where training computes in the factored mode. `kept` and `noise` compare log-probs of the same tokens with
 those of a float32 model with the same rounded weights: its change by the adapter is d, that of the mode is kept * d
-plus a rest (least squares), and noise is the rest's root mean square in units of d's. `weights` is the same noise in
-the weights alone: how far the merged weights are from the exact ones, by the size of the change. Seconds are of the
-rollout, and say little on a machine that is shared.
+plus a rest (least squares), and noise is the rest's root mean square in units of d's. `weights kept` and `weights
+noise` are the same of the merged weights alone. Seconds are of the rollout, and say little on a machine that is shared.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def measure(dtype: str, args: argparse.Namespace) -> list[dict[str, Any]]:
             row = {"dtype": dtype, "std z": std, "mode": mode, "seconds": seconds}
             row |= {"drift mean": float(difference.mean()), "drift max": float(difference.max())}
             rows.append(row | _kept(_change(lm, svf, found, mode), _change(exact, reference, found, "factored")))
-            rows[-1]["weights"] = _weight_noise(svf) if mode == "merged" else 0.0
+            rows[-1] |= _in_weights(svf) if mode == "merged" else {"weights kept": 1.0, "weights noise": 0.0}
     return rows
 
 
@@ -96,16 +95,17 @@ def _kept(change: Tensor, exact: Tensor) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _weight_noise(svf: SVF) -> float:
-    """||W' - exact W'|| / ||exact W' - W|| over all matrices."""
-    error = change = 0.0
+def _in_weights(svf: SVF) -> dict[str, float]:
+    """`_kept` of the merged weights themselves, over all matrices; no activation is rounded there."""
+    cross = change = exact = 0.0
     for layer in svf.layers.values():
         z = layer.parametrization()
-        exact = (layer.output_factor.float() * (z - 1)) @ layer.input_factor.float()
+        wanted = (layer.output_factor.float() * (z - 1)) @ layer.input_factor.float()
         merged = layer.compose(z).float() - dense_weight(layer.base).float()
-        error += float((merged - exact).square().sum())
-        change += float(exact.square().sum())
-    return float((error / change) ** 0.5)
+        cross += float((merged * wanted).sum())
+        change += float(merged.square().sum())
+        exact += float(wanted.square().sum())
+    return {"weights kept": cross / exact, "weights noise": max(0.0, (change - cross**2 / exact) / exact) ** 0.5}
 
 
 def numbers(text: str) -> list[float]:

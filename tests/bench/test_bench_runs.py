@@ -51,7 +51,7 @@ RUNS = {
         lambda r: (
             [row["mode"] for row in r["rows"]] == ["merged", "factored"]
             and all(row["drift max"] >= row["drift mean"] >= 0 for row in r["rows"])
-            and r["rows"][0]["weights"] > 0.05 > r["rows"][1]["weights"] == 0
+            and r["rows"][0]["weights noise"] > 0.05 > r["rows"][1]["weights noise"] == 0
         ),
     ),
     "dispatch": (

@@ -55,12 +55,13 @@ def test_factored_merges_nothing_and_a_base_is_the_base(monkeypatch: pytest.Monk
         (torch.float32, "factored", None, False),
         (torch.float64, "auto", None, True),
         (torch.bfloat16, "auto", None, False),
-        (torch.float16, "auto", None, False),
+        (torch.float16, "auto", None, True),
+        (torch.float16, "factored", None, False),
         (torch.bfloat16, "merged", None, True),
         (torch.bfloat16, "auto", "bfloat16", True),
     ],
 )
-def test_auto_merges_where_that_rounds_nothing(
+def test_auto_merges_where_that_keeps_what_z_has_learned(
     dtype: torch.dtype, mode: str, rounded: str | None, merges: bool
 ) -> None:
     lm, svf = adapted(dtype=dtype)
@@ -90,8 +91,9 @@ def test_z_of_one_is_the_base_in_every_mode(dtype: torch.dtype) -> None:
         with svf.merged():
             merged = token_log_probs(lm, flat).log_probs
     assert torch.equal(merged, base)
-    # The wider product sums in another order: fp32 sums, rounded once.
-    torch.testing.assert_close(found, base, rtol=0, atol=16 * torch.finfo(dtype).eps)
+    # float32 multiplies by the factors of W, half precision by W itself and nothing.
+    tolerance = 1e-4 if dtype == torch.float32 else 2 * torch.finfo(dtype).eps
+    torch.testing.assert_close(found, base, rtol=0, atol=tolerance)
 
 
 def test_what_a_mode_cannot_do_is_refused() -> None:
