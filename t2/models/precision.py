@@ -65,8 +65,10 @@ class Precision:
 
     Attributes:
         model: dtype of the frozen weights and the activations.
-        rollout_mode: `merged` or `factored`; `auto` is merged where the model is float32 or `rollout_dtype` is set, and
-            factored in half precision, where merging would round away a part of what z has learned.
+        rollout_mode: `merged` or `factored`. `auto` is factored in bfloat16, where merging rounds away a part of what
+            z has learned (SmolLM2-135M: half of the change of the weights at a standard deviation of z of 0.001, a
+            fifth at 0.002, 0.1 % at 0.008), and merged, which is faster, elsewhere: float16 loses 0.1 % at 0.001. A
+            `rollout_dtype` asks for merged weights, too.
         rollout_dtype: dtype of merged weights; None is the model's own.
     """
 
@@ -118,7 +120,7 @@ class Precision:
         """Whether rollouts are generated with merged weights."""
         if self.rollout_mode != "auto":
             return self.rollout_mode == "merged"
-        return self.rollout_dtype is not None or not is_half(parse_dtype(self.model))
+        return self.rollout_dtype is not None or parse_dtype(self.model) != torch.bfloat16
 
     def __str__(self) -> str:
         """One line for the log."""

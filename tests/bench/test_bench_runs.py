@@ -46,6 +46,14 @@ RUNS = {
     "rollout --one generate": ("--prompts 2 --samples 3 --new-tokens 4 --repeats 1", lambda r: r["tokens"] == 24),
     "rollout --one t2_hf": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] < 1e-4),
     "rollout --one t2_hf_bf16": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] > 1e-4),
+    "precision": (
+        "--dtypes bfloat16 --prompts 1 --samples 2 --new-tokens 4 --std 0.01",
+        lambda r: (
+            [row["mode"] for row in r["rows"]] == ["merged", "factored"]
+            and all(row["drift max"] >= row["drift mean"] >= 0 for row in r["rows"])
+            and r["rows"][0]["weights noise"] > 0.05 > r["rows"][1]["weights noise"] == 0
+        ),
+    ),
     "dispatch": (
         "--limit 3 --ways score;classifier;centroid",
         lambda r: [one["name"] for one in r["systems"]] == ["score", "classifier", "centroid"],

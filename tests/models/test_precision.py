@@ -14,7 +14,9 @@ from t2.models.precision import NonFiniteError, Precision, is_half, parse_dtype
     ("base_model", "generation", "merges", "text"),
     [
         ({}, {}, True, "model float32; z and logits float32; rollouts merged in float32"),
-        ({"dtype": "float16"}, {"mode": "merged"}, True, "rollouts merged in float16"),
+        ({"dtype": "bfloat16"}, {"mode": "merged"}, True, "rollouts merged in bfloat16"),
+        ({"dtype": "bfloat16"}, {}, False, "rollouts factored in bfloat16"),
+        ({"dtype": "float16"}, {}, True, "rollouts merged in float16"),
         ({"dtype": "bfloat16"}, {"mode": "factored"}, False, "rollouts factored in bfloat16"),
         ({"dtype": "float32"}, {"mode": "factored", "dtype": None}, False, "rollouts factored in float32"),
         ({"dtype": "float32"}, {"mode": "auto", "dtype": "bfloat16"}, True, "rollouts merged in bfloat16"),
