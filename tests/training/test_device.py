@@ -47,7 +47,7 @@ def test_the_trainer_is_where_the_model_is(device: str, expected: dict[str, obje
     assert trainer_placement(torch.device(device)) == expected
 
 
-def test_the_script_refuses_before_it_loads(run_script, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_script_refuses_before_it_loads(run_script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_script("train", "base_model=tiny", "trainer.accelerator=gpu", f"hydra.run.dir={tmp_path}")
-    assert "base_model.device is 'cpu'" in caplog.text
+    assert "base_model.device is 'cpu'" in capsys.readouterr().out
