@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -124,8 +125,7 @@ class _Reports(TorchFunctionMode):
                 *func(*_bare(args), **_bare(kwargs))[1:],
             )
         if func is Tensor.backward:
-            with self:  # a handler runs without its mode, and the backward pass computes blocks again
-                return self._at(place(args[0]), lambda: torch.autograd.backward(args[0], kwargs.get("gradient")))
+            return self._at(place(args[0]), lambda: self._backward(args[0]))
         device = _asked((), kwargs)
         inside = [place(one) for one in tree_leaves((args, kwargs)) if isinstance(one, Tensor)]
         out = self._at(max(inside, key=str, default=CPU), lambda: func(*args, **_bare(kwargs)))
@@ -134,6 +134,12 @@ class _Reports(TorchFunctionMode):
         if device is not None and func is not torch.Generator:
             tree_map(lambda one: put(one, device) if isinstance(one, Tensor) else one, out)
         return out
+
+    def _backward(self, loss: Tensor) -> None:
+        """A handler runs without its mode, which the backward pass needs where it computes blocks again."""
+        ones = torch.ones_like(loss)
+        with self:
+            _engine_run_backward((loss,), (ones,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
     def _at(self, device: torch.device, run: Callable[[], Any]) -> Any:
         before, self.tags.current = self.tags.current, device
@@ -183,5 +189,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 def pretend(devices: int = 1) -> Iterator[None]:
     """Within the block there are so many CUDA devices."""
     tags = _Tags()
-    with patch("torch.cuda.device_count", lambda: devices), _Reports(tags), tags:
+    # Hooks of saved tensors run within an operation, where a tensor's device is not pretended.
+    checks = patch.dict("torch.utils.checkpoint._allowed_determinism_checks_to_fns", default=lambda _: None)
+    with patch("torch.cuda.device_count", lambda: devices), checks, _Reports(tags), tags:
         yield

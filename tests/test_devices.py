@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import accelerate
 import lightning as L
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_llava, tiny_model
 from t2.policy.hf import HFGenerator
 from t2.policy.label_scores import score_labels
+from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import LAST_CHECKPOINT
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Example, PixelImage, Sampling
@@ -109,3 +111,28 @@ def test_aligning_a_llava_on_a_gpu_leaves_one_that_generates_and_is_saved(tmp_pa
         assert {parameter.device for parameter in lm.model.parameters()} == {GPU}
         assert not any(parameter.requires_grad for parameter in lm.model.parameters())
         assert HFGenerator(lm).generate(asked, GREEDY)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_model_spread_over_two_gpus_trains_and_generates(tmp_path: Path, dtype: str) -> None:
+    found = []
+    for spread in (False, True):
+        with pretend(2):
+            lm = tiny_model("llama", dtype=dtype, layers=2, device="cpu" if spread else "cuda")
+            if spread:
+                near = ["model.embed_tokens", "model.rotary_emb", "model.layers.0"]
+                far = ["model.layers.1", "model.norm", "lm_head"]
+                accelerate.dispatch_model(
+                    lm.model, dict.fromkeys(near, "cuda:0") | dict.fromkeys(far, "cuda:1"), force_hooks=True
+                )
+            module = make_module(lm=lm, total_steps=2)
+            recompute_blocks(lm.model)
+            fit(module, tmp_path / f"{spread}", steps=2)
+            assert {p.device.index for p in module.adapter.trainable()} == ({0, 1} if spread else {0})
+            scales = stacked(random_state(module.adapter, 1), random_state(module.adapter, 2))
+            rows = module.generator.with_per_example_scales(
+                lambda states, z=scales: {k: v[list(states)] for k, v in z.items()}, [0, 1]
+            )
+            found.append((flat(module), rows.generate(questions("llama"), Sampling(max_new_tokens=8, samples=3))))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]

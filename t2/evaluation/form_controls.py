@@ -10,16 +10,18 @@ alone may be form. The scored examples stay as they are: only what the model rea
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from t2.evaluation.systems import BASE
-from t2.policy.generator import Generator, StreamingGenerator
+from t2.policy.generator import AdaptableGenerator, Generator, StreamingGenerator
 from t2.tasks.base import Task
 from t2.tasks.form import with_shots
 from t2.types import Completion, Example, Sampling
 
+log = logging.getLogger(__name__)
 INSTRUCTION, SHOTS, PREFIX = (f"{BASE}+{what}" for what in ("instruction", "shots", "prefix"))
 
 
@@ -51,13 +53,29 @@ def form_controls(
 ) -> dict[str, Generator]:
     """The controls of a task by system name, those that its form has and that change what is read of the `examples`.
 
-    `shots` are solved examples that are not among them.
+    `shots` are solved examples that are not among them. As many are shown as the context holds with each example, and
+    the log says where that is fewer.
     """
     ways: dict[str, Callable[[Example], Example]] = {}
     if task.form.instruction:
         ways[INSTRUCTION] = task.form.with_instruction
-    if shots:
-        ways[SHOTS] = partial(with_shots, shots=shots)
+    if fitting := _fitting(task, base, examples, shots):
+        ways[SHOTS] = partial(with_shots, shots=fitting)
     if task.form.prefix:
         ways[PREFIX] = task.form.with_prefix
     return {name: Told(base, way) for name, way in ways.items() if any(way(one) != one for one in examples)}
+
+
+def _fitting(task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example]) -> Sequence[Example]:
+    """The first shots, as many as fit into the context of the generator's model (all where it has none)."""
+    if not shots or not isinstance(base, AdaptableGenerator):
+        return shots
+    for count in range(len(shots), 0, -1):
+        try:
+            for example in examples:
+                base.lm.encode(with_shots(example, shots[:count]), reserve=task.max_new_tokens)
+        except ValueError as error:  # too long
+            log.warning("%s: %s shows fewer than %d solved examples: %s", task.name, SHOTS, count, error)
+        else:
+            return shots[:count]
+    return ()

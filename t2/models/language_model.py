@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.image_inputs import NEVER, chat_text, ids_with_images, pixel_inputs, placeholder_ids
 from t2.models.precision import LOGITS
+from t2.models.sharding import is_sharded
 from t2.types import Example, LazyImage
 
 
@@ -52,9 +53,14 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """The device of the weights; of the first where there are several (`t2.models.sharding`)."""
         device: torch.device = self.model.device
         return device
+
+    @property
+    def index_device(self) -> torch.device:
+        """Where indices of rows belong: the device of the weights, or the CPU where layers are on several."""
+        return torch.device("cpu") if is_sharded(self.model) else self.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -120,7 +126,7 @@ class LanguageModel:
             **({"use_cache": False} | cache),
             **self.pixels(images),
         ).last_hidden_state
-        return hidden
+        return hidden.to(self.device)
 
     def _mask_for_attention(self, mask: Tensor) -> Tensor:
         """A 4D bool mask as additive float mask for eager attention (Gemma 2), which adds it to the scores."""
@@ -138,7 +144,7 @@ class LanguageModel:
     def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
         """The logits (N, V) of the token after the inputs (N, S); `images` are those of all rows."""
         logits: Tensor = self.model(**inputs, **self.pixels(images), logits_to_keep=1).logits[:, -1]
-        return self.without_placeholders(logits)
+        return self.without_placeholders(logits.to(self.device))
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
         """Mask logits (..., V) so that no image placeholder is ever sampled."""
@@ -149,7 +155,7 @@ class LanguageModel:
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits (..., V), in the dtype LOGITS of `t2.models.precision`, of hidden states (..., D)."""
         config = self.model.config.get_text_config()
-        logits: Tensor = self.model.get_output_embeddings()(hidden).to(LOGITS)
+        logits: Tensor = self.model.get_output_embeddings()(hidden).to(hidden.device, LOGITS)
         if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
             logits = logits * scale
         if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite

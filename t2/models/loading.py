@@ -24,6 +24,7 @@ from t2.models.gguf import dequantized
 from t2.models.image_inputs import NEVER
 from t2.models.language_model import LanguageModel
 from t2.models.precision import parse_dtype
+from t2.models.sharding import BALANCED, check_placed, device_map
 from t2.models.sources import Source, resolve
 from t2.types import Example, PixelImage
 
@@ -36,13 +37,15 @@ def load_model(
     sha256: str | None = None,
     attn_implementation: str | None = None,
 ) -> LanguageModel:
-    """Load a frozen model; for the forms of `source` see `t2.models.sources`; device `auto` is a GPU if there is one.
+    """Load a frozen model; for the forms of `source` see `t2.models.sources`.
+
+    Device `auto` is a GPU if there is one, and `balanced` all of them (`t2.models.sharding`).
 
     Raises:
         ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks.
         OSError: the source cannot be found or fetched.
     """
-    torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
+    torch_dtype, placed = parse_dtype(dtype), device_map(device if device == BALANCED else str(parse_device(device)))
     found = resolve(source, sha256)
     location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
     if found.kind == "gguf":
@@ -57,13 +60,15 @@ def load_model(
             dtype=torch_dtype,
             attn_implementation=attn_implementation,
             use_safetensors=True,
-            device_map=None if torch_device.type == "cpu" else {"": torch_device},
+            device_map=placed,
             **options,
         )
     except OSError as error:
         if found.kind != "hub":
             raise
         raise _hub_error(found, error) from error
+    if device == BALANCED:
+        check_placed(model, source)
     language_model = LanguageModel(model, tokenizer, source, processor)
     check_logits(language_model)
     if processor is not None:
@@ -133,7 +138,7 @@ def parse_device(name: str) -> torch.device:
         ValueError: an unknown name, or a GPU that is not there.
     """
     if not re.fullmatch(r"cpu|auto|cuda(:\d+)?", name):
-        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N, auto.")
+        raise ValueError(f"device is {name!r}; allowed: cpu, cuda, cuda:N, auto, and balanced for load_model.")
     count = torch.cuda.device_count()
     if name == "auto":
         return torch.device("cuda" if count else "cpu")

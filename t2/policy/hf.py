@@ -179,7 +179,7 @@ class HFGenerator:
         row_of = {state: row for row, state in enumerate(distinct)}
         with self.adapter.per_example(scales(distinct)) as choose_states:
             yield lambda rows: choose_states(
-                torch.tensor([row_of[index[row.index // samples]] for row in rows], device=self.lm.device)
+                torch.tensor([row_of[index[row.index // samples]] for row in rows], device=self.lm.index_device)
             )
 
     def _batches(self, prompts: Sequence[tuple[int, ...]], samples: int) -> Iterator[list[int]]:
@@ -225,7 +225,7 @@ class HFGenerator:
             if last:
                 return
             if len(keep) <= (1 - COMPACT_SHARE) * len(live):
-                index = torch.tensor(keep, device=device)
+                index = torch.tensor(keep, device=self.lm.index_device)
                 cache.batch_select_indices(index)
                 tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
                 select(live)

@@ -111,7 +111,7 @@ def prefill(
         select(leaders)
         _read(lm, [prompts[index][:shared] for index in leaders], cache, 0)
         row_of = {states[index]: row for row, index in enumerate(leaders)}
-        cache.batch_select_indices(torch.tensor([row_of[state] for state in states], device=lm.device))
+        cache.batch_select_indices(torch.tensor([row_of[state] for state in states], device=lm.index_device))
     select(range(len(prompts)))
     all_images = [image for of_one in images or () for image in of_one]
     logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, all_images)

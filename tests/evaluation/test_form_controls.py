@@ -6,6 +6,8 @@ from conftest import LetterTask
 
 from t2.evaluation.form_controls import Told, form_controls
 from t2.evaluation.scoring import evaluate
+from t2.models.tiny import tiny_model
+from t2.policy.hf import HFGenerator
 from t2.tasks.form import IN_PROMPT
 from t2.types import Completion, Example, Sampling
 
@@ -61,3 +63,15 @@ def test_completions_are_streamed_where_the_generator_streams():
         told = Told(generator, LetterTask.form.with_prefix)
         assert [index for index, _ in told.stream(examples, Sampling())] == order
         assert [one.response_prefix for one in generator.asked] == ["abc"] * 3
+
+
+def test_only_as_many_shots_are_shown_as_the_context_holds(caplog):
+    lm = tiny_model("llama", context_length=128)  # a question has 29 tokens, a solved one 32
+    task = LetterTask()
+    controls = form_controls(task, HFGenerator(lm), task.split("test"), task.split("train")[:9])
+    assert len(controls["base+shots"].rewrite(Example("q")).shots) == 2
+    assert "shows fewer than 9 solved examples" in caplog.text
+    short = form_controls(
+        task, HFGenerator(tiny_model("llama", context_length=64)), task.split("test"), task.split("train")[:9]
+    )
+    assert "base+shots" not in short

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,9 +47,7 @@ def test_the_trainer_is_where_the_model_is(device: str, expected: dict[str, obje
     assert trainer_placement(torch.device(device)) == expected
 
 
-def test_the_script_refuses_before_it_loads(
-    run_script: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_script_refuses_before_it_loads(run_script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_script("train", "base_model=tiny", "trainer.accelerator=gpu", f"hydra.run.dir={tmp_path}")
-    assert "base_model.device is 'cpu'" in "".join(capsys.readouterr())
+    assert "base_model.device is 'cpu'" in capsys.readouterr().out
