@@ -66,16 +66,21 @@ def train(cfg: DictConfig) -> Results:
     return results
 
 
+def check_parts(cfg: DictConfig) -> None:
+    """Log the precision policy; ValueError where device, precision or domain cannot be."""
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation, cfg.trainer))
+    check_accelerator(cfg.trainer.get("accelerator", "auto"), str(cfg.base_model.get("device", "cpu")))
+    if cfg.domain != DISPATCH:  # the one reserved name that an expert may be trained for
+        check_domain(cfg.domain)
+
+
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
         instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
     )
     objective.check_sampling(sampling)
-    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation, cfg.trainer))
-    check_accelerator(cfg.trainer.get("accelerator", "auto"), str(cfg.base_model.get("device", "cpu")))
-    if cfg.domain != DISPATCH:  # the one reserved name that an expert may be trained for
-        check_domain(cfg.domain)
+    check_parts(cfg)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     validations = [callback for callback in callbacks if isinstance(callback, Validation)]

@@ -102,9 +102,7 @@ class BreaksAtStepTwo(Reinforce):
 
     def loss(self, token: TokenLogProbs, rollout: Rollout) -> Loss:
         loss = super().loss(token, rollout)
-        if not token.log_probs.requires_grad:  # of a KL for the log
-            return loss
-        self.losses.append(1)
+        self.losses.extend([1] * token.log_probs.requires_grad)  # not of a KL for the log
         return Loss(loss.total * float("nan"), loss.parts) if len(self.losses) == 3 else loss
 
 
