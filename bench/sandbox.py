@@ -88,7 +88,7 @@ def attacked(level: Level, python: str | None) -> dict[str, Any]:
     unsafe = level == "subprocess"
     try:
         executor = CodeExecutor(level, unsafe, attacks.TIMEOUT_S, attacks.MEMORY_MB, python=python)
-    except RuntimeError as error:
+    except OSError as error:
         return {"level": level, "unavailable": str(error)}
     names, passed = attacks.allowed(isolated=not unsafe), []
     with socket.create_server(("127.0.0.1", 0)) as listener:

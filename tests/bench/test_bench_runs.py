@@ -117,7 +117,7 @@ def test_attacks_that_pass_are_counted_and_named():
 
 def test_a_sandbox_that_does_not_work_shows_in_the_table(monkeypatch):
     bench = importlib.import_module("sandbox")
-    monkeypatch.setattr(bench, "CodeExecutor", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("no namespaces")))
+    monkeypatch.setattr(bench, "CodeExecutor", lambda *_, **__: (_ for _ in ()).throw(OSError("no namespaces")))
     found = bench.measure("bwrap", bench.samples(1), 1, None)
     assert "not available: no namespaces" in bench.sandbox_table([found])
 

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 from t2.run.configuration.trainer import OWN_KEYS, own_key, trainer_fault, trainer_faults
 
-CPU = yaml.safe_load((ROOT / "conf/trainer/cpu.yaml").read_text()) | {"max_steps": 25, "default_root_dir": "/run"}
+CPU = yaml.safe_load((ROOT / "conf/trainer/default.yaml").read_text()) | {"max_steps": 25, "default_root_dir": "/run"}
 
 
 def faults(**changes: Any) -> list[str]:
