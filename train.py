@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -74,6 +75,14 @@ def check_parts(cfg: DictConfig) -> None:
         check_domain(cfg.domain)
 
 
+def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
+    """The one callback that validates; ValueError where there is none or more."""
+    found = [callback for callback in callbacks if isinstance(callback, Validation)]
+    if len(found) != 1:
+        raise ValueError("callbacks has no or several t2.training.callbacks.Validation; allowed: one, which reports.")
+    return found[0]
+
+
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
@@ -83,12 +92,10 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     check_parts(cfg)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
-    validations = [callback for callback in callbacks if isinstance(callback, Validation)]
-    if len(validations) != 1:
-        raise ValueError("callbacks has no or several t2.training.callbacks.Validation; allowed: one, which reports.")
+    validation = validation_of(callbacks)
     adapter = instantiate(cfg.adapter)
     lm = instantiate(cfg.base_model)
-    data.check_lengths(lm, task, sampling, validated=validations[0].limit, answers=not objective.on_policy)
+    data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()
     adapter.inject(lm.model, lm.source)
     svd_seconds = time.perf_counter() - start
@@ -130,7 +137,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
 def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> Results:
     """Write `results.json` from the validations of a finished run, and log where its files are."""
     run, task = Path(cfg.paths.run), module.task
-    (validation,) = (callback for callback in callbacks if isinstance(callback, Validation))
+    validation = validation_of(callbacks)
     validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step]}
     scores, paired = summarize(validated, majority=validation.majority)
     results = Results(

@@ -35,7 +35,8 @@ def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dic
             if "no pool" in arguments
             else ["+experts._target_=t2.experts.pool.ExpertPool.load", f"+experts.experts={folder}"]
         )
-        given = [argument for argument in arguments if argument != "no pool"]
+        alone = [] if "controls" in arguments else ["controls=null", "all_at_1=false"]
+        given = [*alone, *(argument for argument in arguments if argument not in ("no pool", "controls"))]
         run_script(
             "evaluate", "base_model=tiny", "limit=4", "sampling.max_new_tokens=3", *pool,
             f"hydra.run.dir={tmp_path / 'run'}", *given,
@@ -44,6 +45,27 @@ def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dic
         return results
 
     return run
+
+
+def test_controls_stand_beside_the_systems_and_are_what_they_are_compared_with(evaluate) -> None:
+    results = evaluate(
+        "controls", "task=products", "strategy=prompt", "controls.limit=2",
+        "contrasts=['prompt - form', 'prompt - best_single']",
+    )  # fmt: skip
+    controls = ["base+instruction", "base+shots", "base+prefix"]
+    systems = ["base", *controls, "expert:letters", "expert:math", "uniform", "all", "prompt", "best_single", "oracle"]
+    assert list(results["scores"]["products"]) == systems
+    chosen = results["selection"]["products"]
+    assert (chosen["split"], chosen["n"]) == ("val", 2)
+    assert list(chosen["scores"]) == ["base", *controls, "expert:letters", "expert:math"]
+    assert list(results["paired_form"]["products"]) == systems[4:]
+    assert results["null"]["products"]["score"] > 0
+    assert results["truncated"]["products"].keys() == set(systems)
+    assert [(one["first"], one["second"]) for one in results["contrasts"]] == [
+        ("prompt", chosen["form"]),
+        ("prompt", "best_single"),
+    ]
+    assert results["seen"] == {"expert:letters": {"products": None}, "expert:math": {"products": None}}
 
 
 def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None:

@@ -107,7 +107,7 @@ def test_trains_is_evaluated_and_is_adapted_to(name: str, tmp_path: Path) -> Non
     trained = run("train", "trained")
     assert set(read_metrics(trained / "metrics.csv")) == {0, 1, 2}
     scored = run("evaluate", "scored", f"expert={trained}")
-    assert json.loads((scored / "results.json").read_text())["scores"][name].keys() == {"base", "expert"}
+    assert json.loads((scored / "results.json").read_text())["scores"][name].keys() >= {"base", "expert"}
     adapted = run("adapt", "adapted", f"experts.experts.only={trained}")
     assert json.loads((adapted / "results.json").read_text())["task"] == name
 

@@ -19,7 +19,7 @@ def evaluate(run_script: Run, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     def run(*arguments: str) -> dict[str, Any]:
         options = ("base_model=tiny", "limit=4", "sampling.max_new_tokens=3", f"hydra.run.dir={tmp_path / 'run'}")
-        run_script("evaluate", *options, *arguments)
+        run_script("evaluate", *options, "controls=null", *arguments)
         results: dict[str, Any] = json.loads((tmp_path / "run" / "results.json").read_text())
         return results
 

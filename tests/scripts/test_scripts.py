@@ -73,7 +73,7 @@ def test_evaluate_and_adapt_use_the_expert(
 ) -> None:
     out = tmp_path / "evaluation"
     common = ("base_model=tiny", f"expert={trained}")
-    run_script("evaluate", *common, "task=products", "limit=6", f"hydra.run.dir={out}")
+    run_script("evaluate", *common, "task=products", "limit=6", "controls=null", f"hydra.run.dir={out}")
     results = json.loads((out / "results.json").read_text())
     assert results.keys() >= RESULT_KEYS
     assert results["scores"]["products"]["expert"]["n"] == 6
