@@ -9,7 +9,7 @@ the adapter off (no second model).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -82,8 +82,7 @@ def token_log_probs(
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
     log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
-    _check_finite("The log-prob", log_probs, lm, completions)
-    _check_finite("The KL to the base", divergence, lm, completions)
+    _check_finite({"log-prob": log_probs, "KL to the base": divergence}, lm, completions)
     padded = _unflatten(log_probs, layout)
     return TokenLogProbs(
         log_probs=padded,
@@ -119,11 +118,12 @@ def _completion_states(lm: LanguageModel, layout: Layout, prefix: Prefix) -> Ten
     return states[layout.row, layout.column]
 
 
-def _check_finite(what: str, values: Tensor, lm: LanguageModel, completions: Sequence[Completion]) -> None:
-    """Raise NonFiniteError where a value (L,) is NaN or infinite."""
+def _check_finite(numbers: Mapping[str, Tensor], lm: LanguageModel, completions: Sequence[Completion]) -> None:
+    """Raise NonFiniteError where a number of the completions' tokens, (L,) by name, is NaN or infinite."""
+    if bool(torch.stack([values.detach().isfinite().all() for values in numbers.values()]).all()):
+        return  # after the only transfer from the device
+    what, values = next((what, values) for what, values in numbers.items() if not bool(values.isfinite().all()))
     finite = values.detach().isfinite()
-    if bool(finite.all()):  # the only transfer from the device
-        return
     token = int((~finite).long().argmax())
     index = 0
     while token >= len(completions[index].token_ids):
@@ -131,7 +131,7 @@ def _check_finite(what: str, values: Tensor, lm: LanguageModel, completions: Seq
         index += 1
     prompt = next(number for number, group in enumerate(group_by_prompt(completions)) if index in group)
     value = float(values.detach()[~finite][0])
-    raise NonFiniteError(what, value, prompt=prompt, completion=index, token=token, dtype=lm.dtype)
+    raise NonFiniteError(f"The {what}", value, prompt=prompt, completion=index, token=token, dtype=lm.dtype)
 
 
 def _unflatten(flat: Tensor, layout: Layout) -> Tensor:
