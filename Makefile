@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-fresh vllm check format bench clean
+.PHONY: demo study docs test test-vllm test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -58,6 +58,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/step.py
+
+# On a machine with a GPU, torch, transformers and Lightning, without an environment of its own: make gpu PYTHON=python3
+gpu:
+	PYTHONPATH=. $(PYTHON) bench/gpu.py
 
 # torch first and alone: an index may hold a CPU build of this very version, which a range would pass over.
 # Then what reasoning-gym wants of pycosat, which is source for a C compiler on every index.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 from unittest.mock import patch
@@ -12,12 +12,11 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from measure import ROOT
 from omegaconf import OmegaConf
-from torch import Tensor
+from on_device.build import random_decompositions
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 import t2
-from t2.adapters.svd import Decomposition
 from t2.adapters.svf import SVF
 from t2.experts.expert import Expert, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
@@ -80,14 +79,6 @@ def inject_svf(lm: LanguageModel, *, random_factors: bool = False) -> SVF:
     with patch("t2.adapters.svf.decompose_all", random_decompositions) if random_factors else nullcontext():
         svf.inject(lm.model, lm.source)
     return svf
-
-
-def random_decompositions(weights: Mapping[str, Tensor], **_: Any) -> Iterator[tuple[str, Decomposition]]:
-    """Random U (n_out, R), s (R,) and Vh (R, n_in) for each weight, in place of `decompose_all`."""
-    for name, weight in weights.items():
-        n_out, n_in = weight.shape
-        rank = min(n_out, n_in)
-        yield name, Decomposition(torch.randn(n_out, rank) / rank, torch.ones(rank), torch.randn(rank, n_in) / rank)
 
 
 def random_experts(lm: LanguageModel, svf: SVF, domains: Sequence[str], spread: float) -> dict[str, Expert]:

@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from gguf import GGUFReader
 from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 
@@ -56,6 +55,8 @@ def _restore_digits(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
 
     Rule: llama.cpp, `LLAMA_VOCAB_PRE_TYPE_SMOLLM` in src/llama-vocab.cpp. It matters for "\\n\\n7".
     """
+    from gguf import GGUFReader  # here, so that a machine without it loads every other model
+
     kind = GGUFReader(path).get_field("tokenizer.ggml.pre")
     if kind is not None and kind.contents() == "smollm":
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

