@@ -33,7 +33,8 @@ from on_device.parity import parity, resume, svd, trained_model
 from on_device.step import step
 from on_device.trainer import trainer
 
-from t2.models.loading import DTYPES, parse_device, parse_dtype
+from t2.models.loading import parse_device
+from t2.models.precision import DTYPES, parse_dtype
 
 PARTS = ("parity", "resume", "trainer", "svd", "step", "processes")
 Tables = dict[str, list[dict[str, Any]]]

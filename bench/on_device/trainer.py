@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from on_device.build import Bench, inject
 from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
+from t2.tasks.form import IN_PROMPT
 from t2.types import Example, Sampling
 
 NEEDS = ("pydantic", "lightning")  # what the module imports beyond the other parts
@@ -26,6 +27,7 @@ class Letters:
 
     name: str = "letters"
     max_new_tokens: int = 6
+    form = IN_PROMPT
 
     def split(self, split: str) -> Sequence[Example]:
         """The same few prompts for each split."""
@@ -34,6 +36,10 @@ class Letters:
     def score(self, example: Example, text: str) -> float:
         """In [0, 1]."""
         return sum("a" <= letter <= "z" for letter in text) / max(1, len(text))
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """No guess has one."""
+        return {}
 
 
 def trainer(bench: Bench) -> list[dict[str, Any]]:
