@@ -33,8 +33,9 @@ study: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# Two processes of one thread each; a file's tests stay in one process.
 test: check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 # The CPU build of vLLM wants other versions than the rest, so it lives in an environment of its own.
 vllm: $(VLLM_READY)

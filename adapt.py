@@ -34,7 +34,7 @@ from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
 from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
-from t2.run.files import read_lines
+from t2.run.files import decode_lines, read_lines
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
 from t2.tasks.base import Task
@@ -96,7 +96,8 @@ def read_prompts(cfg: DictConfig) -> list[str]:
     if cfg.prompt_file is not None:
         source, prompts = str(cfg.prompt_file), read_lines(Path(cfg.prompt_file), "Save it as UTF-8.")
     elif cfg.prompt == "-":
-        source, prompts = "standard input", sys.stdin.read().splitlines()
+        source = "standard input"
+        prompts = decode_lines(sys.stdin.buffer.read(), source, "Convert it to UTF-8 first, as with iconv.")
     elif cfg.prompt is not None:
         source, prompts = "prompt", [str(cfg.prompt)]
     else:
@@ -194,11 +195,17 @@ def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:
 
 
 def ask() -> str:
-    """The next prompt; an empty one ends the loop, and so does the end of the input."""
+    """The next prompt; an empty one ends the loop, and so does the end of the input.
+
+    Raises:
+        ValueError: it is no UTF-8.
+    """
     try:
         return input("\nPrompt (empty: end)> ").strip()
     except EOFError:
         return ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The prompt is not UTF-8 text: {error}. Set the terminal to UTF-8.") from error
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     seen = count_seen(adapters.experts, benchmark.examples)
     check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
+    benchmark.check_lengths(lm)
     adapter = instantiate(cfg.adapter) if adapters.expert is not None or adapters.pool is not None else None
     if adapter is not None:
         with phases("svd"):

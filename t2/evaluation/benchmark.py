@@ -23,7 +23,9 @@ from t2.evaluation.scoring import check_workers, evaluate
 from t2.evaluation.selection import Controls, select
 from t2.evaluation.systems import BASE, is_scored
 from t2.experts.pool import ExpertPool
+from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
+from t2.policy.lengths import check_prompts
 from t2.run.messages import did_you_mean
 from t2.tasks.base import Split, Task, check_task
 from t2.types import OTHER, Example, Sampling
@@ -99,6 +101,16 @@ class Benchmark:
             return dict(systems)
         told = form_controls(task, systems[BASE], self.examples[task.name], self.shown[task.name])
         return {BASE: systems[BASE], **told, **systems}
+
+    def check_lengths(self, lm: LanguageModel) -> None:
+        """Raise ValueError where a scored example, told its form or not, does not fit the model: before any is run."""
+        for task in self.tasks:
+            what, reserve = f"the {self.split} split of {task.name}", self.sampling[task.name].max_new_tokens
+            scored = dict(enumerate(self.examples[task.name], start=1))
+            check_prompts(lm, scored, what, max_new_tokens=reserve)
+            if self.controls is not None and task.form.instruction:
+                told = {number: task.form.with_instruction(one) for number, one in scored.items()}
+                check_prompts(lm, told, f"{what}, with its instruction,", max_new_tokens=reserve)
 
     def select(self, systems: Mapping[str, Generator]) -> dict[str, Selection]:
         """By task, the best form control and the best single expert on validation; empty without controls.

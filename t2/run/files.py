@@ -151,10 +151,15 @@ def read_lines(path: Path, hint: str) -> list[str]:
     Raises:
         ValueError: it is no UTF-8; `hint` says what to do.
     """
+    return decode_lines(path.read_bytes(), str(path), hint)
+
+
+def decode_lines(data: bytes, source: str, hint: str) -> list[str]:
+    """The lines of UTF-8 text, as `read_lines` gives those of a file; `source` names it in the message."""
     try:
-        return path.read_bytes().decode("utf-8-sig").splitlines()
+        return data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}. {hint}") from error
+        raise ValueError(f"{source} is not UTF-8 text: {error}. {hint}") from error
 
 
 def _why_unreadable(path: Path) -> str:

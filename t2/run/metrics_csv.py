@@ -70,17 +70,25 @@ def read_metrics(path: Path) -> dict[int, dict[str, str]]:
     Raises:
         ValueError: the file has no `step` column, or is damaged.
     """
+    rows = read_steps(path)
+    return {int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in rows}
+
+
+def read_steps(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file of a run, each of which has a step, of which there may be several of one step.
+
+    Raises:
+        ValueError: the file has no `step` column, or is damaged.
+    """
+    way_out = "Move it away; the run goes on without its rows."
     try:
-        reader = csv.DictReader(read_lines(path, "Move it away."))
+        reader = csv.DictReader(read_lines(path, way_out))
         if "step" not in (reader.fieldnames or []):
-            raise ValueError(f"{path} has no column 'step'; it is not a {METRICS_FILE} of t2.")
+            raise ValueError(f"{path} has no column 'step'; it is not a {path.name} of t2. {way_out}")
         rows = list(reader)
     except csv.Error as error:
-        raise ValueError(f"{path} is damaged: {error}. Move it away; the run goes on without its rows.") from error
+        raise ValueError(f"{path} is damaged: {error}. {way_out}") from error
     for number, row in enumerate(rows, start=2):
-        if not (row["step"] or "").isdecimal():
-            raise ValueError(
-                f"{path} is damaged: line {number} has the step {row['step']!r}. Move it away; the run goes on without "
-                "its rows."
-            )
-    return {int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in rows}
+        if not (row["step"] or "").isdecimal() or None in row:
+            raise ValueError(f"{path} is damaged: line {number} reads {list(row.values())}. {way_out}")
+    return rows

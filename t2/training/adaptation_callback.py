@@ -30,6 +30,7 @@ from t2.evaluation.systems import BASE, name_strategies, pool_systems
 from t2.experts.pool import ExpertPool
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import atomic_path
+from t2.run.metrics_csv import read_steps
 from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split
 from t2.training.module import ExpertTraining
@@ -91,9 +92,18 @@ class Adaptation(L.Callback):
         self.steps: set[int] = set()  # that were evaluated
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Raise ValueError now where the expert in training does not fit the pool or the benchmarks' domains."""
+        """Raise ValueError now for what would stop the first evaluation.
+
+        An expert in training that does not fit the pool, a benchmark without a domain, an example that does not fit the
+        model, or a damaged file of the run.
+        """
         pool, _ = self._systems(pl_module)
         self.benchmark.true_domains(labels_of(pool))
+        assert isinstance(pl_module, ExpertTraining), "_systems checked it"
+        self.benchmark.check_lengths(pl_module.lm)
+        for name in (ADAPTATION_FILE, CONFUSION_FILE):
+            if (path := Path(trainer.default_root_dir) / name).exists():
+                read_steps(path)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Evaluate the expert before the next step, so that a resumed run does as an uninterrupted one."""
@@ -201,11 +211,12 @@ def _cells(step: int, confusion: Mapping[str, Confusion]) -> Iterator[Row]:
 
 
 def _replace_rows(path: Path, step: int, rows: Sequence[Row]) -> None:
-    """Write the file's rows of earlier steps and `rows`; its later ones are of a run that was killed and resumed."""
-    known: list[Row] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            known = [row for row in csv.DictReader(file) if int(row["step"]) < step]
+    """Write the file's rows of earlier steps and `rows`; its later ones are of a run that was killed and resumed.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    known: list[Row] = [row for row in read_steps(path) if int(row["step"]) < step] if path.exists() else []
     columns = list(dict.fromkeys(name for row in [*known, *rows] for name in row))
     with atomic_path(path) as partial, partial.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")

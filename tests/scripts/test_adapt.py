@@ -104,8 +104,15 @@ def test_a_file_has_a_prompt_a_line(adapt, tmp_path) -> None:
 
 
 def test_standard_input_has_a_prompt_a_line(adapt, monkeypatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\ntwo\nthree"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("one\ntwo\ndrei und fünf".encode())))
     assert adapt("strategy=uniform", "prompt=-").count("[uniform]") == 3
+
+
+def test_standard_input_that_is_not_utf8_is_named(adapt, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("fünf".encode("latin-1"))))
+    with pytest.raises(SystemExit):
+        adapt("strategy=uniform", "prompt=-")
+    assert "standard input is not UTF-8 text" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("end", ["\n", ""])  # an empty line, the end of the input

@@ -47,6 +47,15 @@ def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dic
     return run
 
 
+def test_a_question_that_is_too_long_is_named_before_anything_is_scored(evaluate, tmp_path: Path, capsys) -> None:
+    rows = [{"question": "q" * (5 if n != 3 else 900), "answer": f"#### {n}"} for n in range(1, 9)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(SystemExit):
+        evaluate("no pool", "task=gsm8k", f"task.data_files={{test:{tmp_path}/rows.jsonl}}")
+    assert "Row 3 of the test split of gsm8k is not usable" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
 def test_controls_stand_beside_the_systems_and_are_what_they_are_compared_with(evaluate) -> None:
     results = evaluate(
         "controls", "task=products", "strategy=prompt", "controls.limit=2",

@@ -212,10 +212,17 @@ def test_a_pool_of_another_model_is_refused_before_the_first_step(tmp_path: Path
     assert module.global_step == 0
 
 
-def test_a_benchmark_without_a_domain_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    module = make_module()
-    benchmarks = {"letters": LetterTask(), "benchmark_domains": {}}
-    with pytest.raises(ValueError, match="'letters' is a benchmark without a domain"):
+@pytest.mark.parametrize(
+    ("domains", "file", "message"),
+    [
+        ({}, "step,task\n1,gcd\n", "'letters' is a benchmark without a domain"),
+        ({"letters": None}, "step,task\n1,gcd\nx\n", r"adaptation.csv is damaged: line 3 reads \['x', None\]"),
+    ],
+)
+def test_what_would_stop_an_evaluation_stops_training(domains: Any, file: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / ADAPTATION_FILE).write_text(file)
+    benchmarks, module = {"letters": LetterTask(), "benchmark_domains": domains}, make_module()
+    with pytest.raises(ValueError, match=message):
         fit(module, tmp_path, callbacks=[adaptation(benchmarks=benchmarks)])
     assert module.global_step == 0
 

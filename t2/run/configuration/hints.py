@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import GenericAlias, NoneType, SimpleNamespace, UnionType
@@ -39,12 +39,15 @@ def _check_part(value: dict[str, Any]) -> dict[str, Any]:
 Part = Annotated[dict[str, Any], AfterValidator(_check_part)]
 
 
+@dataclass(frozen=True)
 class OneOf:
-    """Metadata of text whose values are those of a `Literal` in a package that may not be imported where it stands."""
+    """Metadata of text whose values are those of a `Literal` in a package that may not be imported where it stands.
 
-    def __init__(self, literal: str) -> None:
-        """Keep its dotted path."""
-        self.literal = literal
+    Attributes:
+        literal: its dotted path.
+    """
+
+    literal: str
 
 
 def hints_of(target: Any) -> dict[str, Any]:
