@@ -120,7 +120,10 @@ def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
         controls=instantiate(cfg.controls),
         sampling={
             task.name: instantiate(
-                cfg.sampling, max_new_tokens=cfg.sampling.max_new_tokens or task.max_new_tokens, seed=cfg.seed
+                cfg.sampling,
+                max_new_tokens=cfg.sampling.max_new_tokens or task.max_new_tokens,
+                stop=task.form.stop if cfg.sampling.stop is None else cfg.sampling.stop,
+                seed=cfg.seed,
             )
             for task in tasks
         },

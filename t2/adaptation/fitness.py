@@ -25,7 +25,7 @@ from t2.models.precision import NonFiniteError
 from t2.policy.generator import PerExampleGenerator
 from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.packing import micro_batches
-from t2.tasks.base import Task, grade
+from t2.tasks.base import Task, grade, greedy
 from t2.types import Completion, Example, Sampling
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Accuracy:
     def __init__(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
         """Find out whether states can be applied per example; the log says where not."""
         self._model, self._task, self._support = model, task, list(support)
-        self._sampling = Sampling(max_new_tokens=task.max_new_tokens)
+        self._sampling = greedy(task)
         if not applies_per_example(model):
             log.info(
                 "%s cannot apply a state per example: mixtures are merged one by one.", type(model.generator).__name__
@@ -160,7 +160,7 @@ class Likelihood:
                 f"{type(model.adapter).__name__} cannot apply a state per example, which fitness=likelihood needs. "
                 "Take fitness=accuracy."
             )
-        rows = complete_each(model, _simplest(model), support, Sampling(max_new_tokens=task.max_new_tokens))
+        rows = complete_each(model, _simplest(model), support, greedy(task))
         found: list[list[Completion]] = []
         for example, answers in zip(support, zip(*rows, strict=True), strict=True):
             distinct = {one.token_ids: one for one in answers}.values()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -36,8 +36,8 @@ from t2.experts.mixture import Mixture
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import micro_batches
 from t2.run.messages import check_choice, check_range
-from t2.tasks.base import Task, grade
-from t2.types import Completion, Example, Sampling
+from t2.tasks.base import Task, grade, greedy
+from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)
 LossName = Literal["likelihood", "policy_gradient"]
@@ -142,8 +142,8 @@ class Gradient(FewShot):
         self, model: PooledModel, task: Task, examples: Sequence[Example], mixture: Mixture, number: int
     ) -> tuple[list[Completion], Tensor]:
         """G completions of each of B examples under the mixture, one list of B * G, and their scores (B, G)."""
-        sampling = Sampling(
-            max_new_tokens=task.max_new_tokens,
+        sampling = replace(
+            greedy(task),
             temperature=self.settings.temperature,
             samples=self.settings.samples,
             seed=call_seed(self.seed, number),

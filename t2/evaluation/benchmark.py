@@ -27,7 +27,7 @@ from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.lengths import check_prompts
 from t2.run.messages import did_you_mean
-from t2.tasks.base import Split, Task, check_task
+from t2.tasks.base import Split, Task, check_task, greedy
 from t2.types import OTHER, Example, Sampling
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Benchmark:
             raise ValueError(f"limit is {limit}; allowed: at least 1, or null for all examples.")
         self.tasks, self.domains, self.workers = tasks, domains, workers
         self.split, self.controls = split, controls
-        self.sampling = sampling or {task.name: Sampling(max_new_tokens=task.max_new_tokens) for task in tasks}
+        self.sampling = sampling or {task.name: greedy(task) for task in tasks}
         self.examples = {task.name: task.split(split)[:limit] for task in tasks}
         self.support = {
             task.name: choose_support(

@@ -13,7 +13,7 @@ from numbers import Real
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 from t2.tasks.form import Form
-from t2.types import Example, Grade
+from t2.types import Example, Grade, Sampling
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -76,6 +76,11 @@ def check_task(task: Task) -> None:
             f"{type(task).__name__} is no task: it lacks {', '.join(missing)}. Every task states the form of its "
             "answers (t2.tasks.form) and what guessing scores (chance); t2.tasks.base says how."
         )
+
+
+def greedy(task: Task) -> Sampling:
+    """Greedy decoding within the task's length limit, up to what ends its answers."""
+    return Sampling(max_new_tokens=task.max_new_tokens, stop=task.form.stop)
 
 
 def grade(task: Task, example: Example, text: str) -> Grade:

@@ -23,14 +23,17 @@ class Form:
             task states its form already.
         prefix: how the model's turn begins; `{0}` in it is the group of `pattern` in the question.
         pattern: a regular expression with one group, where the prefix repeats a part of the question.
+        stop: strings that end an answer, of every system alike; such as a line break where an answer is one line.
     """
 
     instruction: str = ""
     prefix: str = ""
     pattern: str | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ValueError for a pattern that does not compile, has not one group, or that the prefix does not use."""
+        object.__setattr__(self, "stop", tuple(self.stop))  # a YAML list arrives as one
         if self.pattern is None:
             return
         try:

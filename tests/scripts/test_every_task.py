@@ -117,7 +117,9 @@ def test_every_interpolation_of_train_resolves(name: str, tmp_path: Path) -> Non
     plain = OmegaConf.to_container(configuration("train", tmp_path, config_of(name)), resolve=True)
     assert plain["domain"] == name
     assert plain["logger"]["wandb"]["name"] == f"{name}-rloo-seed0"
-    assert plain["sampling"]["max_new_tokens"] == instantiate(with_rows(config_of(name), name)).max_new_tokens
+    task = instantiate(with_rows(config_of(name), name))
+    assert instantiate(plain["sampling"]).max_new_tokens == task.max_new_tokens
+    assert instantiate(plain["sampling"]).stop == task.form.stop
 
 
 @pytest.mark.parametrize("name", ["humaneval", "humaneval_plus"])

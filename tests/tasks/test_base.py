@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from t2.tasks.base import check_task, grade
-from t2.types import Example, Grade
+from t2.tasks.base import check_task, grade, greedy
+from t2.tasks.form import Form
+from t2.types import Example, Grade, Sampling
 
 EXAMPLE = Example("What is 1 + 1?", answer="2")
 
@@ -29,6 +30,12 @@ class Graded(Scored):
 
     def grade(self, example, text):
         return Grade(self._score, "wrong", text)
+
+
+def test_greedy_decoding_ends_where_the_task_says():
+    task = Scored(1.0)
+    task.form = Form(stop=["\n"])
+    assert greedy(task) == Sampling(max_new_tokens=4, stop=("\n",), samples=1, temperature=0.0)
 
 
 @pytest.mark.parametrize("score", [0.0, 0.25, 1.0, 1, True, np.float32(0.5)])

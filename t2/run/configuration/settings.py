@@ -64,7 +64,7 @@ class Pooled(Script):
 
 
 class Evaluate(Pooled):
-    """Keys of conf/evaluate.yaml. `sampling.max_new_tokens` may be null: the script puts in that of each task."""
+    """Keys of conf/evaluate.yaml. `sampling.max_new_tokens` and `stop` may be null: the script puts in the task's."""
 
     task: Part | None = None
     benchmarks: dict[str, Part | dict[str, str | None] | None] | None = None
@@ -95,5 +95,5 @@ class Adapt(Pooled):
 
 
 # Arguments of parts that may be null, since the script puts them in.
-FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens",)}}
+FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens", "stop")}}
 SCRIPTS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "adapt": Adapt}
