@@ -69,7 +69,10 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     for contrast in cfg.contrasts:
         parse_contrast(contrast)
     adapters = build_adapters(cfg, strategies, benchmark)
-    seen = count_seen(adapters.experts, benchmark.examples)
+    seen = count_seen(
+        benchmark.examples, experts=adapters.experts, tasks=benchmark.tasks, strategies=strategies.values(),
+        pool=adapters.pool, support=benchmark.support, shown=benchmark.shown,
+    )  # fmt: skip
     check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
     benchmark.check_lengths(lm)
@@ -153,7 +156,7 @@ def build_systems(cfg: DictConfig, adapters: Adapters, lm: LanguageModel, adapte
         systems |= pool_systems(
             adapted, adapters.pool, adapters.strategies,
             singles=cfg.singles, uniform=cfg.uniform, all_at_1=cfg.all_at_1, controls=cfg.transfer_controls,
-            pass2=cfg.pass2, transfer=cfg.transfer,
+            control_draws=cfg.transfer_control_draws, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
         )  # fmt: skip
     return systems
 

@@ -120,7 +120,7 @@ class Results:
     null: dict[str, Null] | None = None  # by task
     truncated: dict[str, dict[str, float]] | None = None  # share of completions that the token budget cut off
     contrasts: list[Contrasted] | None = None
-    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by expert and task; null: unknown
+    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by whom and task; null: unknown
     reasons: dict[str, dict[str, dict[str, int]]] | None = None
     by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
     pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None

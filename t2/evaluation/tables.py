@@ -17,6 +17,7 @@ from rich.console import Console
 
 from t2.adaptation.few_shot import Iteration
 from t2.evaluation.figures import plot_learning_curve
+from t2.evaluation.leaks import seen_text
 from t2.evaluation.report import PASSES
 from t2.evaluation.results import Confusion, Contrasted, Results, Statistic
 from t2.evaluation.statistics import Paired, dispatch_accuracy, row_shares
@@ -174,6 +175,8 @@ def results_text(results: Results) -> str:
     parts = [results_table(results).text()]
     if controls := controls_text(results):
         parts.append(f"Controls:\n{controls}")
+    if results.seen:
+        parts.append(f"Questions seen before, in training, validation or solved examples:\n{seen_text(results.seen)}")
     if results.contrasts:
         parts.append(f"Contrasts:\n{contrasts_table(results.contrasts).text()}")
     if results.pass_at_k:
