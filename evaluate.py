@@ -20,7 +20,14 @@ from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
 from t2.evaluation.leaks import check_unseen, count_seen
-from t2.evaluation.report import Outcome, describe_data, summarize_choices, summarize_reports, write_samples
+from t2.evaluation.report import (
+    Outcome,
+    describe_data,
+    summarize_choices,
+    summarize_reports,
+    summarize_tokens,
+    write_samples,
+)
 from t2.evaluation.results import Results
 from t2.evaluation.selection import derived
 from t2.evaluation.systems import BASE, EXPERT, name_strategies, pool_systems
@@ -175,6 +182,7 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         "data": describe_data(benchmark.tasks),
         "trainable_parameters": sum(expert.parameter_count for expert in adapters.experts.values()),
         **summarize_reports([outcome.report for outcome in outcomes]),
+        **summarize_tokens(outcomes),
         **(summarize_choices(outcomes, domains=adapters.domains, labels=labels_of(pool)) if pool is not None else {}),
     }
 

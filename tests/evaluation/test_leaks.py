@@ -70,7 +70,7 @@ def test_what_a_strategy_chooses_by_counts_and_what_none_uses_does_not():
     assert count(*choosers) == {"dispatch": {"sums": 1, "gcd": 0}, "centroids": {"sums": 0, "gcd": 1}}
     assert count(PromptDispatch(), Base()) == {}
     unknown = count_seen(ASKED, experts={}, tasks=TASKS, strategies=choosers, pool=pool_of(make_expert(1), None))
-    assert unknown == dict.fromkeys(("dispatch", "centroids"), {"sums": None, "gcd": None})
+    assert unknown == {name: {"sums": None, "gcd": None} for name in ("dispatch", "centroids")}
 
 
 def test_centroids_that_are_made_of_the_scored_task_know_its_train_and_validation_prompts():

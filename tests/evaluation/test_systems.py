@@ -63,7 +63,9 @@ def test_strategies_of_one_name_are_refused() -> None:
         name_strategies(MINE, {"mine": MINE})
 
 
-@pytest.mark.parametrize("name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form", "random_1:a"])
+@pytest.mark.parametrize(
+    "name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form", "random_1:a"]
+)
 def test_names_of_other_systems_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"No strategy may be called '{name}'")):
         name_strategies(None, {name: MINE})
@@ -75,8 +77,11 @@ def test_the_single_strategy_comes_first() -> None:
 
 @pytest.mark.parametrize(
     ("system", "domain", "scored"),
-    [(f"{control}:math", *case) for control in ("reversed", "shuffled_2")
-     for case in (("math", True), ("letters", False), (None, True))]
+    [
+        (f"{control}:math", *case)
+        for control in ("reversed", "shuffled_2")
+        for case in (("math", True), ("letters", False), (None, True))
+    ]
     + [(system, "letters", True) for system in ("base", "expert:math", "uniform", "mine")],
 )
 def test_a_control_is_scored_on_its_own_domain_alone(system: str, domain: str | None, scored: bool) -> None:
