@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from t2.adaptation.few_shot import check_disjoint
-from t2.adaptation.strategy import PooledModel
-from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.form_controls import form_controls
-from t2.evaluation.report import Outcome, Report
+from t2.evaluation.outcome import fit, outcome_of
+from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
 from t2.evaluation.selection import Controls, select
 from t2.evaluation.systems import BASE, is_scored
 from t2.experts.pool import ExpertPool
-from t2.models.forward_tokens import count_forward_tokens
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.lengths import check_prompts
@@ -181,47 +177,13 @@ class Benchmark:
                     continue
                 outcome = measured.get((task.name, system))
                 if outcome is None:
-                    fitted = _fit(generator, task, self.support[task.name])
+                    fitted = fit(generator, task, self.support[task.name])
                     examples, sampling = self.examples[task.name], self.sampling[task.name]
                     report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)
-                    outcome = _outcome(report, generator, *fitted)
+                    outcome = outcome_of(report, generator, *fitted)
                     log.info("%s, %s: %.1f %%", task.name, system, 100 * report.mean)
                 outcomes.append(outcome)
         return outcomes
-
-
-def _fit(generator: Generator, task: Task, support: Sequence[Example]) -> tuple[float, int]:
-    """Fit the strategy of a two-pass system; returns the seconds and the tokens through the model that it took."""
-    if not isinstance(generator, TwoPass):
-        return 0.0, 0
-    start = time.perf_counter()
-    with count_forward_tokens(generator.generator.lm) as tokens:
-        generator.strategy.fit(PooledModel(generator.generator, generator.pool), task, support)
-    return time.perf_counter() - start, tokens.count
-
-
-def _outcome(report: Report, generator: Generator, fit_seconds: float, fit_tokens: int) -> Outcome:
-    """The report with tokens, and the seconds, mixing weights and labels of a two-pass system's latest call."""
-    answers = [one for group in report.samples for one in group]
-    tokens = {
-        "prompt": sum(len(group[0].prompt_ids) for group in report.samples),
-        "completion": sum(len(one.token_ids) for one in answers),
-    }
-    if not isinstance(generator, TwoPass):
-        return Outcome(report, tokens=tokens)
-    record = generator.records[-1]
-    seconds = {"fit": fit_seconds, **record.seconds, "score": report.seconds["score"]}
-    # A pass that has generated and took none was another engine's: unknown.
-    passes = {part: n for part, n in record.forward_tokens.items() if n or not record.tokens[part]}
-    choices = generator.choices
-    means = zip(*(choice.mixture.means for choice in choices), strict=True)
-    labels = tuple(choice.label for choice in choices if choice.label is not None)
-    return Outcome(
-        replace(report, seconds=seconds),
-        {domain: sum(of) / len(of) for domain, of in zip(generator.pool.domains, means, strict=True)},
-        labels if len(labels) == len(choices) else (),
-        {**tokens, "fit": fit_tokens, **passes},
-    )
 
 
 def choose_support(

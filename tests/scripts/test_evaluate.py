@@ -104,8 +104,9 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
         assert all(table[system].keys() == {"fit", "pass1", "pass2"} for system in table)
     spent = results["tokens"]["gcd"]
     assert spent["base"].keys() == {"prompt", "completion"}
-    assert spent["fs"]["fit"] > spent["prompt"]["pass1"] > spent["prompt"]["fit"] == 0 == spent["uniform"]["pass1"]
-    assert spent["uniform"]["pass2"] >= spent["uniform"]["prompt"] == spent["base"]["prompt"]
+    assert [spent[system]["fit"] > 0 for system in ("fs", "prompt", "uniform")] == [True, False, False]
+    assert [spent[system]["pass1"] > 0 for system in ("fs", "prompt", "uniform")] == [False, True, False]
+    assert spent["uniform"]["prompt"] == spent["base"]["prompt"] > 0
     assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
     parts = sum(value for name, value in results["seconds"].items() if name != "total")
     assert parts < results["seconds"]["total"]  # no phase is counted twice
