@@ -19,7 +19,7 @@ from t2.adaptation.strategy import Strategy
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
-from t2.evaluation.leaks import check_unseen, count_seen
+from t2.evaluation.leaks import Seen, check_unseen, count_seen
 from t2.evaluation.report import (
     Outcome,
     describe_data,
@@ -61,6 +61,13 @@ class Adapters:
         pooled = self.pool.experts if self.pool is not None else {}
         return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
 
+    def seen(self, benchmark: Benchmark) -> Seen:
+        """Which scored questions were seen before, and by what."""
+        return count_seen(
+            benchmark.examples, experts=self.experts, tasks=benchmark.tasks, strategies=self.strategies.values(),
+            pool=self.pool, support=benchmark.support, shown=benchmark.shown,
+        )  # fmt: skip
+
 
 def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
@@ -76,10 +83,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     for contrast in cfg.contrasts:
         parse_contrast(contrast)
     adapters = build_adapters(cfg, strategies, benchmark)
-    seen = count_seen(
-        benchmark.examples, experts=adapters.experts, tasks=benchmark.tasks, strategies=strategies.values(),
-        pool=adapters.pool, support=benchmark.support, shown=benchmark.shown,
-    )  # fmt: skip
+    seen = adapters.seen(benchmark)
     check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
     benchmark.check_lengths(lm)

@@ -68,7 +68,7 @@ def test_the_table_has_a_line_per_system_that_was_run(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert lines[0] == "| system | score | vs form | vs base | cut | of oracle | seeds |"
     assert lines[3].startswith("| uniform | 50.0 ± 28.9 |  | +25.0 [")
-    assert [title for title, _ in study_tables(study)][0] == "sums: 4 questions; majority class 25.0 %"
+    assert study_tables(study)[0][0] == "sums: 4 questions; majority class 25.0 %"
 
 
 TOLD = {
@@ -115,10 +115,8 @@ def test_runs_that_chose_different_form_controls_are_compared_with_their_own_and
 
 def test_of_runs_of_one_seed_the_choice_on_the_most_examples_counts(tmp_path: Path) -> None:
     for number, sizes in enumerate(((20, 10), (10, 20))):
-        runs = [
-            told(tmp_path / f"{number}{form}", form, n=n)
-            for form, n in zip(("base", "base+prefix"), sizes, strict=True)
-        ]
+        forms = zip(("base", "base+prefix"), sizes, strict=True)
+        runs = [told(tmp_path / f"{number}{form}", form, n=n) for form, n in forms]
         paired = read_study(runs).cells[TASK]["expert:a"].paired_form
         assert paired is not None
         assert paired.difference == (0.75, 0.5)[number]
