@@ -62,7 +62,7 @@ def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = No
     if sorted(set(labels) - {OTHER}) != sorted(model.pool.domains):
         raise ValueError(
             f"{task.name} has the labels {', '.join(labels)}, and the pool's domains are "
-            f"{', '.join(model.pool.domains)}. Take a dispatch task of these domains, such as task=dispatch "
+            f"{', '.join(model.pool.domains)}. Take a dispatch task of these domains, such as task=dispatch_wide "
             "+task@task.domains.LABEL=TASK."
         )
     accuracy: dict[int, float] = {}
