@@ -13,13 +13,14 @@ from typing import Any
 
 from t2.adaptation.few_shot import check_disjoint
 from t2.evaluation.form_controls import form_controls
-from t2.evaluation.outcome import fit, outcome_of
+from t2.evaluation.outcome import fit, model_of, outcome_of
 from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
 from t2.evaluation.selection import Controls, select
 from t2.evaluation.systems import BASE, is_scored
 from t2.experts.pool import ExpertPool
+from t2.models.forward_tokens import count_forward_tokens
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.lengths import check_prompts
@@ -179,8 +180,9 @@ class Benchmark:
                 if outcome is None:
                     fitted = fit(generator, task, self.support[task.name])
                     examples, sampling = self.examples[task.name], self.sampling[task.name]
-                    report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)
-                    outcome = outcome_of(report, generator, *fitted)
+                    with count_forward_tokens(model_of(generator)) as tokens:
+                        report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)
+                    outcome = outcome_of(report, generator, *fitted, tokens.count)
                     log.info("%s, %s: %.1f %%", task.name, system, 100 * report.mean)
                 outcomes.append(outcome)
         return outcomes

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from t2.evaluation.results import Results
-from t2.evaluation.systems import FORM, parse_control
+from t2.evaluation.systems import FORM, joined_name, parse_control
 from t2.run.files import parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 
@@ -57,12 +57,6 @@ def _of_same_seed(draws: Draws, draw: str) -> list[float] | None:
     if len(draws) == 1:
         return next(iter(draws.values()))
     return draws.get(draw, draws.get(draw.partition(".")[0]))
-
-
-def joined_name(system: str) -> str:
-    """The name that a system has in joined runs: of a control that was drawn several times, without the number."""
-    control = parse_control(system)
-    return system if control is None else f"{control[0]}:{control[2]}"
 
 
 def join_runs(paths: Sequence[Path]) -> Joined:

@@ -12,9 +12,11 @@ from dataclasses import replace
 
 from t2.adaptation.strategy import PooledModel
 from t2.adaptation.two_pass import TwoPass
+from t2.evaluation.form_controls import Told
 from t2.evaluation.report import Outcome, Report
 from t2.models.forward_tokens import count_forward_tokens
-from t2.policy.generator import Generator
+from t2.models.language_model import LanguageModel
+from t2.policy.generator import AdaptableGenerator, Generator
 from t2.tasks.base import Task
 from t2.types import Example
 
@@ -33,15 +35,28 @@ def fit(generator: Generator, task: Task, support: Sequence[Example]) -> tuple[f
     return time.perf_counter() - start, tokens.count
 
 
-def outcome_of(report: Report, generator: Generator, fit_seconds: float, fit_tokens: int) -> Outcome:
-    """The report with tokens, and the seconds, mixing weights and labels of a two-pass system's latest call."""
+def model_of(generator: Generator) -> LanguageModel | None:
+    """The model that a generator's answers come from; None where it has none that is known."""
+    while isinstance(generator, Told | TwoPass):
+        generator = generator.generator
+    return generator.lm if isinstance(generator, AdaptableGenerator) else None
+
+
+def outcome_of(
+    report: Report, generator: Generator, fit_seconds: float, fit_tokens: int, answer_tokens: int
+) -> Outcome:
+    """The report with tokens, and the seconds, mixing weights and labels of a two-pass system's latest call.
+
+    `fit_tokens` and `answer_tokens` went through the model; a two-pass system knows its answers' by itself.
+    """
     answers = [one for group in report.samples for one in group]
     tokens = {
         "prompt": sum(len(group[0].prompt_ids) for group in report.samples),
         "completion": sum(len(one.token_ids) for one in answers),
     }
     if not isinstance(generator, TwoPass):
-        return Outcome(report, tokens=tokens)
+        # None through the model: another engine has answered, and the number is unknown.
+        return Outcome(report, tokens=tokens | ({"pass2": answer_tokens} if answer_tokens else {}))
     record = generator.records[-1]
     seconds = {"fit": fit_seconds, **record.seconds, "score": report.seconds["score"]}
     # A pass that has generated and took none was another engine's: unknown.

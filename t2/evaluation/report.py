@@ -5,9 +5,10 @@
     by_group            {task: {system: {kind: {value: Statistic}}}} from `Example.metadata["groups"]`
     pass_at_k           {task: {system: {"1": share, "5": share, ...}}} with several samples; right is a score of 1
     mixing_weights      {task: {system: {domain: mean over examples and matrices}}} of two-pass systems
-    pass_seconds        {task: {system: {"fit": seconds, "pass1": seconds, "pass2": seconds}}} of two-pass systems
+    pass_seconds        {task: {system: {"fit": seconds, "pass1": seconds, "pass2": seconds}}}; of systems without
+                        passes the answers' alone, as pass2
     tokens              {task: {system: {"prompt", "completion": tokens of the answers, with the prompts that were read;
-                        "fit", "pass1", "pass2": tokens through the model, of two-pass systems}}}
+                        "fit", "pass1", "pass2": tokens through the model, as for pass_seconds}}}
     confusion           {system: Confusion} over the tasks that have a true domain
 
 Nothing here knows what a system is.
@@ -80,7 +81,7 @@ def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int 
     Raises:
         ValueError: the reports are of different tasks or examples.
     """
-    _check_same_examples(report, base)
+    check_same_examples(report, base)
     return compare_scores(report.scores, base.scores, resamples=resamples, seed=seed)
 
 
@@ -129,6 +130,8 @@ def summarize_choices(
         if outcome.mixing_weights:
             weights.setdefault(report.task, {})[report.system] = dict(outcome.mixing_weights)
             seconds.setdefault(report.task, {})[report.system] = {part: report.seconds[part] for part in PARTS}
+        elif "rollout" in report.seconds:
+            seconds.setdefault(report.task, {})[report.system] = {"pass2": report.seconds["rollout"]}
         if report.task in domains and outcome.chosen:
             pairs.setdefault(report.system, []).extend((domains[report.task], label) for label in outcome.chosen)
     confusion = {
@@ -223,7 +226,8 @@ def _statistic(scores: Sequence[float]) -> Statistic:
     return Statistic(mean=sum(scores) / len(scores), stderr=stderr, n=len(scores))
 
 
-def _check_same_examples(report: Report, base: Report) -> None:
+def check_same_examples(report: Report, base: Report) -> None:
+    """Raise ValueError unless two reports are of the same examples of one task."""
     names = f"{report.system} and {base.system}"
     if report.task != base.task:
         raise ValueError(f"{names} were evaluated on different tasks: {report.task} and {base.task}.")

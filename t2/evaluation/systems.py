@@ -133,6 +133,12 @@ def parse_control(system: str) -> tuple[str, int | None, str] | None:
     return found["control"], int(found["draw"]) if found["draw"] else None, found["domain"]
 
 
+def joined_name(system: str) -> str:
+    """The name of a system, and of all draws of a control together: that without the number of the draw."""
+    control = parse_control(system)
+    return system if control is None else f"{control[0]}:{control[2]}"
+
+
 def is_scored(system: str, domain: str | None) -> bool:
     """Whether a system is scored on a task of this domain (None: the task has none).
 
