@@ -19,8 +19,15 @@ from t2.adaptation.strategy import Strategy
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
-from t2.evaluation.leaks import check_unseen, count_seen
-from t2.evaluation.report import Outcome, describe_data, summarize_choices, summarize_reports, write_samples
+from t2.evaluation.leaks import Seen, check_unseen, count_seen
+from t2.evaluation.report import (
+    Outcome,
+    describe_data,
+    summarize_choices,
+    summarize_reports,
+    summarize_tokens,
+    write_samples,
+)
 from t2.evaluation.results import Results
 from t2.evaluation.selection import derived
 from t2.evaluation.systems import BASE, EXPERT, name_strategies, pool_systems
@@ -54,6 +61,13 @@ class Adapters:
         pooled = self.pool.experts if self.pool is not None else {}
         return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
 
+    def seen(self, benchmark: Benchmark) -> Seen:
+        """Which scored questions were seen before, and by what."""
+        return count_seen(
+            benchmark.examples, experts=self.experts, tasks=benchmark.tasks, strategies=self.strategies.values(),
+            pool=self.pool, support=benchmark.support, shown=benchmark.shown,
+        )  # fmt: skip
+
 
 def evaluate_systems(cfg: DictConfig) -> Results:
     """Score every system on every task; returns what `results.json` holds."""
@@ -69,7 +83,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     for contrast in cfg.contrasts:
         parse_contrast(contrast)
     adapters = build_adapters(cfg, strategies, benchmark)
-    seen = count_seen(adapters.experts, benchmark.examples)
+    seen = adapters.seen(benchmark)
     check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
     benchmark.check_lengths(lm)
@@ -156,7 +170,7 @@ def build_systems(cfg: DictConfig, adapters: Adapters, lm: LanguageModel, adapte
         systems |= pool_systems(
             adapted, adapters.pool, adapters.strategies,
             singles=cfg.singles, uniform=cfg.uniform, all_at_1=cfg.all_at_1, controls=cfg.transfer_controls,
-            pass2=cfg.pass2, transfer=cfg.transfer,
+            control_draws=cfg.transfer_control_draws, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
         )  # fmt: skip
     return systems
 
@@ -175,6 +189,7 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         "data": describe_data(benchmark.tasks),
         "trainable_parameters": sum(expert.parameter_count for expert in adapters.experts.values()),
         **summarize_reports([outcome.report for outcome in outcomes]),
+        **summarize_tokens(outcomes),
         **(summarize_choices(outcomes, domains=adapters.domains, labels=labels_of(pool)) if pool is not None else {}),
     }
 

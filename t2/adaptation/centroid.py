@@ -17,10 +17,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from t2.adaptation.centroid_fit import cosines_of, fingerprint, make_centroids
+from t2.adaptation.centroid_fit import cosines_of, fingerprint, make_centroids, prompts_of
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.centroids import Centroids
 from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
 from t2.policy.mean_states import mean_states
 from t2.run.messages import check_range
 from t2.tasks.base import Task
@@ -73,6 +74,13 @@ class Centroid:
         """
         if isinstance(task, Dispatch):
             self.centroids = make_centroids(model, task, layer=self._layer)
+
+    def trained_on(self, pool: ExpertPool, task: Task) -> dict[str, frozenset[str] | None]:
+        """The prompts behind the vectors: of a dispatch task those that `fit` takes, else those of the pool's."""
+        if isinstance(task, Dispatch):
+            return {"centroids": prompts_of(task)}
+        found = self.centroids or pool.centroids
+        return {} if found is None else {"centroids": found.prompts}
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """B examples -> B choices, in the order of the examples.

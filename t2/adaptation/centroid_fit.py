@@ -27,6 +27,7 @@ from t2.experts.fingerprint import fingerprint_of, same_weights
 from t2.policy.mean_states import check_layer, mean_states
 from t2.tasks.base import Split
 from t2.tasks.dispatch import Dispatch
+from t2.tasks.prompt_hash import prompt_hashes
 from t2.tasks.splits import question_of
 from t2.types import OTHER
 
@@ -61,7 +62,7 @@ def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = No
     if sorted(set(labels) - {OTHER}) != sorted(model.pool.domains):
         raise ValueError(
             f"{task.name} has the labels {', '.join(labels)}, and the pool's domains are "
-            f"{', '.join(model.pool.domains)}. Take a dispatch task of these domains, such as task=dispatch "
+            f"{', '.join(model.pool.domains)}. Take a dispatch task of these domains, such as task=dispatch_wide "
             "+task@task.domains.LABEL=TASK."
         )
     accuracy: dict[int, float] = {}
@@ -87,7 +88,13 @@ def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = No
         fingerprint=fingerprint(model),
         task=task.name,
         accuracy=accuracy,
+        prompts=prompts_of(task),
     )
+
+
+def prompts_of(task: Dispatch) -> frozenset[str]:
+    """Hashes of the prompts that decide about the vectors and the cosines of a task."""
+    return frozenset(prompt_hashes([*task.split("train"), *task.split("val")]))
 
 
 def cosines_of(states: Tensor, vectors: Tensor) -> Tensor:

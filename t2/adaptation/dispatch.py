@@ -24,8 +24,10 @@ import torch
 from torch import Tensor
 
 from t2.adaptation.strategy import Choice, PooledModel
+from t2.experts.compatibility import DISPATCH
 from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
 from t2.policy.label_scores import score_labels
 from t2.run.messages import check_choice
 from t2.tasks.base import Task
@@ -97,6 +99,12 @@ class PromptDispatch:
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
         """Do nothing: only the prompts decide."""
 
+    def trained_on(self, pool: ExpertPool, task: Task) -> dict[str, frozenset[str] | None]:
+        """The prompts of the pool's dispatch expert, where it is applied."""
+        if not self._uses_dispatch_expert or pool.dispatch is None:
+            return {}
+        return {DISPATCH: pool.dispatch.metadata.prompts}
+
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """B examples -> B choices, in the order of the examples.
 
@@ -165,7 +173,8 @@ class PromptDispatch:
         if model.pool.dispatch is None:
             raise ValueError(
                 f"The strategy {self.name!r} applies the pool's dispatch expert, and this pool has none. Train one "
-                "(python train.py task=dispatch) and add it to the pool as `dispatch`, or take strategy=prompt."
+                "(python train.py experiment=experts/dispatch) and add it to the pool as `dispatch`, or take "
+                "strategy=centroid, for which nothing is trained."
             )
         return model.pool.dispatch
 

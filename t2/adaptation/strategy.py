@@ -82,6 +82,15 @@ class Strategy(Protocol):
 
 
 @runtime_checkable
+class TrainedStrategy(Strategy, Protocol):
+    """A strategy that chooses by what was trained on prompts, such as a dispatch expert."""
+
+    def trained_on(self, pool: ExpertPool, task: Task) -> dict[str, frozenset[str] | None]:
+        """What chooses on the task -> hashes of the prompts behind it (`t2.tasks.prompt_hash`), None: unknown."""
+        ...
+
+
+@runtime_checkable
 class CompletingStrategy(Strategy, Protocol):
     """A strategy that chooses among completions, and may so have the answers once it has chosen."""
 

@@ -28,6 +28,7 @@ from t2.adaptation.strategy import Choice, CompletingStrategy, PooledModel, Stra
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
+from t2.models.forward_tokens import count_forward_tokens
 from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
 from t2.run.messages import check_choice
 from t2.run.phases import Phases
@@ -38,13 +39,17 @@ Pass2 = Literal["auto", "per_example", "merged"]
 
 @dataclass(frozen=True)
 class PassRecord:
-    """What one call of `TwoPass.generate` did; `seconds` and generated `tokens` are those of `pass1` and `pass2`."""
+    """What one call of `TwoPass.generate` did; `seconds` and `tokens` are those of `pass1` and `pass2`.
+
+    `tokens` are generated; `forward_tokens` went through the model (`t2.models.forward_tokens`).
+    """
 
     examples: int
     mixtures: int  # distinct ones
     per_example: bool  # else merged, where there was a second pass
     seconds: Mapping[str, float]
     tokens: Mapping[str, int]
+    forward_tokens: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -105,13 +110,13 @@ class TwoPass:
         for example in examples:  # a prompt that is too long is refused before the first pass
             self.generator.lm.encode(example, reserve=sampling.max_new_tokens)
         self.phases.start_step()
-        with self.phases("pass1"):
+        with self.phases("pass1"), count_forward_tokens(self.generator.lm) as first:
             chosen, answers = self._choose(examples, sampling)
         choices = tuple(chosen)
         groups = self._group(choices, len(examples))
         self.choices = choices
         per_example = self._applies_per_example(groups)
-        with self.phases("pass2"):
+        with self.phases("pass2"), count_forward_tokens(self.generator.lm) as second:
             generate = self._per_example if per_example else self._merged
             completions = generate(examples, groups, sampling) if answers is None else answers
         self.records.append(
@@ -124,6 +129,7 @@ class TwoPass:
                     "pass1": sum(choice.tokens for choice in choices),
                     "pass2": 0 if answers else sum(len(one.token_ids) for group in completions for one in group),
                 },
+                forward_tokens={"pass1": first.count, "pass2": second.count},
             )
         )
         return completions

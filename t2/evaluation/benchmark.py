@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from t2.adaptation.few_shot import check_disjoint
-from t2.adaptation.strategy import PooledModel
-from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.form_controls import form_controls
-from t2.evaluation.report import Outcome, Report
+from t2.evaluation.outcome import fit, model_of, outcome_of
+from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
 from t2.evaluation.selection import Controls, select
 from t2.evaluation.systems import BASE, is_scored
 from t2.experts.pool import ExpertPool
+from t2.models.forward_tokens import count_forward_tokens
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.lengths import check_prompts
@@ -180,36 +178,14 @@ class Benchmark:
                     continue
                 outcome = measured.get((task.name, system))
                 if outcome is None:
-                    fit_seconds = _fit(generator, task, self.support[task.name])
+                    fitted = fit(generator, task, self.support[task.name])
                     examples, sampling = self.examples[task.name], self.sampling[task.name]
-                    report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)
-                    outcome = _outcome(report, generator, fit_seconds)
+                    with count_forward_tokens(model_of(generator)) as tokens:
+                        report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)
+                    outcome = outcome_of(report, generator, *fitted, tokens.count)
                     log.info("%s, %s: %.1f %%", task.name, system, 100 * report.mean)
                 outcomes.append(outcome)
         return outcomes
-
-
-def _fit(generator: Generator, task: Task, support: Sequence[Example]) -> float:
-    """Fit the strategy of a two-pass system; returns the seconds that it took."""
-    start = time.perf_counter()
-    if isinstance(generator, TwoPass):
-        generator.strategy.fit(PooledModel(generator.generator, generator.pool), task, support)
-    return time.perf_counter() - start
-
-
-def _outcome(report: Report, generator: Generator, fit_seconds: float) -> Outcome:
-    """The report with the seconds, mixing weights and labels of a two-pass system's latest call."""
-    if not isinstance(generator, TwoPass):
-        return Outcome(report)
-    seconds = {"fit": fit_seconds, **generator.records[-1].seconds, "score": report.seconds["score"]}
-    choices = generator.choices
-    means = zip(*(choice.mixture.means for choice in choices), strict=True)
-    labels = tuple(choice.label for choice in choices if choice.label is not None)
-    return Outcome(
-        replace(report, seconds=seconds),
-        {domain: sum(of) / len(of) for domain, of in zip(generator.pool.domains, means, strict=True)},
-        labels if len(labels) == len(choices) else (),
-    )
 
 
 def choose_support(

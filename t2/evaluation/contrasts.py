@@ -1,6 +1,7 @@
 """Contrasts that are named before a run: two systems on the same questions, corrected for their number.
 
-A contrast is written `first - second`, with names of systems, or `form` for the best form control of each task. All
+A contrast is written `first - second`, with names of systems, `form` for the best form control of each task, or
+`random:DOMAIN` for all draws of a control together. All
 contrasts on all tasks are one family: their p-values are corrected by Holm's step-down procedure (Holm 1979), which
 holds the chance of one false claim among them at the level, whatever depends on what.
 """
@@ -12,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2.evaluation.null import null_of
-from t2.evaluation.report import Report, compare
+from t2.evaluation.report import Report, check_same_examples, compare
 from t2.evaluation.results import Contrasted, Null, Selection
 from t2.evaluation.selection import is_form
-from t2.evaluation.statistics import Paired
-from t2.evaluation.systems import BASE, FORM
+from t2.evaluation.statistics import Paired, compare_runs
+from t2.evaluation.systems import BASE, FORM, joined_name
 from t2.run.messages import did_you_mean
 from t2.tasks.base import Task
 
@@ -50,19 +51,30 @@ def contrast(
             names = [
                 selection[task].form if name == FORM and task in selection else name for name in parse_contrast(text)
             ]
+            rows = []
             for name in names:
-                if name not in known:
+                rows.append([report for system, report in known.items() if name in (system, joined_name(system))])
+                if not rows[-1]:
                     raise ValueError(
                         f"The contrast {text!r} names {name!r}, which was not scored on {task}; there are "
                         f"{', '.join(known)}.{did_you_mean(name, known)}"
                     )
             first, second = names
-            found.append(Contrasted(text, task, first, second, compare(known[first], known[second]), 1.0))
+            found.append(Contrasted(text, task, first, second, _paired(*rows), 1.0))
     corrected = holm([one.paired.p_value for one in found])
     return [
         Contrasted(one.contrast, one.task, one.first, one.second, one.paired, p)
         for one, p in zip(found, corrected, strict=True)
     ]
+
+
+def _paired(first: Sequence[Report], second: Sequence[Report]) -> Paired:
+    """The comparison of two systems; of a control that was drawn several times with the average of its draws."""
+    for one in (*first, *second):
+        check_same_examples(one, second[0])
+    count = max(len(first), len(second))
+    rows, others = ([one.scores for one in of] * (count // len(of)) for of in (first, second))
+    return compare_runs(rows, others)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

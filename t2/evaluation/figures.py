@@ -107,9 +107,14 @@ def plot_confusion(matrix: Sequence[Sequence[int]], labels: Sequence[str], path:
 
 
 def plot_differences(
-    panels: Mapping[str, Mapping[str, Difference]], systems: Sequence[str], path: Path, *, titles: Mapping[str, str]
+    panels: Mapping[str, Mapping[str, Difference]],
+    systems: Sequence[str],
+    path: Path,
+    *,
+    titles: Mapping[str, str],
+    to: str = "the base",
 ) -> None:
-    """Draw differences to the base with their 95 % intervals: a panel per task, a row per system, a tick per seed."""
+    """Draw differences with their 95 % intervals: a panel per task, a row per system, a tick per seed."""
     with drawing(path, (3.6 * len(panels) + 1.0, 0.4 * len(systems) + 1.6)) as figure:
         grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for axes, (task, found) in zip(grid, panels.items(), strict=True):
@@ -123,6 +128,6 @@ def plot_differences(
                     axes.plot([100 * seed for seed in one.seeds], [row] * len(one.seeds), "|", color=OKABE_ITO[1])
             axes.axvline(0.0, color="gray", linewidth=0.8)
             axes.grid(alpha=0.25, axis="x")
-            axes.set(title=titles[task], xlabel="difference to the base\n(percentage points)")
+            axes.set(title=titles[task], xlabel=f"difference to {to}\n(percentage points)")
         grid[0].set_yticks(range(len(systems)), systems)
         grid[0].invert_yaxis()

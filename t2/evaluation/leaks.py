@@ -1,40 +1,77 @@
-"""Whether the questions of an evaluation were seen before: in an expert's training or validation.
+"""Whether the questions of an evaluation were seen before: in training or validation, or as solved examples.
 
-An expert file carries hashes of the prompts that it was trained and validated on; one of an older t2 carries none, and
-what it has seen is unknown. What a language model has read in its own training cannot be known here.
+Expert files carry hashes of the prompts that they were trained and validated on, dispatch experts and centroids too;
+one of an older t2 carries none, and what it has seen is unknown. Solved examples are those that a strategy is fitted to
+(`support`) and those in the prompt of `base+shots`. What a language model has read in its own training cannot be known
+here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from t2.adaptation.strategy import Strategy, TrainedStrategy
+from t2.evaluation.form_controls import SHOTS
 from t2.experts.expert import Expert
-from t2.tasks.prompt_hash import prompt_hash
+from t2.experts.pool import ExpertPool
+from t2.tasks.base import Task
+from t2.tasks.prompt_hash import prompt_hash, prompt_hashes
 from t2.types import Example
 
 log = logging.getLogger(__name__)
 
-Seen = dict[str, dict[str, int | None]]  # by expert and task; None where it is unknown
+Seen = dict[str, dict[str, int | None]]  # by what has seen them, and task; None where it is unknown
+Sets = Mapping[str, Sequence[Example]]  # by task
+SUPPORT = "support"
 
 
-def count_seen(experts: Mapping[str, Expert], examples: Mapping[str, Sequence[Example]]) -> Seen:
-    """How many of each task's examples each expert has seen; None for an expert without prompt hashes."""
-    asked = {task: [prompt_hash(one) for one in of] for task, of in examples.items()} if experts else {}
-    found: Seen = {}
-    for name, expert in experts.items():
-        known = expert.metadata.prompts
-        found[name] = {
-            task: None if known is None else sum(one in known for one in hashes) for task, hashes in asked.items()
-        }
-    return found
+def count_seen(
+    examples: Sets,
+    *,
+    experts: Mapping[str, Expert],
+    tasks: Sequence[Task] = (),
+    strategies: Iterable[Strategy] = (),
+    pool: ExpertPool | None = None,
+    support: Sets | None = None,
+    shown: Sets | None = None,
+) -> Seen:
+    """How many of each task's scored examples were seen before, and by what; None where there are no prompt hashes.
+
+    Args:
+        examples: those that are scored, by task.
+        experts: by system name.
+        tasks: of the scored examples.
+        strategies: which may choose by a dispatch expert or by centroids of the pool.
+        pool: theirs.
+        support: solved examples that a strategy is fitted to.
+        shown: solved examples in a prompt.
+    """
+    asked = {task: [prompt_hash(one) for one in of] for task, of in examples.items()}
+    known: dict[str, dict[str, frozenset[str] | None]] = {
+        name: dict.fromkeys(examples, expert.metadata.prompts) for name, expert in experts.items()
+    }
+    for strategy in strategies:
+        if pool is not None and isinstance(strategy, TrainedStrategy):
+            for task in tasks:
+                for name, prompts in strategy.trained_on(pool, task).items():
+                    known.setdefault(name, {})[task.name] = prompts
+    for name, sets in ((SUPPORT, support), (SHOTS, shown)):
+        for where, solved in (sets or {}).items():
+            if solved:
+                known.setdefault(name, {})[where] = frozenset(prompt_hashes(solved))
+    return {name: {task: _count(asked[task], of) for task, of in by_task.items()} for name, by_task in known.items()}
+
+
+def _count(hashes: Sequence[str], known: frozenset[str] | None) -> int | None:
+    return None if known is None else sum(one in known for one in hashes)
 
 
 def check_unseen(seen: Seen, *, allow: bool) -> None:
     """Log what is known.
 
     Raises:
-        ValueError: an expert has seen some of the questions, unless `allow`.
+        ValueError: some of the questions were seen before, unless `allow`.
     """
     unknown = [name for name, tasks in seen.items() if None in tasks.values()]
     if unknown:
@@ -42,7 +79,17 @@ def check_unseen(seen: Seen, *, allow: bool) -> None:
     shared = [f"{name}: {count} of {task}" for name, tasks in seen.items() for task, count in tasks.items() if count]
     if not shared:
         return
-    text = f"Experts were trained or validated on questions that are scored here ({'; '.join(shared)})"
+    text = f"Questions that are scored here were trained or validated on, or are solved examples ({'; '.join(shared)})"
     if not allow:
         raise ValueError(f"{text}. Score others (split=test, another task), or say allow_seen=true.")
     log.warning("%s, which allow_seen permits.", text)
+
+
+def seen_text(seen: Seen) -> str:
+    """A line per count that is not 0, one for all that are, and one for what is unknown."""
+    lines = [f"{name}: {count} of {task}" for name, tasks in seen.items() for task, count in tasks.items() if count]
+    for what, wanted in (("none", 0), ("unknown", None)):
+        names = [name for name, tasks in seen.items() if wanted in tasks.values()]
+        if names:
+            lines.append(f"{what}: {', '.join(names)}")
+    return "\n".join(lines)

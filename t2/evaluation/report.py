@@ -5,7 +5,10 @@
     by_group            {task: {system: {kind: {value: Statistic}}}} from `Example.metadata["groups"]`
     pass_at_k           {task: {system: {"1": share, "5": share, ...}}} with several samples; right is a score of 1
     mixing_weights      {task: {system: {domain: mean over examples and matrices}}} of two-pass systems
-    pass_seconds        {task: {system: {"pass1": seconds, "pass2": seconds}}} of two-pass systems
+    pass_seconds        {task: {system: {"fit": seconds, "pass1": seconds, "pass2": seconds}}}; of systems without
+                        passes the answers' alone, as pass2
+    tokens              {task: {system: {"prompt", "completion": tokens of the answers, with the prompts that were read;
+                        "fit", "pass1", "pass2": tokens through the model, as for pass_seconds}}}
     confusion           {system: Confusion} over the tasks that have a true domain
 
 Nothing here knows what a system is.
@@ -27,6 +30,7 @@ from t2.tasks.base import DocumentedTask, Task
 from t2.types import Completion, Example, Grade
 
 PASSES = ("pass1", "pass2")
+PARTS = ("fit", *PASSES)  # of a two-pass system's work
 PASS_AT = (1, 5, 10, 100)  # the k of pass@k, as far as there are samples
 
 
@@ -61,12 +65,14 @@ class Outcome:
 
     `mixing_weights` are means over examples and matrices by domain, empty without a pool; `chosen` is a label per
     example, empty where the system chooses none. The report of a two-pass system has the seconds of `fit`, `pass1` and
-    `pass2` instead of `rollout`.
+    `pass2` instead of `rollout`. `tokens` are those of the part of that name; empty for a system that was made of
+    others.
     """
 
     report: Report
     mixing_weights: Mapping[str, float] = field(default_factory=dict)
     chosen: tuple[str, ...] = ()
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int = 0) -> Paired:
@@ -75,7 +81,7 @@ def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int 
     Raises:
         ValueError: the reports are of different tasks or examples.
     """
-    _check_same_examples(report, base)
+    check_same_examples(report, base)
     return compare_scores(report.scores, base.scores, resamples=resamples, seed=seed)
 
 
@@ -123,7 +129,9 @@ def summarize_choices(
         report = outcome.report
         if outcome.mixing_weights:
             weights.setdefault(report.task, {})[report.system] = dict(outcome.mixing_weights)
-            seconds.setdefault(report.task, {})[report.system] = {part: report.seconds[part] for part in PASSES}
+            seconds.setdefault(report.task, {})[report.system] = {part: report.seconds[part] for part in PARTS}
+        elif "rollout" in report.seconds:
+            seconds.setdefault(report.task, {})[report.system] = {"pass2": report.seconds["rollout"]}
         if report.task in domains and outcome.chosen:
             pairs.setdefault(report.system, []).extend((domains[report.task], label) for label in outcome.chosen)
     confusion = {
@@ -131,6 +139,15 @@ def summarize_choices(
         for system, of in pairs.items()
     }
     return {"mixing_weights": weights, "pass_seconds": seconds, "confusion": confusion}
+
+
+def summarize_tokens(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The part `tokens`, of the systems that were measured."""
+    tokens: dict[str, dict[str, dict[str, int]]] = {}
+    for outcome in outcomes:
+        if outcome.tokens:
+            tokens.setdefault(outcome.report.task, {})[outcome.report.system] = dict(outcome.tokens)
+    return {"tokens": tokens}
 
 
 def describe_data(tasks: Sequence[Task]) -> dict[str, Any]:
@@ -209,7 +226,8 @@ def _statistic(scores: Sequence[float]) -> Statistic:
     return Statistic(mean=sum(scores) / len(scores), stderr=stderr, n=len(scores))
 
 
-def _check_same_examples(report: Report, base: Report) -> None:
+def check_same_examples(report: Report, base: Report) -> None:
+    """Raise ValueError unless two reports are of the same examples of one task."""
     names = f"{report.system} and {base.system}"
     if report.task != base.task:
         raise ValueError(f"{names} were evaluated on different tasks: {report.task} and {base.task}.")

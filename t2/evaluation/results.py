@@ -120,12 +120,13 @@ class Results:
     null: dict[str, Null] | None = None  # by task
     truncated: dict[str, dict[str, float]] | None = None  # share of completions that the token budget cut off
     contrasts: list[Contrasted] | None = None
-    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by expert and task; null: unknown
+    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by whom and task; null: unknown
     reasons: dict[str, dict[str, dict[str, int]]] | None = None
     by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
     pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None
     mixing_weights: dict[str, dict[str, dict[str, float]]] | None = None
     pass_seconds: dict[str, dict[str, dict[str, float]]] | None = None
+    tokens: dict[str, dict[str, dict[str, int]]] | None = None
     confusion: dict[str, Confusion] | None = None  # by system
     support: Support | None = None
     seconds: dict[str, float]  # by phase
@@ -179,5 +180,5 @@ class Results:
 SCHEMA = TypeAdapter(Results)
 PARTS = (
     *("selection", "paired_form", "null", "truncated", "contrasts", "seen"),
-    *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "confusion", "support"),
+    *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
 )

@@ -73,24 +73,24 @@ def compare_scores(scores: Sequence[float], base: Sequence[float], *, resamples:
 
 
 def compare_runs(
-    runs: Sequence[Sequence[float]], base: Sequence[float], *, resamples: int = 10_000, seed: int = 0
+    runs: Sequence[Sequence[float]], others: Sequence[Sequence[float]], *, resamples: int = 10_000, seed: int = 0
 ) -> Paired:
-    """Mean of several runs' scores (S, n) minus that of `base` (n,), over the same examples in the same order.
+    """Mean of several runs' scores (S, n) minus that of `others` (S, n), over the same examples in the same order.
 
     The interval is the percentile bootstrap that draws runs and examples both (the crossed, or pigeonhole, bootstrap:
     Owen 2007, arXiv 0711.4386), since another seed would give other scores on the same questions. The p-value is that
-    of `compare_scores` for the runs' average.
+    of `compare_scores` for the runs' averages.
 
     Raises:
-        ValueError: there is no run, or what `compare_scores` refuses.
+        ValueError: there is no run, or not as many others, or what `compare_scores` refuses.
     """
-    if not runs:
-        raise ValueError("A comparison of runs needs one run or more.")
-    average = [math.fsum(of) / len(runs) for of in zip(*runs, strict=True)]
-    paired = compare_scores(average, base, resamples=resamples, seed=seed)
+    if not runs or len(runs) != len(others):
+        raise ValueError(f"{len(runs)} runs against {len(others)}; a comparison needs one or more, and as many.")
+    averages, bases = ([math.fsum(of) / len(rows) for of in zip(*rows, strict=True)] for rows in (runs, others))
+    paired = compare_scores(averages, bases, resamples=resamples, seed=seed)
     if len(runs) == 1:
         return paired
-    differences = np.asarray(runs, np.float64) - np.asarray(base, np.float64)  # (S, n)
+    differences = np.asarray(runs, np.float64) - np.asarray(others, np.float64)  # (S, n)
     s, n = differences.shape
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(s, [1 / s] * s, size=resamples) @ differences  # (resamples, n)

@@ -5,8 +5,9 @@
     expert:DOMAIN   one expert of the pool, for all examples
     uniform         every expert with mixing weight 1/K
     all             every expert with mixing weight 1, and no first pass
-    CONTROL:DOMAIN  one expert with its multipliers shuffled, reversed or random (paper, Table 5): where this does as
-                    well, what was learned about single singular values does not matter
+    CONTROL:DOMAIN  one expert with its multipliers reversed, shuffled or random (paper, Table 5): where this does as
+                    well, what was learned about single singular values does not matter. The last two are drawn
+                    several times: random_1:DOMAIN, random_2:DOMAIN, ...
     NAME            a strategy, fitted to each task before it is scored
 
 All but `base` and `expert` are two-pass systems, so that seconds and mixtures are known of each. Nothing here generates
@@ -15,6 +16,7 @@ or scores.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, get_args, runtime_checkable
@@ -22,7 +24,7 @@ from typing import Protocol, get_args, runtime_checkable
 from t2.adaptation.few_shot import Iteration
 from t2.adaptation.fixed import Base, Fixed
 from t2.adaptation.strategy import Strategy
-from t2.adaptation.two_pass import Pass2, TwoPass
+from t2.adaptation.two_pass import Pass2, TwoPass, call_seed
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.experts.transfer import Control
@@ -33,6 +35,8 @@ from t2.tasks.base import Task
 BASE, UNIFORM, ALL, EXPERT = "base", "uniform", "all", "expert"  # names of systems
 BEST_SINGLE, ORACLE, FORM = "best_single", "oracle", "form"  # see `t2.evaluation.selection`
 RESERVED = (EXPERT, BEST_SINGLE, ORACLE, FORM)
+DRAWN = ("shuffled", "random")  # controls that chance decides
+CONTROLLED = re.compile(rf"(?P<control>{'|'.join(get_args(Control))})(_(?P<draw>\d+))?:(?P<domain>.+)")
 
 
 @runtime_checkable
@@ -64,6 +68,7 @@ def name_strategies(strategy: Strategy | None, others: Mapping[str, Strategy]) -
         if (
             name in RESERVED
             or name.startswith((f"{EXPERT}:", f"{BASE}+"))
+            or parse_control(name) is not None
             or (name == BASE and not isinstance(one, Base))
         ):
             raise ValueError(f"No strategy may be called {name!r}: that system is scored anyway. Give it another name.")
@@ -79,13 +84,15 @@ def pool_systems(
     uniform: bool = True,
     all_at_1: bool = True,
     controls: Sequence[Control] = (),
+    control_draws: int = 1,
+    seed: int = 0,
     pass2: Pass2 = "auto",
     transfer: bool = False,
 ) -> dict[str, TwoPass]:
     """Generators by system name: single experts, their fixed mixtures, controls, then the strategies.
 
     `pass2` is how strategies apply their mixtures. A strategy called `uniform` or `all` replaces that system, and one
-    called `base` adds none: base is scored anyway.
+    called `base` adds none: base is scored anyway. `seed` decides what the `control_draws` of a control are.
 
     Raises:
         ValueError: an expert does not fit the model, unless `transfer`.
@@ -101,13 +108,16 @@ def pool_systems(
     for control in controls:
         for domain, expert in pool.experts.items():
             about, sizes = expert.metadata, {module: len(z) for module, z in expert.scales.items()}
-            moved = transfer_expert(
-                expert, sizes, base_model=about.base_model, fingerprint=about.fingerprint, control=control
-            )
-            other = pool.with_expert(domain, moved)
-            systems[f"{control}:{domain}"] = TwoPass(
-                generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer
-            )
+            for draw in range(1, control_draws + 1) if control in DRAWN else (None,):
+                moved = transfer_expert(
+                    expert, sizes, base_model=about.base_model, fingerprint=about.fingerprint, control=control,
+                    seed=0 if draw is None else call_seed(seed, draw),
+                )  # fmt: skip
+                other = pool.with_expert(domain, moved)
+                name = f"{control}:{domain}" if draw is None else f"{control}_{draw}:{domain}"
+                systems[name] = TwoPass(
+                    generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer
+                )
     return systems | {
         name: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
         for name, one in strategies.items()
@@ -115,10 +125,24 @@ def pool_systems(
     }
 
 
+def parse_control(system: str) -> tuple[str, int | None, str] | None:
+    """Control, number of its draw (None: it has one) and domain of such a system; None for any other."""
+    found = CONTROLLED.fullmatch(system)
+    if found is None:
+        return None
+    return found["control"], int(found["draw"]) if found["draw"] else None, found["domain"]
+
+
+def joined_name(system: str) -> str:
+    """The name of a system, and of all draws of a control together: that without the number of the draw."""
+    control = parse_control(system)
+    return system if control is None else f"{control[0]}:{control[2]}"
+
+
 def is_scored(system: str, domain: str | None) -> bool:
     """Whether a system is scored on a task of this domain (None: the task has none).
 
     A control is scored on its own expert's domain alone, every other system on all.
     """
-    control, _, of = system.partition(":")
-    return domain is None or control not in get_args(Control) or of == domain
+    control = parse_control(system)
+    return domain is None or control is None or control[2] == domain

@@ -16,8 +16,9 @@ import rich.table
 from rich.console import Console
 
 from t2.adaptation.few_shot import Iteration
+from t2.evaluation.costs import COST_HEADER, cost_cells
 from t2.evaluation.figures import plot_learning_curve
-from t2.evaluation.report import PASSES
+from t2.evaluation.leaks import seen_text
 from t2.evaluation.results import Confusion, Contrasted, Results, Statistic
 from t2.evaluation.statistics import Paired, dispatch_accuracy, row_shares
 from t2.evaluation.systems import BASE, EXPERT
@@ -52,9 +53,10 @@ class Table:
 
 
 def results_table(results: Results) -> Table:
-    """Scores: a row per task and system, with the seconds of the two passes where some system has them."""
+    """Scores: a row per task and system, with what it cost where that was recorded."""
     passes, nulls, cut = results.pass_seconds or {}, results.null or {}, results.truncated or {}
-    rows = []
+    tokens = results.tokens or {}
+    costs, rows = bool(passes or tokens), []
     for task, systems in results.scores.items():
         for system, score in systems.items():
             pair = results.paired[task].get(system)
@@ -65,13 +67,12 @@ def results_table(results: Results) -> Table:
             row += [str(score.n), percent(nulls[task].score if task in nulls else score.majority)]
             if cut:
                 row.append(percent(cut[task].get(system)))
-            if passes:
-                spent = passes.get(task, {}).get(system)
-                row += [f"{spent[part]:.1f} s" if spent else "" for part in PASSES]
+            if costs:
+                row += cost_cells(passes.get(task, {}).get(system), tokens.get(task, {}).get(system))
             rows.append(row)
     header = ["task", "system", "score", "vs base", "95% interval", "p"]
     header += ["vs form", "95% interval", "p"] * bool(results.paired_form)
-    header += ["n", "null" if nulls else "majority", *["cut"] * bool(cut), *["pass 1", "pass 2"] * bool(passes)]
+    header += ["n", "null" if nulls else "majority", *["cut"] * bool(cut), *COST_HEADER * costs]
     return Table(header, rows)
 
 
@@ -174,6 +175,8 @@ def results_text(results: Results) -> str:
     parts = [results_table(results).text()]
     if controls := controls_text(results):
         parts.append(f"Controls:\n{controls}")
+    if results.seen:
+        parts.append(f"Questions seen before, in training, validation or solved examples:\n{seen_text(results.seen)}")
     if results.contrasts:
         parts.append(f"Contrasts:\n{contrasts_table(results.contrasts).text()}")
     if results.pass_at_k:

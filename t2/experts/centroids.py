@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ class Centroids:
     """A vector (D,) per label, and the cosines (n,) with it that other prompts of the label have.
 
     Labels are domains, and `other` where there were prompts that no expert is for. `accuracy` is that of each layer in
-    cross-validation; empty where the layer was given.
+    cross-validation; empty where the layer was given. `prompts` are hashes (`t2.tasks.prompt_hash`) of all prompts
+    behind vectors and cosines; None: unknown.
     """
 
     vectors: Mapping[str, Tensor]  # label -> (D,) fp32
@@ -55,6 +57,7 @@ class Centroids:
     fingerprint: str  # `t2.experts.fingerprint.fingerprint_of` the model's singular values
     task: str
     accuracy: Mapping[int, float]
+    prompts: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError unless every label has a finite vector of one size, cosines and a source."""
@@ -106,7 +109,7 @@ class Centroids:
         Raises:
             OSError: the file cannot be written, a full disk included.
         """
-        about = {
+        about: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "base_model": self.base_model,
             "layer": self.layer,
@@ -116,6 +119,8 @@ class Centroids:
             "accuracy": {str(layer): share for layer, share in self.accuracy.items()},
             "t2_version": t2.__version__,
         }
+        if self.prompts is not None:
+            about["prompts"] = sorted(self.prompts)
         strings = {name: json.dumps(value) for name, value in about.items()} | {"fingerprint": self.fingerprint}
         tensors = {"vectors": self.vectors, "cosines": self.cosines}
         # Cloned because safetensors refuses tensors that share memory.
@@ -163,6 +168,7 @@ class Centroids:
             fingerprint=strings["fingerprint"],
             task=str(about["task"]),
             accuracy={int(layer): float(share) for layer, share in about["accuracy"].items()},
+            prompts=frozenset(map(str, about["prompts"])) if "prompts" in about else None,
         )
 
 

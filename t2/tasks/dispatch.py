@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain, permutations, zip_longest
 from random import Random
 from typing import Any
@@ -21,6 +22,7 @@ from t2.grading.answers import matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, DocumentedTask, Split, Task
 from t2.tasks.form import IN_PROMPT
+from t2.tasks.prompt_hash import canonical_question
 from t2.tasks.splits import EARLIER_SPLITS, question_key
 from t2.types import OTHER, Example, LazyImage
 
@@ -150,7 +152,9 @@ class Dispatch:
         return new
 
     def _example(self, one: Example, label: str, task: str) -> Example:
-        return dispatch_example(one.prompt, self._descriptions, answer=label, task=task, images=one.images)
+        made = dispatch_example(one.prompt, self._descriptions, answer=label, task=task, images=one.images)
+        # Whatever text goes round the question, its hash is that of the question in its own task.
+        return replace(made, metadata={**made.metadata, "canonical": canonical_question(one)})
 
 
 def dispatch_example(

@@ -20,10 +20,15 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 def prompt_hash(example: Example) -> str:
     """The first HEX_DIGITS hex digits of the SHA-256 of an example's question."""
-    digest = hashlib.sha256(same_text(str(example.metadata.get("canonical", question_of(example)))).encode())
+    digest = hashlib.sha256(same_text(canonical_question(example)).encode())
     for image in example.images:
         digest.update(image.load().tobytes())
     return digest.hexdigest()[:HEX_DIGITS]
+
+
+def canonical_question(example: Example) -> str:
+    """`metadata["canonical"]` where a task sets it, else the question: the text that is hashed."""
+    return str(example.metadata.get("canonical", question_of(example)))
 
 
 def prompt_hashes(examples: Iterable[Example]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from results_files import report_of
 
 from t2.evaluation.contrasts import contrast, holm, parse_contrast
 from t2.evaluation.results import Selection
+from t2.evaluation.statistics import compare_runs
 
 REPORTS = [report_of("base", [0, 0, 0, 0]), report_of("base+prefix", [1, 0, 0, 0]), report_of("one", [1, 1, 1, 0])]
 SELECTION = {"sums": Selection("val", 4, "base+prefix", None, {})}
@@ -45,3 +46,13 @@ def test_systems_that_were_not_scored_alike_are_refused():
         contrast(REPORTS, ["ones - base"], SELECTION)
     with pytest.raises(ValueError, match="evaluated on 4 and 3 examples"):
         contrast([*REPORTS, report_of("few", [1, 0, 0])], ["one - few"], SELECTION)
+
+
+def test_draws_of_a_control_stand_together_under_its_name():
+    draws = [report_of("random_1:a", [1, 0, 0, 0]), report_of("random_2:a", [1, 1, 0, 0])]
+    both, one = contrast([*REPORTS, *draws], ["one - random:a", "one - random_2:a"], {})
+    assert (both.second, both.paired.difference) == ("random:a", 0.375)
+    assert both.paired == compare_runs([[1, 1, 1, 0]] * 2, [draw.scores for draw in draws])
+    assert one.paired.difference == 0.25
+    with pytest.raises(ValueError, match="evaluated on 3 and 4 examples"):
+        contrast([*REPORTS, draws[0], report_of("random_2:a", [1, 0, 0])], ["one - random:a"], {})

@@ -198,7 +198,7 @@ def test_confusion_is_over_the_tasks_that_have_a_domain() -> None:
     parts = summarize_choices(outcomes, domains={"sums": "math", "spelling": "letters"}, labels=labels)
     assert parts["confusion"] == {"prompt": Confusion(labels, ((1, 0, 1), (1, 1, 0), (0, 0, 0)))}
     assert parts["mixing_weights"]["sums"]["few_shot"] == {"math": 0.25, "letters": 0.5}
-    assert parts["pass_seconds"]["poems"]["prompt"] == {"pass1": 1.0, "pass2": 2.0}
+    assert parts["pass_seconds"]["poems"]["prompt"] == {"fit": 0.0, "pass1": 1.0, "pass2": 2.0}
 
 
 def test_scores_are_by_task_and_differences_to_the_base() -> None:

@@ -224,18 +224,18 @@ def test_runs_that_differ_widen_the_interval_of_their_average():
     """The average alone has the same score on every question, and would claim to know the difference exactly."""
     base, runs = [0.0] * 40, [[1.0] * 40, [0.0] * 40]
     assert compare_scores([0.5] * 40, base).ci95 == (0.5, 0.5)
-    both = compare_runs(runs, base)
+    both = compare_runs(runs, [base] * len(runs))
     assert (both.difference, both.ci95) == (0.5, (0.0, 1.0))
 
 
 def test_one_run_is_compared_as_scores_are():
     scores, base = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]
-    assert compare_runs([scores], base) == compare_scores(scores, base)
-    with pytest.raises(ValueError, match="one run or more"):
-        compare_runs([], base)
+    assert compare_runs([scores], [base]) == compare_scores(scores, base)
+    with pytest.raises(ValueError, match="0 runs against 0; a comparison needs one or more"):
+        compare_runs([], [])
 
 
 def test_equal_runs_have_the_interval_of_one_up_to_the_draws():
     scores, base = [1.0, 0.0, 1.0, 1.0] * 25, [0.0, 0.0, 1.0, 0.0] * 25
-    one, three = compare_scores(scores, base).ci95, compare_runs([scores] * 3, base).ci95
+    one, three = compare_scores(scores, base).ci95, compare_runs([scores] * 3, [base] * 3).ci95
     assert three == pytest.approx(one, abs=0.011)

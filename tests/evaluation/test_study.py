@@ -1,44 +1,25 @@
-"""t2.evaluation.study: joining runs, seeds averaged example by example, tables and files."""
+"""t2.evaluation.study: seeds averaged example by example, gains over the form control, tables and files."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
 from results_files import results_of
 
-from t2.evaluation.results import Confusion, Score
-from t2.evaluation.study import main, read_study, score_table, shots_of, study_tables, write_study
-
-TASK = "sums"
-
-
-def run_folder(
-    path: Path, scores: dict[str, list[float]], *, seed: int = 0, task: str = TASK, prompts: str = "abcd", **more: Any
-) -> Path:
-    path.mkdir(parents=True)
-    lines = [
-        {"task": task, "system": system, "prompt": prompt, "score": score}
-        for system, values in scores.items()
-        for prompt, score in zip(prompts, values, strict=True)
-    ]
-    (path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    table = {system: Score(fmean(values), None, len(values), 0.25) for system, values in scores.items()}
-    results_of(seed=seed, scores={task: table}, **more).write(path)
-    return path
-
-
-BASE = [0.0, 0.0, 1.0, 0.0]
+from t2.evaluation.results import Confusion, Null, Selection
+from t2.evaluation.study import main, read_study, write_study
+from t2.evaluation.study_tables import score_table, shots_of, study_tables
+from tests.evaluation.run_folders import BASE, TASK, run_folder
 
 
 def test_seeds_are_averaged_example_by_example(tmp_path: Path) -> None:
     one = run_folder(tmp_path / "a", {"base": BASE, "few_shot": [1.0, 1.0, 1.0, 0.0]}, seed=0)
     two = run_folder(tmp_path / "b", {"base": BASE, "few_shot": [1.0, 0.0, 0.0, 0.0]}, seed=1)
     cell = read_study([one, two]).cells[TASK]["few_shot"]
-    assert cell.seeds == {0: 0.75, 1: 0.25}
+    assert cell.seeds == {"0": 0.75, "1": 0.25}
     assert cell.mean == pytest.approx(0.5)
     assert cell.n == 4
     assert cell.stderr == pytest.approx((0.5 / 3) ** 0.5 / 2)  # of 1, 0.5, 0.5, 0
@@ -83,10 +64,80 @@ def test_shots_are_told_from_names_and_sorted(tmp_path: Path) -> None:
 
 def test_the_table_has_a_line_per_system_that_was_run(tmp_path: Path) -> None:
     study = read_study([run_folder(tmp_path / "a", {"base": BASE, "uniform": [1.0, 0.0, 1.0, 0.0]})])
-    lines = score_table(study, ["base", "prompt", "uniform"], [TASK]).markdown().splitlines()
-    assert len(lines) == 5
-    assert lines[3].startswith("| uniform | 50.0 ± 28.9 (+25.0 [")
-    assert lines[-1] == "| majority class | 25.0 % |"
+    lines = score_table(study, ["base", "prompt", "uniform"], TASK).markdown().splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "| system | score | vs form | vs base | cut | of oracle | seeds |"
+    assert lines[3].startswith("| uniform | 50.0 ± 28.9 |  | +25.0 [")
+    assert study_tables(study)[0][0] == "sums: 4 questions; majority class 25.0 %"
+
+
+TOLD = {
+    "base": BASE, "base+prefix": [1.0, 0.0, 1.0, 0.0], "expert:a": [1.0] * 4, "oracle": [1.0, 1.0, 1.0, 0.0],
+}  # fmt: skip
+
+
+def told(path: Path, form: str, *, seed: int = 0, split: str = "val", **more: Any) -> Path:
+    """A run that chose this form control on ten examples."""
+    chosen = {TASK: Selection(split, more.pop("n", 10), form, None, {})}
+    return run_folder(path, TOLD, seed=seed, selection=chosen, split="test", **more)
+
+
+def test_gains_are_over_the_form_control_that_was_chosen_and_beside_it_over_the_base(tmp_path: Path) -> None:
+    cut = {TASK: dict.fromkeys(TOLD, 0.25)}
+    run = told(tmp_path / "a", "base+prefix", null={TASK: Null("a number", 0.5)}, truncated=cut)
+    study = read_study([run])
+    cell = study.cells[TASK]["expert:a"]
+    assert cell.paired is not None
+    assert cell.paired_form is not None
+    assert (cell.paired.difference, cell.paired_form.difference) == (0.75, 0.5)
+    assert (cell.truncated, cell.of_oracle) == (0.25, pytest.approx(4 / 3))
+    assert study.cells[TASK]["base+prefix"].paired_form is None
+    assert study.notes == []
+    title, table = study_tables(study)[0]
+    assert title == (
+        "sums: 4 questions; guessing scores 50.0 % (a number), which the base is below; "
+        "best form control base+prefix, 50.0 %"
+    )
+    assert "| expert:a | 100.0 ± 0.0 | +50.0 [" in table.markdown()
+    write_study(study, tmp_path / "out")
+    assert (tmp_path / "out" / "scores_form.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_that_chose_different_form_controls_are_compared_with_their_own_and_said(tmp_path: Path) -> None:
+    study = read_study([told(tmp_path / "a", "base+prefix"), told(tmp_path / "b", "base", seed=1)])
+    cell = study.cells[TASK]["expert:a"]
+    assert cell.paired_form is not None
+    assert cell.paired_form.difference == pytest.approx((0.5 + 0.75) / 2)
+    (note,) = study.notes
+    assert "different form controls, base+prefix (a), base (b)" in note
+    assert study.tasks[TASK].forms == ["base+prefix", "base"]
+
+
+def test_of_runs_of_one_seed_the_choice_on_the_most_examples_counts(tmp_path: Path) -> None:
+    for number, sizes in enumerate(((20, 10), (10, 20))):
+        forms = zip(("base", "base+prefix"), sizes, strict=True)
+        runs = [told(tmp_path / f"{number}{form}", form, n=n) for form, n in forms]
+        paired = read_study(runs).cells[TASK]["expert:a"].paired_form
+        assert paired is not None
+        assert paired.difference == (0.75, 0.5)[number]
+
+
+def test_what_weakens_a_form_control_is_said(tmp_path: Path) -> None:
+    tested, without = told(tmp_path / "a", "base", split="test"), run_folder(tmp_path / "b", {"base": BASE}, seed=1)
+    assert [note.partition(": ")[2] for note in read_study([tested, without]).notes] == [
+        "b chose no form control; that of the other runs stands for it.",
+        "a chose the form control on the scored split, which favours it.",
+    ]
+    (note,) = read_study([without]).notes
+    assert "no run has form controls" in note
+
+
+def test_draws_of_a_control_are_averaged_as_seeds_are(tmp_path: Path) -> None:
+    draws = {"random_1:a": [1.0, 1.0, 1.0, 0.0], "random_2:a": BASE, "reversed:a": BASE}
+    study = read_study([run_folder(tmp_path / "a", {"base": BASE, **draws})])
+    assert list(study.cells[TASK]) == ["base", "random:a", "reversed:a"]
+    assert study.cells[TASK]["random:a"].seeds == {"0.1": 0.75, "0.2": 0.25}
+    assert study.cells[TASK]["random:a"].mean == 0.5
 
 
 def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,16 +145,21 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
         tmp_path / "a",
         {"base": BASE, "prompt": [1.0, 0.0, 1.0, 0.0], "few_shot_3": BASE},
         mixing_weights={TASK: {"prompt": {"math": 0.75}}},
-        pass_seconds={TASK: {"prompt": {"pass1": 1.0, "pass2": 8.0}}},
+        pass_seconds={TASK: {"prompt": {"fit": 0.0, "pass1": 1.0, "pass2": 8.0}}},
+        tokens={TASK: {"prompt": {"prompt": 90, "completion": 30, "fit": 0, "pass1": 1234, "pass2": 120}}},
         confusion={"prompt": Confusion(("math", "other"), ((3, 1), (0, 0)))},
     )
-    main([str(run), "--out", str(tmp_path / "out")])
-    assert ["sums", "prompt", "1.0", "8.0", "12", "%"] in map(str.split, capsys.readouterr().out.splitlines())
+    main([str(run), "--out", str(tmp_path / "out"), "--contrasts", "prompt - base"])
+    out = capsys.readouterr().out
+    assert "Named after the runs, when their results could be known: prompt - base" in out
     text = (tmp_path / "out" / "study.md").read_text()
-    assert "| sums | prompt | 1.0 | 8.0 | 12 % |" in text
+    assert "| sums | prompt | 0.0 s, 0 tokens | 1.0 s, 1,234 tokens | 8.0 s, 120 tokens | 12 % |" in text
+    assert "|  | 90 | 30 | 0.0 s, 0 tokens | 1.0 s, 1,234 tokens | 8.0 s, 120 tokens |" in text  # beside the score
     assert "| sums | prompt | 0.75 |" in text
     assert "| math | 0.75 | 0.25 | 4 |" in text
     assert "## Shots, sums" in text
+    assert "| sums | prompt - base | after the runs | 1 | +25.0 [" in text
+    assert text.startswith("- sums: no run has form controls")
     written = json.loads((tmp_path / "out" / "study.json").read_text())
     assert written["cells"][TASK]["prompt"]["paired"]["difference"] == 0.25
     for name in ("scores.png", "confusion_prompt.png"):
@@ -113,7 +169,7 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_runs_with_shots_alone_need_no_score_table(tmp_path: Path) -> None:
     study = read_study([run_folder(tmp_path / "a", {"base": BASE, "few_shot_3": BASE})])
     write_study(study, tmp_path / "out")
-    assert [title for title, _ in study_tables(study)] == ["Shots, sums"]
+    assert [title for title, _ in study_tables(study)] == ["Shots, sums: 4 questions; majority class 25.0 %"]
     assert not (tmp_path / "out" / "scores.png").exists()
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
+import torch
 from tiny_pool import tiny_generator, tiny_pool
 
 from t2.adaptation.fixed import Base, Fixed
-from t2.evaluation.systems import is_scored, name_strategies, pool_systems
+from t2.evaluation.systems import is_scored, name_strategies, parse_control, pool_systems
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
@@ -61,7 +63,9 @@ def test_strategies_of_one_name_are_refused() -> None:
         name_strategies(MINE, {"mine": MINE})
 
 
-@pytest.mark.parametrize("name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form"])
+@pytest.mark.parametrize(
+    "name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form", "random_1:a"]
+)
 def test_names_of_other_systems_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"No strategy may be called '{name}'")):
         name_strategies(None, {name: MINE})
@@ -73,8 +77,32 @@ def test_the_single_strategy_comes_first() -> None:
 
 @pytest.mark.parametrize(
     ("system", "domain", "scored"),
-    [("shuffled:math", "math", True), ("shuffled:math", "letters", False), ("shuffled:math", None, True)]
+    [
+        (f"{control}:math", *case)
+        for control in ("reversed", "shuffled_2")
+        for case in (("math", True), ("letters", False), (None, True))
+    ]
     + [(system, "letters", True) for system in ("base", "expert:math", "uniform", "mine")],
 )
 def test_a_control_is_scored_on_its_own_domain_alone(system: str, domain: str | None, scored: bool) -> None:
     assert is_scored(system, domain) is scored
+
+
+def test_controls_that_chance_decides_are_drawn_several_times_and_by_the_seed(generator, pool) -> None:
+    def scales_of(seed: int = 0) -> dict[str, torch.Tensor]:
+        systems = pool_systems(
+            generator, pool, {}, singles=False, uniform=False, all_at_1=False,
+            controls=["reversed", "random"], control_draws=2, seed=seed,
+        )  # fmt: skip
+        domains = {name: name.rpartition(":")[2] for name in systems}
+        return {name: next(iter(one.pool.experts[domains[name]].scales.values())) for name, one in systems.items()}
+
+    first, again, other = scales_of(), scales_of(), scales_of(seed=1)
+    assert list(first) == [f"{control}:{d}" for control in ("reversed",) for d in pool.domains] + [
+        f"random_{draw}:{d}" for d in pool.domains for draw in (1, 2)
+    ]
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    drawn = [of[f"random_{draw}:math"] for of in (first, other) for draw in (1, 2)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
+    assert parse_control("random_12:a:b_3") == ("random", 12, "a:b_3")
+    assert parse_control("expert:math") is None

@@ -30,6 +30,7 @@ def some_centroids(*labels: str, layer: int = 2, size: int = 4) -> Centroids:
         fingerprint=FINGERPRINT,
         task="dispatch",
         accuracy={1: 0.5, 2: 1.0},
+        prompts=frozenset({"0a", "0b"}),
     )
 
 

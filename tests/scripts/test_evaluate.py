@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from script_errors import error_of
 from tiny_pool import DOMAINS, save_pool
+
+from t2.experts.expert import Expert
+from t2.tasks.prompt_hash import prompt_hashes
 
 Run = Callable[..., Any]
 FEW_SHOT = (
@@ -74,7 +81,23 @@ def test_controls_stand_beside_the_systems_and_are_what_they_are_compared_with(e
         ("prompt", chosen["form"]),
         ("prompt", "best_single"),
     ]
-    assert results["seen"] == {"expert:letters": {"products": None}, "expert:math": {"products": None}}
+    unknown = {"expert:letters": {"products": None}, "expert:math": {"products": None}}
+    assert results["seen"] == unknown | {"base+shots": {"products": 0}}
+
+
+def test_questions_that_an_expert_was_trained_on_are_refused_unless_asked_for(evaluate, folder, caplog, capsys) -> None:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        task = instantiate(compose("evaluate", overrides=["task=gcd"]).task)
+    expert = Expert.load(folder / "math.safetensors")
+    known = replace(expert.metadata, prompts=frozenset(prompt_hashes(task.split("test")[:2])))
+    path = folder.parent / "knows.safetensors"
+    Expert(expert.scales, known).save(path)
+    arguments = ("no pool", "task=gcd", f"expert={path}")
+    assert "(expert: 2 of gcd)" in error_of(lambda: evaluate(*arguments), caplog, capsys)
+    assert evaluate(*arguments, "allow_seen=true")["seen"] == {"expert": {"gcd": 2}}
+    assert "Questions seen before, in training, validation or solved examples:\nexpert: 2 of gcd" in (
+        capsys.readouterr().out
+    )
 
 
 def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None:
@@ -99,8 +122,15 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert (results["task"], results["strategy"]) == (["products", "gcd"], ["prompt", "fs"])
     assert results["experts"] == sorted(DOMAINS)
     for table in results["pass_seconds"].values():
-        assert list(table) == systems[1:]
-        assert all(table[system].keys() == {"pass1", "pass2"} for system in table)
+        assert list(table) == systems
+        assert table["base"].keys() == {"pass2"}
+        assert all(table[system].keys() == {"fit", "pass1", "pass2"} for system in systems[1:])
+    spent = results["tokens"]["gcd"]
+    assert spent["base"].keys() == {"prompt", "completion", "pass2"}
+    assert spent["base"]["pass2"] > 0
+    assert [spent[system]["fit"] > 0 for system in ("fs", "prompt", "uniform")] == [True, False, False]
+    assert [spent[system]["pass1"] > 0 for system in ("fs", "prompt", "uniform")] == [False, True, False]
+    assert spent["uniform"]["prompt"] == spent["base"]["prompt"] > 0
     assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
     parts = sum(value for name, value in results["seconds"].items() if name != "total")
     assert parts < results["seconds"]["total"]  # no phase is counted twice

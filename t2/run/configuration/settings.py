@@ -80,6 +80,7 @@ class Evaluate(Pooled):
     contrasts: list[Text]
     allow_seen: bool
     transfer_controls: list[Control]
+    transfer_control_draws: PositiveInt
     benchmark_domains: dict[str, str | None] | None
 
 

@@ -1,0 +1,126 @@
+"""Finished evaluations of one set of questions, joined: the scores of each system by seed.
+
+A system that ran with several seeds has a row of scores for each. So has a control that was drawn several times
+(`random_1:DOMAIN`, ...), under the name without the number. `form` is the best form control, as each run chose it.
+Reads `results.json` and `samples.jsonl`; evaluates nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from t2.evaluation.results import Results
+from t2.evaluation.systems import FORM, joined_name, parse_control
+from t2.run.files import parse_json, read_lines
+from t2.run.results import SAMPLES_FILE
+
+Draws = dict[str, list[float]]  # seed, or seed.draw -> a score per question
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Finished runs of the same questions.
+
+    `scores` are by task, system and draw; `about` has for each task and system the runs that it is in, with its name
+    there; `forms` has by task and run the form control that was chosen.
+    """
+
+    runs: dict[str, Results]  # by name
+    scores: dict[str, dict[str, Draws]] = field(default_factory=dict)
+    about: dict[tuple[str, str], list[tuple[Results, str]]] = field(default_factory=dict)
+    forms: dict[str, dict[str, str]] = field(default_factory=dict)
+
+    def pairs(self, task: str, first: str, second: str) -> tuple[list[list[float]], list[list[float]]]:
+        """Scores of two systems on a task, (S, n) each, row by row of one seed; of a system with one seed that row.
+
+        Raises:
+            ValueError: they have no seed in common.
+        """
+        a, b = (self.scores[task][name] for name in (first, second))
+        if len(a) == 1:
+            (only,) = a.values()
+            return [only] * len(b), list(b.values())
+        rows = [(of, other) for draw, of in a.items() if (other := _of_same_seed(b, draw)) is not None]
+        if not rows:
+            raise ValueError(
+                f"{first} ran on {task} with the seeds {', '.join(a)}, and {second} with {', '.join(b)}. Join runs in "
+                "which both have a seed."
+            )
+        return [of for of, _ in rows], [other for _, other in rows]
+
+
+def _of_same_seed(draws: Draws, draw: str) -> list[float] | None:
+    """The row of the draw, or of its seed, or the only one."""
+    if len(draws) == 1:
+        return next(iter(draws.values()))
+    return draws.get(draw, draws.get(draw.partition(".")[0]))
+
+
+def join_runs(paths: Sequence[Path]) -> Joined:
+    """Read and join the runs.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a finished evaluation.
+        ValueError: a file is damaged, two systems have different questions of one task, or a system was run twice with
+            one seed and other scores.
+    """
+    alike = len({path.name for path in paths}) < len(paths)
+    joined = Joined({str(path) if alike else path.name: Results.read(path) for path in paths})
+    asked: dict[str, list[tuple[Any, ...]]] = {}
+    chosen_on: dict[tuple[str, str], int] = {}
+    for path, (name, results) in zip(paths, joined.runs.items(), strict=True):
+        samples = read_samples(path)
+        for (task, system), lines in samples.items():
+            questions = [(line["prompt"], line.get("reference"), line.get("id")) for line in lines]
+            if asked.setdefault(task, questions) != questions:
+                raise ValueError(
+                    f"{name}: {system} has other examples of {task} than the systems before it, so that they cannot be "
+                    "compared. Evaluate all of them with the same task, split and limit."
+                )
+            _add(joined, task, system, results, [float(line["score"]) for line in lines], name)
+        for task, selection in (results.selection or {}).items():
+            joined.forms.setdefault(task, {})[name] = selection.form
+            seed = str(results.seed)
+            # Where runs of one seed chose differently, that with the most validation examples counts.
+            if selection.n > chosen_on.get((task, seed), 0) and (task, selection.form) in samples:
+                chosen_on[task, seed] = selection.n
+                form = [float(line["score"]) for line in samples[task, selection.form]]
+                joined.scores[task].setdefault(FORM, {})[seed] = form
+    return joined
+
+
+def _add(joined: Joined, task: str, system: str, results: Results, scores: list[float], run: str) -> None:
+    control, name = parse_control(system), joined_name(system)
+    draw = f"{results.seed}.{control[1]}" if control is not None and control[1] is not None else f"{results.seed}"
+    draws = joined.scores.setdefault(task, {}).setdefault(name, {})
+    if draws.setdefault(draw, scores) != scores:
+        raise ValueError(f"{run}: {system} on {task} was run twice with seed {results.seed}, differently.")
+    joined.about.setdefault((task, name), []).append((results, system))
+
+
+def read_samples(run: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """The lines of a run's samples.jsonl by task and system.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, not of an evaluation, or has several completions of a prompt.
+    """
+    path = run / SAMPLES_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{run} holds no {SAMPLES_FILE}: give folders of finished evaluations.")
+    samples: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for number, text in enumerate(read_lines(path, "Give the folder of another run."), start=1):
+        try:
+            line = parse_json(text.encode(), "it", "")
+            key = line["task"], line["system"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"{path}, line {number}, is not of an evaluation. Give the folder of another run."
+            ) from None
+        if "sample" in line:
+            raise ValueError(f"{run} has several completions of a prompt; a study needs sampling.samples=1.")
+        samples.setdefault(key, []).append(line)
+    return samples
