@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import pytest
 import torch
 from conftest import LetterTask
 from tiny_pool import save_pool, tiny_generator, tiny_pool
-from training_run import fit, make_module
+from training_run import fit, flat, make_module
 from wandb_offline import read_runs
 
 from t2.adaptation.dispatch import PromptDispatch
@@ -22,13 +21,12 @@ from t2.adaptation.search import SearchSettings
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_csv import read_metrics, read_steps
 from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split, Task
 from t2.training.adaptation_callback import Adaptation
 from t2.training.callbacks import Checkpoints
 from t2.training.checkpoint_file import LAST_CHECKPOINT
-from t2.training.module import ExpertTraining
 from t2.types import Example
 
 SEARCH = SearchSettings(population=6, iterations=2, elite_share=0.5)
@@ -79,15 +77,6 @@ def adaptation(**changes: Any) -> Adaptation:
     return Adaptation(**(settings | changes))
 
 
-def flat(module: ExpertTraining) -> torch.Tensor:
-    return torch.cat([z.flatten() for z in module.adapter.state().values()])
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_run_with_it_ends_with_the_same_z(tmp_path: Path, pool: ExpertPool) -> None:
     plain, watched = make_module(), make_module()
     torch.manual_seed(3)
@@ -135,7 +124,7 @@ def test_without_a_pool_the_expert_is_alone(tmp_path: Path) -> None:
 
 def test_files_have_a_line_per_step_benchmark_and_system(tmp_path: Path, pool: ExpertPool) -> None:
     fit(make_module(), tmp_path, steps=5, callbacks=[adaptation(pool=pool, singles=True)])
-    rows = rows_of(tmp_path / ADAPTATION_FILE)
+    rows = read_steps(tmp_path / ADAPTATION_FILE)
     systems = ["base", "expert:math", "expert:code", "expert:letters", "trained"]
     assert [(int(row["step"]), row["system"]) for row in rows] == [(s, name) for s in (2, 4, 5) for name in systems]
     trained, base = rows[4], rows[0]
@@ -143,7 +132,7 @@ def test_files_have_a_line_per_step_benchmark_and_system(tmp_path: Path, pool: E
     assert float(trained["pass2"]) > 0
     assert float(trained["difference"]) == pytest.approx(float(trained["score"]) - float(base["score"]))
     assert trained["score"] == rows[3]["score"]  # the same expert by itself
-    cells = rows_of(tmp_path / CONFUSION_FILE)
+    cells = read_steps(tmp_path / CONFUSION_FILE)
     assert {row["true"] for row in cells} == {"letters"}
     assert [(row["chosen"], row["count"]) for row in cells[:4]] == [
         ("math", "0"), ("code", "0"), ("letters", "4"), ("other", "0"),
@@ -184,7 +173,7 @@ def test_a_killed_and_resumed_run_has_every_step_once(tmp_path: Path) -> None:
     fit(make_module(), tmp_path, steps=3, callbacks=[adaptation(every=1), Checkpoints()])
     checkpoint = tmp_path / LAST_CHECKPOINT
     fit(make_module(), tmp_path, steps=5, ckpt=checkpoint, callbacks=[adaptation(every=1), Checkpoints()])
-    steps = [int(row["step"]) for row in rows_of(tmp_path / ADAPTATION_FILE) if row["system"] == "base"]
+    steps = [int(row["step"]) for row in read_steps(tmp_path / ADAPTATION_FILE) if row["system"] == "base"]
     assert steps == [1, 2, 3, 4, 5]
 
 
@@ -253,5 +242,5 @@ def test_the_script_builds_it_and_wandb_has_tables_and_figures(trained: Path) ->
     assert run.table("confusion")["columns"] == ["step", "system", "true", "chosen", "count"]
     assert list(run.folder.rglob("media/images/confusion/prompt*.png"))
     assert (trained / "confusion_prompt.png").is_file()
-    assert {row["task"] for row in rows_of(trained / ADAPTATION_FILE)} == {"gcd", "products"}
+    assert {row["task"] for row in read_steps(trained / ADAPTATION_FILE)} == {"gcd", "products"}
     assert json.loads((trained / "results.json").read_text())["seconds"]["adaptation"] > 0
