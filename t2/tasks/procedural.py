@@ -2,7 +2,8 @@
 
 The seeds of the splits are far apart, and the splits share no question; test is generated first, so that it does not
 depend on the size of train. Scores are 0 or 1: the scorers of reasoning-gym, which give partial credit to a gold answer
-inside a longer text, are not used. Questions that differ in form only ("3 * 4", "4 * 3") count as different.
+inside a longer text, are not used. Where a task says that operands commute, "3 * 4" and "4 * 3" are one question, of which
+the splits hold one order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from t2.grading.answers import all_numbers, first_line, last_number, matching_wo
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.form import Form
-from t2.tasks.prompt_hash import sorted_numbers
+from t2.tasks.prompt_hash import canonical_question, sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
@@ -46,6 +47,7 @@ class Procedural:
         instruction: str | None = None,
         begun: bool = False,
         commutes: str | None = None,
+        matching: str | None = None,
         config: Mapping[str, Any] | None = None,
         max_new_tokens: PositiveInt = 24,
     ) -> None:
@@ -64,6 +66,7 @@ class Procedural:
             instruction: a line that is appended to each question.
             begun: begin the model's turn of every example with the form's prefix.
             commutes: regular expression of the questions whose numbers may change places, such as sums.
+            matching: regular expression of the questions that belong to the task; the others are left out.
             config: options of the data set.
             max_new_tokens: length limit of a completion.
 
@@ -76,7 +79,7 @@ class Procedural:
         self._dataset, self._config = dataset, dict(config or {})
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
-        self._seed, self._begun, self._commutes = seed, begun, commutes
+        self._seed, self._begun, self._commutes, self._matching = seed, begun, commutes, matching
         self._cache: dict[Split, tuple[Example, ...]] = {}
         self._check()
 
@@ -150,11 +153,15 @@ class Procedural:
                     f"{wanted} ({sizes}; test is filled first, then val, then train). "
                     "Lower a size or widen `config`."
                 )
-            example = self._example(source[index])
-            repeats = repeats + 1 if _key(example) in seen else 0
-            if not repeats:
+            item = source[index]
+            new = self._matching is None or bool(re.search(self._matching, item["question"]))
+            example = self._example(item) if new else None
+            if example is not None and _key(example) not in seen:
                 seen.add(_key(example))
                 examples.append(example)
+                repeats = 0
+            else:
+                repeats += 1
         return examples
 
     def _example(self, item: Mapping[str, Any]) -> Example:
@@ -197,4 +204,4 @@ class Procedural:
 
 
 def _key(example: Example) -> str:
-    return same_text(str(example.metadata["question"]))
+    return same_text(canonical_question(example))
