@@ -14,14 +14,14 @@ STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
-	$(BIN)/python evaluate.py task=chain_sum expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
+	$(BIN)/python evaluate.py task=add2 expert=$(RUN)/train hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.evaluation.tables --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
 	@echo "Two passes with the experts that ship: which domain is a prompt of, then the answer of its expert and of the base"
 	$(BIN)/python adapt.py experts=smollm2_135m strategy=classifier prompt_file=docs/prompts.txt sampling.max_new_tokens=24 hydra.run.dir=$(RUN)/adapt
 	@echo
 	@echo "The expert: $(RUN)/train/expert.safetensors"
-	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 7 + 8 ='"
+	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 17 + 48 ='"
 
 study: $(READY)
 	$(BIN)/python evaluate.py experiment=study/two_pass hydra.run.dir=$(STUDY)/two_pass

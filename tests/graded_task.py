@@ -9,6 +9,7 @@ from typing import Any
 from conftest import LetterTask
 
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT, Form
 from t2.types import Example, Grade
 
 
@@ -56,6 +57,7 @@ class OneLetter:
     letter: str = "e"
     name: str = "letters"
     max_new_tokens: int = 12
+    form: Form = IN_PROMPT
 
     def split(self, split: Split) -> Sequence[Example]:
         return SUPPORT

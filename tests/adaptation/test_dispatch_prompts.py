@@ -75,7 +75,7 @@ class Sums:
 
 def test_a_pool_without_a_dispatch_expert_has_no_classifier():
     model = PooledModel(pooled().generator, ExpertPool(pooled().pool.experts))
-    with pytest.raises(ValueError, match=r"'prompt' applies the pool's dispatch expert.*task=dispatch"):
+    with pytest.raises(ValueError, match=r"'prompt' applies the pool's dispatch expert.*experiment=experts/dispatch"):
         choose(PromptDispatch(expert="dispatch"), model)
     assert len(choose(PromptDispatch(), model)) == 3
 
