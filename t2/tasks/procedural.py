@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import PositiveInt
 
-from t2.grading.answers import all_numbers, first_line, last_number, matching_word
+from t2.grading.answers import all_numbers, first_line, last_number, listed_items, matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.form import Form
@@ -22,7 +22,7 @@ from t2.tasks.prompt_hash import sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
-Extract = Literal["number", "word", "line"]
+Extract = Literal["number", "word", "line", "list"]
 
 # reasoning-gym generates item i from Random(seed + i), so that close seeds share nearly all items.
 _SPAN = 10_000_000
@@ -59,7 +59,8 @@ class Procedural:
             val_size: see `train_size`.
             test_size: see `train_size`.
             seed: seed of the questions.
-            extract: `number` extracts the last number, `word` the candidate named first, `line` the first line.
+            extract: `number` extracts the last number, `word` the candidate named first, `line` the first line, `list`
+                the items of the last [...], else of the first line.
             candidates: for `word`, the words or a regular expression whose group matches them in the question.
             instruction: a line that is appended to each question.
             begun: begin the model's turn of every example with the form's prefix.
@@ -114,12 +115,14 @@ class Procedural:
             return float(number is not None and number == last_number(gold))
         if self._extract == "line":
             return float(first_line(text).casefold() == first_line(gold).casefold())
+        if self._extract == "list":
+            return float(listed_items(text) == (listed_items(gold) or ()))
         named = matching_word(text, self._words(example))
         return float(named is not None and named.casefold() == gold.casefold())
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns the scores of guesses that take an answer out of the question."""
-        if self._extract == "line":
+        if self._extract in ("line", "list"):
             return {}
         question, gold = str(example.metadata["question"]), str(example.answer)
         if self._extract == "word":
