@@ -19,7 +19,7 @@ from t2.tasks.one_file import OneFile
 from t2.tasks.row_source import Row
 from t2.types import Example
 
-Answers = Literal["yes_no", "span"]
+Ask = Literal["yes_no", "span"]
 YES_NO: Mapping[str, str] = {"true": "Yes", "yes": "Yes", "false": "No", "no": "No"}
 _ARTICLE = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
@@ -35,7 +35,7 @@ class Reading(OneFile):
         name: str,
         form: Form,
         data_files: Mapping[str, str],
-        answers: Answers,
+        ask: Ask,
         max_passage_chars: int = 600,
         balanced: bool = False,
         **options: Any,
@@ -46,34 +46,34 @@ class Reading(OneFile):
             name: name of the task.
             form: how an answer is to look.
             data_files: path for `all`, the file of all rows.
-            answers: `yes_no`: the first Yes or No counts; `span`: the first line must be the gold words.
+            ask: `yes_no`: the first Yes or No counts; `span`: the first line must be the gold words.
             max_passage_chars: rows with longer passages are left out.
             balanced: leave out rows at random until each answer is as frequent as the rarest.
             options: as for `t2.tasks.one_file.OneFile`.
 
         Raises:
-            ValueError: `answers` is unknown, or `balanced` is set for spans.
+            ValueError: `ask` is unknown, or `balanced` is set for spans.
         """
-        check_choice(f"answers of {name}", answers, get_args(Answers))
-        if balanced and answers == "span":
-            raise ValueError(f"{name}: balanced=true is for answers=yes_no; spans are nearly all different.")
-        self._answers, self._max_chars, self._balanced = answers, max_passage_chars, balanced
+        check_choice(f"ask of {name}", ask, get_args(Ask))
+        if balanced and ask == "span":
+            raise ValueError(f"{name}: balanced=true is for ask=yes_no; spans are nearly all different.")
+        self._ask, self._max_chars, self._balanced = ask, max_passage_chars, balanced
         super().__init__(name, form, data_files, **options)
 
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if `text` gives the gold answer, else 0.0."""
-        if self._answers == "yes_no":
+        if self._ask == "yes_no":
             return float(matching_word(text, ("Yes", "No")) == example.answer)
         return float(_normal(first_line(text)) == _normal(str(example.answer)))
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns the score of Yes or No at random; nothing for spans."""
-        return {"random answer": 0.5} if self._answers == "yes_no" else {}
+        return {"random answer": 0.5} if self._ask == "yes_no" else {}
 
     def _example(self, row: Row) -> Example | None:
         passage, question = str(row["passage"]).strip(), str(row["question"]).strip()
         answer = str(row["answer"]).strip()
-        if self._answers == "yes_no":
+        if self._ask == "yes_no":
             answer = YES_NO.get(answer.casefold(), "")
             question = f"{question[:1].upper()}{question[1:].rstrip('?')}?"
         elif not _normal(answer) or answer not in passage:

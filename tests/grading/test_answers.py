@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.grading.answers import boxed, final_number, first_line, last_number, matching_word
+from t2.grading.answers import boxed, final_number, first_line, last_number, listed_items, matching_word
 from t2.grading.choice import choice_letter
 from t2.grading.stated_number import stated_number
 
@@ -20,6 +20,7 @@ EXTRACTORS = {
     "choice_letter": lambda text: choice_letter(text, "ABCDEFGHIJ"),
     "matching_word": lambda text: matching_word(text, ["mother", "mother-in-law", "Yes", "ſ", "İ"]),
     "first_line": first_line,
+    "listed_items": listed_items,
 }
 # Text made of the pieces the patterns look for reaches far more of them than random characters do.
 PIECES = [
@@ -145,3 +146,15 @@ def test_global_random_state_is_left_alone():
     for extract in EXTRACTORS.values():
         extract("the answer is (B) \\boxed{5} mother")
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("['40', '4.0']", ("40", "4")), ("The list is: 40, 4.", ("40", "4")), ("40, 4]", ("40", "4")),
+        ("[1] becomes [2, 3]", ("2", "3")), ("**A, b**\nc, d", ("a", "b")), ("[]", ()), ("4.50, 10.0", ("4.50", "10")),
+        ("", None), (" ..\n", None),
+    ],
+)  # fmt: skip
+def test_the_items_of_a_list(text, items):
+    assert listed_items(text) == items

@@ -129,3 +129,13 @@ def test_without_reasoning_gym_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "t2\[synthetic\]"'):
         chain_sum()
+
+
+def test_items_of_a_list_count_whatever_stands_around_them():
+    config = {"min_numbers": 3, "max_numbers": 3, "max_decimals": 0, "min_value": 0, "max_value": 99}
+    task = Procedural("number_filtering", "kept", IN_PROMPT, **SMALL, extract="list", config=config)
+    example = next(one for one in task.split("test") if one.answer.count("'") == 4)
+    first, second = example.answer.strip("[]").replace("'", "").split(", ")
+    texts = (f"[{first}, {second}]", f"The list is: {first}, {second}.", f"{second}, {first}", first, "", "[]")
+    assert [task.score(example, text) for text in texts] == [1, 1, 0, 0, 0, 0]
+    assert task.chance(example) == {}
