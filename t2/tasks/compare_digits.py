@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
+from random import Random
 from typing import Any
 
 from pydantic import NonNegativeInt
@@ -103,7 +104,7 @@ class CompareDigits(Procedural):
 
 
 class _PlainDigits(Sequence[Mapping[str, Any]]):
-    """The items of `number_format` with distinct candidates of so many decimals, and the gold answer among them."""
+    """The items of `number_format` with distinct candidates of so many decimals, shuffled, the gold answer among them."""
 
     def __init__(self, items: Sequence[Mapping[str, Any]], decimals: int) -> None:
         self._items, self._decimals = items, decimals
@@ -123,6 +124,7 @@ class _PlainDigits(Sequence[Mapping[str, Any]]):
             while number in numbers:  # rounded to the same
                 number += unit
             numbers.append(number)
+        Random(item["question"]).shuffle(numbers)  # reasoning-gym's first is in the middle of the others
         pick = max if item["metadata"]["size"] == "largest" else min
         listed = " ".join(map(str, numbers))
         question = _LISTED.sub(f"candidates: {listed}", item["question"])

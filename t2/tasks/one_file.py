@@ -1,7 +1,7 @@
 """A data set that comes as one file of rows: its splits are sampled here, so that they share neither row nor passage.
 
 What a row asks and how it is scored is for the subclasses: `t2.tasks.word_problems`, `t2.tasks.multiple_choice` and
-`t2.tasks.reading`. Rows that a task cannot ask about (an answer that is no number, say) are left out, and counted.
+`t2.tasks.yes_no`. Rows that a task cannot ask about (an answer that is no number, say) are left out, and counted.
 """
 
 from __future__ import annotations

@@ -47,6 +47,11 @@ def test_without_tolerance_only_the_number_itself_is_right():
         task(relative_tolerance=0.01)
 
 
+def test_the_gold_answer_is_as_often_first_as_elsewhere():
+    where = [listed(one).index(one.answer) for one in task(test_size=400).split("test")]
+    assert all(80 <= where.count(position) <= 120 for position in range(4))
+
+
 def test_the_chances_are_those_of_copying_a_candidate():
     for one in task().split("test"):
         candidates = listed(one)
