@@ -104,7 +104,7 @@ class CompareDigits(Procedural):
 
 
 class _PlainDigits(Sequence[Mapping[str, Any]]):
-    """The items of `number_format` with distinct candidates of so many decimals, shuffled, the gold answer among them."""
+    """The items of `number_format` with distinct, shuffled candidates, the gold answer among them."""
 
     def __init__(self, items: Sequence[Mapping[str, Any]], decimals: int) -> None:
         self._items, self._decimals = items, decimals

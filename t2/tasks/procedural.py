@@ -128,10 +128,12 @@ class Procedural:
         if self._extract == "word":
             words = {word.casefold() for word in self._words(example)}
             return {"random candidate": 1 / len(words)}
-        numbers = [one == last_number(gold) for one in all_numbers(question)]
+        numbers, right = all_numbers(question), last_number(gold)
         return {
-            "random number of the question": sum(numbers) / len(numbers) if numbers else 0.0,
-            "last number of the question": float(numbers[-1]) if numbers else 0.0,
+            "random number of the question": numbers.count(right) / len(numbers) if numbers else 0.0,
+            "last number of the question": float(numbers[-1:] == [right]),
+            "largest number of the question": float(max(numbers, default=None) == right),
+            "smallest number of the question": float(min(numbers, default=None) == right),
         }
 
     def _words(self, example: Example) -> Sequence[str]:

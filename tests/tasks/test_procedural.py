@@ -1,6 +1,8 @@
 """Generated tasks: splits that share nothing, spaces that are too small, scoring without partial credit."""
 
+import re
 import sys
+from math import lcm
 
 import pytest
 
@@ -139,3 +141,15 @@ def test_items_of_a_list_count_whatever_stands_around_them():
     texts = (f"[{first}, {second}]", f"The list is: {first}, {second}.", f"{second}, {first}", first, "", "[]")
     assert [task.score(example, text) for text in texts] == [1, 1, 0, 0, 0, 0]
     assert task.chance(example) == {}
+
+
+def test_the_chances_are_those_of_copying_a_number_of_the_question():
+    task = Procedural("lcm", "lcm", IN_PROMPT, **SMALL, config={"max_value": 9})
+    seen = set()
+    for one in task.split("test"):
+        first, last = map(int, re.findall(r"\d+", one.prompt))
+        right = [number == lcm(first, last) for number in (first, last)]
+        guesses = (sum(right) / 2, right[1], max(first, last) == lcm(first, last), min(first, last) == lcm(first, last))
+        assert tuple(task.chance(one).values()) == guesses
+        seen.add(guesses)
+    assert len(seen) > 2
