@@ -32,14 +32,7 @@ class CompareDigits(Procedural):
         form: Form,
         decimals: NonNegativeInt = 0,
         relative_tolerance: float = 1e-9,
-        train_size: int = 2000,
-        val_size: int = 100,
-        test_size: int = 300,
-        seed: int = 0,
-        instruction: str | None = None,
-        begun: bool = False,
-        config: Mapping[str, Any] | None = None,
-        max_new_tokens: int = 24,
+        **options: Any,
     ) -> None:
         """Configures the task. No question is generated yet.
 
@@ -48,40 +41,21 @@ class CompareDigits(Procedural):
             form: how an answer is to look.
             decimals: digits after the point of every candidate.
             relative_tolerance: difference from the gold answer, as a share of it, up to which a number is right.
-            train_size: number of questions; likewise `val_size` and `test_size`.
-            val_size: see `train_size`.
-            test_size: see `train_size`.
-            seed: seed of the questions.
-            instruction: a line that is appended to each question.
-            begun: begin the model's turn of every example with the form's prefix.
-            config: options of `number_format`: `min_num_candidates`, `max_num_candidates`, `min_n`, `max_n`, and
-                `max_delta`, by how much two candidates may differ.
-            max_new_tokens: length limit of a completion.
+            options: as for `t2.tasks.procedural.Procedural`; `config` has the options of `number_format`, of which
+                `max_delta` is by how much a candidate may differ from the first that is drawn.
 
         Raises:
             ModuleNotFoundError: reasoning-gym is not installed.
             ValueError: an option is unknown, its value is not allowed, or the tolerance could take a candidate for
                 another.
         """
-        self._decimals, self._tolerance = decimals, Decimal(str(relative_tolerance))
         if not 0 <= relative_tolerance < 1e-6:
             raise ValueError(
                 f"relative_tolerance of {name} is {relative_tolerance}; allowed: 0 or above and below 1e-6, so that no "
                 "candidate counts as its neighbor."
             )
-        super().__init__(
-            "number_format",
-            name,
-            form,
-            train_size=train_size,
-            val_size=val_size,
-            test_size=test_size,
-            seed=seed,
-            instruction=instruction,
-            begun=begun,
-            config=config,
-            max_new_tokens=max_new_tokens,
-        )
+        self._decimals, self._tolerance = decimals, Decimal(str(relative_tolerance))
+        super().__init__("number_format", name, form, **options)
 
     def score(self, example: Example, text: str) -> float:
         """Returns 1.0 if the last number of `text` is the gold answer within the tolerance, else 0.0."""

@@ -128,7 +128,7 @@ class Procedural:
         if self._extract == "word":
             words = {word.casefold() for word in self._words(example)}
             return {"random candidate": 1 / len(words)}
-        numbers, right = all_numbers(question), last_number(gold)
+        numbers, right = all_numbers(question), all_numbers(gold)[-1]
         return {
             "random number of the question": numbers.count(right) / len(numbers) if numbers else 0.0,
             "last number of the question": float(numbers[-1:] == [right]),
