@@ -3,7 +3,7 @@ r"""Extracting the answer from a completion: numbers, \boxed{}, words, lines.
 Pure functions that never raise, use no random state and take time linear in the length of any text. Whether an answer
 is correct is decided by the tasks, and for expressions by `t2.grading.math.equality`; what a worked answer states is
 read by `t2.grading.stated_number` and `t2.grading.choice`. Numbers are exact decimals here, so that "72.0" equals "72";
-exponents and fractions are not read as one number.
+powers of ten of three digits ("4.2e+07") are read, and fractions are not read as one number.
 """
 
 from __future__ import annotations
@@ -16,17 +16,22 @@ from decimal import Decimal
 _NUMBER = (
     r"(?P<sign>(?<![\w)\]}])[-−])?(?:\\?[$€£](?P<inner>[-−])?)?"
     r"(?P<digits>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+)"
+    r"(?:[eE](?P<exponent>[-+−]?[0-9]{1,3})(?![0-9]))?"
 )
 _ANY_NUMBER = re.compile(_NUMBER)
 _HASHED_NUMBER = re.compile(r"####[ \t]*" + _NUMBER)
 _LATEX_COMMA = re.compile(r"\{,\}|,\\!")
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BRACKETED = re.compile(r"\[([^\[\]]*)\]")
+_ZEROS = re.compile(r"(?<=[0-9])\.0+$")
 _BARE = re.compile(r"[^\s${}\\]+")
 
 
 def _decimal(match: re.Match[str]) -> Decimal:
     digits = match["digits"].replace(",", "")
+    if match["exponent"]:
+        digits += f"e{match['exponent'].replace('−', '-')}"
     return Decimal(f"-{digits}" if match["sign"] or match["inner"] else digits)
 
 
@@ -89,3 +94,18 @@ def first_line(text: str) -> str:
     """Returns the first line that is not blank, stripped of quotes, asterisks and full stops; "" if there is none."""
     lines = (line.strip().strip("\"'`*.“”‘’ ") for line in text.splitlines())
     return next((line for line in lines if line), "")
+
+
+def listed_items(text: str) -> tuple[str, ...] | None:
+    """Returns the items, separated by commas, of the last [...], else of the first line; None if there is neither.
+
+    Case, quotes, what precedes a colon and a fraction of zeros are ignored: "['40', '4.0']" and "The list is: 40, 4"
+    hold the same items.
+    """
+    brackets = _BRACKETED.findall(text)
+    lines = (line.rpartition(":")[2] for line in text.splitlines() if any(map(str.isalnum, line)))
+    listed = brackets[-1] if brackets else next(lines, None)
+    if listed is None:
+        return None
+    items = (_ZEROS.sub("", item.strip(" \t\"'`*“”‘’[].").casefold()) for item in listed.split(","))
+    return tuple(item for item in items if item)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import PositiveInt
 
-from t2.grading.answers import all_numbers, first_line, last_number, matching_word
+from t2.grading.answers import all_numbers, first_line, last_number, listed_items, matching_word
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.form import Form
@@ -23,7 +23,7 @@ from t2.tasks.prompt_hash import canonical_question, sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
 
-Extract = Literal["number", "word", "line"]
+Extract = Literal["number", "word", "line", "list"]
 
 # reasoning-gym generates item i from Random(seed + i), so that close seeds share nearly all items.
 _SPAN = 10_000_000
@@ -61,7 +61,8 @@ class Procedural:
             val_size: see `train_size`.
             test_size: see `train_size`.
             seed: seed of the questions.
-            extract: `number` extracts the last number, `word` the candidate named first, `line` the first line.
+            extract: `number` extracts the last number, `word` the candidate named first, `line` the first line, `list`
+                the items of the last [...], else of the first line.
             candidates: for `word`, the words or a regular expression whose group matches them in the question.
             instruction: a line that is appended to each question.
             begun: begin the model's turn of every example with the form's prefix.
@@ -117,21 +118,25 @@ class Procedural:
             return float(number is not None and number == last_number(gold))
         if self._extract == "line":
             return float(first_line(text).casefold() == first_line(gold).casefold())
+        if self._extract == "list":
+            return float(listed_items(text) == (listed_items(gold) or ()))
         named = matching_word(text, self._words(example))
         return float(named is not None and named.casefold() == gold.casefold())
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns the scores of guesses that take an answer out of the question."""
-        if self._extract == "line":
+        if self._extract in ("line", "list"):
             return {}
         question, gold = str(example.metadata["question"]), str(example.answer)
         if self._extract == "word":
             words = {word.casefold() for word in self._words(example)}
             return {"random candidate": 1 / len(words)}
-        numbers = [one == last_number(gold) for one in all_numbers(question)]
+        numbers, right = all_numbers(question), all_numbers(gold)[-1]
         return {
-            "random number of the question": sum(numbers) / len(numbers) if numbers else 0.0,
-            "last number of the question": float(numbers[-1]) if numbers else 0.0,
+            "random number of the question": numbers.count(right) / len(numbers) if numbers else 0.0,
+            "last number of the question": float(numbers[-1:] == [right]),
+            "largest number of the question": float(max(numbers, default=None) == right),
+            "smallest number of the question": float(min(numbers, default=None) == right),
         }
 
     def _words(self, example: Example) -> Sequence[str]:

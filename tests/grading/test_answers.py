@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t2.grading.answers import boxed, final_number, first_line, last_number, matching_word
+from t2.grading.answers import boxed, final_number, first_line, last_number, listed_items, matching_word
 from t2.grading.choice import choice_letter
 from t2.grading.stated_number import stated_number
 
@@ -20,13 +20,14 @@ EXTRACTORS = {
     "choice_letter": lambda text: choice_letter(text, "ABCDEFGHIJ"),
     "matching_word": lambda text: matching_word(text, ["mother", "mother-in-law", "Yes", "ſ", "İ"]),
     "first_line": first_line,
+    "listed_items": listed_items,
 }
 # Text made of the pieces the patterns look for reaches far more of them than random characters do.
 PIECES = [
     "\\boxed", "\\fbox", "{", "}", "\\", "####", "#", "answer", " is ", ":", "(", ")", "A", "B", "I", "a",
 ]  # fmt: skip
 PIECES += [
-    "1", "23", "456", ",", ".", "-", "−", "$", " ", "\n", "mother", "-in-law", "yes", "'", "\x00", "٣", "²",
+    "1", "23", "456", ",", ".", "-", "−", "$", " ", "\n", "mother", "-in-law", "yes", "e", "'", "\x00", "٣", "²",
 ]  # fmt: skip
 JUNK = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_size=30).map("".join))
 
@@ -39,7 +40,8 @@ JUNK = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_siz
         ("it is −5", "-5"), ("-$5", "-5"), ("$-5", "-5"), ("\\$5", "5"), ("7-5", "5"), ("f(2)-5", "5"),
         ("from 10-20", "20"), ("7 - 5", "5"), ("4 - 9 = -5.", "-5"), (".5", "0.5"), ("-.5", "-0.5"),
         ("well...5", "5"), ("3.14.15", "15"), ("1{,}080", "1080"), ("10,\\!000", "10000"), ("007", "7"),
-        ("**18**", "18"), ("50%", "50"),
+        ("**18**", "18"), ("50%", "50"), ("4.27e+02", "427"), ("2,100e-2", "21"), ("-5E3", "-5000"),
+        ("5e−1", "0.5"), ("5e1234", "1234"), ("2 e3", "3"), ("5 eggs", "5"),
     ],
 )  # fmt: skip
 def test_last_number_reads(text, number):
@@ -144,3 +146,15 @@ def test_global_random_state_is_left_alone():
     for extract in EXTRACTORS.values():
         extract("the answer is (B) \\boxed{5} mother")
     assert random.getstate() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("['40', '4.0']", ("40", "4")), ("The list is: 40, 4.", ("40", "4")), ("40, 4]", ("40", "4")),
+        ("[1] becomes [2, 3]", ("2", "3")), ("**A, b**\nc, d", ("a", "b")), ("[]", ()), ("4.50, 10.0", ("4.50", "10")),
+        ("", None), (" ..\n", None),
+    ],
+)  # fmt: skip
+def test_the_items_of_a_list(text, items):
+    assert listed_items(text) == items

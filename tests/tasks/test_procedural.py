@@ -1,6 +1,8 @@
 """Generated tasks: splits that share nothing, spaces that are too small, scoring without partial credit."""
 
+import re
 import sys
+from math import lcm
 
 import pytest
 
@@ -129,3 +131,25 @@ def test_without_reasoning_gym_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "t2\[synthetic\]"'):
         chain_sum()
+
+
+def test_items_of_a_list_count_whatever_stands_around_them():
+    config = {"min_numbers": 3, "max_numbers": 3, "max_decimals": 0, "min_value": 0, "max_value": 99}
+    task = Procedural("number_filtering", "kept", IN_PROMPT, **SMALL, extract="list", config=config)
+    example = next(one for one in task.split("test") if one.answer.count("'") == 4)
+    first, second = example.answer.strip("[]").replace("'", "").split(", ")
+    texts = (f"[{first}, {second}]", f"The list is: {first}, {second}.", f"{second}, {first}", first, "", "[]")
+    assert [task.score(example, text) for text in texts] == [1, 1, 0, 0, 0, 0]
+    assert task.chance(example) == {}
+
+
+def test_the_chances_are_those_of_copying_a_number_of_the_question():
+    task = Procedural("lcm", "lcm", IN_PROMPT, **SMALL, config={"max_value": 9})
+    seen = set()
+    for one in task.split("test"):
+        first, last = map(int, re.findall(r"\d+", one.prompt))
+        right = [number == lcm(first, last) for number in (first, last)]
+        guesses = (sum(right) / 2, right[1], max(first, last) == lcm(first, last), min(first, last) == lcm(first, last))
+        assert tuple(task.chance(one).values()) == guesses
+        seen.add(guesses)
+    assert len(seen) > 2
