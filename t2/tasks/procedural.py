@@ -2,8 +2,8 @@
 
 The seeds of the splits are far apart, and the splits share no question; test is generated first, so that it does not
 depend on the size of train. Scores are 0 or 1: the scorers of reasoning-gym, which give partial credit to a gold answer
-inside a longer text, are not used. Where a task says that operands commute, "3 * 4" and "4 * 3" are one question, of which
-the splits hold one order.
+inside a longer text, are not used. Where a task says that operands commute, "3 * 4" and "4 * 3" are one question, of
+which the splits hold one order.
 """
 
 from __future__ import annotations
