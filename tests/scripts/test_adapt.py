@@ -132,7 +132,7 @@ BAD_INPUT = {
     "few-shot without a task": (("strategy=few_shot", "prompt=a"), ["give task=T", "strategy.mixture=RUN"]),
     "centroids of another task": (("strategy=centroid", "task=gcd"), ["made of a dispatch task, and gcd is none"]),
     "no centroids": (("strategy=centroid", "prompt=a"), ["needs the centroids of this pool"]),
-    "more shots than examples": ((*FIT, "shots=5000"), ["shots=5000, and the train split of gcd has 180"]),
+    "more shots than examples": ((*FIT, "shots=5000"), ["shots=5000, and the train split of gcd has 90"]),
     "no prompt file": (("strategy=prompt", "prompt_file=no/such.txt"), ["no/such.txt"]),
     "pool that is not there": (("strategy=prompt", "prompt=a", "experts.experts=no/such"), ["No folder of experts"]),
     "mixture that is not there": (("strategy=fixed", "strategy.mixture=no/such", "prompt=a"), ["No mixture file"]),

@@ -189,13 +189,13 @@ BAD_INPUT = {
         ("strategy=prompt", "+strategy@strategies.prompt=prompt"), ["Two strategies are called 'prompt'"],
     ),
     "more shots than examples": (
-        ("strategy=few_shot", "shots=5000"), ["shots=5000, and the train split of gcd has 180 examples"],
+        ("strategy=few_shot", "shots=5000"), ["shots=5000, and the train split of gcd has 90 examples"],
     ),
     "support from the test split": (
         ("strategy=few_shot", "support_split=test"), ["support_split is 'test'; allowed: train, val"],
     ),
     "support that is scored": (
-        ("strategy=few_shot", "split=train", "limit=null"), ["support examples are among the 180 test examples"],
+        ("strategy=few_shot", "split=train", "limit=null"), ["support examples are among the 90 test examples"],
     ),
     "unknown strategy": (("strategy=promt",), ["Did you mean 'prompt'"]),
     "unknown way of pass 2": (("strategy=prompt", "pass2=row"), ["allowed: auto, merged, per_example"]),

@@ -112,6 +112,8 @@ def script(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), "experiment=smoke", *arguments],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        # A shell lets its background jobs ignore Ctrl-C, and so would a run started from tests in the background.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
@@ -182,7 +184,7 @@ BAD_INPUT = {
     "layer that is not there": (("adapter.layers=[7]",), ["layers 0 to 1"]),
     "parametrization": (("adapter.parametrization=sigmoid",), ["allowed: direct, sigmoid_nuclear"]),
     "one sample for rloo": (("sampling.samples=1",), ["set sampling.samples to 2 or more"]),
-    "more prompts than the split": (("prompts_per_step=5000",), ["1 to the 60 examples"]),
+    "more prompts than the split": (("prompts_per_step=5000",), ["1 to the 50 examples"]),
     "reward map": (("objective.reward_wrong=2",), ["must exceed reward_wrong"]),
     "several processes": (("+trainer.strategy=ddp",), ["a run is one process on one device"]),
     "prompt longer than the context": (("base_model.context_length=16",), ["but the context of tiny:llama is 16"]),
