@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import comb
+from math import comb, isnan
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from t2.evaluation.statistics import (
     dispatch_accuracy,
     majority,
     row_shares,
+    standard_error,
 )
 from t2.types import Completion, Example
 
@@ -34,6 +35,11 @@ def report(scores: Sequence[float], system: str = "expert") -> Report:
 
 def paired_scores(wins: int, losses: int, ties: int) -> tuple[Report, Report]:
     return report([1] * wins + [0] * losses + [1] * ties), report([0] * wins + [1] * losses + [1] * ties, "base")
+
+
+def test_the_standard_error_needs_two_scores():
+    assert standard_error([0.0, 1.0]) == pytest.approx(0.5)
+    assert isnan(standard_error([1.0]))
 
 
 def test_majority_is_the_share_of_the_most_frequent_answer():
