@@ -175,6 +175,8 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
     for text in texts:
         if (now := renamed_override(text)) is not None:
             raise ValueError(f"{text!r}: that was renamed. Write {now}.")
+        if text.lstrip("+~").startswith("="):
+            raise ValueError(f"{text!r} has no key. Write KEY=VALUE, such as seed=1.")
     try:
         overrides = [_first_of_sweep(text) for text in texts]
         with hydra.initialize_config_dir(str(conf), version_base="1.3"):

@@ -18,6 +18,12 @@ def test_sweeps_pass_the_check(override: str) -> None:
     check_overrides(ROOT / "conf", "train", ["-m", override, "hydra.sweep.dir=x"])
 
 
+@pytest.mark.parametrize("override", ["=3", "+=3", "~="])
+def test_a_value_without_a_key_is_named(override: str) -> None:
+    with pytest.raises(ValueError, match=r"has no key\. Write KEY=VALUE"):
+        check_overrides(ROOT / "conf", "train", [override])
+
+
 @pytest.mark.parametrize(
     "text",
     [
