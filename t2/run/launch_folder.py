@@ -37,7 +37,8 @@ def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def save_config(cfg: DictConfig, folder: Path) -> None:
     """Write the files that Hydra calls its output: the configuration, Hydra's own, and the overrides."""
     hydra_cfg = OmegaConf.masked_copy(OmegaConf.create({"hydra": HydraConfig.get()}), "hydra")
-    overrides = OmegaConf.create(list(HydraConfig.get().overrides.task))
+    # Unresolved: a prompt among them may hold what looks like an interpolation.
+    overrides = OmegaConf.create(OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False))
     for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
         with atomic_path(folder / f"{name}.yaml") as partial:
             partial.write_text(OmegaConf.to_yaml(node))

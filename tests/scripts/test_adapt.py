@@ -64,6 +64,12 @@ def test_a_mixture_is_found_saved_and_applied_later(adapt, folder, tmp_path) -> 
     assert "[fixed]" in later
 
 
+@pytest.mark.parametrize("prompt", ["${", "${oc.env:HOME}"])
+def test_a_prompt_that_looks_like_an_interpolation_is_none(adapt, tmp_path, prompt: str) -> None:
+    assert "[uniform]" in adapt("strategy=uniform", f"prompt={prompt}")
+    assert prompt in (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text()
+
+
 def test_a_prompt_shows_scores_weights_and_both_answers(adapt) -> None:
     shown = adapt("strategy=prompt_soft", "prompt=What is 3 + 4?")
     order = [
