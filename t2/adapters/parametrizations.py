@@ -6,6 +6,8 @@
 The second keeps the nuclear norm of W, so a uniform rescaling of m does nothing; p starts at 0.1 + 0.01 N(0, 1), hence
 z near 1. In both, weight decay leads to z = 1, the base model. Source: SakanaAI/self-adaptive-llms at 03a41ae,
 `policy/base.py:19-50` and `utils.py:100-115`; the paper mentions neither the sigmoid nor the renormalization.
+
+Numbers of `direct` may be shared, within a matrix and between matrices (`Tied`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from t2.adapters.spectrum import Spectrum
 from t2.run.messages import check_choice
 
 NUCLEAR_NORM_TOLERANCE = 1e-3  # relative change of the norm up to which a z is still loaded
@@ -143,6 +146,25 @@ def make_parametrization(name: str, singular_values: Tensor, *, seed: int) -> Di
     return Direct(singular_values) if name == "direct" else SigmoidNuclear(singular_values, seed=seed)
 
 
+def learned_vector(
+    vectors: nn.ModuleDict, module: str, s: Tensor, spectrum: Spectrum, *, parametrization: str, seed: int
+) -> Parametrization:
+    """The parametrization of a module's learned singular values s (k,), whose numbers are in `vectors`.
+
+    They are added, unless a module that it shares them with has done so.
+    """
+    length = len(s) if spectrum.groups is None else spectrum.groups
+    key = spectrum.vector_key(module, length).replace(".", "/")  # a ModuleDict key may not hold a dot
+    if key not in vectors:
+        vectors[key] = make_parametrization(parametrization, s[:length], seed=seed)
+    vector = vectors[key]
+    if spectrum.groups is None and spectrum.tie == "none":
+        assert isinstance(vector, Direct | SigmoidNuclear), "it was made above"
+        return vector
+    assert isinstance(vector, Direct), "SVF refuses others for shared numbers"
+    return Tied(vector, spectrum.group_of(len(s)).to(s.device))
+
+
 def check_shared(wanted: Mapping[str, tuple[Parametrization, Tensor]]) -> None:
     """Raise ValueError unless matrices that share a vector want the same z: module -> (its parametrization, z (k,))."""
     owners: dict[int, tuple[str, Tensor]] = {}
@@ -152,6 +174,6 @@ def check_shared(wanted: Mapping[str, tuple[Parametrization, Tensor]]) -> None:
             owner, first = owners.setdefault(id(parametrization.vector), (module, numbers))
             if not torch.equal(first, numbers.to(first)):
                 raise ValueError(
-                    f"{owner} and {module} share a vector in this adapter, and this state has different multipliers for "
-                    "them. Set adapter.tie=none for this expert."
+                    f"{owner} and {module} share a vector in this adapter, and this state has different multipliers "
+                    "for them. Set adapter.tie=none for this expert."
                 )

@@ -101,7 +101,8 @@ class Spectrum:
         assert self.name != "energy", "it depends on the singular values"
         if self.rank is not None:
             return self.rank
-        return size if self.share is None else math.ceil(round(self.share * size, 6))  # 0.07 * 100 is 7.000000000000001
+        share = 1.0 if self.share is None else self.share
+        return max(1, math.ceil(round(share * size, 6)))  # 0.07 * 100 is 7.000000000000001
 
     def select(self, module: str, s: Tensor, *, number: int) -> Tensor:
         """The indices (k,), ascending, of the learned singular values out of s (R,) of the `number`th matrix.
@@ -113,7 +114,8 @@ class Spectrum:
                 groups than numbers.
         """
         index = self._indices(s, number).to(s.device)
-        if self.name != "all" and not bool((s[index] > 0).any()):
+        rounding = len(s) * torch.finfo(s.dtype).eps * s[0]  # what LAPACK leaves of a singular value that is 0
+        if self.name != "all" and not bool((s[index] > rounding).any()):
             raise ValueError(
                 f"adapter.spectrum={self.name}: all chosen singular values of {module} are 0, so that nothing can be "
                 "learned there. Choose others (adapter.spectrum=top), or leave the matrix out (adapter.modules)."

@@ -6,7 +6,8 @@ Not done here: anything that concerns several layers, such as switching modes or
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,6 +33,16 @@ class Mode:
     name: ModeName = "factored"
     per_example: bool = False
     index: Tensor | None = None  # (N,): the state of each example of a batch; None: state b for example b
+
+    @contextmanager
+    def switched(self, name: ModeName, *, per_example: bool = False) -> Iterator[None]:
+        """Within the block it is another mode."""
+        before = (self.name, self.per_example, self.index)
+        self.name, self.per_example, self.index = name, per_example, None
+        try:
+            yield
+        finally:
+            self.name, self.per_example, self.index = before
 
 
 class SVFLinear(nn.Module):

@@ -40,6 +40,7 @@ class ThinCorrection(torch.autograd.Function):
         input_factor: Tensor,
         joint: Tensor | None,
     ) -> Tensor:
+        """The product, y (..., n_out)."""
         h = F.linear(x, input_factor)
         ctx.save_for_backward(h, d, weight, output_factor, input_factor)
         change = (exact(h) * d).to(h.dtype)
@@ -53,6 +54,7 @@ class ThinCorrection(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients to x and to d."""
         h, d, weight, output_factor, input_factor = ctx.saved_tensors
         to_change = exact(gradient @ output_factor)  # (..., k)
         to_x = None
