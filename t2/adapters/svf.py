@@ -88,8 +88,7 @@ class SVF(nn.Module):
         super().__init__()
         self.spectrum = Spectrum(spectrum, rank, share, groups, tie, seed)
         check_choice("adapter.decomposition", decomposition, ("auto", "full"))
-        self.decomposition = decomposition
-        self.modules_spec, self.layers_spec = modules, layers
+        self.modules_spec, self.layers_spec, self.decomposition = modules, layers, decomposition
         self.parametrization, self.seed, self.cache, self.progress = parametrization, seed, cache, progress
         make_parametrization(parametrization, torch.ones(1), seed=0)  # refuses an unknown name before a model is loaded
         if parametrization != "direct" and not self.spectrum.is_default:

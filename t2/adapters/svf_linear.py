@@ -97,7 +97,10 @@ class SVFLinear(nn.Module):
         """Join W and U s in half precision and part them in any other; the weight of `base` becomes a view again."""
         weight, half = dense_weight(self.base), self.input_factor.dtype in HALF
         if half and self.joint_weight is None:
-            self.joint_weight, self.separate_factor = torch.cat([weight, self.output_factor], dim=1), None
+            parts = (weight, self.output_factor)
+            # In the layout that the base has, since another one may be added up in another order.
+            joint = torch.cat([p.T for p in parts]).T if isinstance(self.base, Conv1D) else torch.cat(parts, dim=1)
+            self.joint_weight, self.separate_factor = joint, None
         elif not half and self.joint_weight is not None:
             self.separate_factor, self.joint_weight = self.output_factor.contiguous(), None
         if self.joint_weight is not None:
@@ -157,7 +160,7 @@ class SVFLinear(nn.Module):
         if self.is_thin:
             weight, bias = dense_weight(self.base), self.base.bias
             thin: Tensor = ThinCorrection.apply(  # type: ignore[no-untyped-call]
-                x, self._change_of(z), weight, bias, self.output_factor, self.input_factor, self.joint_weight
+                x, self._change_of(z), self.base, weight, bias, self.output_factor, self.input_factor, self.joint_weight
             )
             return thin
         h = F.linear(x, self.input_factor)  # (B, T, R)

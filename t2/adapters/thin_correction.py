@@ -14,6 +14,7 @@ Not done here: the factors (`t2.adapters.svd`), the parametrization of z, the la
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ from torch.autograd.function import once_differentiable
 class ThinCorrection(torch.autograd.Function):
     """The product above for x (..., n_in), with its gradients to x and to d, (k,) or (B, 1, k).
 
-    Arguments: x, d, W (n_out, n_in), b (n_out,) or None, U_K s_K (n_out, k), Vh_K (k, n_in), and in half precision
-    [W | U_K s_K] (n_out, n_in + k), else None.
+    Arguments: x, d, x -> x Wᵀ + b as the base computes it, W (n_out, n_in), b (n_out,) or None, U_K s_K (n_out, k),
+    Vh_K (k, n_in), and in half precision [W | U_K s_K] (n_out, n_in + k), else None.
     """
 
     @staticmethod
@@ -34,6 +35,7 @@ class ThinCorrection(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         d: Tensor,
+        base: Callable[[Tensor], Tensor],
         weight: Tensor,
         bias: Tensor | None,
         output_factor: Tensor,
@@ -46,7 +48,7 @@ class ThinCorrection(torch.autograd.Function):
         change = (exact(h) * d).to(h.dtype)
         if joint is not None and not _is_base(d):
             return F.linear(torch.cat([x, change], dim=-1), joint, bias)
-        y = F.linear(x, weight, bias)
+        y = base(x)
         if joint is None:
             y.view(-1, y.shape[-1]).addmm_(change.reshape(-1, change.shape[-1]), output_factor.T)
         return y
@@ -63,7 +65,7 @@ class ThinCorrection(torch.autograd.Function):
             to_h = (to_change * d).to(h.dtype)
             to_x.view(-1, to_x.shape[-1]).addmm_(to_h.reshape(-1, to_h.shape[-1]), input_factor)
         to_d = (to_change * exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
-        return to_x, to_d, None, None, None, None, None
+        return to_x, to_d, None, None, None, None, None, None
 
 
 def _is_base(d: Tensor) -> bool:

@@ -147,7 +147,7 @@ def test_a_mixture_stays_one_outside_and_others_are_refused_with_what_to_do():
     for apply in (part.load, lambda state: part.merged(state).__enter__(), lambda s: next(part.merged_weights(s))):
         with pytest.raises(ValueError, match=r"multiplier 4 is not 1, .*Set adapter.spectrum=all"):
             apply(foreign)
-    with pytest.raises(ValueError, match="Set adapter.spectrum=all"), part.per_example(stacked(foreign)):
+    with pytest.raises(ValueError, match=r"Set adapter\.spectrum=all"), part.per_example(stacked(foreign)):
         pass
     assert same_states(part.state(), before)
     assert all(layer.merged_weight is None for layer in part.layers.values())
