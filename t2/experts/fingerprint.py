@@ -36,9 +36,8 @@ def fingerprint_of(singular_values: Mapping[str, Tensor], frobenius_norms: Mappi
         raise ValueError("No singular values to make a fingerprint of. Adapt at least one module.")
     norms: dict[str, list[float | None]] = {}
     for module, s in sorted(singular_values.items()):
-        given = (frobenius_norms or {}).get(module)
-        is_whole = given is None or not bool(s.isnan().any())
-        nuclear = s.double().sum().item() if is_whole else None
+        given = (frobenius_norms or {}).get(module) if bool(s.isnan().any()) else None
+        nuclear = s.double().sum().item() if given is None else None
         frobenius = s.double().square().sum().sqrt().item() if given is None else given
         for norm in (nuclear, frobenius):
             if norm is not None and not math.isfinite(norm):
