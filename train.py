@@ -103,7 +103,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         recompute_blocks(lm.model)
     metadata = ExpertMetadata(
         base_model=lm.source,
-        fingerprint=fingerprint_of(adapter.singular_values),
+        fingerprint=fingerprint_of(adapter.singular_values, adapter.frobenius_norms),
         parametrization=adapter.parametrization,
         task=task.name,
         domain=cfg.domain,
@@ -112,6 +112,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         step=0,
         t2_version=t2.__version__,
         git_commit=git_commit(CONF),
+        learned=None if adapter.spectrum.is_default else str(adapter.spectrum),
         prompts=frozenset(prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
     )
     module = ExpertTraining(

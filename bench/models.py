@@ -69,13 +69,15 @@ def _random_llama_1b(dtype: str, device: str) -> LanguageModel:
     return LanguageModel(model.to(parse_device(device), parse_dtype(dtype)), byte_tokenizer(), "random:llama-1b")
 
 
-def inject_svf(lm: LanguageModel, *, random_factors: bool = False) -> SVF:
+def inject_svf(lm: LanguageModel, *, random_factors: bool = False, **settings: Any) -> SVF:
     """SVF on all linears of the decoder blocks; decompositions are cached except of tiny models.
+
+    `settings` are those of SVF, such as `spectrum` and `rank`.
 
     Args:
         random_factors: random numbers of the right shapes instead of an SVD, which costs the same per step.
     """
-    svf = SVF(modules="all", cache=not (random_factors or lm.source.startswith("tiny:")), progress=False)
+    svf = SVF(modules="all", cache=not (random_factors or lm.source.startswith("tiny:")), progress=False, **settings)
     with patch("t2.adapters.svf.decompose_all", random_decompositions) if random_factors else nullcontext():
         svf.inject(lm.model, lm.source)
     return svf

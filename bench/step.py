@@ -1,18 +1,23 @@
 """Seconds and memory of one policy-gradient step: SVF against LoRA, the authors' way, and lower bounds.
 
     python bench/step.py [--model smollm2|tiny|llama-1b|llava|tiny-llava] [--rows 8] [--samples 1] [--output FILE.json]
+        [--systems floor_forward,floor,svf,svf_top16,lora_all]
 
     floor_forward   the forward alone, without gradients
     floor           forward, and backward through frozen weights to the input embeddings: no adapter can be cheaper
     svf             t2's SVF on all linears of the decoder blocks, factored, one row per completion as all others
     svf_shared      the same as t2 trains it: the completions of one prompt share it (`--samples` of them)
-    lora_all        PEFT's LoRA, r = 16, on the same linears
+    svf_top1, svf_top16, svf_share10    SVF on the largest 1, 16 or tenth of each matrix's singular values: a thin
+                    correction beside W x
+    lora_all, lora_r1    PEFT's LoRA, r = 16 and r = 1, on the same linears
     lora_qv         PEFT's LoRA, r = 16, on q_proj and v_proj
+    ia3             PEFT's IA3 on the same linears
     authors         W' = U diag(s z) Vh composed with autograd; dL/dW' of the forward with dense W' is chained to dz
                     (`utils.py` of SakanaAI/self-adaptive-llms composes twice per step; here once, its cheapest form)
 
 All of them compute -sum(advantage * log p) of the same completion tokens with the same code, in one process, in turns.
-Each has its own copy of the model (float32: about 5 GB in all for smollm2, 40 GB for llama-1b). Memory is measured
+Each has its own copy of the model (float32: about 10 GB in all for smollm2, 80 GB for llama-1b; `--systems` takes some
+of them, floor, floor_forward and lora_all always). Memory is measured
 with one process per system, after a warm-up step. Not measured: sampling, the optimizer, and learning.
 """
 
@@ -29,6 +34,7 @@ from measure import (
     finish,
     in_child,
     megabytes,
+    names_of,
     parser,
     peak_memory,
     ratio,
@@ -39,7 +45,7 @@ from measure import (
     write,
 )
 from models import MODELS
-from step_systems import SYSTEMS, Work, build
+from step_systems import REFERENCES, SYSTEMS, Work, build
 from tqdm import tqdm
 
 from t2.models.precision import DTYPES
@@ -47,7 +53,7 @@ from t2.models.precision import DTYPES
 
 def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Every system's raw timings by round, after a warm-up round that compares their losses (`check_losses`)."""
-    systems = [build(name, args.model, args.dtype, args.device) for name in SYSTEMS]
+    systems = [build(name, args.model, args.dtype, args.device) for name in chosen(args.systems)]
     work = Work.random(systems[0].lm, args.rows, args.prompt, args.completion, args.samples)
     losses = {system.name: system.step(work) for system in systems}
     check_losses(losses, args.rows * args.completion, 1e-3 if args.dtype == "float32" else 5e-2)
@@ -64,6 +70,11 @@ def measure_seconds(args: argparse.Namespace) -> list[dict[str, Any]]:
         }
         for system in systems
     ]
+
+
+def chosen(systems: Sequence[str]) -> list[str]:
+    """The systems asked for and those that they are compared with."""
+    return [name for name in SYSTEMS if name in systems or name in REFERENCES]
 
 
 def check_losses(losses: Mapping[str, float], tokens: int, tolerance: float) -> None:
@@ -113,15 +124,17 @@ def main(argv: Sequence[str]) -> None:
     made.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     made.add_argument("--dtype", choices=DTYPES, default="float32")
     made.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    made.add_argument("--systems", type=names_of(SYSTEMS), default=list(SYSTEMS), help="comma-separated")
     made.add_argument("--one", choices=SYSTEMS, help="only measure this system's memory")
     args = made.parse_args(argv)
     if args.one is not None:
         write(measure_memory(args.one, args), args.output)
         return
-    memory: dict[str, dict[str, int] | None] = dict.fromkeys(SYSTEMS)
+    names = chosen(args.systems)
+    memory: dict[str, dict[str, int] | None] = dict.fromkeys(names)
     if args.memory:  # in processes in which freed tensors go back to the system at once: glibc, mallopt(3)
         child = partial(in_child, __file__, argv, MALLOC_MMAP_THRESHOLD_="65536")
-        memory |= {name: child(name) for name in tqdm(SYSTEMS, desc="memory", leave=False)}
+        memory |= {name: child(name) for name in tqdm(names, desc="memory", leave=False)}
     systems = [row | {"memory": memory[row["system"]]} for row in measure_seconds(args)]
     finish(args, step_table(systems), {"systems": systems}, args.device)
 

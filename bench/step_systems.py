@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from models import inject_svf, load, random_completions
-from peft import LoraConfig, inject_adapter_in_model
+from peft import IA3Config, LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from t2.adapters.svf import SVF
@@ -21,7 +21,17 @@ from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import token_log_probs
 from t2.types import Completion
 
-SYSTEMS = ("floor_forward", "floor", "svf", "svf_shared", "lora_all", "lora_qv", "authors")
+SPECTRA: dict[str, dict[str, Any]] = {
+    "svf": {},
+    "svf_shared": {},
+    "authors": {},
+    "svf_top1": {"spectrum": "top", "rank": 1},
+    "svf_top16": {"spectrum": "top", "rank": 16},
+    "svf_share10": {"spectrum": "top", "share": 0.1},
+}
+REFERENCES = ("floor_forward", "floor", "lora_all")  # what the others are compared with
+PEFT = ("lora_all", "lora_r1", "lora_qv", "ia3")
+SYSTEMS = ("floor_forward", "floor", *SPECTRA, *PEFT)
 RANK = 16
 
 
@@ -117,17 +127,26 @@ def build(name: str, model: str, dtype: str, device: str) -> System:
     system = System(name, lm)
     if name == "floor":
         lm.model.enable_input_require_grads()
-    if name in ("svf", "svf_shared", "authors"):
-        svf = inject_svf(lm)
+    if name in SPECTRA:
+        svf = inject_svf(lm, **SPECTRA[name])
         system.trainable = svf.trainable()
         system.dense = DenseSVF(lm.model, svf) if name == "authors" else None
-    if name in ("lora_all", "lora_qv"):
-        inject_adapter_in_model(lora_config(lm, "all" if name == "lora_all" else ["q_proj", "v_proj"]), lm.model)
+    if name in PEFT:
+        inject_adapter_in_model(peft_config(name, lm), lm.model)
         system.trainable = [p for p in lm.model.parameters() if p.requires_grad]  # A and B have the model's dtype
     return system
+
+
+def peft_config(name: str, lm: LanguageModel) -> Any:
+    """PEFT's configuration of a system."""
+    if name.startswith("lora"):
+        rank = {"r": 1, "lora_alpha": 2} if name == "lora_r1" else {}
+        return lora_config(lm, ["q_proj", "v_proj"] if name == "lora_qv" else "all", **rank)
+    return IA3Config(target_modules=list(find_targets(lm.model, "all", None)), feedforward_modules=[])
 
 
 def lora_config(lm: LanguageModel, modules: str | list[str], **options: Any) -> Any:
     """PEFT's LoRA, r = 16, alpha 32, no dropout, on the named linears of the decoder blocks."""
     targets = list(find_targets(lm.model, modules, None))
-    return LoraConfig(r=RANK, lora_alpha=2 * RANK, lora_dropout=0.0, target_modules=targets, **options)
+    settings = {"r": RANK, "lora_alpha": 2 * RANK, "lora_dropout": 0.0, "target_modules": targets}
+    return LoraConfig(**(settings | options))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -36,10 +37,11 @@ def make_module(
     total_steps: int = STEPS,
     parametrization: str = "direct",
     lm: LanguageModel | None = None,
+    **settings: Any,
 ) -> ExpertTraining:
-    """A run of a tiny model of the architecture, or of `lm`."""
+    """A run of a tiny model of the architecture, or of `lm`; further `settings` are the adapter's."""
     lm = lm or tiny(architecture)
-    adapter = adapt(lm, modules=modules, parametrization=parametrization)
+    adapter = adapt(lm, modules=modules, parametrization=parametrization, **settings)
     return ExpertTraining(
         lm=lm,
         adapter=adapter,

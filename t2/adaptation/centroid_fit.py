@@ -110,7 +110,7 @@ def fingerprint(model: PooledModel) -> str:
     """
     if not isinstance(model.adapter, SVF):
         raise ValueError("Centroids name the model by its singular values, and the adapter is no SVF; set adapter=svf.")
-    return fingerprint_of(model.adapter.singular_values)
+    return fingerprint_of(model.adapter.singular_values, model.adapter.frobenius_norms)
 
 
 def _prompts(task: Dispatch, split: Split) -> _Prompts:

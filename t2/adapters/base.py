@@ -57,6 +57,10 @@ class Adapter(Protocol):
 class PerExampleAdapter(Adapter, Protocol):
     """An adapter that can apply a different state to each example of a batch."""
 
+    def learnable(self) -> dict[str, Tensor]:
+        """Which multipliers can differ from 1, in what it learns and in the states it is given: module -> bool (R,)."""
+        ...
+
     def per_example(self, scales: Mapping[str, Tensor]) -> AbstractContextManager[Callable[[Tensor], None]]:
         """Within the block state b of `scales` (module -> (D, R)) applies to example b.
 

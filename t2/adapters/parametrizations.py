@@ -6,15 +6,19 @@
 The second keeps the nuclear norm of W, so a uniform rescaling of m does nothing; p starts at 0.1 + 0.01 N(0, 1), hence
 z near 1. In both, weight decay leads to z = 1, the base model. Source: SakanaAI/self-adaptive-llms at 03a41ae,
 `policy/base.py:19-50` and `utils.py:100-115`; the paper mentions neither the sigmoid nor the renormalization.
+
+Numbers of `direct` may be shared, within a matrix and between matrices (`Tied`).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from t2.adapters.spectrum import Spectrum
 from t2.run.messages import check_choice
 
 NUCLEAR_NORM_TOLERANCE = 1e-3  # relative change of the norm up to which a z is still loaded
@@ -94,11 +98,45 @@ class SigmoidNuclear(nn.Module):
         self.p.copy_(torch.logit(m))
 
 
-Parametrization = Direct | SigmoidNuclear
+class Tied(nn.Module):
+    """Multipliers (k,) of one matrix that read a shorter vector (g,), which other matrices may read, too."""
+
+    def __init__(self, vector: Direct, group: Tensor) -> None:
+        """Read number group[i] of `vector` for multiplier i; group (k,)."""
+        super().__init__()
+        self.vector = vector
+        self.register_buffer("group", group, persistent=False)
+        self.group: Tensor
+
+    def forward(self) -> Tensor:
+        """The effective multiplier z (k,); its gradient reaches each number as a sum over the group."""
+        numbers: Tensor = self.vector()
+        return numbers.to(self.group.device)[self.group]  # matrices on several GPUs may share a vector
+
+    def numbers(self, z: Tensor) -> Tensor:
+        """The multiplier of each group (g,) out of z (k,), that of its first member."""
+        group = self.group.to(z.device)
+        first = torch.searchsorted(group, torch.arange(int(group[-1]) + 1, device=z.device))
+        return z[first]
+
+    def check(self, z: Tensor) -> None:
+        """Raise ValueError unless z (k,) has one value for each group."""
+        if not torch.equal(self.numbers(z)[self.group.to(z.device)], z):
+            raise ValueError(
+                "This z has different multipliers within a group, and this adapter has one number for a group. Set "
+                "adapter.groups=null for this expert."
+            )
+
+    def set_effective(self, z: Tensor) -> None:
+        """Set the vector such that the multiplier is z (k,), which has passed `check`."""
+        self.vector.set_effective(self.numbers(z))
+
+
+Parametrization = Direct | SigmoidNuclear | Tied
 PARAMETRIZATIONS = ("direct", "sigmoid_nuclear")
 
 
-def make_parametrization(name: str, singular_values: Tensor, *, seed: int) -> Parametrization:
+def make_parametrization(name: str, singular_values: Tensor, *, seed: int) -> Direct | SigmoidNuclear:
     """Build the named parametrization for the singular values (R,) of one matrix.
 
     Raises:
@@ -106,3 +144,36 @@ def make_parametrization(name: str, singular_values: Tensor, *, seed: int) -> Pa
     """
     check_choice("adapter.parametrization", name, PARAMETRIZATIONS)
     return Direct(singular_values) if name == "direct" else SigmoidNuclear(singular_values, seed=seed)
+
+
+def learned_vector(
+    vectors: nn.ModuleDict, module: str, s: Tensor, spectrum: Spectrum, *, parametrization: str, seed: int
+) -> Parametrization:
+    """The parametrization of a module's learned singular values s (k,), whose numbers are in `vectors`.
+
+    They are added, unless a module that it shares them with has done so.
+    """
+    length = len(s) if spectrum.groups is None else spectrum.groups
+    key = spectrum.vector_key(module, length).replace(".", "/")  # a ModuleDict key may not hold a dot
+    if key not in vectors:
+        vectors[key] = make_parametrization(parametrization, s[:length], seed=seed)
+    vector = vectors[key]
+    if spectrum.groups is None and spectrum.tie == "none":
+        assert isinstance(vector, Direct | SigmoidNuclear), "it was made above"
+        return vector
+    assert isinstance(vector, Direct), "SVF refuses others for shared numbers"
+    return Tied(vector, spectrum.group_of(len(s)).to(s.device))
+
+
+def check_shared(wanted: Mapping[str, tuple[Parametrization, Tensor]]) -> None:
+    """Raise ValueError unless matrices that share a vector want the same z: module -> (its parametrization, z (k,))."""
+    owners: dict[int, tuple[str, Tensor]] = {}
+    for module, (parametrization, z) in wanted.items():
+        if isinstance(parametrization, Tied):
+            numbers = parametrization.numbers(z)
+            owner, first = owners.setdefault(id(parametrization.vector), (module, numbers))
+            if not torch.equal(first, numbers.to(first)):
+                raise ValueError(
+                    f"{owner} and {module} share a vector in this adapter, and this state has different multipliers "
+                    "for them. Set adapter.tie=none for this expert."
+                )

@@ -6,7 +6,9 @@ processes can share a cache, because a file gets its name only when it is comple
 compared with the matrix at random vectors x, W x against U (s * (Vh x)) (Freivalds 1977), so that a file that was
 changed is computed again.
 
-Not done here: truncated or randomized decompositions. SVF needs all R singular values.
+Where the k largest triplets are enough they are computed alone, if that is cheaper (`t2.adapters.truncated_svd`), and
+kept in a file that has k in its name; a file of all of them serves, too. Their error is checked, and where it is too
+large the log says so and the whole decomposition is computed.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from t2.adapters.truncated_svd import TOLERANCE as TRIPLET_TOLERANCE
+from t2.adapters.truncated_svd import is_cheaper, top_triplets, triplet_error
 from t2.run.files import read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
@@ -29,11 +33,15 @@ TOLERANCE = 1000  # units in the last place; LAPACK's error is about 10, a produ
 
 @dataclass(frozen=True)
 class Decomposition:
-    """The thin SVD W (m, n) = U diag(s) Vh, with R = min(m, n) and s in descending order."""
+    """The thin SVD W (m, n) = U diag(s) Vh, with R = min(m, n) and s in descending order, or k triplets of it."""
 
-    U: Tensor  # (m, R)
-    s: Tensor  # (R,)
-    Vh: Tensor  # (R, n)
+    U: Tensor  # (m, R), or (m, k)
+    s: Tensor  # (R,), or (k,)
+    Vh: Tensor  # (R, n), or (k, n)
+
+    def only(self, index: Tensor) -> Decomposition:
+        """The triplets of an index (k,)."""
+        return Decomposition(self.U[:, index].contiguous(), self.s[index], self.Vh[index])
 
 
 def decompose(weight: Tensor) -> Decomposition:
@@ -91,12 +99,37 @@ def _svd(exact: Tensor, dtype: torch.dtype) -> Decomposition:
     return Decomposition(U.contiguous(), s, Vh.contiguous())
 
 
+def decompose_top(weight: Tensor, k: int) -> Decomposition:
+    """The k largest triplets of a matrix (m, n) in fp32, or all R where they are not found to `TRIPLET_TOLERANCE`.
+
+    Raises:
+        ValueError, LinAlgError, ArithmeticError: as for `decompose`.
+    """
+    exact = weight.detach() if weight.dtype == torch.float64 else weight.detach().float()
+    if not torch.isfinite(exact).all():
+        return decompose(weight)  # which says so
+    parts, error = top_triplets(exact, k)
+    if error <= TRIPLET_TOLERANCE:
+        return Decomposition(*parts)
+    log.warning(
+        "The %d largest singular triplets of a %s matrix are off by %.2g (allowed: %.2g), since its singular values "
+        "lie too close together: its whole SVD is computed.",
+        k, tuple(weight.shape), error, TRIPLET_TOLERANCE,
+    )  # fmt: skip
+    return decompose(weight)
+
+
 def decompose_all(
-    weights: Mapping[str, Tensor], *, folder: Path | None, progress: bool = True
+    weights: Mapping[str, Tensor],
+    *,
+    folder: Path | None,
+    progress: bool = True,
+    top: Mapping[str, int] | None = None,
 ) -> Iterator[tuple[str, Decomposition]]:
     """Yield (name, decomposition) of every matrix (m, n): read from `folder` if cached there, else computed and cached.
 
-    `folder=None` caches nothing. float64 matrices are never cached (they exist in tests only).
+    `folder=None` caches nothing. float64 matrices are never cached (they exist in tests only). Of the matrices in `top`
+    (name -> k) the k largest triplets are enough: that many are yielded where they are cheaper, else all.
 
     Raises:
         ValueError, LinAlgError, ArithmeticError: as for `decompose`.
@@ -104,17 +137,25 @@ def decompose_all(
     bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=None if progress else True, leave=False)
     computed = 0
     for name, weight in bar:
+        k = (top or {}).get(name)
+        k = k if k is not None and is_cheaper(weight.shape, k) else None
         if folder is None or weight.dtype == torch.float64:
-            yield name, decompose(weight)
+            yield name, decompose(weight) if k is None else decompose_top(weight, k)
             continue
-        path = folder / f"{name}.{content_key(weight)}.safetensors"
-        found = _read(path, weight)
+        whole = folder / f"{name}.{content_key(weight)}.safetensors"
+        found = _read(whole, weight)
+        if found is None and k is not None:
+            found = _read(_truncated(whole, k), weight, k)
         if found is None:
-            found = decompose(weight)
-            _write(path, found)
+            found = decompose(weight) if k is None else decompose_top(weight, k)
+            _write(whole if len(found.s) == min(weight.shape) else _truncated(whole, len(found.s)), found)
             computed += 1
         bar.set_postfix(computed=computed, refresh=False)
         yield name, found
+
+
+def _truncated(whole: Path, k: int) -> Path:
+    return whole.with_suffix(f".top{k}.safetensors")
 
 
 def content_key(weight: Tensor) -> str:
@@ -124,14 +165,18 @@ def content_key(weight: Tensor) -> str:
     return digest.hexdigest()[:16]
 
 
-def _read(path: Path, weight: Tensor) -> Decomposition | None:
+def _read(path: Path, weight: Tensor, k: int | None = None) -> Decomposition | None:
+    """The decomposition in a file, or its k triplets; None where there is no file, or a damaged one."""
     if not path.exists():
         return None
     try:
         tensors, _ = read_tensors(path)
-        parts = _as_decomposition(tensors, weight)
-        error = reconstruction_error(parts, weight.float())
-        if not error <= TOLERANCE * torch.finfo(torch.float32).eps:
+        parts = _as_decomposition(tensors, weight, k)
+        if k is None:
+            error, allowed = reconstruction_error(parts, weight.float()), TOLERANCE * torch.finfo(torch.float32).eps
+        else:
+            error, allowed = triplet_error((parts.U, parts.s, parts.Vh), weight.float()), TRIPLET_TOLERANCE
+        if not error <= allowed:
             raise ValueError(f"U diag(s) Vh is not the matrix, by {error:.1e} of its size")
     except ValueError as error:  # e.g. a disk that lost the end of the file
         log.warning("%s is damaged (%s) and is computed again.", path, error)
@@ -139,9 +184,9 @@ def _read(path: Path, weight: Tensor) -> Decomposition | None:
     return parts
 
 
-def _as_decomposition(tensors: Mapping[str, Tensor], weight: Tensor) -> Decomposition:
+def _as_decomposition(tensors: Mapping[str, Tensor], weight: Tensor, k: int | None) -> Decomposition:
     """The tensors of a file on the matrix's device; ValueError where they are no thin SVD of its shape (m, n)."""
-    (m, n), rank = weight.shape, min(weight.shape)
+    (m, n), rank = weight.shape, min(weight.shape) if k is None else k
     expected = {"U": (m, rank), "s": (rank,), "Vh": (rank, n)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected or any(tensor.dtype != torch.float32 for tensor in tensors.values()):

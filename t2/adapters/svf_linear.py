@@ -6,7 +6,8 @@ Not done here: anything that concerns several layers, such as switching modes or
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,9 +19,11 @@ from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
+from t2.adapters.thin_correction import ThinCorrection, exact
 
 ModeName = Literal["factored", "merged", "off"]
 HALF = (torch.bfloat16, torch.float16)
+COLUMNS = 8  # a thin factor has a multiple of these, the rest 0: tensor cores need rows of W at multiples of 16 bytes
 
 
 @dataclass
@@ -30,6 +33,16 @@ class Mode:
     name: ModeName = "factored"
     per_example: bool = False
     index: Tensor | None = None  # (N,): the state of each example of a batch; None: state b for example b
+
+    @contextmanager
+    def switched(self, name: ModeName, *, per_example: bool = False) -> Iterator[None]:
+        """Within the block it is another mode."""
+        before = (self.name, self.per_example, self.index)
+        self.name, self.per_example, self.index = name, per_example, None
+        try:
+            yield
+        finally:
+            self.name, self.per_example, self.index = before
 
 
 class SVFLinear(nn.Module):
@@ -45,19 +58,24 @@ class SVFLinear(nn.Module):
     accumulator is rounded once, so that z = 1 is the base model and a step of 1e-3 changes the output.
 
     There W and U s are views of one buffer, which moves, copies and casts keep: W is never held twice.
+
+    Where only k of the R singular values have a number, U s (n_out, k) and Vh (k, n_in) are thin, z is (k,), and every
+    dtype computes the change alone (`t2.adapters.thin_correction`).
     """
 
     def __init__(
         self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, mode: Mode
     ) -> None:
-        """Wrap `base`, whose weight, as (n_out, n_in), has the decomposition `parts`."""
+        """Wrap `base`, whose weight, as (n_out, n_in), has the decomposition `parts`, or whose part of it that is."""
         super().__init__()
         self.base = base
         self.parametrization = parametrization
         self.mode = mode
-        self.example_scales: Tensor | None = None  # (D, R), D distinct states
+        self.example_scales: Tensor | None = None  # (D, k), D distinct states
         self.merged_weight: Tensor | None = None  # (n_out, n_in)
         weight = dense_weight(base)
+        self.is_thin = len(parts.s) < min(weight.shape)
+        parts = _filled_up(parts) if self.is_thin else parts
         self.register_buffer("input_factor", parts.Vh.to(weight.dtype), persistent=False)  # (R, n_in)
         self.register_buffer("joint_weight", None, persistent=False)  # [W | U s] (n_out, n_in + R), in half precision
         self.register_buffer("separate_factor", (parts.U * parts.s).to(weight.dtype), persistent=False)  # else U s
@@ -79,7 +97,10 @@ class SVFLinear(nn.Module):
         """Join W and U s in half precision and part them in any other; the weight of `base` becomes a view again."""
         weight, half = dense_weight(self.base), self.input_factor.dtype in HALF
         if half and self.joint_weight is None:
-            self.joint_weight, self.separate_factor = torch.cat([weight, self.output_factor], dim=1), None
+            parts = (weight, self.output_factor)
+            # In the layout that the base has, since another one may be added up in another order.
+            joint = torch.cat([p.T for p in parts]).T if isinstance(self.base, Conv1D) else torch.cat(parts, dim=1)
+            self.joint_weight, self.separate_factor = joint, None
         elif not half and self.joint_weight is not None:
             self.separate_factor, self.joint_weight = self.output_factor.contiguous(), None
         if self.joint_weight is not None:
@@ -117,7 +138,7 @@ class SVFLinear(nn.Module):
         return self._factored(x, self._scale_for(x))
 
     def _scale_for(self, x: Tensor) -> Tensor:
-        """The z that multiplies x Vhᵀ: (R,), or (B, 1, R) with per-example scales."""
+        """The z that multiplies x Vhᵀ: (k,), or (B, 1, k) with per-example scales; k is R but in a thin layer."""
         if not self.mode.per_example:
             z: Tensor = self.parametrization()
             return z
@@ -136,6 +157,12 @@ class SVFLinear(nn.Module):
         return F.linear(x.to(weight.dtype), weight, bias).to(x.dtype)
 
     def _factored(self, x: Tensor, z: Tensor) -> Tensor:
+        if self.is_thin:
+            weight, bias = dense_weight(self.base), self.base.bias
+            thin: Tensor = ThinCorrection.apply(  # type: ignore[no-untyped-call]
+                x, self._change_of(z), self.base, weight, bias, self.output_factor, self.input_factor, self.joint_weight
+            )
+            return thin
         h = F.linear(x, self.input_factor)  # (B, T, R)
         if self.joint_weight is not None:
             change: Tensor = _Scaled.apply(h, z - 1.0)  # type: ignore[no-untyped-call]
@@ -143,11 +170,15 @@ class SVFLinear(nn.Module):
         return F.linear(h * z, self.output_factor, self.base.bias)
 
     def compose(self, z: Tensor) -> Tensor:
-        """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (R,), differentiable; z = 1 gives W exactly."""
+        """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (k,), differentiable; z = 1 gives W exactly."""
         weight = dense_weight(self.base)
-        exact = torch.promote_types(weight.dtype, torch.float32)
-        change = (self.output_factor.to(exact) * (z - 1.0).to(exact)) @ self.input_factor.to(exact)
-        return (weight.to(exact) + change).to(weight.dtype)
+        change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
+        return (exact(weight) + change).to(weight.dtype)
+
+    def _change_of(self, z: Tensor) -> Tensor:
+        """z - 1 (..., k), with a 0 for each column that fills up a thin factor."""
+        missing = self.input_factor.shape[0] - z.shape[-1]
+        return F.pad(z - 1.0, (0, missing)) if missing else z - 1.0
 
 
 class _Scaled(torch.autograd.Function):
@@ -160,21 +191,24 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, d: Tensor) -> Tensor:
         ctx.save_for_backward(h, d)
-        return (_exact(h) * d).to(h.dtype)
+        return (exact(h) * d).to(h.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         h, d = ctx.saved_tensors
-        exact = _exact(gradient)
-        to_h = (exact * d).to(h.dtype) if ctx.needs_input_grad[0] else None
-        to_d = (exact * _exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
+        to_change = exact(gradient)
+        to_h = (to_change * d).to(h.dtype) if ctx.needs_input_grad[0] else None
+        to_d = (to_change * exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
         return to_h, to_d
 
 
-def _exact(tensor: Tensor) -> Tensor:
-    """In fp32, or float64 where it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+def _filled_up(parts: Decomposition) -> Decomposition:
+    """Thin factors with columns of 0 up to a multiple of COLUMNS."""
+    missing = -len(parts.s) % COLUMNS
+    return Decomposition(
+        F.pad(parts.U, (0, missing)), F.pad(parts.s, (0, missing)), F.pad(parts.Vh, (0, 0, 0, missing))
+    )
 
 
 def dense_weight(module: nn.Linear | Conv1D) -> Tensor:

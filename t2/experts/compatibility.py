@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 from t2.experts.expert import Expert
-from t2.experts.fingerprint import same_weights, weights_note
+from t2.experts.fingerprint import have_different_norms, same_weights, weights_note
 from t2.types import OTHER
 
 DISPATCH = "dispatch"  # the domain of the expert that is applied while a strategy chooses
@@ -27,9 +27,13 @@ def check_domain(domain: str) -> None:
 
 
 def check_same_model(first: str, a: Expert, second: str, b: Expert) -> None:
-    """Raise ValueError unless the experts `a` and `b`, of the domains named, are of one base model and its weights."""
+    """Raise ValueError unless the experts `a` and `b`, of the domains named, are of one base model and its weights.
+
+    Where the fingerprints have different norms, it is left to the comparison of each with the loaded model.
+    """
     one, other = a.metadata, b.metadata
-    if one.base_model == other.base_model and same_weights(one.fingerprint, other.fingerprint):
+    prints = (one.fingerprint, other.fingerprint)
+    if one.base_model == other.base_model and (same_weights(*prints) or have_different_norms(*prints)):
         return
     raise ValueError(
         f"The experts of {first!r} and {second!r} are of different models: {one.base_model} and {other.base_model}. "

@@ -29,6 +29,8 @@ class ExpertMetadata:
     """How an expert was trained: base model, task, objective, scores; `fingerprint` is that of `fingerprint_of`.
 
     `prompts` are hashes (`t2.tasks.prompt_hash`) of the questions that it was trained and validated on; None: unknown.
+    `learned` says which singular values have a number of their own, as `t2.adapters.spectrum.Spectrum` writes it;
+    None: every one.
     """
 
     base_model: str
@@ -44,6 +46,7 @@ class ExpertMetadata:
     val_after: float | None = None
     git_commit: str | None = None
     prompts: frozenset[str] | None = None
+    learned: str | None = None
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -71,7 +74,7 @@ class ExpertMetadata:
                 f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Use the t2 that saved it"
                 f" ({strings.get('t2_version', 'version unknown')}), or train the expert again."
             )
-        optional = {"val_before", "val_after", "git_commit", "prompts"}
+        optional = {"val_before", "val_after", "git_commit", "prompts", "learned"}
         missing = [f.name for f in fields(cls) if f.name not in strings and f.name not in optional]
         if missing:
             raise ValueError(f"its metadata lacks {', '.join(missing)}. Save it again with Expert.save.")
@@ -99,6 +102,7 @@ class ExpertMetadata:
             val_after=after,
             git_commit=strings.get("git_commit"),
             prompts=frozenset(strings["prompts"].split()) if "prompts" in strings else None,
+            learned=strings.get("learned"),
         )
 
 
@@ -208,7 +212,8 @@ class Expert:
 class SingularValueAdapter(Protocol):
     """An adapter that experts can be applied with: it knows the singular values of its matrices, such as SVF."""
 
-    singular_values: dict[str, Tensor]  # module -> (R,)
+    singular_values: dict[str, Tensor]  # module -> (R,), NaN for those that were not computed
+    frobenius_norms: dict[str, float]  # module -> that of the matrix
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Apply effective multipliers, module -> (R,)."""
@@ -224,7 +229,7 @@ def apply_expert(adapter: SingularValueAdapter, expert: Expert, *, source: str, 
     values = adapter.singular_values
     expert.check(
         base_model=source,
-        fingerprint=fingerprint_of(values),
+        fingerprint=fingerprint_of(values, adapter.frobenius_norms),
         shapes={module: len(s) for module, s in values.items()},
         transfer=transfer,
     )

@@ -117,7 +117,7 @@ class ExpertPool:
         """
         values = adapter.singular_values
         shapes = {module: len(s) for module, s in values.items()}
-        fingerprint = fingerprint_of(values)
+        fingerprint = fingerprint_of(values, adapter.frobenius_norms)
         chooser = {} if self.dispatch is None else {DISPATCH: self.dispatch}
         for domain, expert in {**self.experts, **chooser}.items():
             try:

@@ -27,7 +27,10 @@ def kl_floor(lm: LanguageModel, adapter: PerExampleAdapter, direction: KLDirecti
     ids = torch.randint(vocabulary, (ROWS, PROMPT + TOKENS), generator=generator)
     ids[torch.isin(ids, torch.tensor(lm.placeholder_ids))] = 0
     probe = [Completion(tuple(row[:PROMPT]), tuple(row[PROMPT:]), (0.0,) * TOKENS, "", "stop") for row in ids.tolist()]
-    scales = {name: 1 + NOISE * torch.randn(1, len(z), generator=generator) for name, z in adapter.state().items()}
+    scales = {
+        name: 1 + NOISE * torch.randn(1, len(mask), generator=generator) * mask
+        for name, mask in adapter.learnable().items()
+    }
     with adapter.per_example(scales) as select:
         select(torch.zeros(ROWS, dtype=torch.long, device=lm.device))
         token = token_log_probs(lm, probe, kl=direction, adapter=adapter)

@@ -7,6 +7,7 @@ between runs by rounding alone. Configurations are not compared here.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from t2.adapters.base import Adapter
+from t2.adapters.base import Adapter, PerExampleAdapter
 from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
 from t2.models.language_model import LanguageModel
 
@@ -29,6 +30,7 @@ class TrainableAdapter(Adapter, Protocol):
     """An adapter that is also a module, so that checkpoints hold its parameters."""
 
     singular_values: dict[str, Tensor]  # module -> (R,)
+    frobenius_norms: dict[str, float]  # module -> that of the matrix
 
     def state_dict(self) -> dict[str, Any]:
         """The raw parameters."""
@@ -40,10 +42,14 @@ class TrainableAdapter(Adapter, Protocol):
 
 
 def identity_of(lm: LanguageModel, adapter: TrainableAdapter) -> dict[str, Any]:
-    """The entries of a checkpoint that identify its model and adapter."""
+    """The entries of a checkpoint that identify its model and adapter.
+
+    `learnable` is a hash of which multipliers the numbers are of: the same shapes may be those of others.
+    """
     return {
+        "learnable": _hash(adapter.learnable()) if isinstance(adapter, PerExampleAdapter) else None,
         "base_model": lm.source,
-        "fingerprint": fingerprint_of(adapter.singular_values),
+        "fingerprint": fingerprint_of(adapter.singular_values, adapter.frobenius_norms),
         "frozen": frozen_norms(lm.model),
         "trainable": {name: list(value.shape) for name, value in adapter.state_dict().items()},
     }
@@ -61,6 +67,11 @@ def check_identity(saved: Mapping[str, Any] | None, present: Mapping[str, Any]) 
         raise ValueError(
             f"The checkpoint holds {len(saved['trainable'])} vectors and the adapter has {len(present['trainable'])}, "
             "or names or shapes differ: resume with the adapter settings, and the t2, that the run was started with."
+        )
+    if saved.get("learnable", present["learnable"]) != present["learnable"]:
+        raise ValueError(
+            "The checkpoint holds the numbers of other singular values: resume with the adapter.spectrum (and its "
+            "rank, share and seed) that the run was started with."
         )
     if "fingerprint" not in saved:
         log.warning("The checkpoint is of an older t2 and does not say of which weights; they are not compared.")
@@ -88,6 +99,13 @@ def frozen_norms(model: nn.Module) -> dict[str, float]:
             if not p.requires_grad
         }
     return _norms[model]
+
+
+def _hash(masks: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for mask in masks.values():
+        digest.update(mask.numpy().data)
+    return digest.hexdigest()
 
 
 def _same_norm(saved: float | None, present: float) -> bool:

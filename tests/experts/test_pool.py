@@ -201,7 +201,7 @@ class Adapted:
     """An adapter as far as a pool reads it."""
 
     def __init__(self, values: dict[str, Tensor]) -> None:
-        self.singular_values = values
+        self.singular_values, self.frobenius_norms = values, dict[str, float]()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         raise AssertionError("checking a pool applies nothing")

@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,14 +30,18 @@ from t2.training.rollout import Loss, Rollout
 from t2.types import Example, Sampling
 
 
-@pytest.mark.parametrize("parametrization", ["direct", "sigmoid_nuclear"])
-def test_resuming_ends_at_the_same_numbers(tmp_path: Path, parametrization: str) -> None:
-    whole = make_module(parametrization=parametrization)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"parametrization": "sigmoid_nuclear"}, {"spectrum": "random", "rank": 4, "groups": 2, "tie": "layers"}],
+    ids=["direct", "sigmoid_nuclear", "spectrum"],
+)
+def test_resuming_ends_at_the_same_numbers(tmp_path: Path, settings: dict[str, Any]) -> None:
+    whole = make_module(**settings)
     fit(whole, tmp_path / "whole")
-    first = make_module(parametrization=parametrization)
+    first = make_module(**settings)
     fit(first, tmp_path / "parts", steps=3)
     assert not torch.equal(flat(first), flat(whole))
-    second = make_module(parametrization=parametrization)
+    second = make_module(**settings)
     torch.manual_seed(999)  # whatever the global generator holds must not matter
     fit(second, tmp_path / "parts", ckpt=tmp_path / "parts" / LAST_CHECKPOINT)
     assert torch.equal(flat(second), flat(whole))
