@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from conftest import LetterTask
 from tiny_models import adapt, tiny
@@ -24,6 +25,9 @@ from t2.training.optimizer import OptimizerSettings
 from t2.types import Sampling
 
 STEPS = 6
+
+PART = {"spectrum": "random", "rank": 4, "groups": 2, "tie": "layers"}
+each_adapter = pytest.mark.parametrize("settings", [{}, {"parametrization": "sigmoid_nuclear"}, PART], ids=str)
 
 
 def make_module(

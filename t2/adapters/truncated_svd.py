@@ -19,8 +19,8 @@ from torch import Tensor
 Triplets = tuple[Tensor, Tensor, Tensor]  # U (m, k), s (k,) in descending order, Vh (k, n)
 TOLERANCE = 1e-3  # of a triplet's error
 EXTRA = 16  # columns of a block beyond k
-BLOCKS = (6, 9, 13)  # q + 1, tried in turn by going on
-LARGEST_SHARE = 0.3  # of R, that the columns of the first try may be: beyond, the whole SVD costs no more
+BLOCKS = (4, 6, 9, 13)  # q + 1, tried in turn by going on
+LARGEST_SHARE = 0.2  # of R, that the columns of the first try may be: beyond, the whole SVD costs no more
 
 
 def is_cheaper(shape: torch.Size, k: int) -> bool:
@@ -38,13 +38,15 @@ def top_triplets(weight: Tensor, k: int) -> tuple[Triplets, float]:
     wide = weight if weight.shape[0] <= weight.shape[1] else weight.T  # (R, max)
     draw = torch.Generator().manual_seed(0)
     start = torch.randn(wide.shape[1], k + EXTRA, generator=draw, dtype=wide.dtype).to(wide.device)
-    block, basis = wide @ start, wide.new_empty(wide.shape[0], 0)
+    image, basis = start, wide.new_empty(wide.shape[0], 0)
+    images = [wide.new_empty(wide.shape[1], 0)]  # of the columns of the basis: Wᵀ Q
     for blocks in BLOCKS:
-        while basis.shape[1] < blocks * (k + EXTRA) and basis.shape[1] < wide.shape[0]:
-            block = _orthonormal(block, basis)
+        while basis.shape[1] < min(blocks * (k + EXTRA), wide.shape[0]):
+            block = _orthonormal(wide @ image, basis)
+            image = wide.T @ block
             basis = torch.cat([basis, block], dim=1)
-            block = wide @ (wide.T @ block)
-        found = _ritz(wide, basis, k)
+            images.append(image)
+        found = _ritz(basis, torch.cat(images, dim=1), k)
         U, s, Vh = found if wide is weight else (found[2].T.contiguous(), found[1], found[0].T.contiguous())
         error = triplet_error((U, s, Vh), weight)
         if error <= TOLERANCE:
@@ -68,10 +70,9 @@ def _orthonormal(block: Tensor, basis: Tensor) -> Tensor:
     return block[:, : basis.shape[0] - basis.shape[1]]
 
 
-def _ritz(wide: Tensor, basis: Tensor, k: int) -> Triplets:
-    """The k largest triplets of Q Qᵀ W, from the eigenvectors of Qᵀ W Wᵀ Q in float64."""
-    inside = basis.T @ wide  # (b (q + 1), n)
-    vectors = torch.linalg.eigh((inside @ inside.T).double()).eigenvectors.flip(1)[:, :k].to(wide.dtype)
-    right = inside.T @ vectors  # (n, k), of length s
+def _ritz(basis: Tensor, images: Tensor, k: int) -> Triplets:
+    """The k largest triplets of Q Qᵀ W, from the eigenvectors of Qᵀ W Wᵀ Q; Q is `basis`, Wᵀ Q `images`."""
+    vectors = torch.linalg.eigh((images.T @ images).double()).eigenvectors.flip(1)[:, :k].to(basis.dtype)
+    right = images @ vectors  # (n, k), of length s
     s = torch.linalg.vector_norm(right, dim=0)
     return (basis @ vectors).contiguous(), s, (right / s.clamp_min(torch.finfo(s.dtype).tiny)).T.contiguous()

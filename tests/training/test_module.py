@@ -7,7 +7,6 @@ import logging
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from conftest import LetterTask
 from graded_task import GradedLetters
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tiny_models import same_states
-from training_run import fit, flat, make_module
+from training_run import each_adapter, fit, flat, make_module
 
 from t2.experts.expert import Expert
 from t2.policy.log_probs import TokenLogProbs, token_log_probs
@@ -30,12 +29,8 @@ from t2.training.rollout import Loss, Rollout
 from t2.types import Example, Sampling
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"parametrization": "sigmoid_nuclear"}, {"spectrum": "random", "rank": 4, "groups": 2, "tie": "layers"}],
-    ids=["direct", "sigmoid_nuclear", "spectrum"],
-)
-def test_resuming_ends_at_the_same_numbers(tmp_path: Path, settings: dict[str, Any]) -> None:
+@each_adapter
+def test_resuming_ends_at_the_same_numbers(tmp_path: Path, settings: dict[str, object]) -> None:
     whole = make_module(**settings)
     fit(whole, tmp_path / "whole")
     first = make_module(**settings)
