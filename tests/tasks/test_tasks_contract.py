@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 
 from t2.tasks.base import SPLITS, DocumentedTask, Task, grade
 from t2.tasks.form import Form
+from t2.tasks.prompt_hash import prompt_hashes
 
 CONF = Path(__file__).parents[2] / "conf"
 ROWS = Path(__file__).parent / "rows"
@@ -84,6 +85,8 @@ def test_has_a_name_a_length_limit_and_disjoint_splits_whose_references_are_righ
     seen = [{(one.prompt, *map(pixels, one.images)) for one in task.split(split)} for split in SPLITS]
     assert all(seen)
     assert len(set.union(*seen)) == sum(map(len, seen))
+    hashed = [set(prompt_hashes(task.split(split))) for split in SPLITS]  # by which an evaluation refuses to go on
+    assert len(set.union(*hashed)) == sum(map(len, hashed))
     for split in SPLITS:
         assert all(task.score(one, one.answer) == 1.0 for one in task.split(split))
 
