@@ -42,6 +42,10 @@ def test_the_standard_error_needs_two_scores():
     assert isnan(standard_error([1.0]))
 
 
+def test_the_interval_of_one_question_is_its_difference():
+    assert compare_scores([1.0], [0.25]).ci95 == (0.75, 0.75)
+
+
 def test_majority_is_the_share_of_the_most_frequent_answer():
     assert majority([Example("q", answer=a) for a in "ABBAB"]) == 0.6
 
