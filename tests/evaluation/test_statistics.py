@@ -37,13 +37,10 @@ def paired_scores(wins: int, losses: int, ties: int) -> tuple[Report, Report]:
     return report([1] * wins + [0] * losses + [1] * ties), report([0] * wins + [1] * losses + [1] * ties, "base")
 
 
-def test_the_standard_error_needs_two_scores():
-    assert standard_error([0.0, 1.0]) == pytest.approx(0.5)
-    assert isnan(standard_error([1.0]))
-
-
-def test_the_interval_of_one_question_is_its_difference():
+def test_one_question_has_its_difference_as_interval_and_no_standard_error():
     assert compare_scores([1.0], [0.25]).ci95 == (0.75, 0.75)
+    assert isnan(standard_error([1.0]))
+    assert standard_error([0.0, 1.0]) == pytest.approx(0.5)
 
 
 def test_majority_is_the_share_of_the_most_frequent_answer():
