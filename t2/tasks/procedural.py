@@ -19,6 +19,7 @@ from t2.grading.answers import all_numbers, first_line, last_number, listed_item
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.form import Form
+from t2.tasks.guesses import copied_numbers
 from t2.tasks.prompt_hash import canonical_question, sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
@@ -131,13 +132,7 @@ class Procedural:
         if self._extract == "word":
             words = {word.casefold() for word in self._words(example)}
             return {"random candidate": 1 / len(words)}
-        numbers, right = all_numbers(question), all_numbers(gold)[-1]
-        return {
-            "random number of the question": numbers.count(right) / len(numbers) if numbers else 0.0,
-            "last number of the question": float(numbers[-1:] == [right]),
-            "largest number of the question": float(max(numbers, default=None) == right),
-            "smallest number of the question": float(min(numbers, default=None) == right),
-        }
+        return copied_numbers(question, all_numbers(gold)[-1])
 
     def _words(self, example: Example) -> Sequence[str]:
         if isinstance(self._candidates, str):

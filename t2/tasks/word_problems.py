@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 
-from t2.grading.answers import all_numbers
 from t2.grading.stated_number import stated_number
+from t2.tasks.guesses import copied_numbers
 from t2.tasks.one_file import OneFile
 from t2.tasks.row_source import Row
 from t2.types import Example
@@ -29,12 +30,8 @@ class WordProblems(OneFile):
         return float(stated_number(text) == Fraction(str(example.answer)))
 
     def chance(self, example: Example) -> Mapping[str, float]:
-        """Returns the scores of guesses that copy a number of the question; one in words is not counted."""
-        numbers = [one == Fraction(str(example.answer)) for one in all_numbers(example.prompt)]
-        return {
-            "random number of the question": sum(numbers) / len(numbers) if numbers else 0.0,
-            "last number of the question": float(numbers[-1]) if numbers else 0.0,
-        }
+        """Returns the scores of guesses that copy a number of the question."""
+        return copied_numbers(example.prompt, Decimal(str(example.answer)))
 
     def _example(self, row: Row) -> Example | None:
         passage, question = str(row["passage"]).strip(), str(row["question"]).strip()
