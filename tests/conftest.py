@@ -27,6 +27,13 @@ from t2.types import Example
 __all__ = ["pytest_addoption", "pytest_make_collect_report", "pytest_runtest_makereport"]  # hooks
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Name bytes by their number: two processes must collect the same names, and gzip writes the time."""
+    return f"{len(val)}_bytes" if isinstance(val, bytes) else None
+
+
 settings.register_profile("t2", deadline=None)  # a busy machine is no failing property
 settings.load_profile("t2")
 
