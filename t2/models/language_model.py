@@ -143,8 +143,8 @@ class LanguageModel:
 
     def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
         """The logits (N, V) of the token after the inputs (N, S); `images` are those of all rows."""
-        logits: Tensor = self.model(**inputs, **self.pixels(images), logits_to_keep=1).logits[:, -1]
-        return self.without_placeholders(logits.to(self.device))
+        hidden: Tensor = self.model.base_model(**inputs, **self.pixels(images)).last_hidden_state
+        return self.logits(hidden[:, -1].contiguous()).to(self.device)  # a strided row would be multiplied one by one
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
         """Mask logits (..., V) so that no image placeholder is ever sampled."""

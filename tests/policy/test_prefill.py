@@ -51,13 +51,13 @@ def test_every_state_reads_the_beginning_itself() -> None:
 def test_the_common_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     lm = tiny()
     prompts, widths = asked(lm), []
-    forward = lm.model.forward
+    forward = lm.model.base_model.forward
 
     def counting(*args: object, **kwargs: object) -> object:
         widths.append(tuple(kwargs["input_ids"].shape))
         return forward(*args, **kwargs)
 
-    monkeypatch.setattr(lm.model, "forward", counting)
+    monkeypatch.setattr(lm.model.base_model, "forward", counting)
     shared = common_prefix(prompts)
     prefill(lm, prompts, 1, [0] * 4, lambda which: None)
     assert widths == [(1, shared), (4, max(map(len, prompts)) - shared)]
