@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
 from t2.models.precision import NonFiniteError
-from t2.policy.packing import Layout, group_by_prompt, plain_rows, sampled_log_probs, shared_rows, with_prefix
+from t2.policy.packing import Layout, distinct, group_by_prompt, plain_rows, sampled_log_probs, shared_rows, with_prefix
 from t2.policy.prefix import Prefix, common_prefix, prefix_cache, read_prefix
 from t2.types import Completion
 
@@ -61,15 +61,18 @@ def token_log_probs(
 
     The adapter's present mode is used, and gradients flow unless disabled by the caller. `kl` needs
     `adapter`. `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq.
-    1). `shared` puts neighbors with one prompt into one row, and computes what all prompts begin with once: the same
-    numbers for less work, on models for which `t2.policy.prompt_sharing.prompts_can_be_shared`. Several calls without
-    gradients can take over one `prefix`, which all their prompts begin with.
+    1). Equal neighbors are computed once. `shared` puts neighbors with one prompt into one row, and computes what all
+    prompts begin with once: the same numbers for less work, on models for which
+    `t2.policy.prompt_sharing.prompts_can_be_shared`. Several calls without gradients can take over one `prefix`, which
+    all their prompts begin with.
 
     Raises:
         NonFiniteError: a log-prob or divergence that is NaN or infinite; it names the completion and the token.
     """
     assert prefix is None or (shared and kl is None), "a prefix is taken over by shared rows without a KL"
-    layout, ids = _lay_out(lm, completions, shared=shared, given=None if prefix is None else prefix.ids)
+    firsts, where = distinct(completions)
+    once = [completions[index] for index in firsts]
+    layout, ids = _lay_out(lm, once, shared=shared, given=None if prefix is None else prefix.ids)
     hidden = _completion_states(lm, layout, prefix or read_prefix(lm, ids))  # (L, D), L = all completion tokens
     base = None
     if kl is not None:
@@ -82,14 +85,17 @@ def token_log_probs(
         for span in (slice(start, start + CHUNK_TOKENS) for start in starts)
     ]
     log_probs, entropy, divergence = (torch.cat(column) for column in zip(*parts, strict=True))  # (L,) each
-    _check_finite({"log-prob": log_probs, "KL to the base": divergence}, lm, completions)
-    padded = _unflatten(log_probs, layout)
+    _check_finite({"log-prob": log_probs, "KL to the base": divergence}, lm, completions, firsts)
+    log_probs, mask, entropy, divergence = (
+        _unflatten(flat, layout)[where]  # (N, T)
+        for flat in (log_probs, torch.ones_like(log_probs, dtype=torch.bool), entropy, divergence)
+    )
     return TokenLogProbs(
-        log_probs=padded,
-        mask=_unflatten(torch.ones_like(log_probs, dtype=torch.bool), layout),
-        entropy=_unflatten(entropy, layout),
-        kl=None if kl is None else _unflatten(divergence, layout),
-        sampled=sampled_log_probs(completions, padded),
+        log_probs=log_probs,
+        mask=mask,
+        entropy=entropy,
+        kl=None if kl is None else divergence,
+        sampled=sampled_log_probs(completions, log_probs),
     )
 
 
@@ -118,17 +124,20 @@ def _completion_states(lm: LanguageModel, layout: Layout, prefix: Prefix) -> Ten
     return states[layout.row, layout.column]
 
 
-def _check_finite(numbers: Mapping[str, Tensor], lm: LanguageModel, completions: Sequence[Completion]) -> None:
-    """Raise NonFiniteError where a number of the completions' tokens, (L,) by name, is NaN or infinite."""
+def _check_finite(
+    numbers: Mapping[str, Tensor], lm: LanguageModel, completions: Sequence[Completion], computed: Sequence[int]
+) -> None:
+    """Raise NonFiniteError where a number of the tokens of the `computed` completions, (L,) by name, is NaN or
+    infinite."""
     if bool(torch.stack([values.detach().isfinite().all() for values in numbers.values()]).all()):
         return  # after the only transfer from the device
     what, values = next((what, values) for what, values in numbers.items() if not bool(values.isfinite().all()))
     finite = values.detach().isfinite()
     token = int((~finite).long().argmax())
-    index = 0
-    while token >= len(completions[index].token_ids):
+    for index in computed:
+        if token < len(completions[index].token_ids):
+            break
         token -= len(completions[index].token_ids)
-        index += 1
     prompt = next(number for number, group in enumerate(group_by_prompt(completions)) if index in group)
     value = float(values.detach()[~finite][0])
     raise NonFiniteError(f"The {what}", value, prompt=prompt, completion=index, token=token, dtype=lm.dtype)

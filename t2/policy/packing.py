@@ -130,6 +130,25 @@ def group_by_prompt(completions: Sequence[Completion]) -> list[list[int]]:
     return groups
 
 
+def distinct(completions: Sequence[Completion]) -> tuple[list[int], list[int]]:
+    """The first of each run of neighbors with one prompt that are token for token the same, and for each completion
+    its index among those.
+
+    Samples of a short answer repeat each other, and what is computed for one holds for all.
+    """
+    firsts: list[int] = []
+    where = [0] * len(completions)
+    for group in group_by_prompt(completions):
+        seen: dict[tuple[int, ...], int] = {}
+        for index in group:
+            tokens = completions[index].token_ids
+            if tokens not in seen:
+                seen[tokens] = len(firsts)
+                firsts.append(index)
+            where[index] = seen[tokens]
+    return firsts, where
+
+
 def micro_batches(completions: Sequence[Completion], tokens: int, *, shared: bool) -> list[list[int]]:
     """Split indices into micro-batches of at most `tokens` tokens, padding included (but at least one row).
 
@@ -163,8 +182,9 @@ def _within(completions: Sequence[Completion], group: list[int], tokens: int) ->
 
 
 def row_tokens(completions: Sequence[Completion], row: Sequence[int]) -> int:
-    """The tokens of a row that holds the completions with these indices after their one prompt."""
-    return len(completions[row[0]].prompt_ids) + sum(len(completions[index].token_ids) - 1 for index in row)
+    """The tokens of a row that holds the completions with these indices after their one prompt, each only once."""
+    different = {completions[index].token_ids for index in row}
+    return len(completions[row[0]].prompt_ids) + sum(len(tokens) - 1 for tokens in different)
 
 
 def _layout(

@@ -176,6 +176,32 @@ def test_kl_leaves_the_adapter_as_it_is_and_without_it_the_model_runs_once(monke
     assert (token.kl, len(runs), token.log_probs.requires_grad) == (None, 1, False)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kl", [None, "policy_base"])
+def test_equal_neighbors_are_computed_once_and_count_as_often_as_they_are(monkeypatch, shared, kl):
+    lm, svf = adapted()
+    one, other = (
+        COMPLETIONS[0],
+        Completion(COMPLETIONS[0].prompt_ids, COMPLETIONS[0].token_ids[:4], (0.0,) * 4, "", "stop"),
+    )
+    repeated, weights = [one, other, one, one, COMPLETIONS[2]], torch.tensor([1.0, -2.0, 0.5, 3.0, 1.0])
+    widths, hidden_states = [], lm.hidden_states
+    monkeypatch.setattr(
+        lm, "hidden_states", lambda ids, *a, **k: widths.append(ids.shape) or hidden_states(ids, *a, **k)
+    )
+
+    def summed(found: TokenLogProbs, weights: Tensor) -> Tensor:
+        return (weights[:, None] * (found.log_probs - (0 if found.kl is None else found.kl))).sum()
+
+    found = token_log_probs(lm, repeated, kl=kl, adapter=svf, shared=shared)
+    assert max(shape[0] for shape in widths) == (2 if shared else 3)
+    alone = [token_log_probs(lm, [c], kl=kl, adapter=svf) for c in repeated]
+    assert_close(unpadded(found.log_probs, repeated), [one.log_probs[0].double() for one in alone])
+    assert_close(unpadded(found.entropy, repeated), [one.entropy[0].double() for one in alone])
+    together = sum(summed(one, weight[None]) for one, weight in zip(alone, weights, strict=True))
+    assert_close(gradients(svf, summed(found, weights)), gradients(svf, together))
+
+
 def test_padding_is_zero_outside_the_mask():
     lm, svf = adapted()
     token: TokenLogProbs = token_log_probs(lm, COMPLETIONS, kl="policy_base", adapter=svf)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from t2.policy.packing import (
     Layout,
+    distinct,
     group_by_prompt,
     micro_batches,
     plain_rows,
@@ -122,6 +123,13 @@ def test_neighbors_with_one_prompt_are_a_group() -> None:
     assert group_by_prompt(completions) == [[0], [1], [2], [3]]
 
 
+def test_equal_neighbors_are_found_within_a_prompt_alone() -> None:
+    a, b = (1, 2), (3,)
+    completions = [completion(a, (7,)), completion(a, (7, 8)), completion(a, (7,)), completion(b, (7,))]
+    assert distinct(completions) == ([0, 1, 3], [0, 1, 0, 2])
+    assert micro_batches([completion(a, (7, 8))] * 9, 3, shared=True) == [list(range(9))]  # no more tokens than one
+
+
 def test_sampled_log_probs_are_padded_like_the_forwards() -> None:
     completions = [Completion((1,), (2,) * n, (-0.1,) * n, "", "stop") for n in (1, 3)]
     padded = sampled_log_probs(completions, torch.empty(2, 3, dtype=torch.float64))
@@ -143,6 +151,7 @@ def test_micro_batches_cover_everything_once_within_budget(
     assert sorted(index for batch in batches for index in batch) == list(range(len(completions)))
     for batch in batches:
         part = [completions[index] for index in batch]
+        part = [part[index] for index in distinct(part)[0]]
         layout = (shared_rows if shared else plain_rows)(part, 0, CPU)
         assert layout.input_ids.numel() <= tokens or len(batch) == 1 or len(layout.input_ids) == 1
 
@@ -162,6 +171,8 @@ def test_micro_batches_by_hand(
 ) -> None:
     """Each row of the table: the length of a prompt, and those of its completions."""
     completions = [
-        completion((number,) * prompt, (0,) * size) for number, (prompt, *sizes) in enumerate(rows) for size in sizes
+        completion((number,) * prompt, (sample,) * size)
+        for number, (prompt, *sizes) in enumerate(rows)
+        for sample, size in enumerate(sizes)
     ]
     assert micro_batches(completions, tokens, shared=shared) == expected
