@@ -1,9 +1,10 @@
 """Generation with a transformers model, under the adapter's merged weights or in its factored mode.
 
-A decode loop instead of `model.generate`, for four things that a policy gradient needs: a prompt is read once for its G
-samples, and the common prefix of all prompts once (`t2.policy.prefix`); finished rows leave the batch; the log-prob of
-every sampled token is kept without (T, N, V) scores; and a sample depends on its seed and index alone, not on how
-prompts were batched (one uniform number per token, drawn beforehand, inverts the cumulative distribution).
+A decode loop (`t2.policy.decode`) instead of `model.generate`, for four things that a policy gradient needs: what
+completions have in common is computed once, the beginning of all prompts (`t2.policy.prefix`), a prompt and what its G
+samples begin with; finished rows leave the batch; the log-prob of every sampled token is kept without (T, N, V) scores;
+and a sample depends on its seed and index alone, not on how prompts were batched (one uniform number per token, drawn
+beforehand, inverts the cumulative distribution).
 
 Not done here: beam search, speculative decoding, paged caches (see vLLM).
 """
@@ -22,14 +23,12 @@ from tqdm import tqdm
 from t2.adapters.base import Adapter, PerExampleAdapter
 from t2.models.language_model import LanguageModel
 from t2.models.precision import Precision, RolloutMode, dtype_name, is_half, parse_dtype
+from t2.policy.decode import decode
 from t2.policy.generator import PerExampleScales, Weights
 from t2.policy.prefix import prefill
 from t2.policy.rows import Row
-from t2.policy.sampling import choose
 from t2.run.messages import check_choice
 from t2.types import Completion, Example, Sampling
-
-COMPACT_SHARE = 0.25  # finished rows are dropped at this share of the batch, since each drop copies the whole cache
 
 
 class HFGenerator:
@@ -143,10 +142,9 @@ class HFGenerator:
         )
         with self._mode(), bar:
             for batch in self._batches(prompts, samples):
-                rows = [Row(b * samples + g, prompts[b], examples[b].images) for b in batch for g in range(samples)]
+                groups = [[Row(b * samples + g, prompts[b], examples[b].images) for g in range(samples)] for b in batch]
                 with self._selecting(batch, samples) as select:
-                    for first in self._decode(rows, samples, sampling, uniforms, select):
-                        group = rows[first : first + samples]
+                    for group in self._decode(groups, sampling, uniforms, select):
                         yield group[0].index // samples, [row.completion(self.lm, sampling) for row in group]
                         bar.update(samples)
 
@@ -190,50 +188,18 @@ class HFGenerator:
 
     def _decode(
         self,
-        rows: list[Row],
-        samples: int,
+        groups: list[list[Row]],
         sampling: Sampling,
         uniforms: Tensor,
         select: Callable[[Sequence[Row]], None],
-    ) -> Iterator[int]:
-        """Decode the rows of one batch, those of a prompt side by side; yields a prompt's first row when its last one
-        ends."""
-        device = self.lm.device
-        asked = rows[::samples]
-        states = [0 if self._rows is None else self._rows[1][row.index // samples] for row in asked]
+    ) -> Iterator[list[Row]]:
+        """Read the prompts of one batch and complete their rows; yields a prompt's rows when its last one ends."""
+        asked = [group[0] for group in groups]
         cache, logits, mask = prefill(
             self.lm,
             [row.prompt for row in asked],
-            samples,
-            states,
+            [0 if self._rows is None else self._rows[1][row.index // sampling.samples] for row in asked],
             lambda prompts: select([asked[index] for index in prompts]),
             [row.images for row in asked],
         )
-        draws = uniforms.to(device)
-        live, open_groups = rows, list(range(0, len(rows), samples))
-        select(live)
-        for step in range(sampling.max_new_tokens):
-            indices = torch.tensor([row.index for row in live], device=device)
-            tokens, log_probs = choose(logits, draws[indices, step], sampling)  # (n,), (n,)
-            for row, token, log_prob in zip(live, tokens.tolist(), log_probs.tolist(), strict=True):
-                row.record(token, log_prob, self.lm, sampling)
-            keep = [index for index, row in enumerate(live) if not row.stopped]
-            last = not keep or step + 1 == sampling.max_new_tokens
-            done = [at for at in open_groups if last or all(row.stopped for row in rows[at : at + samples])]
-            open_groups = [at for at in open_groups if at not in done]
-            yield from done
-            if last:
-                return
-            if len(keep) <= (1 - COMPACT_SHARE) * len(live):
-                index = torch.tensor(keep, device=self.lm.index_device)
-                cache.batch_select_indices(index)
-                tokens, mask, live = tokens[index], mask[index], [live[i] for i in keep]
-                select(live)
-            mask = torch.cat([mask, mask.new_ones(len(live), 1)], dim=1)
-            logits = self.lm.next_logits(
-                input_ids=tokens[:, None],
-                attention_mask=mask,
-                position_ids=mask.sum(dim=1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
+        yield from decode(self.lm, groups, cache, logits, mask, sampling, uniforms.to(self.lm.device), select)

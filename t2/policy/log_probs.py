@@ -61,16 +61,15 @@ def token_log_probs(
 
     The adapter's present mode is used, and gradients flow unless disabled by the caller. `kl` needs
     `adapter`. `temperature` divides the logits, as in sampling; the KL is between the untempered policies (paper Eq.
-    1). Equal neighbors are computed once. `shared` puts neighbors with one prompt into one row, and computes what all
-    prompts begin with once: the same numbers for less work, on models for which
-    `t2.policy.prompt_sharing.prompts_can_be_shared`. Several calls without gradients can take over one `prefix`, which
-    all their prompts begin with.
+    1). `shared` puts neighbors with one prompt into one row, equal ones once, and computes what all prompts begin with
+    once: the same numbers for less work, on models for which `t2.policy.prompt_sharing.prompts_can_be_shared`. Several
+    calls without gradients can take over one `prefix`, which all their prompts begin with.
 
     Raises:
         NonFiniteError: a log-prob or divergence that is NaN or infinite; it names the completion and the token.
     """
     assert prefix is None or (shared and kl is None), "a prefix is taken over by shared rows without a KL"
-    firsts, where = distinct(completions)
+    firsts, where = distinct(completions) if shared else (list(range(len(completions))),) * 2
     once = [completions[index] for index in firsts]
     layout, ids = _lay_out(lm, once, shared=shared, given=None if prefix is None else prefix.ids)
     hidden = _completion_states(lm, layout, prefix or read_prefix(lm, ids))  # (L, D), L = all completion tokens

@@ -91,12 +91,11 @@ class _Fixed(DynamicCache):  # type: ignore[misc]  # as above
 def prefill(
     lm: LanguageModel,
     prompts: Sequence[tuple[int, ...]],
-    samples: int,
     states: Sequence[int],
     select: Callable[[Sequence[int]], None],
     images: Sequence[tuple[LazyImage, ...]] | None = None,
 ) -> tuple[DynamicCache, Tensor, Tensor]:
-    """Cache, last logits (N, V) and mask (N, S) of B prompts, each repeated for its G samples.
+    """Cache, last logits (B, V) and mask (B, S) of B prompts.
 
     `states` (B,) are the indices of the adapter states of the prompts, and `select` is called with the prompts that
     come next. `images` (B,) are each prompt's images.
@@ -115,9 +114,6 @@ def prefill(
     select(range(len(prompts)))
     all_images = [image for of_one in images or () for image in of_one]
     logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, all_images)
-    if samples > 1:
-        cache.batch_repeat_interleave(samples)
-        logits, mask = (part.repeat_interleave(samples, dim=0) for part in (logits, mask))
     return cache, logits, mask
 
 

@@ -1,14 +1,14 @@
 """Generation: transformers' own greedy completions, samples that depend on seed and index alone, exact log-probs."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from tiny_models import adapt, adapted, each_architecture, original, tiny
 from tiny_models import token_ids as ids
 
-import t2.policy.hf as hf
+import t2.policy.decode as decode
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import END, EOS
 from t2.policy.hf import HFGenerator
@@ -19,18 +19,14 @@ EXAMPLES = [Example(prompt="x" * n) for n in (3, 40, 11, 1, 25)]
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *answers: Sequence[int]) -> None:
-    """Make the sampler say these ids, one answer per row; rows must all stay alive or be alone."""
-
-    def steps() -> Iterator[tuple[int, ...]]:
-        yield from zip(*answers, strict=True)
-
-    script = steps()
+    """Make the sampler say these ids, an answer per row until its end."""
+    script = iter([[one[step] for one in answers if step < len(one)] for step in range(max(map(len, answers)))])
 
     def say(logits, uniforms, sampling):
         tokens = torch.tensor(next(script))
         return tokens, torch.zeros(len(tokens))
 
-    monkeypatch.setattr(hf, "choose", say)
+    monkeypatch.setattr(decode, "choose", say)
 
 
 def tokens_of(lm: LanguageModel, text: str) -> list[int]:
@@ -96,7 +92,7 @@ def test_the_reference_is_worth_comparing_with(reference):
 
 @pytest.mark.parametrize(("batch_rows", "share"), [(1, 0.25), (3, 0.25), (7, 0.25), (64, 0.0), (64, 0.5), (64, 1.0)])
 def test_samples_do_not_depend_on_the_batch_compaction_or_torchs_seed(reference, monkeypatch, batch_rows, share):
-    monkeypatch.setattr(hf, "COMPACT_SHARE", share)
+    monkeypatch.setattr(decode, "COMPACT_SHARE", share)
     torch.manual_seed(123)
     state = torch.get_rng_state()
     again = HFGenerator(tiny(ends=True), batch_rows=batch_rows).generate(EXAMPLES, SAMPLED)
@@ -111,7 +107,7 @@ def test_samples_do_not_depend_on_the_batch_compaction_or_torchs_seed(reference,
 def test_compaction_is_right_in_every_architecture(monkeypatch, architecture):
     answers = []
     for share in (0.0, 1.0):
-        monkeypatch.setattr(hf, "COMPACT_SHARE", share)
+        monkeypatch.setattr(decode, "COMPACT_SHARE", share)
         answers.append(ids(HFGenerator(tiny(architecture, ends=True)).generate(EXAMPLES, SAMPLED)))
     assert answers[0] == answers[1]
 
@@ -205,9 +201,9 @@ def test_how_a_completion_ends(monkeypatch, said, limit, stop, kept, text, finis
 def test_rows_that_ended_wait_without_growing(monkeypatch):
     lm = original()
     end = lm.tokenizer.eos_token_id
-    long, short = tokens_of(lm, "abcdef"), [*tokens_of(lm, "x"), end, *tokens_of(lm, "yyyy")]
-    monkeypatch.setattr(hf, "COMPACT_SHARE", 1.0)
-    scripted(monkeypatch, long, short, long)
+    long, short, other = tokens_of(lm, "abcdef"), [*tokens_of(lm, "x"), end], tokens_of(lm, "ghijkl")
+    monkeypatch.setattr(decode, "COMPACT_SHARE", 1.0)
+    scripted(monkeypatch, long, short, other)
     ((_, answer, _),) = HFGenerator(lm).generate(EXAMPLES[:1], Sampling(max_new_tokens=6, samples=3))
     assert (answer.text, answer.token_ids[-1], len(answer.log_probs)) == ("x", end, 2)
 
@@ -224,13 +220,13 @@ def test_a_prompt_that_does_not_fit_is_refused_before_anything_is_generated(monk
     lm = original()
     room, generator = lm.context_length - len(lm.encode(EXAMPLES[0])), HFGenerator(lm)
     assert generator.generate(EXAMPLES[:1], Sampling(max_new_tokens=room))
-    monkeypatch.setattr(lm.model, "forward", None)
+    monkeypatch.setattr(lm.model.base_model, "forward", None)
     with pytest.raises(ValueError, match=rf"{room + 1} are kept for the answer, but the context .* is 512"):
         generator.generate(EXAMPLES[:1], Sampling(max_new_tokens=room + 1))
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_logits_that_are_no_numbers_end_the_generation_and_are_named(monkeypatch, temperature):
+@pytest.mark.parametrize(("temperature", "named"), [(0.0, "3"), (1.0, "[345]")])
+def test_logits_that_are_no_numbers_end_the_generation_and_are_named(monkeypatch, temperature, named):
     lm, calls = tiny(), []
     honest = type(lm).next_logits
 
@@ -238,11 +234,11 @@ def test_logits_that_are_no_numbers_end_the_generation_and_are_named(monkeypatch
         calls.append(1)
         logits = honest(model, *args, **inputs).clone()
         if len(calls) == 3:  # after the prompts' common beginning and their ends
-            logits[4] = float("nan")
+            logits[-1] = float("nan")
         return logits
 
     monkeypatch.setattr(type(lm), "next_logits", second_token_fails)
     examples = [Example(prompt="x" * 9), Example(prompt="x" * 4)]
     sampling = Sampling(max_new_tokens=6, temperature=temperature, samples=3, seed=1)
-    with pytest.raises(ArithmeticError, match=r"sampling of token 1 in completion 4 \(prompt 1\) is nan"):
+    with pytest.raises(ArithmeticError, match=rf"sampling of token 1 in completion {named} \(prompt 1\) is nan"):
         HFGenerator(lm).generate(examples, sampling)

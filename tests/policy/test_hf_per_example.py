@@ -6,7 +6,7 @@ import torch
 from tiny_models import each_architecture, original, random_state, same_states, stacked, tiny, token_ids
 from torch import Tensor
 
-import t2.policy.hf as hf
+import t2.policy.decode as decode
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
@@ -61,7 +61,7 @@ def test_each_example_is_answered_as_under_its_merged_weights(monkeypatch, archi
     lm, svf = adapted(architecture)
     generator, states = HFGenerator(lm, svf), States(svf)
     expected = under_own_weights(generator, states, sampling)
-    monkeypatch.setattr(hf, "COMPACT_SHARE", share)
+    monkeypatch.setattr(decode, "COMPACT_SHARE", share)
     same(generator.with_per_example_scales(states, INDEX).generate(EXAMPLES, sampling), expected)
 
 

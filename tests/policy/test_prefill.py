@@ -25,13 +25,12 @@ def test_logits_are_those_of_each_prompt_alone(architecture: str) -> None:
     lm = original(architecture)
     prompts = asked(lm)
     assert common_prefix(prompts) >= SHARED_AT_LEAST
-    cache, logits, mask = prefill(lm, prompts, 2, [0] * 4, lambda which: None)
+    cache, logits, mask = prefill(lm, prompts, [0] * 4, lambda which: None)
     assert cache.get_seq_length() == mask.shape[1]
     for number, prompt in enumerate(prompts):
         alone = lm.model(torch.tensor([prompt])).logits[0, -1]
-        for row in (2 * number, 2 * number + 1):
-            torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-4)
-            assert int(mask[row].sum()) == len(prompt)
+        torch.testing.assert_close(logits[number], alone, rtol=0, atol=1e-4)
+        assert int(mask[number].sum()) == len(prompt)
 
 
 @torch.no_grad()
@@ -40,7 +39,7 @@ def test_every_state_reads_the_beginning_itself() -> None:
     scales = stacked(*(random_state(svf, seed, 0.3) for seed in range(3)))
     prompts, states = asked(lm), [2, 0, 2, 1]
     with svf.per_example(scales) as select:
-        _, logits, _ = prefill(lm, prompts, 1, states, lambda which: select(torch.tensor([states[i] for i in which])))
+        _, logits, _ = prefill(lm, prompts, states, lambda which: select(torch.tensor([states[i] for i in which])))
     for row, (prompt, state) in enumerate(zip(prompts, states, strict=True)):
         with svf.merged({name: each[state] for name, each in scales.items()}):
             alone = lm.model(torch.tensor([prompt])).logits[0, -1]
@@ -59,10 +58,10 @@ def test_the_common_beginning_is_read_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(lm.model.base_model, "forward", counting)
     shared = common_prefix(prompts)
-    prefill(lm, prompts, 1, [0] * 4, lambda which: None)
+    prefill(lm, prompts, [0] * 4, lambda which: None)
     assert widths == [(1, shared), (4, max(map(len, prompts)) - shared)]
     widths.clear()
-    prefill(lm, prompts, 1, [0, 1, 2, 3], lambda which: None)  # nobody to share it with
+    prefill(lm, prompts, [0, 1, 2, 3], lambda which: None)  # nobody to share it with
     assert widths == [(4, max(map(len, prompts)))]
 
 
