@@ -1,8 +1,9 @@
 """What a Llama with SVF needs: memory by part, and FLOPs and seconds by phase, computed from shapes.
 
-    python bench/cost_model.py [--shapes 135m,1b,8b,70b] [--modules all] [--gpu h100]
+    python bench/cost_model.py [--shapes 135m,1b,8b,70b] [--modules all] [--rank 16] [--gpu h100]
 
-W = U diag(s) Vh with R = min(n_out, n_in): the factors U s and Vh of a matrix hold (n_out + n_in) R numbers. Memory
+W = U diag(s) Vh with R = min(n_out, n_in): the factors U s and Vh of a matrix hold (n_out + n_in) R numbers, or
+(n_out + n_in) k where k of its singular values are learned (`adapter.rank`). Memory
 follows from what t2 allocates (`t2.adapters.svf_linear`, `t2.policy.log_probs`); seconds are FLOPs and bytes over what
 a GPU does at best, times a share that is assumed. `bench/gpu.py` measures and sets its numbers beside these.
 """
@@ -12,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from measure import names_of, parser, table
+from measure import count, names_of, parser, table
 
 CHUNK_TOKENS = 512  # of t2.policy.log_probs: logits exist for so many tokens at once
+COLUMNS = 8  # of t2.adapters.svf_linear: thin factors have a multiple of these
 LOGIT_COPIES = 5  # logits, log-softmax, its exp, and their gradients, fp32 each
 
 
@@ -78,6 +80,7 @@ class Work:
     new_tokens: int = 200
     micro_batch_tokens: int = 1024
     modules: str = "all"
+    rank: int | None = None  # singular values that are learned of each matrix; None: all
     number_bytes: int = 2  # 2: bf16 and fp16, 4: fp32
     recompute: bool = False
     shared: bool = True
@@ -91,6 +94,15 @@ class Work:
     def update_tokens(self) -> int:
         """Tokens that an update computes; with shared prompts each prompt once."""
         return (self.prompts if self.shared else self.rows) * self.prompt_tokens + self.rows * self.new_tokens
+
+    def learned(self, matrix: tuple[int, int]) -> int:
+        """How many singular values of a matrix have a number."""
+        return min(matrix) if self.rank is None else min(*matrix, self.rank)
+
+    def columns(self, matrix: tuple[int, int]) -> int:
+        """How many columns its factors have, zeros included that fill up thin ones."""
+        k = self.learned(matrix)
+        return k if k == min(matrix) else k + -k % COLUMNS
 
 
 @dataclass(frozen=True)
@@ -114,12 +126,12 @@ GPUS = {
 }
 
 
-def adapted(shape: Shape, modules: str) -> tuple[int, int, int]:
-    """Numbers in the adapted matrices, in their factors, and in all z."""
-    chosen = [shape.matrices()[name] for name in MODULES[modules]]
+def adapted(shape: Shape, work: Work) -> tuple[int, int, int]:
+    """Numbers in the adapted matrices, in their factors, and in all that is learned."""
+    chosen = [shape.matrices()[name] for name in MODULES[work.modules]]
     dense = sum(a * b for a, b in chosen)
-    factors = sum((a + b) * min(a, b) for a, b in chosen)
-    return dense * shape.blocks, factors * shape.blocks, sum(min(one) for one in chosen) * shape.blocks
+    factors = sum((a + b) * work.columns((a, b)) for a, b in chosen)
+    return dense * shape.blocks, factors * shape.blocks, sum(map(work.learned, chosen)) * shape.blocks
 
 
 def memory(shape: Shape, work: Work) -> dict[str, float]:
@@ -128,7 +140,7 @@ def memory(shape: Shape, work: Work) -> dict[str, float]:
     `weights` and `factors` are there always (in half precision W and U s are one buffer), `merged`, `cache` during
     rollouts, and `activations` and `logits` during an update.
     """
-    dense, factors, z = adapted(shape, work.modules)
+    dense, factors, z = adapted(shape, work)
     size = work.number_bytes
     a_token = activation_bytes(shape, work)
     held = size * shape.hidden * shape.blocks + a_token if work.recompute else a_token * shape.blocks
@@ -146,12 +158,12 @@ def memory(shape: Shape, work: Work) -> dict[str, float]:
 def activation_bytes(shape: Shape, work: Work) -> int:
     """Bytes that one block keeps for the backward pass, per token.
 
-    The two norms keep their input in fp32; each adapted matrix x Vhᵀ (R); attention its inputs and output, and the
-    log of its sum; the MLP both factors of its product and the input of SiLU. Under a tree mask (`shared`) keys and
-    values are repeated for all heads.
+    The two norms keep their input in fp32; each adapted matrix x Vhᵀ (R, or k); attention its inputs and output, and
+    the log of its sum; the MLP both factors of its product and the input of SiLU. Under a tree mask (`shared`) keys
+    and values are repeated for all heads.
     """
     d, kv = shape.hidden, shape.hidden if work.shared else shape.kv_size
-    scaled = sum(min(shape.matrices()[name]) for name in MODULES[work.modules])
+    scaled = sum(work.columns(shape.matrices()[name]) for name in MODULES[work.modules])
     numbers = scaled + 2 * d + 2 * kv + 3 * shape.intermediate
     return 2 * 4 * (d + 1) + work.number_bytes * numbers + 4 * shape.heads
 
@@ -161,16 +173,17 @@ def flops(shape: Shape, work: Work) -> dict[str, float]:
 
     Attention takes 4 d per token and token before it (QKᵀ and its product with V), half of them on average.
     """
-    dense, factors, _ = adapted(shape, work.modules)
+    dense, factors, _ = adapted(shape, work)
+    chosen = [shape.matrices()[name] for name in MODULES[work.modules]]
     all_dense = shape.parameters - shape.head * (1 if shape.tied else 2)
     length = work.prompt_tokens + work.new_tokens
-    forward = 2 * (all_dense + factors if work.number_bytes == 2 else all_dense - dense + factors)
+    keeps_w = work.number_bytes == 2 or work.rank is not None  # W and the factors are multiplied by
+    forward = 2 * (all_dense + factors if keeps_w else all_dense - dense + factors)
     attention = 4 * shape.hidden * shape.blocks * length / 2
     passes = 3 if work.recompute else 2  # forward, and backward to the inputs alone: no weight has a gradient
     decoded = work.rows * work.new_tokens
     return {
-        "merge": sum(2 * a * b * min(a, b) for n, (a, b) in shape.matrices().items() if n in MODULES[work.modules])
-        * shape.blocks,
+        "merge": shape.blocks * sum(2 * a * b * work.columns((a, b)) for a, b in chosen),
         "prefill": work.prompts * work.prompt_tokens * (2 * all_dense + attention),
         "decode": decoded * (2 * all_dense + 2 * shape.head + attention),
         "update": passes * work.update_tokens * (forward + attention) + 2 * 2 * shape.head * decoded,
@@ -226,9 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = parser(__doc__)
     made.add_argument("--shapes", type=names_of(SHAPES), default=["135m", "1b", "8b", "70b"], help="comma-separated")
     made.add_argument("--modules", choices=MODULES, default="all")
+    made.add_argument("--rank", type=count, default=None, help="singular values that are learned of each matrix")
     made.add_argument("--gpu", choices=GPUS, default="h100")
     args = made.parse_args(argv)
-    print(report(args.shapes, Work(modules=args.modules), GPUS[args.gpu]))
+    print(report(args.shapes, Work(modules=args.modules, rank=args.rank), GPUS[args.gpu]))
 
 
 if __name__ == "__main__":

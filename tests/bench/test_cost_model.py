@@ -17,14 +17,14 @@ from t2.adapters.svf import SVF
 SMALL = replace(SHAPES["135m"], hidden=288, intermediate=768, blocks=2, vocabulary=512)
 
 
-def build(shape: Shape, dtype: torch.dtype) -> tuple[nn.Module, SVF]:
+def build(shape: Shape, dtype: torch.dtype, rank: int | None) -> tuple[nn.Module, SVF]:
     config = LlamaConfig(
         hidden_size=shape.hidden, intermediate_size=shape.intermediate, num_hidden_layers=shape.blocks,
         num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, vocab_size=shape.vocabulary,
         tie_word_embeddings=shape.tied,
     )  # fmt: skip
     model = LlamaForCausalLM(config).to(dtype).requires_grad_(False).eval()
-    svf = SVF(cache=False, progress=False)
+    svf = SVF(cache=False, progress=False, **({} if rank is None else {"spectrum": "top", "rank": rank}))
     svf.inject(model, "small")
     return model, svf
 
@@ -34,10 +34,11 @@ def sizes(tensors: list[Tensor]) -> dict[int, int]:
     return {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
 
 
+@pytest.mark.parametrize("rank", [None, 12])
 @pytest.mark.parametrize(("dtype", "number_bytes"), [(torch.bfloat16, 2), (torch.float32, 4)], ids=str)
-def test_bytes_are_those_that_are_allocated(dtype: torch.dtype, number_bytes: int) -> None:
-    model, svf = build(SMALL, dtype)
-    work = Work(number_bytes=number_bytes)
+def test_bytes_are_those_that_are_allocated(dtype: torch.dtype, number_bytes: int, rank: int | None) -> None:
+    model, svf = build(SMALL, dtype, rank)
+    work = Work(number_bytes=number_bytes, rank=rank)
     predicted = cost_model.memory(SMALL, work)
     held = sizes([*model.parameters(), *model.buffers()])
     rotary = sum(one.numel() * one.element_size() for name, one in model.named_buffers() if "inv_freq" in name)
@@ -65,9 +66,18 @@ def test_parameters_are_those_of_the_named_models() -> None:
     assert count == {"tiny": 0.0, "135m": 0.13, "1b": 1.24, "3b": 3.21, "8b": 8.03, "70b": 70.55}
 
 
-def test_the_page_holds_the_table() -> None:
-    table = cost_model.report(["135m", "1b", "8b", "70b"], Work(), cost_model.GPUS["h100"])
+@pytest.mark.parametrize("rank", [None, 16])
+def test_the_page_holds_the_table(rank: int | None) -> None:
+    table = cost_model.report(["135m", "1b", "8b", "70b"], Work(rank=rank), cost_model.GPUS["h100"])
     assert f"```text\n{table}\n```" in (ROOT / "docs" / "cost.md").read_text()
+
+
+def test_fewer_singular_values_cost_less_but_never_below_the_model() -> None:
+    shape, work = SHAPES["8b"], Work()
+    thin, base = cost_model.flops(shape, replace(work, rank=16)), cost_model.flops(shape, replace(work, rank=1))
+    assert base["update"] <= thin["update"] < 0.5 * cost_model.flops(shape, work)["update"]
+    assert thin["decode"] == cost_model.flops(shape, work)["decode"]
+    assert thin["merge"] < 0.005 * cost_model.flops(shape, work)["merge"]
 
 
 def test_sharing_prompts_and_keeping_less_cost_less() -> None:
