@@ -22,7 +22,7 @@ from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
 from t2.run.launch import check_overrides, quote_text
 
 SCRIPTS = ("train.py", "evaluate.py", "adapt.py")
-DOMAINS = ("arithmetic", "reading")
+DOMAINS = ("sums", "reading")
 DISPATCH = "names"  # the file of the dispatch expert
 ALL = commands(blocks("bash"))
 # A command of two pages runs once.

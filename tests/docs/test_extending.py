@@ -103,7 +103,7 @@ def test_the_task(run: Run) -> None:
 
 
 def test_the_strategy(run: Run, tmp_path: Path) -> None:
-    domains = ("arithmetic", "reading")
+    domains = ("sums", "reading")
     pool = save_pool(tmp_path / "pool", domains)
     files = ", ".join(f"{domain}: {pool}/{domain}.safetensors" for domain in domains)
     alone = ("experts.dispatch=null", "experts.centroids=null")
