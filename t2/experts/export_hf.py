@@ -4,11 +4,12 @@
 
 The folder has the config, the generation config, the tokenizer with its chat template (the processor of a
 vision-language model), and the weights in shards, tied ones once. transformers itself writes it (`save_pretrained`), a
-shard at a time. Not done here: other formats (`t2.experts.export_lora`, `t2.experts.export_gguf`).
+shard at a time. Not done here: a LoRA (`t2.experts.export_lora`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,14 @@ from t2.experts.provenance import save_provenance
 from t2.models.language_model import LanguageModel
 from t2.run.files import atomic_folder
 
+SHARD_SIZE = re.compile(r"\d+(\.\d+)?\s?[KMGT]B", re.IGNORECASE)
 CONFIG_BYTES = 50_000_000  # room for tokenizer and configs
+
+
+def check_shard_size(size: str) -> None:
+    """Raise ValueError unless a size is a number with its unit."""
+    if not SHARD_SIZE.fullmatch(size):
+        raise ValueError(f"max_shard_size is {size!r}; allowed: a number and its unit, such as 5GB, 500MB or 20KB.")
 
 
 @torch.no_grad()
@@ -62,10 +70,11 @@ def export_hf(
     The adapter is taken out of the model (`merge_into_base`). `applied` goes into `export.json`.
 
     Raises:
-        ValueError: `state` does not fit the adapted matrices.
+        ValueError: `state` does not fit the adapted matrices, or the size is none.
         FileExistsError: the folder is there and not empty.
         OSError: the disk is full; nothing is left behind.
     """
+    check_shard_size(max_shard_size)
     weights = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in lm.model.state_dict().values()}
     with atomic_folder(folder, needed_bytes=sum(weights.values()) + CONFIG_BYTES) as partial:
         merge_into_base(lm, adapter, state)

@@ -3,8 +3,8 @@
     W' - W = U diag(d) Vh, d = s (z - 1)        B = U_K sign(d_K) sqrt|d_K|        A = sqrt|d_K| Vh_K
 
 with K the k largest |d_i|. By Eckart and Young (1936) no matrix of rank k is nearer to the change, and the relative
-error, in the Frobenius norm, is what is dropped: sqrt(sum of d_i² not in K / sum of d_i²). It is exact for every matrix,
-and needs no product. An expert of k singular values (`t2.adapters.spectrum`) is a LoRA of rank k without error.
+error, in the Frobenius norm, is what is dropped: sqrt(sum of d_i² not in K / sum of d_i²). That is exact, and needs no
+product. An expert of k singular values (`t2.adapters.spectrum`) is a LoRA of rank k without error.
 
 Numbers are fp32 whatever the model's dtype. lora_alpha is r everywhere, so that PEFT's scaling is 1. Not done here:
 merged weights (`t2.experts.export_hf`).
@@ -88,10 +88,8 @@ def truncate(adapter: SVF, state: Mapping[str, Tensor], rank: int | None) -> lis
         z = learned.of(state[module]) if module in state else torch.ones(len(learned.index))
         change = adapter.singular_values[module][learned.index].double() * (z.cpu() - 1.0).double()
         count = int((change != 0).sum())
-        order = change.abs().argsort(descending=True, stable=True)
-        found.append(
-            Truncated(module, adapter.paths[module], change, order[: count if rank is None else min(rank, count)])
-        )
+        order = change.abs().argsort(descending=True, stable=True)[: count if rank is None else min(rank, count)]
+        found.append(Truncated(module, adapter.paths[module], change, order))
     if not any(one.rank for one in found):
         raise ValueError("There is nothing to export: all multipliers are 1, which is the base model.")
     return found

@@ -1,7 +1,7 @@
 """What an exported folder says of itself in `export.json`: base model, expert or mixture, version of t2.
 
 The hashes of an expert's training prompts are left out. Not done here: the export (`t2.experts.export_hf`,
-`t2.experts.export_lora`, `t2.experts.export_gguf`).
+`t2.experts.export_lora`).
 """
 
 from __future__ import annotations

@@ -38,7 +38,12 @@ GROUPS = (
     "experiment",
 )
 # What the constructors refuse, and more that is not of one key alone.
-BASE = {"train": ("experiment=smoke",), "evaluate": ("base_model=tiny",), "adapt": ("base_model=tiny",)}
+BASE = {
+    "train": ("experiment=smoke",),
+    "evaluate": ("base_model=tiny",),
+    "adapt": ("base_model=tiny",),
+    "export": ("base_model=tiny",),
+}
 
 
 # Refused by the constructors or the scripts, which see more than one value and its type.

@@ -21,7 +21,7 @@ from t2.adaptation.centroid_fit import fingerprint
 from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
 from t2.run.launch import check_overrides, quote_text
 
-SCRIPTS = ("train.py", "evaluate.py", "adapt.py")
+SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py")
 DOMAINS = ("arithmetic", "reading", "compare")
 DISPATCH = "names"  # the file of the dispatch expert
 ALL = commands(blocks("bash"))
@@ -36,6 +36,7 @@ SMALL = {
     ),
     "evaluate.py": ("base_model=tiny", "limit=1", "sampling.max_new_tokens=2", "singles=false", "uniform=false"),
     "adapt.py": ("base_model=tiny", "sampling.max_new_tokens=2"),
+    "export.py": ("base_model=tiny",),
 }
 SMALL_CALLBACK = ("callbacks.adaptation.limit=1", "callbacks.adaptation.shots=0")
 SMALL_SEARCH = (
@@ -129,7 +130,9 @@ def test_it_runs(
     if words[1] in SCRIPTS:
         overrides = swept(overrides_of(command, finished, pool), folder)
         run_script(words[1].removesuffix(".py"), *overrides)
-        if words[1] != "adapt.py" and "-m" not in words:
+        if words[1] == "export.py":
+            assert (folder / "FOLDER" / "export.json").is_file()
+        elif words[1] != "adapt.py" and "-m" not in words:
             assert ((folder / "out" if f"resume={finished}" not in overrides else finished) / "results.json").is_file()
         return
     assert words[1] == "-m", f"{command.name}: a script of t2, or python -m"

@@ -23,7 +23,6 @@ CASES = {
     "tied": ("llama_bias", torch.float32),
     "tied bf16": ("llama_bias", torch.bfloat16),
     "Conv1D": ("gpt2", torch.float32),
-    "Conv1D bf16": ("gpt2", torch.bfloat16),
 }
 
 
@@ -50,8 +49,7 @@ def test_plain_transformers_computes_the_merged_logits(case: str, tmp_path: Path
     assert model.dtype == dtype
     with torch.no_grad():
         got = model(input_ids=IDS).logits
-    # Of Conv1D the product is in another order.
-    tolerance = (1e-5 if dtype == torch.float32 else 0.05) * (architecture == "gpt2")
+    tolerance = 1e-5 * (architecture == "gpt2")  # of Conv1D the product is in another order
     assert (got - expected).abs().max() <= tolerance * expected.abs().max()
     assert not torch.allclose(expected, base, atol=0.1)
     chat = tokenizer.apply_chat_template([{"role": "user", "content": "What is 3 + 4?"}], add_generation_prompt=True)

@@ -65,7 +65,7 @@ def test_an_expert_of_a_partial_spectrum_is_a_lora_without_error(decomposition: 
     assert {one.rank for one in truncated} == {4}
     assert (with_peft("llama", tmp_path / "out") - expected).abs().max() < 1e-4
     # A whole adapter, which has all factors, finds the same four.
-    whole, other = adapted("llama")
+    _, other = adapted("llama")
     assert total_error(truncate(other, state, 4)) == 0
     assert total_error(truncate(other, state, 3)) > 0.1
 
@@ -118,9 +118,7 @@ def test_names_are_short_where_that_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rank", [0, -1, 33])
 def test_impossible_ranks_are_refused(rank: int) -> None:
     _, svf = adapted("llama")
-    with pytest.raises(
-        ValueError, match=rf"rank .*up to 32 singular values.* is {rank}; allowed: at least 1 and at most 32"
-    ):
+    with pytest.raises(ValueError, match=rf"up to 32 singular.* is {rank}; allowed: at least 1 and at most 32"):
         truncate(svf, random_state(svf), rank)
 
 
