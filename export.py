@@ -2,6 +2,7 @@
 
 to=hf      a folder that transformers loads, with W' in place of W for every adapted matrix
 to=lora    a folder that PEFT loads beside the base model; rank=k keeps the k largest changes of singular values
+to=gguf    a folder with the GGUF file that the base came from, its adapted matrices replaced, for llama.cpp
 
 Exported is an expert (expert=RUN), or a mixture of a pool's experts (experts=POOL with mixture=RUN, or with
 'weights={DOMAIN: 1.0}').
@@ -22,6 +23,7 @@ from torch import Tensor
 from t2.adapters.svf import SVF
 from t2.evaluation.tables import Table
 from t2.experts.expert import Expert, apply_expert
+from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf
 from t2.experts.export_lora import Truncated, check_peft, export_lora, total_error, truncate
 from t2.experts.mixture import Mixture
@@ -70,17 +72,13 @@ def export(cfg: DictConfig) -> Path:
 
 NEXT = {
     "hf": "Next: transformers.AutoModelForCausalLM.from_pretrained({0!r}), or base_model.source={0}",
+    "gguf": "Next: llama-cli -m {0}/model.gguf, or base_model.source={0}/model.gguf base_model.sha256=null",
     "lora": "Next: peft.PeftModel.from_pretrained(model, {0!r}), where model is the base model that was adapted",
 }
 
 
 def check(cfg: DictConfig) -> None:
     """Raise ValueError where the configuration names nothing to export, several things, or no place for it."""
-    if cfg.to == "gguf":
-        raise ValueError(
-            "to=gguf is not written by t2. Export with to=hf, and give that folder to llama.cpp's own converter: "
-            "python convert_hf_to_gguf.py FOLDER."
-        )
     has_pool = cfg.get("experts") is not None
     if (cfg.expert is not None) == has_pool:
         got = "both are given" if has_pool else "neither is given"
@@ -101,6 +99,8 @@ def check(cfg: DictConfig) -> None:
     check_shard_size(cfg.max_shard_size)
     if cfg.to == "lora":
         check_peft()
+    if cfg.to == "gguf":
+        source_file(cfg.base_model.get("source", cfg.base_model._target_))
 
 
 def read_mixture(cfg: DictConfig, pool: ExpertPool) -> Mixture:
@@ -123,6 +123,9 @@ def write(
     """Write the folder in the chosen format."""
     if cfg.to == "hf":
         export_hf(lm, adapter, state, out, applied=applied, max_shard_size=cfg.max_shard_size)
+        return
+    if cfg.to == "gguf":
+        export_gguf(lm, adapter, state, out, file=source_file(lm.source), applied=applied)
         return
     truncated = truncate(adapter, state, cfg.rank)
     export_lora(lm, adapter, state, out, truncated=truncated, applied=applied)

@@ -75,8 +75,9 @@ def atomic_folder(path: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished"))
     try:
         yield partial
-        partial.chmod(0o777 & ~_umask())  # mkdtemp makes 0700 folders
         for inside in (*partial.rglob("*"), partial):
+            # mkdtemp makes 0700 folders, and safetensors 0600 files.
+            inside.chmod((0o777 if inside.is_dir() else 0o666) & ~_umask())
             _flush(inside)
         os.rename(partial, path)
         _flush(path.parent)

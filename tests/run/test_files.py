@@ -168,6 +168,7 @@ def test_a_folder_has_its_name_when_all_of_it_is_there(tmp_path):
         with atomic_folder(tmp_path / "new") as partial:
             (partial / "inside").mkdir()
             (partial / "inside" / "a.txt").write_text("content")
+            (partial / "inside" / "a.txt").chmod(0o600)
             assert partial.parent == tmp_path
             assert os.listdir(tmp_path / "new") == []
     finally:
@@ -175,6 +176,7 @@ def test_a_folder_has_its_name_when_all_of_it_is_there(tmp_path):
     assert (tmp_path / "new" / "inside" / "a.txt").read_text() == "content"
     assert os.listdir(tmp_path) == ["new"]
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "new" / "inside" / "a.txt").stat().st_mode) == 0o644
 
 
 @pytest.mark.parametrize(

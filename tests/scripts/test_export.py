@@ -99,8 +99,11 @@ def test_a_mixture_by_its_weights_and_out_of_a_file(export: Run, folder: Path, t
 
 
 BAD_INPUT = {
-    "unknown format": (("expert=EXPERT", "to=onnx"), ["to is 'onnx'; allowed: ", "'hf'", "'lora'"]),
-    "gguf": (("expert=EXPERT", "to=gguf"), ["to=gguf is not written", "to=hf", "convert_hf_to_gguf.py"]),
+    "unknown format": (("expert=EXPERT", "to=onnx"), ["to is 'onnx'; allowed: gguf, hf, lora"]),
+    "gguf": (
+        ("expert=EXPERT", "to=gguf"),
+        ["to=gguf changes the GGUF file", "tiny_model is none", "to=hf", "convert_hf_to_gguf.py"],
+    ),
     "no expert": ((), ["neither is given", "expert=RUN", "experts=POOL"]),
     "expert and pool": (("expert=EXPERT", "POOL", "weights={math: 1}"), ["both are given"]),
     "pool alone": (("POOL",), ["mixture=RUN or 'weights={DOMAIN: 1.0}', and neither is given"]),
@@ -122,7 +125,7 @@ BAD_INPUT = {
     "no place": (("expert=EXPERT", "out=null"), ["give out=FOLDER"]),
     "place in use": (("expert=EXPERT", "out=USED"), ["is not empty, and nothing is written over"]),
     "place is a file": (("expert=EXPERT", "out=USED/file"), ["is a file, and nothing is written over"]),
-    "other model": (("expert=EXPERT", "base_model.seed=1"), ["different weights", "transfer=true"]),
+    "other model": (("expert=EXPERT", "base_model.seed=1"), ["Their weights differ", "transfer=true"]),
 }
 
 
