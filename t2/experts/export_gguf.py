@@ -83,6 +83,7 @@ def export_gguf(
     sizes = {t.name: int(t.n_elements) * 4 if t.name in changed else int(t.n_bytes) for t in reader.tensors}
     with atomic_folder(folder, needed_bytes=sum(sizes.values()) + CONFIG_BYTES) as partial:
         writer = GGUFWriter(partial / GGUF_FILE, layouts.architecture, endianess=reader.endianess)
+        writer.data_alignment = reader.alignment
         _copy_metadata(reader, writer)
         for tensor in reader.tensors:
             if tensor.name in changed:

@@ -13,6 +13,7 @@ merged weights (`t2.experts.export_hf`).
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ class Truncated:
     @property
     def relative_error(self) -> float:
         """The Frobenius norm of what is dropped over that of the change, 0 to 1; 0 where nothing changes."""
-        return (self.squared_error / self.squared_norm) ** 0.5 if self.rank else 0.0
+        return math.sqrt(self.squared_error / self.squared_norm) if self.rank else 0.0
 
 
 def check_peft() -> None:
@@ -98,7 +99,7 @@ def truncate(adapter: SVF, state: Mapping[str, Tensor], rank: int | None) -> lis
 def total_error(truncated: Iterable[Truncated]) -> float:
     """The relative error of all matrices together, in the Frobenius norm."""
     parts = [(one.squared_error, one.squared_norm) for one in truncated]
-    return (sum(error for error, _ in parts) / sum(norm for _, norm in parts)) ** 0.5
+    return math.sqrt(sum(error for error, _ in parts) / sum(norm for _, norm in parts))
 
 
 @torch.no_grad()
