@@ -1,4 +1,4 @@
-"""How command lines of the three scripts end: a table of them (command_lines.txt), each run on the tiny model.
+"""How command lines of the four scripts end: a table of them (command_lines.txt), each run on the tiny model.
 
     python bench/command_lines.py [--only WORD] [--jobs 1] [--timeout-s 120]
 
@@ -47,6 +47,7 @@ COMMON = {
     "train": ("experiment=smoke", "steps=1", "logger=csv", "callbacks.validation.limit=2", "hydra.run.dir=$NEW"),
     "evaluate": ("base_model=tiny", "limit=1", "hydra.run.dir=$NEW"),
     "adapt": ("base_model=tiny", "sampling.max_new_tokens=3", "expert=$RUN", "prompt=hi", "hydra.run.dir=$NEW"),
+    "export": ("base_model=tiny", "expert=$RUN", "out=$NEW/out", "hydra.run.dir=$NEW"),
 }
 OWN_MODEL = re.compile(r"^~?(base_model|experiment)$|^(base_model|experiment)=")
 

@@ -85,12 +85,12 @@ def letter_task() -> LetterTask:
 
 @pytest.fixture
 def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Run `train`, `evaluate` or `adapt` in this process with a command line; SystemExit comes through."""
+    """Run `train`, `evaluate`, `adapt` or `export` in this process with a command line; SystemExit comes through."""
 
     def run(name: str, *arguments: str) -> None:
         monkeypatch.syspath_prepend(str(ROOT))
         module = importlib.import_module(name)
-        bodies = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt"}
+        bodies = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export"}
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
         state, handlers = random.getstate(), list(logging.getLogger().handlers)
         try:

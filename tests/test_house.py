@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SCRIPTS = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt")]
+SCRIPTS = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt", "export")]
 CODE = [
     *SCRIPTS,
     *sorted(ROOT.glob("t2/**/*.py")),

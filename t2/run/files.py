@@ -12,6 +12,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,55 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, needed_bytes: int = 0) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`, renamed to it if the block succeeds and removed if not.
+
+    As with `atomic_path`, everything in it is on the disk before it has its name.
+
+    Raises:
+        FileExistsError: there is something at `path`, other than an empty folder.
+        OSError: the disk is full, or has less than `needed_bytes` left before anything is written.
+    """
+    check_empty(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(path.parent).free) < needed_bytes:
+        raise _full(path, f" It takes {needed_bytes / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free.")
+    partial = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".unfinished"))
+    try:
+        yield partial
+        for inside in (*partial.rglob("*"), partial):
+            # mkdtemp makes 0700 folders, and safetensors 0600 files.
+            inside.chmod((0o777 if inside.is_dir() else 0o666) & ~_umask())
+            _flush(inside)
+        os.rename(partial, path)
+        _flush(path.parent)
+    except (OSError, SafetensorError) as error:
+        # safetensors has no error of its own for a full disk.
+        if getattr(error, "errno", None) == errno.ENOSPC or f"os error {errno.ENOSPC}" in str(error):
+            raise _full(path, "") from error
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_empty(path: Path) -> None:
+    """Raise FileExistsError where something is at `path` that a new folder would take the place of."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if path.exists():
+        what = "is not empty" if path.is_dir() else "is a file"
+        raise FileExistsError(f"{path} {what}, and nothing is written over. Give a new folder, or remove that one.")
+
+
+def _full(path: Path, size: str) -> OSError:
+    return OSError(
+        errno.ENOSPC,
+        f"The disk is full: {path} could not be written, and nothing of it is left.{size} Free some space, or give a "
+        "folder on another disk",
+    )
 
 
 def _flush(path: Path) -> None:

@@ -38,7 +38,12 @@ GROUPS = (
     "experiment",
 )
 # What the constructors refuse, and more that is not of one key alone.
-BASE = {"train": ("experiment=smoke",), "evaluate": ("base_model=tiny",), "adapt": ("base_model=tiny",)}
+BASE = {
+    "train": ("experiment=smoke",),
+    "evaluate": ("base_model=tiny",),
+    "adapt": ("base_model=tiny",),
+    "export": ("base_model=tiny",),
+}
 
 
 # Refused by the constructors or the scripts, which see more than one value and its type.
@@ -46,7 +51,7 @@ LATER = (
     *("objective.reward", "objective.kl_coefficient", "objective.advantage_clip", "objective.importance_cap"),
     *("adapter.", "generation.", "base_model.", "+base_model.", "task.", "trainer.accelerator", "resume=", "expert="),
     *("sampling.temperature=0", "sampling.samples=1", "prompts_per_step=5000", "domain=other", "support_split=test"),
-    "prompt",
+    *("prompt", "to=gguf", "out=", "rank=", "mixture=", "max_shard_size="),
 )
 
 

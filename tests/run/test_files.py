@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from t2.run.files import atomic_path, parse_json, read_lines, read_tensors, save_tensors
+from t2.run.files import atomic_folder, atomic_path, parse_json, read_lines, read_tensors, save_tensors
 
 
 def write(path: Path, text: str) -> None:
@@ -159,3 +159,60 @@ def test_lines_that_are_not_utf_8_are_a_message(tmp_path):
     path.write_bytes(b"caf\xe9")
     with pytest.raises(ValueError, match=r"prompts\.txt is not UTF-8 text.*Save it"):
         read_lines(path, "Save it as UTF-8.")
+
+
+def test_a_folder_has_its_name_when_all_of_it_is_there(tmp_path):
+    (tmp_path / "new").mkdir()  # an empty one may be there
+    before = os.umask(0o022)
+    try:
+        with atomic_folder(tmp_path / "new") as partial:
+            (partial / "inside").mkdir()
+            (partial / "inside" / "a.txt").write_text("content")
+            (partial / "inside" / "a.txt").chmod(0o600)
+            assert partial.parent == tmp_path
+            assert os.listdir(tmp_path / "new") == []
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new" / "inside" / "a.txt").read_text() == "content"
+    assert os.listdir(tmp_path) == ["new"]
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "new" / "inside" / "a.txt").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_leaves_nothing_of_a_folder(tmp_path, error):
+    def fill(partial: Path) -> None:
+        (partial / "a.txt").write_text("half")
+        raise error
+
+    with (
+        pytest.raises(OSError, match=r"disk is full: .*new could not be written.*Free some space") as caught,
+        atomic_folder(tmp_path / "new") as partial,
+    ):
+        fill(partial)
+    assert caught.value.errno == errno.ENOSPC
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_fit_is_not_begun(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"It takes 1000000000\.00 GB, and .* GB are free"),
+        atomic_folder(tmp_path / "new", needed_bytes=10**18),
+    ):
+        pytest.fail("begun")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_takes_the_place_of_nothing(tmp_path):
+    (tmp_path / "used").mkdir()
+    write(tmp_path / "used" / "a.txt", "mine")
+    for path, what in ((tmp_path / "used", "is not empty"), (tmp_path / "used" / "a.txt", "is a file")):
+        with pytest.raises(FileExistsError, match=what), atomic_folder(path):
+            pytest.fail("begun")
+    assert os.listdir(tmp_path) == ["used"]

@@ -1,4 +1,4 @@
-"""The three scripts as a user runs them, on a tiny random model: what they write, and what they say of bad input."""
+"""The scripts as a user runs them, on a tiny random model: what they write, and what they say of bad input."""
 
 from __future__ import annotations
 

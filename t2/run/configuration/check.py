@@ -29,7 +29,7 @@ ANYTHING = Allowed(Any)
 def check_configuration(cfg: DictConfig, script: str) -> None:
     """Raise ValueError, with a line for each fault, unless all keys have the right types and values.
 
-    `script` is one of `train`, `evaluate` and `adapt`; for another, only parts and numbers are checked.
+    `script` is one of `train`, `evaluate`, `adapt` and `export`; for another, only parts and numbers are checked.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for part, keys in FILLED_IN.get(script, {}).items():

@@ -19,14 +19,19 @@ Pass2 = Annotated[str, OneOf("t2.adaptation.two_pass.Pass2")]
 Control = Annotated[str, OneOf("t2.experts.transfer.Control")]
 
 
-class Script:
+class Adapted:
     """Keys of every script."""
 
     base_model: Part
     adapter: Part
-    generation: Part
     paths: dict[str, str | None]
     seed: Seed
+
+
+class Script(Adapted):
+    """Keys of the scripts that generate."""
+
+    generation: Part
 
 
 class Train(Script):
@@ -95,6 +100,20 @@ class Adapt(Pooled):
     system: str | None
 
 
+class Export(Adapted):
+    """Keys of conf/export.yaml."""
+
+    experts: Part | None = None
+    expert: Text | None
+    mixture: Text | None
+    weights: dict[str, float] | None
+    transfer: bool
+    to: Literal["hf", "lora", "gguf"]
+    out: Text | None
+    rank: int | None
+    max_shard_size: Text
+
+
 # Arguments of parts that may be null, since the script puts them in.
 FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens", "stop")}}
-SCRIPTS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "adapt": Adapt}
+SCRIPTS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "adapt": Adapt, "export": Export}

@@ -1,0 +1,85 @@
+"""Writes an adapted model as a folder that plain transformers loads: W' in place of W, everything else as it was.
+
+    W' = W + U diag(s (z - 1)) Vh        (arXiv 2501.06252, section 3.1)
+
+The folder has the config, the generation config, the tokenizer with its chat template (the processor of a
+vision-language model), and the weights in shards, tied ones once. transformers itself writes it (`save_pretrained`), a
+shard at a time. Not done here: a LoRA (`t2.experts.export_lora`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from t2.adapters.states import check_state
+from t2.adapters.svf import SVF
+from t2.experts.provenance import save_provenance
+from t2.models.language_model import LanguageModel
+from t2.run.files import atomic_folder
+
+SHARD_SIZE = re.compile(r"\d+(\.\d+)?\s?[KMGT]B", re.IGNORECASE)
+CONFIG_BYTES = 50_000_000  # room for tokenizer and configs
+
+
+def check_shard_size(size: str) -> None:
+    """Raise ValueError unless a size is a number with its unit."""
+    if not SHARD_SIZE.fullmatch(size):
+        raise ValueError(f"max_shard_size is {size!r}; allowed: a number and its unit, such as 5GB, 500MB or 20KB.")
+
+
+@torch.no_grad()
+def merge_into_base(lm: LanguageModel, adapter: SVF, state: Mapping[str, Tensor]) -> None:
+    """Take the adapter out of the model, which has the weights W' of `state` from then on, in the dtype that W had.
+
+    The base's own weights and the adapter's factors are freed, matrix by matrix, so that no second model is held.
+
+    Raises:
+        ValueError: `state` does not fit the adapted matrices; nothing has changed then.
+    """
+    check_state(state, adapter.sizes)
+    known = {name: learned.of(state[name]) for name, learned in adapter.learned.items() if name in state}
+    for name, path in adapter.paths.items():
+        layer = adapter.layers.pop(name)
+        if name in known:
+            weight = layer.compose(known[name].to(layer.input_factor.device))
+        else:
+            weight = layer.base.weight.T if isinstance(layer.base, Conv1D) else layer.base.weight
+        layer.base.weight.data = (weight.T if isinstance(layer.base, Conv1D) else weight).contiguous()
+        parent, _, child = path.rpartition(".")
+        setattr(lm.model.get_submodule(parent), child, layer.base)
+
+
+def export_hf(
+    lm: LanguageModel,
+    adapter: SVF,
+    state: Mapping[str, Tensor],
+    folder: Path,
+    *,
+    applied: Mapping[str, Any],
+    max_shard_size: str = "5GB",
+) -> Path:
+    """Write the model with the multipliers `state` (module -> z (R,)) to a new folder; returns the folder.
+
+    The adapter is taken out of the model (`merge_into_base`). `applied` goes into `export.json`.
+
+    Raises:
+        ValueError: `state` does not fit the adapted matrices, or the size is none.
+        FileExistsError: the folder is there and not empty.
+        OSError: the disk is full; nothing is left behind.
+    """
+    check_shard_size(max_shard_size)
+    weights = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in lm.model.state_dict().values()}
+    with atomic_folder(folder, needed_bytes=sum(weights.values()) + CONFIG_BYTES) as partial:
+        merge_into_base(lm, adapter, state)
+        lm.model.save_pretrained(partial, max_shard_size=max_shard_size)
+        (lm.tokenizer if lm.processor is None else lm.processor).save_pretrained(partial)
+        dtype = str(lm.dtype).removeprefix("torch.")
+        save_provenance(partial, to="hf", base_model=lm.source, dtype=dtype, applied=applied)
+    return folder

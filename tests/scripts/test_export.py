@@ -1,0 +1,158 @@
+"""export.py as a user runs it: both formats of an expert and of a mixture, where they come from, and bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from script_errors import error_of
+from tiny_models import IDS, adapt, logits, tiny
+from tiny_pool import save_pool
+from transformers import AutoModelForCausalLM
+
+from t2.experts import export_lora
+from t2.experts.mixture import Mixture
+from t2.experts.mixture_file import save_mixture
+from t2.experts.pool import ExpertPool
+
+Run = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_pool(tmp_path_factory.mktemp("export") / "pool")
+
+
+@pytest.fixture
+def export(run_script: Callable[..., Any], folder: Path, tmp_path: Path) -> Run:
+    """Run export.py on the tiny model; `POOL` and `EXPERT` are filled in. Returns the exported folder."""
+    pool = ("+experts._target_=t2.experts.pool.ExpertPool.load", f"+experts.experts={folder}")
+
+    def run(*arguments: str) -> Path:
+        given = [part for one in arguments for part in (pool if one == "POOL" else (one,))]
+        given = [one.replace("EXPERT", str(folder / "math.safetensors")) for one in given]
+        out = [] if any(one.startswith("out=") for one in given) else [f"out={tmp_path / 'out'}"]
+        run_script(
+            "export", "base_model=tiny", "adapter.cache=false", f"hydra.run.dir={tmp_path / 'run'}", *out, *given
+        )
+        return tmp_path / "out"
+
+    return run
+
+
+def merged_logits(folder: Path, *weights: float) -> torch.Tensor:
+    """What the tiny model computes with a mixture of the pool."""
+    lm = tiny()
+    with adapt(lm).merged(ExpertPool.load(folder).state(Mixture.of(*weights))):
+        return logits(lm)
+
+
+def model_logits(out: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return AutoModelForCausalLM.from_pretrained(out)(IDS).logits
+
+
+def test_an_expert_as_a_model(export: Run, folder: Path) -> None:
+    out = export("expert=EXPERT")
+    assert torch.allclose(model_logits(out), merged_logits(folder, 0.0, 1.0), atol=1e-5)  # of letters, math
+    told = json.loads((out / "export.json").read_text())
+    assert told["expert"]["sha256"] == hashlib.sha256((folder / "math.safetensors").read_bytes()).hexdigest()
+    assert (told["to"], told["base_model"], told["dtype"]) == ("hf", "tiny:llama", "float32")
+    assert (told["expert"]["task"], told["expert"]["domain"]) == ("math", "math")
+    assert "prompts" not in told["expert"]
+
+
+def test_an_expert_as_a_lora(export: Run, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = export("expert=EXPERT", "to=lora", "rank=3")
+    shown = capsys.readouterr().out
+    lines = shown[shown.index("Relative error of the changes") :].splitlines()
+    total = json.loads((out / "export.json").read_text())["lora"]["relative_error"]
+    assert lines[8].split() == ["all", "matrices", "3", f"{total:.3f}"]  # after the five worst
+    worst = [float(line.split()[-1]) for line in lines[3:8]]
+    assert worst == sorted(worst, reverse=True)
+    assert {
+        tensor.shape[0] for name, tensor in load_file(out / "adapter_model.safetensors").items() if "lora_A" in name
+    } == {3}
+    peft.PeftModel.from_pretrained(tiny().model, out)
+
+
+def test_a_mixture_by_its_weights_and_out_of_a_file(export: Run, folder: Path, tmp_path: Path) -> None:
+    expected = merged_logits(folder, 0.5, 1.0)
+    (tmp_path / "out").mkdir()  # an empty folder is as good as none
+    out = export("POOL", "weights={math: 1.0, letters: 0.5}")
+    assert torch.allclose(model_logits(out), expected, atol=1e-5)
+    told = json.loads((out / "export.json").read_text())["mixture"]
+    assert told["weights"] == {"letters": 0.5, "math": 1.0}
+    assert told["experts"]["math"]["task"] == "math"
+    pool = ExpertPool.load(folder)
+    assert told["pool"] == pool.identity
+    save_mixture(tmp_path / "mixture.json", Mixture.of(0.5, 1.0), pool, strategy="few_shot", task="gcd", seed=0)
+    out.rename(tmp_path / "first")
+    assert torch.allclose(model_logits(export("POOL", f"mixture={tmp_path}")), expected, atol=1e-5)
+
+
+BAD_INPUT = {
+    "unknown format": (("expert=EXPERT", "to=onnx"), ["to is 'onnx'; allowed: gguf, hf, lora"]),
+    "gguf": (
+        ("expert=EXPERT", "to=gguf"),
+        ["to=gguf changes the GGUF file", "tiny_model is none", "to=hf", "convert_hf_to_gguf.py"],
+    ),
+    "no expert": ((), ["neither is given", "expert=RUN", "experts=POOL"]),
+    "expert and pool": (("expert=EXPERT", "POOL", "weights={math: 1}"), ["both are given"]),
+    "pool alone": (("POOL",), ["mixture=RUN or 'weights={DOMAIN: 1.0}', and neither is given"]),
+    "two mixtures": (("POOL", "weights={math: 1}", "mixture=x"), ["and both are given"]),
+    "mixture without pool": (("mixture=x", "expert=EXPERT"), ["mixture is given, and mixes the experts of a pool"]),
+    "unknown domain": (("POOL", "weights={maths: 1}"), ["A domain of weights is 'maths'", "Did you mean 'math'?"]),
+    "no such mixture": (("POOL", "mixture=no/such"), ["No mixture file at no/such"]),
+    "no such expert": (("expert=no/such",), ["No expert file at no/such"]),
+    "rank 0": (
+        ("expert=EXPERT", "to=lora", "rank=0"),
+        ["rank (null for all", "is 0; allowed: at least 1 and at most 32"],
+    ),
+    "rank above R": (("expert=EXPERT", "to=lora", "rank=33"), ["is 33; allowed: at least 1 and at most 32"]),
+    "rank of a model": (("expert=EXPERT", "rank=4"), ["rank is 4, and to=hf has no rank"]),
+    "shard size": (
+        ("expert=EXPERT", "max_shard_size=big"),
+        ["max_shard_size is 'big'; allowed: a number and its unit"],
+    ),
+    "no place": (("expert=EXPERT", "out=null"), ["give out=FOLDER"]),
+    "place in use": (("expert=EXPERT", "out=USED"), ["is not empty, and nothing is written over"]),
+    "place is a file": (("expert=EXPERT", "out=USED/file"), ["is a file, and nothing is written over"]),
+    "other model": (("expert=EXPERT", "base_model.seed=1"), ["Their weights differ", "transfer=true"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_has_its_own_message(
+    case: str, export: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides, expected = BAD_INPUT[case]
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").write_text("mine")
+    given = [one.replace("USED", str(tmp_path / "used")) for one in overrides]
+    shown = error_of(lambda: export(*given), caplog, capsys)
+    for part in expected:
+        assert part in shown, shown
+    assert "Traceback" not in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["run", "used"], ["used"])
+    assert (tmp_path / "used" / "file").read_text() == "mine"
+
+
+def test_an_expert_of_another_model_is_transferred_on_request(export: Run) -> None:
+    assert (export("expert=EXPERT", "base_model.seed=1", "transfer=true") / "model.safetensors").is_file()
+
+
+def test_a_missing_peft_is_said(
+    export: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export_lora.importlib.util, "find_spec", lambda name: None)
+    shown = error_of(lambda: export("expert=EXPERT", "to=lora"), caplog, capsys)
+    assert "to=lora writes PEFT's configuration" in shown
+    assert "pip install" in shown
