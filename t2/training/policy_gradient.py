@@ -43,13 +43,15 @@ def accumulate_gradient(
     micro_batch_tokens: int,
     backward: Callable[[Tensor], None],
     seed: int = 0,
+    kept: dict[int, Tensor] | None = None,
 ) -> dict[str, float]:
     """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
     Completions without an advantage add nothing to the policy gradient and are left out, unless the objective uses the
     KL to the base. A rollout without any advantage calls `backward` only there. `with_kl` adds `train/kl`, the mean
     over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
-    on completions that are drawn at random by `seed`.
+    on completions that are drawn at random by `seed`. `kept` gets the log-probs (T_n,) of the completions that had a
+    gradient, by number: for `Rollout.after_update`.
 
     In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
     and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
@@ -66,7 +68,9 @@ def accumulate_gradient(
     passes = _Passes(lm, adapter, rollout, shared=shared, micro_batch_tokens=micro_batch_tokens)
     scale = float(2 ** int(math.log2(rollout.total_samples))) if lm.dtype == torch.float16 else 1.0
     sums = _Sums()
-    for part, token in passes.over(used, objective.kl_direction if in_loss else None):
+    for numbers, part, token in passes.over(used, objective.kl_direction if in_loss else None):
+        if kept is not None:
+            kept |= _log_probs_by_number(numbers, token)
         loss = objective.loss(token, part)
         backward(loss.total * scale)
         sums.add(loss, token)
@@ -96,6 +100,12 @@ def warn_of_kl_floor(lm: LanguageModel, adapter: Adapter, objective: Objective) 
     )
 
 
+def _log_probs_by_number(numbers: Sequence[int], token: TokenLogProbs) -> dict[int, Tensor]:
+    """The log-probs (T_n,) of each completion, without a gradient."""
+    rows = zip(numbers, token.log_probs.detach(), token.mask, strict=True)
+    return {number: log_probs[mask] for number, log_probs, mask in rows}
+
+
 @torch.no_grad()
 def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], seed: int) -> float:
     """The loss's KL term on m of the N completions, drawn uniformly without replacement, times N / m.
@@ -110,7 +120,7 @@ def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], see
     drawn = torch.randperm(rollout.total_samples, generator=torch.Generator().manual_seed(seed))[:count]
     kl = sum(
         objective.loss(token, part).parts["kl"]
-        for part, token in passes.over(sorted(drawn.tolist()), objective.kl_direction)
+        for _, part, token in passes.over(sorted(drawn.tolist()), objective.kl_direction)
     )
     return kl * rollout.total_samples / count
 
@@ -125,12 +135,15 @@ class _Passes:
     shared: bool
     micro_batch_tokens: int
 
-    def over(self, numbers: Sequence[int], kl: KLDirection | None) -> Iterator[tuple[Rollout, TokenLogProbs]]:
-        """Micro-batches of the completions with these numbers, and what was computed for each."""
+    def over(
+        self, numbers: Sequence[int], kl: KLDirection | None
+    ) -> Iterator[tuple[list[int], Rollout, TokenLogProbs]]:
+        """Micro-batches of the completions with these numbers: their numbers, they, and what was computed for them."""
         chosen = [self.rollout.completions[n] for n in numbers]
         parts = micro_batches(chosen, self.micro_batch_tokens, shared=self.shared)
         for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
-            part = self.rollout.select([numbers[row] for row in rows])
+            chosen_numbers = [numbers[row] for row in rows]
+            part = self.rollout.select(chosen_numbers)
             try:
                 token = token_log_probs(
                     self.lm,
@@ -141,11 +154,11 @@ class _Passes:
                     shared=self.shared,
                 )
             except NonFiniteError as error:
-                completion = numbers[rows[error.completion]]
+                completion = chosen_numbers[error.completion]
                 groups = group_by_prompt(self.rollout.completions)
                 prompt = next(number for number, group in enumerate(groups) if completion in group)
                 raise error.at(prompt=prompt, completion=completion) from None
-            yield part, token
+            yield chosen_numbers, part, token
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """The tokens of a pass over these completions, without padding."""
@@ -163,6 +176,7 @@ class _Sums:
     entropy: float = 0.0
     tokens: int = 0
     drift: float = 0.0  # the largest one
+    clipped: float | None = None  # tokens whose ratio is beyond a bound; None: the objective has no bounds
 
     def add(self, loss: Loss, token: TokenLogProbs) -> None:
         """Add one micro-batch."""
@@ -170,6 +184,8 @@ class _Sums:
         self.kl += loss.parts.get("kl", 0.0)
         self.entropy += float(token.entropy.sum())
         self.tokens += int(token.mask.sum())
+        if "clipped" in loss.parts:
+            self.clipped = (self.clipped or 0.0) + loss.parts["clipped"]
         drift = (token.log_probs.detach() - token.sampled).abs()
         self.drift = max(self.drift, float(drift.max()))  # both are 0 where padded
 
@@ -178,6 +194,8 @@ class _Sums:
         found = {"train/policy_loss": self.policy}
         if self.tokens:
             found["train/entropy"] = self.entropy / self.tokens
+            if self.clipped is not None:
+                found["train/clipped_share"] = self.clipped / self.tokens
             if on_policy:
                 found["train/log_prob_drift"] = self.drift  # largest |training - sampling| of a log-prob
         return found
