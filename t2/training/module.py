@@ -14,10 +14,10 @@ without a backward pass `t2.training.es`), validation and early stopping (`t2.tr
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,16 +37,11 @@ from t2.training.device import AdapterModule
 from t2.training.es import PopulationObjective
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
-from t2.training.policy_gradient import accumulate_gradient, warn_of_kl_floor
-from t2.training.rollout import Rollout, StepRecord
+from t2.training.policy_gradient import accumulate_gradient, accumulate_last_of, warn_of_kl_floor
+from t2.training.rollout import Rollout, StepRecord, warn_of_flat_steps
 from t2.types import Example, Sampling
 
-log = logging.getLogger(__name__)
 FLAT_STEPS_BEFORE_WARNING = 5
-FLAT = (
-    "For %d steps all %s have had the same reward (mean %.2f): nothing is learned. The task may be too easy or too "
-    "hard for this model; raise %s, or choose another task."
-)
 
 
 class ExpertTraining(AdapterModule):
@@ -181,11 +176,7 @@ class ExpertTraining(AdapterModule):
         )
 
     def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
-        """Compute the gradient, clip it, step; several times where the objective says so.
-
-        Metrics are those of the first update, whose policy sampled the completions, except for the share of clipped
-        tokens and the gradient's norm, which are of the last.
-        """
+        """Compute the gradient, clip it, step; several times where the objective says so."""
         optimizer, schedule = self.the_optimizer, self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
         optimizer.zero_grad()
@@ -193,39 +184,32 @@ class ExpertTraining(AdapterModule):
             population = self.objective.population(self.adapter, seed=self.seed, step=self.global_step)
             self.metrics |= self.objective.estimate_gradient(population, rollout)
         else:
-            kept: dict[int, Tensor] = {}
-            self.metrics |= self._accumulate(self.objective, rollout, with_kl=with_kl, kept=kept)
-            for _ in range(1, self.objective.updates_per_rollout):
-                clipped_step(optimizer.optimizer, None, self.adapter.trainable(), self.settings.clip_norm)
-                optimizer.zero_grad()
-                again = self._accumulate(self.objective, rollout.after_update(kept), with_kl=False, kept=None)
-                self.metrics |= {name: value for name, value in again.items() if name == "train/clipped_share"}
+            accumulate = partial(
+                accumulate_gradient,
+                self.lm,
+                self.adapter,
+                self.objective,
+                share_prompts=self.share_prompts,
+                micro_batch_tokens=self.micro_batch_tokens,
+                backward=self.manual_backward,
+                seed=rollout_seed(self.seed, self.global_step),
+            )
+            self.metrics |= accumulate_last_of(
+                self.objective.updates_per_rollout, accumulate, rollout, with_kl=with_kl, step=self._step_within
+            )
         self.metrics |= clipped_step(optimizer, schedule, self.adapter.trainable(), self.settings.clip_norm)
         self.metrics |= _scale_statistics(self.adapter.state())
 
-    def _accumulate(
-        self, objective: Objective, rollout: Rollout, *, with_kl: bool, kept: dict[int, Tensor] | None
-    ) -> dict[str, float]:
-        return accumulate_gradient(
-            self.lm,
-            self.adapter,
-            objective,
-            rollout,
-            with_kl=with_kl,
-            share_prompts=self.share_prompts,
-            micro_batch_tokens=self.micro_batch_tokens,
-            backward=self.manual_backward,
-            seed=rollout_seed(self.seed, self.global_step),
-            kept=kept,
-        )
+    def _step_within(self) -> None:
+        """A step between two updates on one rollout: the trainer and the schedule count only the last."""
+        inside = self.the_optimizer.optimizer
+        clipped_step(inside, None, self.adapter.trainable(), self.settings.clip_norm)
+        inside.zero_grad()
 
     def _warn_if_flat(self, rollout: Rollout) -> None:
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1
         if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
-            what, wider = "completions of a prompt", "sampling.samples or temperature"
-            if isinstance(self.objective, PopulationObjective):
-                what, wider = "members of the population", "objective.sigma or prompts_per_step"
-            log.warning(FLAT, self.flat_steps, what, float(rollout.rewards.mean()), wider)
+            warn_of_flat_steps(self.flat_steps, rollout, members=isinstance(self.objective, PopulationObjective))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the identity that a resumed run has to match, and counters and random states."""

@@ -86,6 +86,32 @@ def accumulate_gradient(
     return metrics
 
 
+def accumulate_last_of(
+    updates: int,
+    accumulate: Callable[..., dict[str, float]],
+    rollout: Rollout,
+    *,
+    with_kl: bool,
+    step: Callable[[], object],
+) -> dict[str, float]:
+    """Accumulate the gradient of the last of several updates on a rollout, and return their metrics.
+
+    `accumulate` is `accumulate_gradient` of all but its rollout, `with_kl` and `kept`, and `step` makes an optimizer
+    step and clears gradients; the step after the last update is the caller's. Metrics are those of the first update, whose policy sampled the
+    completions; `train/clipped_share` is that of the last, which is farthest from it.
+    """
+    if updates == 1:
+        return accumulate(rollout, with_kl=with_kl)
+    kept: dict[int, Tensor] = {}
+    metrics = accumulate(rollout, with_kl=with_kl, kept=kept)
+    later = rollout.after_update(kept)
+    for _ in range(updates - 1):
+        step()
+        last = accumulate(later, with_kl=False)
+        metrics |= {name: share for name, share in last.items() if name == "train/clipped_share"}
+    return metrics
+
+
 def warn_of_kl_floor(lm: LanguageModel, adapter: Adapter, objective: Objective) -> None:
     """Say in the log what rounding alone makes of the KL, where it is in the loss and the model in half precision."""
     if not objective.kl_coefficient > 0 or not is_half(lm.dtype) or not isinstance(adapter, PerExampleAdapter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from t2.types import Completion, Example, Grade
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,21 @@ class Rollout:
         """
         none = torch.zeros(0)
         return replace(self, old_log_probs=tuple(log_probs.get(n, none) for n in range(len(self.completions))))
+
+
+def warn_of_flat_steps(steps: int, rollout: Rollout, *, members: bool) -> None:
+    """Say in the log that nothing has been learned for some steps; `members` of a population were compared."""
+    what, wider = "completions of a prompt", "sampling.samples or temperature"
+    if members:
+        what, wider = "members of the population", "objective.sigma or prompts_per_step"
+    log.warning(
+        "For %d steps all %s have had the same reward (mean %.2f): nothing is learned. The task may be too easy or too "
+        "hard for this model; raise %s, or choose another task.",
+        steps,
+        what,
+        float(rollout.rewards.mean()),
+        wider,
+    )
 
 
 @dataclass(frozen=True)
