@@ -7,7 +7,8 @@ The estimate of the gradient of minus the expected fitness (Salimans et al. 2017
 centered ranks) goes through the run's own clipping, AdamW and schedule. The published relative is ESSA (arXiv
 2507.04453), which searches singular values of LoRA factors with CMA-ES.
 
-Not done here: the members and their completions (`t2.training.population`), a KL to the base, which would need log-probs; weight decay is the optimizer's.
+Not done here: the members and their completions (`t2.training.population`), a KL to the base, which would need
+log-probs; weight decay is the optimizer's.
 """
 
 from __future__ import annotations

@@ -96,9 +96,9 @@ def accumulate_last_of(
 ) -> dict[str, float]:
     """Accumulate the gradient of the last of several updates on a rollout, and return their metrics.
 
-    `accumulate` is `accumulate_gradient` of all but its rollout, `with_kl` and `kept`, and `step` makes an optimizer
-    step and clears gradients; the step after the last update is the caller's. Metrics are those of the first update, whose policy sampled the
-    completions; `train/clipped_share` is that of the last, which is farthest from it.
+    `accumulate` is `accumulate_gradient` of all but its rollout, `with_kl` and `kept`. `step` makes an optimizer step
+    and clears gradients; the step after the last update is the caller's. Metrics are those of the first update, whose
+    policy sampled the completions; `train/clipped_share` is that of the last, which is farthest from it.
     """
     if updates == 1:
         return accumulate(rollout, with_kl=with_kl)
