@@ -66,8 +66,12 @@ def trl(trainer: str, advantages: Tensor, **settings: Any) -> tuple[Tensor, Tens
     read = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (leaf, torch.zeros(6, 4), None),
         **dict.fromkeys(("aux_loss_enabled", "use_vllm", "_entropy_bonus_enabled"), False),
-        **{"top_entropy_quantile": 1.0, "off_policy_mask_threshold": None, "importance_sampling_level": "token"},
-        **{"beta": 0.0, "current_gradient_accumulation_steps": 1, "max_completion_length": BUDGET},
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=0.0,
+        current_gradient_accumulation_steps=1,
+        max_completion_length=BUDGET,
         model=SimpleNamespace(training=True),
         args=SimpleNamespace(delta=None, steps_per_generation=1),
         accelerator=SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x),
@@ -75,9 +79,14 @@ def trl(trainer: str, advantages: Tensor, **settings: Any) -> tuple[Tensor, Tens
         **settings,
     )
     inputs = {
-        **{"prompt_ids": torch.ones(6, 1), "prompt_mask": torch.ones(6, 1), "completion_ids": torch.zeros(6, 4)},
-        **{"completion_mask": MASK.long(), "advantages": advantages.flatten(), "old_per_token_logps": OLD},
-        **{"old_logps": OLD.sum(dim=1), "num_items_in_batch": torch.tensor(sum(LENGTHS))},
+        "prompt_ids": torch.ones(6, 1),
+        "prompt_mask": torch.ones(6, 1),
+        "completion_ids": torch.zeros(6, 4),
+        "completion_mask": MASK.long(),
+        "advantages": advantages.flatten(),
+        "old_per_token_logps": OLD,
+        "old_logps": OLD.sum(dim=1),
+        "num_items_in_batch": torch.tensor(sum(LENGTHS)),
     }
     loss = getattr(module, f"{trainer}Trainer")._compute_loss(read, None, inputs)
     loss.backward()
