@@ -29,7 +29,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("shaping", ["center", "standardize", "rank"])
 def test_the_estimate_is_the_gradient_of_a_quadratic(shaping: str) -> None:
     """f = -(x - c)' A (x - c): a pair's difference is 2 sigma grad f . e exactly, so its mean is -grad f."""
-    size, sigma, pairs = 5, 0.3, 4000
+    size, sigma, pairs = 5, 0.3, 1000
     root, x, c = normal(size, size), normal(size, seed=1), normal(size, seed=2)
     a = root @ root.T
     slope = -2 * a @ (x - c)
@@ -39,8 +39,8 @@ def test_the_estimate_is_the_gradient_of_a_quadratic(shaping: str) -> None:
     found = antithetic_gradient(shape_fitness(fitness, shaping), lambda pair: [noise[pair]], sigma)
     assert found is not None
     if shaping == "center":
-        assert float((found[0] + slope).norm() / slope.norm()) < 0.08  # about the root of 6 / 4000, twice
-    assert float(torch.cosine_similarity(found[0], -slope, dim=0)) > 0.99
+        assert float((found[0] + slope).norm() / slope.norm()) < 0.16  # about the root of 6 / 1000, twice
+    assert float(torch.cosine_similarity(found[0], -slope, dim=0)) > 0.98
 
 
 @pytest.mark.parametrize(
