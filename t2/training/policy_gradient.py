@@ -50,8 +50,7 @@ def accumulate_gradient(
     Completions without an advantage add nothing to the policy gradient and are left out, unless the objective uses the
     KL to the base. A rollout without any advantage calls `backward` only there. `with_kl` adds `train/kl`, the mean
     over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
-    on completions that are drawn at random by `seed`. `kept` gets the log-probs (T_n,) of the completions that had a
-    gradient, by number: for `Rollout.after_update`.
+    on completions that are drawn at random by `seed`. `kept` gets log-probs for `Rollout.after_update`.
 
     In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
     and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
@@ -74,10 +73,9 @@ def accumulate_gradient(
         loss = objective.loss(token, part)
         backward(loss.total * scale)
         sums.add(loss, token)
-    if scale != 1.0:
-        for parameter in adapter.trainable():
-            if parameter.grad is not None:
-                parameter.grad /= scale
+    for parameter in adapter.trainable():
+        if scale != 1.0 and parameter.grad is not None:
+            parameter.grad /= scale
     metrics = sums.metrics(on_policy=objective.on_policy)
     if in_loss:
         metrics["train/kl"] = sums.kl
