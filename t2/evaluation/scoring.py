@@ -86,7 +86,7 @@ def complete_and_score(
     graders = ThreadPoolExecutor(workers, thread_name_prefix="grader")
     try:
         with phases("rollout"):
-            for index, group in _stream(generator, examples, sampling):
+            for index, group in stream(generator, examples, sampling):
                 groups[index] = group
                 pending[index] = [graders.submit(grade, task, examples[index], one.text) for one in group]
         indices = range(len(examples))
@@ -98,9 +98,10 @@ def complete_and_score(
     return Scored(tuple(tuple(groups[index]) for index in indices), grades)
 
 
-def _stream(
+def stream(
     generator: Generator, examples: Sequence[Example], sampling: Sampling
 ) -> Iterator[tuple[int, list[Completion]]]:
+    """Yield (index of the example, its G completions), as soon as they are finished where the generator can do that."""
     if isinstance(generator, StreamingGenerator):
         return generator.stream(examples, sampling)
     return enumerate(generator.generate(examples, sampling))

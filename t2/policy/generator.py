@@ -60,6 +60,11 @@ class AdaptableGenerator(Generator, Protocol):
 class PerExampleGenerator(AdaptableGenerator, Protocol):
     """A generator that can apply a state per example, in one batch."""
 
-    def with_per_example_scales(self, scales: PerExampleScales, index: Sequence[int]) -> Generator:
-        """The same generator for `len(index)` examples, of which example b gets the state with number index[b]."""
+    def with_per_example_scales(
+        self, scales: PerExampleScales, index: Sequence[int], draws: Sequence[int] | None = None
+    ) -> Generator:
+        """The same generator for `len(index)` examples, of which example b gets the state with number index[b].
+
+        Example b is sampled with the random numbers of example draws[b], by default its own.
+        """
         ...

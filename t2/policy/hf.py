@@ -74,6 +74,7 @@ class HFGenerator:
         self.dtype = None if dtype is None else parse_dtype(dtype)
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
         self._rows: tuple[PerExampleScales, Sequence[int]] | None = None
+        self._draws: Sequence[int] | None = None  # None: of its own for each example
 
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
         """The same generator under the weights of `state` (module -> (R,)); z = 1 where it says nothing.
@@ -82,11 +83,13 @@ class HFGenerator:
         """
         return self._derive(state, None)
 
-    def with_per_example_scales(self, scales: PerExampleScales, index: Sequence[int]) -> HFGenerator:
+    def with_per_example_scales(
+        self, scales: PerExampleScales, index: Sequence[int], draws: Sequence[int] | None = None
+    ) -> HFGenerator:
         """The same generator for `len(index)` examples, of which example b gets state index[b].
 
         `scales` gives the states with the numbers it is asked for, module -> (D, R); it is asked once a batch. Nothing
-        is merged, so `dtype` says nothing here.
+        is merged, so `dtype` says nothing here. Example b is sampled with the random numbers of example draws[b].
 
         Raises:
             ValueError: the adapter cannot give every example its own state.
@@ -95,7 +98,9 @@ class HFGenerator:
             raise ValueError(
                 f"{type(self.adapter).__name__} cannot give every example its own state; use pass2=merged."
             )
-        return self._derive(None, (scales, index))
+        other = self._derive(None, (scales, index))
+        other._draws = draws
+        return other
 
     def _derive(
         self, state: Mapping[str, Tensor] | None, rows: tuple[PerExampleScales, Sequence[int]] | None
@@ -104,6 +109,7 @@ class HFGenerator:
             raise ValueError("This generator has no adapter to apply a state with.")
         other = copy.copy(self)
         other.weights, other._state, other._rows = "base" if state == {} else "adapted", state, rows
+        other._draws = None
         return other
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
@@ -132,7 +138,9 @@ class HFGenerator:
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
         samples, steps = sampling.samples, sampling.max_new_tokens
         noise = torch.Generator().manual_seed(sampling.seed)
-        uniforms = torch.rand(len(prompts) * samples, steps, generator=noise, dtype=torch.float64)  # (N, T)
+        draws = range(len(prompts)) if self._draws is None else self._draws
+        uniforms = torch.rand(max(draws, default=-1) + 1, samples, steps, generator=noise, dtype=torch.float64)
+        uniforms = uniforms[list(draws)].flatten(0, 1)  # (N, T)
         bar = tqdm(
             total=len(uniforms),
             desc="generate",

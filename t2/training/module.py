@@ -1,4 +1,4 @@
-"""One training step of an expert: rollout -> score -> advantages -> loss -> step (paper §3.1, Eq. 1).
+"""One training step of an expert: rollout -> score -> advantages -> gradient -> step (paper §3.1, Eq. 1).
 
 Manual optimization, because one step is one rollout and then as many micro-batches as fit: the Trainer's own
 accumulation and clipping stay unset. Everything random is a function of (seed, step), so a run that was killed and
@@ -8,16 +8,16 @@ and the loop, never the frozen weights.
 The model and the adapter are no submodules: they stay where the model was loaded, and Lightning sees an optimizer
 (`t2.training.device`).
 
-Not here: where prompts come from (`t2.training.data`), the gradient of a rollout (`t2.training.policy_gradient`),
-validation and early stopping (`t2.training.callbacks`).
+Not here: where prompts come from (`t2.training.data`), the gradient of a rollout (`t2.training.policy_gradient`, or
+without a backward pass `t2.training.es`), validation and early stopping (`t2.training.callbacks`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,25 +34,14 @@ from t2.run.phases import Phases
 from t2.tasks.base import Task
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
 from t2.training.device import AdapterModule
+from t2.training.es import PopulationObjective
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
-from t2.training.policy_gradient import accumulate_gradient, warn_of_kl_floor
-from t2.training.rollout import Rollout
-from t2.types import Completion, Example, Grade, Sampling
+from t2.training.policy_gradient import accumulate_gradient, accumulate_last_of, warn_of_kl_floor
+from t2.training.rollout import Rollout, StepRecord, warn_of_flat_steps
+from t2.types import Example, Sampling
 
-log = logging.getLogger(__name__)
 FLAT_STEPS_BEFORE_WARNING = 5
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """The completions of the latest step and their grades, for tables and logs."""
-
-    step: int
-    examples: Sequence[Example]
-    completions: Sequence[Sequence[Completion]]  # B x G
-    scores: Tensor  # (B, G)
-    grades: Sequence[Sequence[Grade]]  # B x G
 
 
 class ExpertTraining(AdapterModule):
@@ -77,7 +66,7 @@ class ExpertTraining(AdapterModule):
         lm: LanguageModel,
         adapter: TrainableAdapter,
         task: Task,
-        objective: Objective,
+        objective: Objective | PopulationObjective,
         generator: Generator,
         metadata: ExpertMetadata,
         sampling: Sampling,
@@ -89,8 +78,10 @@ class ExpertTraining(AdapterModule):
         score_workers: int = 2,
         seed: int = 0,
     ) -> None:
-        """Keep the parts; nothing is computed."""
+        """Keep the parts; nothing is computed. ValueError where an objective cannot use the adapter or generator."""
         super().__init__(adapter)
+        if isinstance(objective, PopulationObjective):
+            objective.check_parts(adapter, generator)
         self.automatic_optimization = False
         self.lm, self.task, self.objective, self.generator = lm, task, objective, generator
         self.metadata, self.sampling, self.settings, self.total_steps = metadata, sampling, optimizer, total_steps
@@ -102,6 +93,7 @@ class ExpertTraining(AdapterModule):
         self.last_step: StepRecord | None = None
         self.metrics: dict[str, float] = {}  # of the latest step
         self.flat_steps = 0  # steps in a row whose advantages were all zero
+        self.generated_tokens = 0  # of all steps
 
     def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Expert:
         """The adapter's present state as an expert."""
@@ -118,6 +110,8 @@ class ExpertTraining(AdapterModule):
     def on_train_start(self) -> None:
         """Check whether prompts can be shared, bring the optimizer's state back to its device, warn of a KL's floor."""
         self.return_state()
+        if isinstance(self.objective, PopulationObjective):
+            return
         self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
         warn_of_kl_floor(self.lm, self.adapter, self.objective)
 
@@ -143,13 +137,12 @@ class ExpertTraining(AdapterModule):
     def _rollout(self, batch: list[Example], step: int) -> Rollout:
         """Generate and grade completions of the batch, and log their statistics."""
         sampling = replace(self.sampling, seed=rollout_seed(self.seed, step))
+        generator = self.generator if self.objective.on_policy else ReferenceAnswers(self.lm)
+        if isinstance(self.objective, PopulationObjective):
+            population = self.objective.population(self.adapter, seed=self.seed, step=step)
+            generator, batch = self.objective.completing(generator, population), batch * population.size
         scored = complete_and_score(
-            self.generator if self.objective.on_policy else ReferenceAnswers(self.lm),
-            self.task,
-            batch,
-            sampling,
-            workers=self.score_workers,
-            phases=self.phases,
+            generator, self.task, batch, sampling, workers=self.score_workers, phases=self.phases
         )
         completions, scores, grades = scored.completions, scored.scores, scored.grades
         truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
@@ -157,6 +150,7 @@ class ExpertTraining(AdapterModule):
         advantages = self.objective.advantages(rewards, truncated)
         flat = tuple(c for group in completions for c in group)
         lengths = torch.tensor([float(len(c.token_ids)) for c in flat])
+        self.generated_tokens += int(lengths.sum()) if self.objective.on_policy else 0
         self.last_step = StepRecord(step, batch, completions, scores, grades)
         reasons = Counter(one.reason for group in grades for one in group if one.reason is not None)
         self.metrics |= {
@@ -166,6 +160,8 @@ class ExpertTraining(AdapterModule):
             "train/informative_prompts": float((advantages != 0).any(dim=1).float().mean()),
             "rollout/length": float(lengths.mean()),
             "rollout/length_max": float(lengths.max()),
+            "rollout/tokens": float(lengths.sum()),
+            "rollout/tokens_total": float(self.generated_tokens),
             "rollout/truncated": float(truncated.float().mean()),
             **{f"reasons/{reason}": count / len(flat) for reason, count in reasons.items()},  # those of this step
         }
@@ -180,39 +176,46 @@ class ExpertTraining(AdapterModule):
         )
 
     def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
-        """Accumulate the gradient over micro-batches, clip it, step."""
+        """Compute the gradient, clip it, step; several times where the objective says so."""
         optimizer, schedule = self.the_optimizer, self.lr_schedulers()
         assert isinstance(schedule, torch.optim.lr_scheduler.LambdaLR), "one schedule is configured"
         optimizer.zero_grad()
-        self.metrics |= accumulate_gradient(
-            self.lm,
-            self.adapter,
-            self.objective,
-            rollout,
-            with_kl=with_kl,
-            share_prompts=self.share_prompts,
-            micro_batch_tokens=self.micro_batch_tokens,
-            backward=self.manual_backward,
-            seed=rollout_seed(self.seed, self.global_step),
-        )
+        if isinstance(self.objective, PopulationObjective):
+            population = self.objective.population(self.adapter, seed=self.seed, step=self.global_step)
+            self.metrics |= self.objective.estimate_gradient(population, rollout)
+        else:
+            accumulate = partial(
+                accumulate_gradient,
+                self.lm,
+                self.adapter,
+                self.objective,
+                share_prompts=self.share_prompts,
+                micro_batch_tokens=self.micro_batch_tokens,
+                backward=self.manual_backward,
+                seed=rollout_seed(self.seed, self.global_step),
+            )
+            self.metrics |= accumulate_last_of(
+                self.objective.updates_per_rollout, accumulate, rollout, with_kl=with_kl, step=self._step_within
+            )
         self.metrics |= clipped_step(optimizer, schedule, self.adapter.trainable(), self.settings.clip_norm)
         self.metrics |= _scale_statistics(self.adapter.state())
+
+    def _step_within(self) -> None:
+        """A step between two updates on one rollout: the trainer and the schedule count only the last."""
+        inside = self.the_optimizer.optimizer
+        clipped_step(inside, None, self.adapter.trainable(), self.settings.clip_norm)
+        inside.zero_grad()
 
     def _warn_if_flat(self, rollout: Rollout) -> None:
         self.flat_steps = 0 if bool((rollout.advantages != 0).any()) else self.flat_steps + 1
         if self.flat_steps and self.flat_steps % FLAT_STEPS_BEFORE_WARNING == 0:
-            log.warning(
-                "For %d steps all completions of a prompt have had the same reward (mean %.2f): nothing is learned. "
-                "The task may be too easy or too hard for this model; raise sampling.samples or temperature, or "
-                "choose another task.",
-                self.flat_steps,
-                float(rollout.rewards.mean()),
-            )
+            warn_of_flat_steps(self.flat_steps, rollout, members=isinstance(self.objective, PopulationObjective))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the identity that a resumed run has to match, and counters and random states."""
         checkpoint["t2"] = identity_of(self.lm, self.adapter) | {
             "flat_steps": self.flat_steps,
+            "generated_tokens": self.generated_tokens,
             "seconds": dict(self.phases.total_seconds),
             "torch_rng": torch.get_rng_state(),
         }
@@ -222,7 +225,7 @@ class ExpertTraining(AdapterModule):
         saved = checkpoint.get("t2")
         check_identity(saved, identity_of(self.lm, self.adapter))
         assert saved is not None, "it was checked"
-        self.flat_steps = saved["flat_steps"]
+        self.flat_steps, self.generated_tokens = saved["flat_steps"], saved["generated_tokens"]
         self.phases.total_seconds.update(saved["seconds"])
         torch.set_rng_state(saved["torch_rng"])
 

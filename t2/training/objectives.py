@@ -3,6 +3,7 @@
     Reinforce   the paper's: reward ±1, no baseline, sum over tokens, KL to the base over the full vocabulary (Eq. 1)
     RLOO        G samples per prompt, each compared with the mean of the other G - 1 (arXiv 2402.14740)
     SFT         the reference answer with advantage 1: next-token fine-tuning (paper, Table 4 rows 4 and 6)
+    elsewhere   `t2.training.grpo`, and `t2.training.es`, which has no loss
 
 Every choice in which published variants differ is an argument, and its docstring names the paper's value. A loss is a
 sum over completions with weights fixed by the *whole* rollout, so the losses of micro-batches add up to it exactly.
@@ -40,6 +41,7 @@ class Objective(Protocol):
     on_policy: bool  # completions come from the policy (True) or are reference answers (False)
     kl_coefficient: float
     kl_direction: KLDirection
+    updates_per_rollout: int  # optimizer steps on the completions of one training step
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise ValueError where the objective cannot use completions sampled like this."""
@@ -58,8 +60,22 @@ class Objective(Protocol):
         ...
 
 
+def check_compared(sampling: Sampling, objective: str) -> None:
+    """Raise ValueError for one sample per prompt, or samples that are all the same."""
+    if sampling.samples < 2:
+        raise ValueError(
+            f"objective={objective} compares samples of one prompt and got 1; set sampling.samples to 2 or more, "
+            "or use objective=reinforce."
+        )
+    if sampling.temperature == 0.0:
+        raise ValueError(
+            f"objective={objective} compares samples of one prompt, which are all the same at sampling.temperature=0; "
+            "set it above 0, or use objective=reinforce sampling.samples=1."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class _PolicyGradient:
+class PolicyGradient:
     """The parts common to all objectives: reward map, length normalization, truncation, KL.
 
     Attributes:
@@ -77,6 +93,7 @@ class _PolicyGradient:
     """
 
     on_policy = True
+    updates_per_rollout = 1
     reward_right: float = 1.0
     reward_wrong: float = -1.0
     kl_coefficient: float = 0.0
@@ -122,12 +139,9 @@ class _PolicyGradient:
         assert advantages.shape == (n,), f"{n} completions with {tuple(advantages.shape)} advantages"
         mask = token.mask.to(token.log_probs.dtype)
         weight = mask * self._token_weight(mask, rollout)  # (N, T)
-        ratio: Tensor | float = 1.0
-        if self.importance_cap is not None:
-            log_ratio = token.log_probs.detach() - token.sampled
-            ratio = log_ratio.exp().clamp(max=self.importance_cap)  # (N, T)
-        policy = -(advantages[:, None] * weight * ratio * token.log_probs).sum() / rollout.total_samples
-        parts = {"policy": policy.item()}
+        surrogate, parts = self._surrogate(advantages[:, None], token, rollout)
+        policy = -(weight * surrogate).sum() / rollout.total_samples
+        parts = {"policy": policy.item(), **parts}
         total = policy
         if token.kl is not None:
             kl = (weight * token.kl).sum() / rollout.total_samples
@@ -135,6 +149,16 @@ class _PolicyGradient:
             if self.kl_coefficient > 0:
                 total = total + self.kl_coefficient * kl
         return Loss(total, parts)
+
+    def _surrogate(self, advantages: Tensor, token: TokenLogProbs, rollout: Rollout) -> tuple[Tensor, dict[str, float]]:
+        """What is maximized at each token (N, T), of advantages (N, 1), and further parts of the loss for the log."""
+        return advantages * self._sampler_weight(token.log_probs.detach(), token) * token.log_probs, {}
+
+    def _sampler_weight(self, log_probs: Tensor, token: TokenLogProbs) -> Tensor | float:
+        """min(p / p_sampling, importance_cap) of log-probs log p (N, T) without a gradient; 1 where there is no cap."""
+        if self.importance_cap is None:
+            return 1.0
+        return (log_probs - token.sampled).exp().clamp(max=self.importance_cap)
 
     def _token_weight(self, mask: Tensor, rollout: Rollout) -> Tensor | float:
         """The factor of each token's term: (N, 1) or a number."""
@@ -152,7 +176,7 @@ class _PolicyGradient:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reinforce(_PolicyGradient):
+class Reinforce(PolicyGradient):
     """REINFORCE as in the paper: the advantage is the reward itself.
 
     `batch_norm` subtracts the batch's mean reward (`center`) and divides by its standard deviation (`standardize`,
@@ -176,21 +200,12 @@ class Reinforce(_PolicyGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLOO(_PolicyGradient):
+class RLOO(PolicyGradient):
     """REINFORCE with a leave-one-out baseline: unbiased, less variance (Ahmadian et al. 2024, arXiv 2402.14740)."""
 
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise ValueError for one sample per prompt, or samples that are all the same."""
-        if sampling.samples < 2:
-            raise ValueError(
-                "objective=rloo compares samples of one prompt and got 1; set sampling.samples to 2 or more, "
-                "or use objective=reinforce."
-            )
-        if sampling.temperature == 0.0:
-            raise ValueError(
-                "objective=rloo compares samples of one prompt, which are all the same at sampling.temperature=0; set "
-                "it above 0, or use objective=reinforce sampling.samples=1."
-            )
+        check_compared(sampling, "rloo")
 
     def advantages(self, rewards: Tensor, truncated: Tensor) -> Tensor:
         """Rewards (B, G) -> advantages (B, G), float64.
@@ -210,7 +225,7 @@ class RLOO(_PolicyGradient):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFT(_PolicyGradient):
+class SFT(PolicyGradient):
     """Supervised fine-tuning on the reference answers, end of turn included; scores do not count."""
 
     on_policy = False

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -44,9 +44,15 @@ class OptimizerSettings:
 
 
 def clipped_step(
-    optimizer: LightningOptimizer, schedule: LambdaLR, parameters: Sequence[nn.Parameter], clip_norm: float
+    optimizer: LightningOptimizer | Optimizer,
+    schedule: LambdaLR | None,
+    parameters: Sequence[nn.Parameter],
+    clip_norm: float,
 ) -> dict[str, float]:
     """Clip the gradient, step optimizer and schedule, and return the gradient's norm and this step's learning rate.
+
+    Lightning counts a training step for each step of its own optimizer, and the schedule is by training steps: of
+    several updates in one training step, the others than the last take the optimizer inside and no schedule.
 
     Raises:
         FloatingPointError: the gradient is not finite (nothing has changed then), or the parameters no longer are.
@@ -57,7 +63,8 @@ def clipped_step(
         raise FloatingPointError(f"The gradient of {bad} of {len(parameters)} matrices is NaN or infinite. {_ADVICE}")
     lr = float(optimizer.param_groups[0]["lr"])
     optimizer.step()
-    schedule.step()
+    if schedule is not None:
+        schedule.step()
     bad = sum(not bool(one.isfinite().all()) for one in parameters)
     if bad:
         raise FloatingPointError(f"The step made {bad} of {len(parameters)} vectors NaN or infinite. {_ADVICE}")

@@ -43,13 +43,14 @@ def accumulate_gradient(
     micro_batch_tokens: int,
     backward: Callable[[Tensor], None],
     seed: int = 0,
+    kept: dict[int, Tensor] | None = None,
 ) -> dict[str, float]:
     """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
     Completions without an advantage add nothing to the policy gradient and are left out, unless the objective uses the
     KL to the base. A rollout without any advantage calls `backward` only there. `with_kl` adds `train/kl`, the mean
     over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
-    on completions that are drawn at random by `seed`.
+    on completions that are drawn at random by `seed`. `kept` gets log-probs for `Rollout.after_update`.
 
     In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
     and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
@@ -66,19 +67,46 @@ def accumulate_gradient(
     passes = _Passes(lm, adapter, rollout, shared=shared, micro_batch_tokens=micro_batch_tokens)
     scale = float(2 ** int(math.log2(rollout.total_samples))) if lm.dtype == torch.float16 else 1.0
     sums = _Sums()
-    for part, token in passes.over(used, objective.kl_direction if in_loss else None):
+    for numbers, part, token in passes.over(used, objective.kl_direction if in_loss else None):
+        if kept is not None:
+            kept |= _log_probs_by_number(numbers, token)
         loss = objective.loss(token, part)
         backward(loss.total * scale)
         sums.add(loss, token)
-    if scale != 1.0:
-        for parameter in adapter.trainable():
-            if parameter.grad is not None:
-                parameter.grad /= scale
+    for parameter in adapter.trainable():
+        if scale != 1.0 and parameter.grad is not None:
+            parameter.grad /= scale
     metrics = sums.metrics(on_policy=objective.on_policy)
     if in_loss:
         metrics["train/kl"] = sums.kl
     elif with_kl:
         metrics["train/kl"] = _estimate_kl(passes, objective, used, seed)
+    return metrics
+
+
+def accumulate_last_of(
+    updates: int,
+    accumulate: Callable[..., dict[str, float]],
+    rollout: Rollout,
+    *,
+    with_kl: bool,
+    step: Callable[[], object],
+) -> dict[str, float]:
+    """Accumulate the gradient of the last of several updates on a rollout, and return their metrics.
+
+    `accumulate` is `accumulate_gradient` of all but its rollout, `with_kl` and `kept`. `step` makes an optimizer step
+    and clears gradients; the step after the last update is the caller's. Metrics are those of the first update, whose
+    policy sampled the completions; `train/clipped_share` is that of the last, which is farthest from it.
+    """
+    if updates == 1:
+        return accumulate(rollout, with_kl=with_kl)
+    kept: dict[int, Tensor] = {}
+    metrics = accumulate(rollout, with_kl=with_kl, kept=kept)
+    later = rollout.after_update(kept)
+    for _ in range(updates - 1):
+        step()
+        last = accumulate(later, with_kl=False)
+        metrics |= {name: share for name, share in last.items() if name == "train/clipped_share"}
     return metrics
 
 
@@ -96,6 +124,12 @@ def warn_of_kl_floor(lm: LanguageModel, adapter: Adapter, objective: Objective) 
     )
 
 
+def _log_probs_by_number(numbers: Sequence[int], token: TokenLogProbs) -> dict[int, Tensor]:
+    """The log-probs (T_n,) of each completion, without a gradient."""
+    rows = zip(numbers, token.log_probs.detach(), token.mask, strict=True)
+    return {number: log_probs[mask] for number, log_probs, mask in rows}
+
+
 @torch.no_grad()
 def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], seed: int) -> float:
     """The loss's KL term on m of the N completions, drawn uniformly without replacement, times N / m.
@@ -110,7 +144,7 @@ def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], see
     drawn = torch.randperm(rollout.total_samples, generator=torch.Generator().manual_seed(seed))[:count]
     kl = sum(
         objective.loss(token, part).parts["kl"]
-        for part, token in passes.over(sorted(drawn.tolist()), objective.kl_direction)
+        for _, part, token in passes.over(sorted(drawn.tolist()), objective.kl_direction)
     )
     return kl * rollout.total_samples / count
 
@@ -125,12 +159,15 @@ class _Passes:
     shared: bool
     micro_batch_tokens: int
 
-    def over(self, numbers: Sequence[int], kl: KLDirection | None) -> Iterator[tuple[Rollout, TokenLogProbs]]:
-        """Micro-batches of the completions with these numbers, and what was computed for each."""
+    def over(
+        self, numbers: Sequence[int], kl: KLDirection | None
+    ) -> Iterator[tuple[list[int], Rollout, TokenLogProbs]]:
+        """Micro-batches of the completions with these numbers: their numbers, they, and what was computed for them."""
         chosen = [self.rollout.completions[n] for n in numbers]
         parts = micro_batches(chosen, self.micro_batch_tokens, shared=self.shared)
         for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
-            part = self.rollout.select([numbers[row] for row in rows])
+            chosen_numbers = [numbers[row] for row in rows]
+            part = self.rollout.select(chosen_numbers)
             try:
                 token = token_log_probs(
                     self.lm,
@@ -141,11 +178,11 @@ class _Passes:
                     shared=self.shared,
                 )
             except NonFiniteError as error:
-                completion = numbers[rows[error.completion]]
+                completion = chosen_numbers[error.completion]
                 groups = group_by_prompt(self.rollout.completions)
                 prompt = next(number for number, group in enumerate(groups) if completion in group)
                 raise error.at(prompt=prompt, completion=completion) from None
-            yield part, token
+            yield chosen_numbers, part, token
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """The tokens of a pass over these completions, without padding."""
@@ -163,6 +200,7 @@ class _Sums:
     entropy: float = 0.0
     tokens: int = 0
     drift: float = 0.0  # the largest one
+    clipped: float | None = None  # tokens whose ratio is beyond a bound; None: the objective has no bounds
 
     def add(self, loss: Loss, token: TokenLogProbs) -> None:
         """Add one micro-batch."""
@@ -170,6 +208,8 @@ class _Sums:
         self.kl += loss.parts.get("kl", 0.0)
         self.entropy += float(token.entropy.sum())
         self.tokens += int(token.mask.sum())
+        if "clipped" in loss.parts:
+            self.clipped = (self.clipped or 0.0) + loss.parts["clipped"]
         drift = (token.log_probs.detach() - token.sampled).abs()
         self.drift = max(self.drift, float(drift.max()))  # both are 0 where padded
 
@@ -178,6 +218,8 @@ class _Sums:
         found = {"train/policy_loss": self.policy}
         if self.tokens:
             found["train/entropy"] = self.entropy / self.tokens
+            if self.clipped is not None:
+                found["train/clipped_share"] = self.clipped / self.tokens
             if on_policy:
                 found["train/log_prob_drift"] = self.drift  # largest |training - sampling| of a log-prob
         return found

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
-from t2.types import Completion
+from t2.types import Completion, Example, Grade
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Rollout:
     """The data of one training step: N completions of B examples, G each, ordered by example.
 
-    `rewards` are the objective's rewards (after its map), `advantages` the weights of the policy
-    gradient. `total_*` describe the whole rollout and stay the same in every `select`ed part, so that
-    losses of micro-batches add up to the loss of the whole.
+    `rewards` are the objective's rewards (after its map), `advantages` the weights of the policy gradient.
+    `old_log_probs` are those of the policy before the first of several updates. `total_*` describe the whole rollout
+    and stay the same in every `select`ed part, so that losses of micro-batches add up to the loss of the whole.
     """
 
     completions: tuple[Completion, ...]  # N
@@ -26,6 +30,7 @@ class Rollout:
     total_samples: int
     total_tokens: int
     max_new_tokens: int
+    old_log_probs: tuple[Tensor, ...] | None = None  # N of (T_n,); None in the first update on this rollout
 
     def __post_init__(self) -> None:
         """Check that all parts have N entries."""
@@ -41,7 +46,42 @@ class Rollout:
             completions=tuple(self.completions[i] for i in index),
             rewards=self.rewards[index],
             advantages=self.advantages[index],
+            old_log_probs=None if self.old_log_probs is None else tuple(self.old_log_probs[i] for i in index),
         )
+
+    def after_update(self, log_probs: Mapping[int, Tensor]) -> Rollout:
+        """This rollout for the next update, given the log-probs (T_n,) by the completion's number in the first.
+
+        Completions that the first update left out (without an advantage) are left out of the others, too.
+        """
+        none = torch.zeros(0)
+        return replace(self, old_log_probs=tuple(log_probs.get(n, none) for n in range(len(self.completions))))
+
+
+def warn_of_flat_steps(steps: int, rollout: Rollout, *, members: bool) -> None:
+    """Say in the log that nothing has been learned for some steps; `members` of a population were compared."""
+    what, wider = "completions of a prompt", "sampling.samples or temperature"
+    if members:
+        what, wider = "members of the population", "objective.sigma or prompts_per_step"
+    log.warning(
+        "For %d steps all %s have had the same reward (mean %.2f): nothing is learned. The task may be too easy or too "
+        "hard for this model; raise %s, or choose another task.",
+        steps,
+        what,
+        float(rollout.rewards.mean()),
+        wider,
+    )
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """The completions of the latest step and their grades, for tables and logs."""
+
+    step: int
+    examples: Sequence[Example]
+    completions: Sequence[Sequence[Completion]]  # B x G
+    scores: Tensor  # (B, G)
+    grades: Sequence[Sequence[Grade]]  # B x G
 
 
 @dataclass(frozen=True)
