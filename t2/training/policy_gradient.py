@@ -160,7 +160,7 @@ def _part_of(used: Sequence[int], rollout: Rollout, ranks: Ranks) -> list[int]:
 
 @torch.no_grad()
 def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], seed: int, ranks: Ranks) -> float:
-    """This rank's part of the loss's KL term on m of the N completions, drawn uniformly without replacement, times N / m.
+    """This rank's part of the loss's KL term on m of the N completions, drawn without replacement, times N / m.
 
     Its expectation over the draw is the term on all of them. m is what KL_SHARE of the update's tokens hold, at least
     1, so the estimate of one step is rough; those of many steps average out. The parts of all ranks add up to it.
