@@ -6,6 +6,7 @@ As a script: what each of two processes does, started with the variables that to
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from conftest import ROOT, LetterTask
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from training_run import fit, flat, make_module
 
 import t2.training.module
@@ -51,6 +53,16 @@ class Breaks(LetterTask):
     def score(self, example: Example, text: str) -> float:
         if example.prompt == BATCHES[0][-1].prompt:
             raise ValueError("this grader is broken")
+        return super().score(example, text)
+
+
+@dataclass(frozen=True)
+class Terminated(LetterTask):
+    """SIGTERM comes to the first process while the second waits for its completions."""
+
+    def score(self, example: Example, text: str) -> float:
+        if example.prompt == BATCHES[1][0].prompt:
+            os.kill(os.getpid(), signal.SIGTERM)
         return super().score(example, text)
 
 
@@ -138,6 +150,16 @@ def main(folder: Path) -> None:
         found["broken"] = [type(error).__name__, str(error)]
     found["metrics_file"] = MetricsCSV(str(folder / f"rloo{rank}")).rows != {}
     torch.save(found, folder / f"found{rank}.pt")
+    try:  # last, since the two end apart
+        fit(
+            make_module(task=Terminated()),
+            folder / f"terminated{rank}",
+            prompts=PROMPTS,
+            callbacks=[Checkpoints()],
+            **two(),
+        )
+    except (SIGTERMException, AnotherRankFailed) as error:
+        (folder / f"ended{rank}").write_text(type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from t2.run.files import atomic_path
@@ -33,8 +34,8 @@ def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     if is_follower(cfg):
         try:
             return body(cfg)
-        except AnotherRankFailed:
-            # The first process exits with an error; were there one here, Lightning's launcher would kill it before.
+        except (AnotherRankFailed, SIGTERMException):
+            # The first process exits with a status; were there one here, Lightning's launcher would kill it before.
             raise SystemExit(0) from None
     with ExitStack() as stack:
         try:

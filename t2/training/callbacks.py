@@ -26,7 +26,7 @@ from t2.run.ranks import no_bar
 from t2.run.results import SAMPLES_FILE
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
-from t2.training.ranks import evaluate_divided
+from t2.training.ranks import evaluate_divided, note_sigterm
 from t2.types import Sampling
 
 log = logging.getLogger(__name__)
@@ -175,7 +175,8 @@ class Checkpoints(L.Callback):
         trainer.strategy.checkpoint_io = DurableCheckpoints()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the CSV's rows of steps that will be computed again."""
+        """Drop the CSV's rows of steps that will be computed again, and have several ranks stop together."""
+        note_sigterm(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.resume_at(trainer.global_step)

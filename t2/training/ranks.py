@@ -12,15 +12,19 @@ Not done here: models divided among GPUs (`t2.models.sharding`), evaluation of f
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from types import FrameType
 from typing import Any, TypeVar
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from torch import Tensor, nn
 
 from t2.evaluation.report import Report
@@ -121,6 +125,22 @@ class Ranks:
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def note_sigterm(trainer: L.Trainer) -> None:
+    """Have SIGTERM noted, and nothing more, where there are several ranks: they agree on it when the next step starts.
+
+    Lightning's own handler sends a message at once. A rank that waits for another message never answers it.
+    """
+    if Ranks.here().size == 1:
+        return
+
+    def note(signum: int, _: FrameType | None) -> None:
+        if isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+            trainer.strategy.launcher.kill(signal.Signals(signum))  # it reaches the processes that were started here
+        trainer._signal_connector.received_sigterm = True
+
+    signal.signal(signal.SIGTERM, note)  # Lightning puts back what was there before it
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def test_torchrun_without_ddp_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     """Else its processes would each train, and meet in one folder."""
     for name, value in {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="started 4 processes.*trainer=ddp trainer.devices=2"):
+    with pytest.raises(ValueError, match=r"started 4 processes.*trainer=ddp trainer\.devices=2"):
         check_ranks(config("auto"))
 
 

@@ -88,6 +88,13 @@ def test_the_error_of_one_process_ends_both(two: Any) -> None:
     assert two[0]["broken"] == ["AnotherRankFailed", "Process 1 (of 0 to 1) failed: this grader is broken"]
 
 
+def test_sigterm_ends_both_after_the_step(folder: Path, two: Any) -> None:
+    """Lightning's handler would have the first process wait for the second, which waits for the first."""
+    assert (folder / "ended0").read_text() == "SIGTERMException"
+    assert (folder / "ended1").read_text() in ("SIGTERMException", "AnotherRankFailed")
+    assert torch.load(folder / "terminated0" / LAST_CHECKPOINT, weights_only=True)["global_step"] == 2
+
+
 @pytest.mark.parametrize(("count", "size"), [(7, 2), (8, 2), (2, 3), (0, 2), (10, 4)])
 def test_parts_are_neighbours_of_nearly_one_size(count: int, size: int) -> None:
     parts = [list(Ranks(rank, size).part(count)) for rank in range(size)]
