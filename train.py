@@ -26,6 +26,7 @@ from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import fingerprint_of
 from t2.models.precision import Precision
+from t2.run.configuration.trainer import DDP
 from t2.run.launch import launch, quiet_libraries
 from t2.run.results import CURVE_FILE, git_commit
 from t2.tasks.prompt_hash import prompt_hashes
@@ -33,15 +34,19 @@ from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import Validation, finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.data import PromptData
-from t2.training.device import check_accelerator, trainer_placement
+from t2.training.device import check_accelerator, ddp_placement, device_of_rank, trainer_placement
 from t2.training.module import ExpertTraining
+from t2.training.ranks import Ranks
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
 
 
-def train(cfg: DictConfig) -> Results:
-    """Train as configured, or go on with an interrupted run; returns what `results.json` holds."""
+def train(cfg: DictConfig) -> Results | None:
+    """Train as configured, or go on with an interrupted run; returns what `results.json` holds.
+
+    None where this is one of several processes, and not the first.
+    """
     start = time.perf_counter()
     quiet_libraries()
     L.seed_everything(cfg.seed, verbose=False)
@@ -54,7 +59,8 @@ def train(cfg: DictConfig) -> Results:
         loggers = list(instantiate(cfg.logger).values())
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        placement = trainer_placement(module.lm.device)
+        several = cfg.trainer.get("strategy") == DDP
+        placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
         trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -62,6 +68,8 @@ def train(cfg: DictConfig) -> Results:
         failed = False
     finally:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
+    if not trainer.is_global_zero:
+        return None
     results = report(cfg, module, callbacks, seconds=time.perf_counter() - start)
     plot_learning_curve([run], run / CURVE_FILE)  # last: no figure is worth a run
     return results
@@ -73,6 +81,12 @@ def check_parts(cfg: DictConfig) -> None:
     check_accelerator(cfg.trainer.get("accelerator", "auto"), str(cfg.base_model.get("device", "cpu")))
     if cfg.domain != DISPATCH:  # the one reserved name that an expert may be trained for
         check_domain(cfg.domain)
+
+
+def parts_text(cfg: DictConfig) -> str:
+    """How many prompts of a step each process has."""
+    size = cfg.trainer.devices * cfg.trainer.get("num_nodes", 1)
+    return " + ".join(str(len(Ranks(rank, size).part(cfg.prompts_per_step))) for rank in range(size))
 
 
 def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
@@ -94,6 +108,10 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     callbacks = list(instantiate(cfg.callbacks).values())
     validation = validation_of(callbacks)
     adapter = instantiate(cfg.adapter)
+    if cfg.trainer.get("strategy") == DDP:
+        log.info("Each step's prompts are divided among processes: %s.", parts_text(cfg))
+        if "device" in cfg.base_model:
+            cfg.base_model.device = device_of_rank(cfg.base_model.device, cfg.trainer.devices)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()

@@ -85,10 +85,10 @@ def fit(
         "callbacks": [Validation(every=2), Checkpoints()],
         "logger": MetricsCSV(str(folder)),
         "max_steps": steps,
+        "devices": 1,
     } | options
     trainer = L.Trainer(
         accelerator="cpu",
-        devices=1,
         max_epochs=-1,
         default_root_dir=folder,
         log_every_n_steps=1,

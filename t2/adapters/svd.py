@@ -2,7 +2,8 @@
 
 W = U diag(s) Vh (paper §3.1) is computed in fp32, matrix by matrix, and stored as one safetensors file per matrix
 under a hash of the matrix: an interrupted run continues where it stopped, a changed weight is decomposed again, and
-processes can share a cache, because a file gets its name only when it is complete. What was read or computed is
+processes can share a cache, because a file gets its name only when it is complete; of those that need a matrix at the
+same time one computes it and the others wait. What was read or computed is
 compared with the matrix at random vectors x, W x against U (s * (Vh x)) (Freivalds 1977), so that a file that was
 changed is computed again.
 
@@ -26,6 +27,8 @@ from tqdm import tqdm
 from t2.adapters.truncated_svd import TOLERANCE as TRIPLET_TOLERANCE
 from t2.adapters.truncated_svd import is_cheaper, top_triplets, triplet_error
 from t2.run.files import read_tensors, save_tensors
+from t2.run.folder_lock import one_at_a_time
+from t2.run.ranks import no_bar
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1000  # units in the last place; LAPACK's error is about 10, a product in TF32 would be 8000
@@ -134,7 +137,7 @@ def decompose_all(
     Raises:
         ValueError, LinAlgError, ArithmeticError: as for `decompose`.
     """
-    bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=None if progress else True, leave=False)
+    bar = tqdm(weights.items(), desc="SVD", unit="matrix", disable=no_bar(progress), leave=False)
     computed = 0
     for name, weight in bar:
         k = (top or {}).get(name)
@@ -143,15 +146,21 @@ def decompose_all(
             yield name, decompose(weight) if k is None else decompose_top(weight, k)
             continue
         whole = folder / f"{name}.{content_key(weight)}.safetensors"
-        found = _read(whole, weight)
-        if found is None and k is not None:
-            found = _read(_truncated(whole, k), weight, k)
+        found = _cached(whole, weight, k)
         if found is None:
-            found = decompose(weight) if k is None else decompose_top(weight, k)
-            _write(whole if len(found.s) == min(weight.shape) else _truncated(whole, len(found.s)), found)
-            computed += 1
+            with one_at_a_time(folder) as waited:
+                found = _cached(whole, weight, k) if waited else None  # another process may just have computed it
+                if found is None:
+                    found = decompose(weight) if k is None else decompose_top(weight, k)
+                    _write(whole if len(found.s) == min(weight.shape) else _truncated(whole, len(found.s)), found)
+                    computed += 1
         bar.set_postfix(computed=computed, refresh=False)
         yield name, found
+
+
+def _cached(whole: Path, weight: Tensor, k: int | None) -> Decomposition | None:
+    found = _read(whole, weight)
+    return _read(_truncated(whole, k), weight, k) if found is None and k is not None else found
 
 
 def _truncated(whole: Path, k: int) -> Path:

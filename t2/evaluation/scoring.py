@@ -7,7 +7,7 @@ is the task's own, the very one that training rewards. Nothing here knows what k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -57,6 +57,13 @@ def evaluate(
     scored = complete_and_score(generator, task, examples, sampling, workers=workers, phases=phases)
     for group in scored.completions:
         assert len(group) == sampling.samples, f"{len(group)} completions, expected {sampling.samples}"
+    return report_of(scored, task, examples, system=system, seconds=phases.total_seconds)
+
+
+def report_of(
+    scored: Scored, task: Task, examples: Sequence[Example], *, system: str, seconds: Mapping[str, float]
+) -> Report:
+    """The report of graded completions of the examples; with several samples the score is their mean."""
     return Report(
         task=task.name,
         system=system,
@@ -64,7 +71,7 @@ def evaluate(
         completions=tuple(group[0] for group in scored.completions),
         scores=tuple(sum(grade.score for grade in grades) / len(grades) for grades in scored.grades),
         majority=majority(examples),
-        seconds=dict(phases.total_seconds),
+        seconds=dict(seconds),
         samples=scored.completions,
         grades=scored.grades,
     )

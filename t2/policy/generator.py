@@ -45,6 +45,15 @@ class StreamingGenerator(Generator, Protocol):
 
 
 @runtime_checkable
+class DivisibleGenerator(Generator, Protocol):
+    """A generator that completes a part of a batch as it would complete it among the whole."""
+
+    def for_rows(self, numbers: range, total: int) -> Generator:
+        """The same generator for the `len(numbers)` examples with these numbers of a batch of `total`."""
+        ...
+
+
+@runtime_checkable
 class AdaptableGenerator(Generator, Protocol):
     """A generator that can apply another state of its adapter, while the adapter keeps its own."""
 

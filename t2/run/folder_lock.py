@@ -22,6 +22,7 @@ from t2.run.results import RESULTS_FILE
 LOCK_FILE = ".lock"
 # What a script would write over; an expert is there once a training run has validated.
 KEPT_FILES = ("expert.safetensors", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", RESULTS_FILE, "mixture.json")
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system that has none
 _held: set[int] = set()  # descriptors of this process
 
 
@@ -51,6 +52,29 @@ def folder_lock(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder of a cache for the block, and yield whether another process held it until now.
+
+    A file system without locks lets all of them in at once, which costs time and nothing else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o666)
+    waited = False
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+        yield waited
+    finally:
+        os.close(descriptor)
+
+
 def check_new(folder: Path) -> None:
     """Raise FileExistsError where a new run would write over what an earlier one left in the folder."""
     found = [name for name in KEPT_FILES if (folder / name).is_file()]
@@ -75,7 +99,7 @@ def _lock(descriptor: int, folder: Path) -> None:
             "(hydra.run.dir=FOLDER)."
         ) from None
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno not in NO_LOCKS:
             raise
         warnings.warn(f"The file system of {folder} has no locks, so a second job in it is not noticed.", stacklevel=2)
 

@@ -35,7 +35,9 @@ from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
 from t2.run.configuration.trainer import own_key
 from t2.run.launch_folder import in_own_folder
+from t2.run.launch_ranks import is_follower, rank_arguments
 from t2.run.messages import nearest
+from t2.run.ranks import AnotherRankFailed, follow_quietly
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
 
 log = logging.getLogger(__name__)
@@ -45,6 +47,7 @@ QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 USER_ERRORS = (
     *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
     FloatingPointError,  # NaN and infinity in training
+    AnotherRankFailed,
 )
 
 
@@ -59,6 +62,8 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
             raise SystemExit(f"error: {error}") from None
     else:
         sys.argv[1:] = resumed
+    if name == "train":
+        sys.argv[1:] = rank_arguments(sys.argv[1:])
     hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_plain_errors(body, name))()
 
 
@@ -68,6 +73,8 @@ def _plain_errors(body: Callable[[DictConfig], Any], name: str) -> Callable[[Dic
     @functools.wraps(body)
     def guarded(cfg: DictConfig) -> Any:
         try:
+            if is_follower(cfg):
+                follow_quietly()
             if cfg.get("resume"):
                 check_unchanged(cfg)
             check_configuration(cfg, name)
@@ -237,11 +244,7 @@ def _did_you_mean(got: str, allowed: Sequence[str]) -> str:
 
 def quiet_libraries() -> None:
     """Silence messages that Lightning and torch print at every start."""
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.pytorch.accelerators",
-        "lightning.fabric",
-    ):
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are lists of text
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")  # Lightning 2.6 on torch 2.13

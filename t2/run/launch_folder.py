@@ -12,15 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from t2.run.files import atomic_path
 from t2.run.folder_lock import check_new, folder_lock
+from t2.run.launch_ranks import check_ranks, is_follower
+from t2.run.ranks import AnotherRankFailed
 
 
 def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run `body` with the run's folder locked, and its configuration written there unless the run is resumed."""
+    """Run `body` with the run's folder locked, and its configuration written there unless the run is resumed.
+
+    The first of several processes does that; the others write nothing, and end quietly where another one failed.
+
+    Raises:
+        ValueError: the processes cannot divide the run's steps.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    check_ranks(cfg)
+    if is_follower(cfg):
+        try:
+            return body(cfg)
+        except (AnotherRankFailed, SIGTERMException):
+            # The first process exits with a status; were there one here, Lightning's launcher would kill it before.
+            raise SystemExit(0) from None
     with ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder))

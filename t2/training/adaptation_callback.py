@@ -139,6 +139,9 @@ class Adaptation(L.Callback):
         step = trainer.global_step
         if step in self.steps:
             return
+        if not trainer.is_global_zero:  # the first of several processes evaluates, and the others wait in the next step
+            self.steps.add(step)
+            return
         pool, systems = self._systems(module)
         labels = labels_of(pool)
         domains = self.benchmark.true_domains(labels)

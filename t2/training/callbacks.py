@@ -18,14 +18,15 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pydantic import PositiveInt
 from tqdm import tqdm
 
-from t2.evaluation.scoring import evaluate
 from t2.experts.content import out_of_range
 from t2.experts.expert import EXPERT_FILE
 from t2.run.files import atomic_path, parse_json, read_lines
 from t2.run.metrics_csv import MetricsCSV
+from t2.run.ranks import no_bar
 from t2.run.results import SAMPLES_FILE
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
+from t2.training.ranks import evaluate_divided, note_sigterm
 from t2.types import Sampling
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class Validation(L.Callback):
         examples = module.task.split("val")[: self.limit]
         sampling = Sampling(max_new_tokens=module.sampling.max_new_tokens, stop=module.sampling.stop)
         with module.phases("validate"):
-            report = evaluate(
+            report = evaluate_divided(
                 module.generator, module.task, examples, sampling, system="expert", workers=module.score_workers
             )
         self.reports[step], self.majority = report.scores, report.majority
@@ -80,7 +81,8 @@ class Validation(L.Callback):
             expert = module.expert(step=step, val_before=before, val_after=report.mean)
             if (reason := out_of_range(expert.scales)) is None:
                 self.best_step = step
-                expert.save(Path(trainer.default_root_dir) / EXPERT_FILE)
+                if trainer.is_global_zero:
+                    expert.save(Path(trainer.default_root_dir) / EXPERT_FILE)
             else:
                 log.warning("step %d: this expert is not kept, though the best so far: %s", step, reason)
         for logger in trainer.loggers:
@@ -137,7 +139,7 @@ class SampleTable(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Record the step that just ended."""
         record = _training(pl_module).last_step
-        if record is None or record.step % self.every:
+        if record is None or record.step % self.every or not trainer.is_global_zero:
             return
         table = [
             [record.step, example.prompt, example.answer, c.text, grade.score, grade.reason, c.finish, len(c.token_ids)]
@@ -173,7 +175,8 @@ class Checkpoints(L.Callback):
         trainer.strategy.checkpoint_io = DurableCheckpoints()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop the CSV's rows of steps that will be computed again."""
+        """Drop the CSV's rows of steps that will be computed again, and have several ranks stop together."""
+        note_sigterm(trainer)
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.resume_at(trainer.global_step)
@@ -198,7 +201,7 @@ class Progress(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step the run starts or resumes at."""
         self.first, self.total, self.start = trainer.global_step, int(trainer.max_steps), time.perf_counter()
-        self.bar = tqdm(total=self.total, initial=self.first, desc="train", unit="step", disable=None)
+        self.bar = tqdm(total=self.total, initial=self.first, desc="train", unit="step", disable=no_bar())
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Show the step that just ended."""

@@ -13,7 +13,9 @@ import lightning as L
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 
+from t2.run.ranks import local_rank
 from t2.training.checkpoint import TrainableAdapter
+from t2.training.ranks import AdapterDDP
 
 ACCELERATORS = {"cpu": "cpu", "gpu": "cuda", "cuda": "cuda"}  # trainer.accelerator -> the type of its devices
 PREFIX = "adapter."  # of the adapter's names in a checkpoint
@@ -43,6 +45,34 @@ def trainer_placement(device: torch.device) -> dict[str, Any]:
     if device.type != "cuda":
         return {"accelerator": device.type, "devices": 1}
     return {"accelerator": "gpu", "devices": [device.index or 0]}
+
+
+def ddp_placement(device: torch.device) -> dict[str, Any]:
+    """The trainer's arguments of one of several processes, whose model is on `device`."""
+    accelerator = "gpu" if device.type == "cuda" else device.type
+    return {"accelerator": accelerator, "strategy": AdapterDDP(), "use_distributed_sampler": False}
+
+
+def device_of_rank(name: str, devices: int) -> str:
+    """The device of this process's model, of `base_model.device` and of how many processes a machine has.
+
+    Raises:
+        ValueError: there are fewer GPUs than processes, or the name is one GPU's or that of several.
+    """
+    count = torch.cuda.device_count()
+    if name == "cpu" or (name == "auto" and not count):
+        return "cpu"
+    if name not in ("auto", "cuda"):
+        raise ValueError(
+            f"base_model.device is {name!r}; allowed with trainer=ddp: cpu, cuda, auto. Each process has a GPU of its "
+            "own, in their order; the environment variable CUDA_VISIBLE_DEVICES chooses among them."
+        )
+    if count < devices:
+        raise ValueError(
+            f"trainer.devices is {devices} and torch sees {count} CUDA devices here: each process has one of its own. "
+            "Lower trainer.devices."
+        )
+    return f"cuda:{local_rank()}"
 
 
 class AdapterModule(L.LightningModule):

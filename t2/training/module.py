@@ -24,7 +24,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from t2.evaluation.scoring import check_workers, complete_and_score
+from t2.evaluation.scoring import check_workers
 from t2.experts.expert import Expert, ExpertMetadata
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
@@ -38,6 +38,7 @@ from t2.training.es import PopulationObjective
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
 from t2.training.policy_gradient import accumulate_gradient, accumulate_last_of, warn_of_kl_floor
+from t2.training.ranks import Ranks, complete_and_score_divided
 from t2.training.rollout import Rollout, StepRecord, warn_of_flat_steps
 from t2.types import Example, Sampling
 
@@ -130,7 +131,9 @@ class ExpertTraining(AdapterModule):
         self._warn_if_flat(rollout)
         seconds = self.phases.step_seconds
         self.metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
-        self.metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(seconds["rollout"], 1e-9)
+        self.metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(
+            seconds["rollout"] + seconds.get("wait", 0.0), 1e-9
+        )
         for logger in self.trainer.loggers:  # not self.log, which repeats old values of what a step left out
             logger.log_metrics(self.metrics, step=step)
 
@@ -141,7 +144,7 @@ class ExpertTraining(AdapterModule):
         if isinstance(self.objective, PopulationObjective):
             population = self.objective.population(self.adapter, seed=self.seed, step=step)
             generator, batch = self.objective.completing(generator, population), batch * population.size
-        scored = complete_and_score(
+        scored = complete_and_score_divided(
             generator, self.task, batch, sampling, workers=self.score_workers, phases=self.phases
         )
         completions, scores, grades = scored.completions, scored.scores, scored.grades
@@ -193,6 +196,7 @@ class ExpertTraining(AdapterModule):
                 micro_batch_tokens=self.micro_batch_tokens,
                 backward=self.manual_backward,
                 seed=rollout_seed(self.seed, self.global_step),
+                ranks=Ranks.here(),
             )
             self.metrics |= accumulate_last_of(
                 self.objective.updates_per_rollout, accumulate, rollout, with_kl=with_kl, step=self._step_within

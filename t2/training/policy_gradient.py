@@ -25,8 +25,11 @@ from t2.policy.kl_floor import kl_floor
 from t2.policy.log_probs import KLDirection, TokenLogProbs, token_log_probs
 from t2.policy.packing import group_by_prompt, micro_batches, row_tokens
 from t2.policy.prompt_sharing import exceeds_window
+from t2.run.ranks import no_bar
 from t2.training.objectives import Objective
-from t2.training.rollout import Loss, Rollout
+from t2.training.ranks import Ranks
+from t2.training.rollout import Rollout
+from t2.training.update_sums import UpdateSums
 
 log = logging.getLogger(__name__)
 KL_SHARE = 0.15  # of the update's tokens: those of the completions that a KL for the log is estimated on
@@ -44,6 +47,7 @@ def accumulate_gradient(
     backward: Callable[[Tensor], None],
     seed: int = 0,
     kept: dict[int, Tensor] | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
@@ -52,12 +56,18 @@ def accumulate_gradient(
     over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
     on completions that are drawn at random by `seed`. `kept` gets log-probs for `Rollout.after_update`.
 
+    With several `ranks` each takes a part of the prompts that have a gradient; the gradients of `adapter` afterwards
+    are their sum, and the metrics those of the whole, on every rank. `kept` has those of this rank, which takes the
+    same part again in another update on the rollout.
+
     In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
     and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
 
     Raises:
         NonFiniteError: a log-prob or divergence that is NaN or infinite; the numbers are those of the rollout.
+        AnotherRankFailed: see `Ranks.exchange`.
     """
+    ranks = ranks or Ranks()
     in_loss = objective.kl_coefficient > 0
     shared = share_prompts and not exceeds_window(lm, rollout.completions)
     if shared != share_prompts:
@@ -66,21 +76,31 @@ def accumulate_gradient(
     used = [n for n in range(len(rollout.completions)) if in_loss or rollout.advantages[n] != 0]
     passes = _Passes(lm, adapter, rollout, shared=shared, micro_batch_tokens=micro_batch_tokens)
     scale = float(2 ** int(math.log2(rollout.total_samples))) if lm.dtype == torch.float16 else 1.0
-    sums = _Sums()
-    for numbers, part, token in passes.over(used, objective.kl_direction if in_loss else None):
-        if kept is not None:
-            kept |= _log_probs_by_number(numbers, token)
-        loss = objective.loss(token, part)
-        backward(loss.total * scale)
-        sums.add(loss, token)
+
+    def own() -> UpdateSums:
+        sums = UpdateSums()
+        for numbers, part, token in passes.over(
+            _part_of(used, rollout, ranks), objective.kl_direction if in_loss else None
+        ):
+            if kept is not None:
+                kept.update(_log_probs_by_number(numbers, token))
+            loss = objective.loss(token, part)
+            backward(loss.total * scale)
+            sums.add(loss, token)
+        if with_kl and not in_loss:
+            sums.kl = _estimate_kl(passes, objective, used, seed, ranks)
+        sums.present = [parameter.grad is not None for parameter in adapter.trainable()]
+        return sums
+
+    sums = UpdateSums.total(ranks.exchange(own))
+    if used:
+        ranks.sum_gradients(adapter.trainable(), sums.present)
     for parameter in adapter.trainable():
         if scale != 1.0 and parameter.grad is not None:
             parameter.grad /= scale
     metrics = sums.metrics(on_policy=objective.on_policy)
-    if in_loss:
+    if in_loss or with_kl:
         metrics["train/kl"] = sums.kl
-    elif with_kl:
-        metrics["train/kl"] = _estimate_kl(passes, objective, used, seed)
     return metrics
 
 
@@ -130,12 +150,18 @@ def _log_probs_by_number(numbers: Sequence[int], token: TokenLogProbs) -> dict[i
     return {number: log_probs[mask] for number, log_probs, mask in rows}
 
 
+def _part_of(used: Sequence[int], rollout: Rollout, ranks: Ranks) -> list[int]:
+    """The numbers of this rank's part of the completions with these numbers: whole prompts."""
+    groups = group_by_prompt([rollout.completions[n] for n in used])
+    return sorted(used[at] for number in ranks.part(len(groups)) for at in groups[number])
+
+
 @torch.no_grad()
-def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], seed: int) -> float:
-    """The loss's KL term on m of the N completions, drawn uniformly without replacement, times N / m.
+def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], seed: int, ranks: Ranks) -> float:
+    """This rank's part of the loss's KL term on m of the N completions, drawn without replacement, times N / m.
 
     Its expectation over the draw is the term on all of them. m is what KL_SHARE of the update's tokens hold, at least
-    1, so the estimate of one step is rough; those of many steps average out.
+    1, so the estimate of one step is rough; those of many steps average out. The parts of all ranks add up to it.
     """
     rollout = passes.rollout
     every = range(rollout.total_samples)
@@ -144,7 +170,7 @@ def _estimate_kl(passes: _Passes, objective: Objective, used: Sequence[int], see
     drawn = torch.randperm(rollout.total_samples, generator=torch.Generator().manual_seed(seed))[:count]
     kl = sum(
         objective.loss(token, part).parts["kl"]
-        for _, part, token in passes.over(sorted(drawn.tolist()), objective.kl_direction)
+        for _, part, token in passes.over(sorted(drawn.tolist())[ranks.rank :: ranks.size], objective.kl_direction)
     )
     return kl * rollout.total_samples / count
 
@@ -165,7 +191,7 @@ class _Passes:
         """Micro-batches of the completions with these numbers: their numbers, they, and what was computed for them."""
         chosen = [self.rollout.completions[n] for n in numbers]
         parts = micro_batches(chosen, self.micro_batch_tokens, shared=self.shared)
-        for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=None):
+        for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=no_bar()):
             chosen_numbers = [numbers[row] for row in rows]
             part = self.rollout.select(chosen_numbers)
             try:
@@ -189,37 +215,3 @@ class _Passes:
         chosen = [self.rollout.completions[n] for n in numbers]
         rows = group_by_prompt(chosen) if self.shared else [[n] for n in range(len(chosen))]
         return sum(row_tokens(chosen, row) for row in rows)
-
-
-@dataclass
-class _Sums:
-    """Sums over the micro-batches of an update."""
-
-    policy: float = 0.0
-    kl: float = 0.0
-    entropy: float = 0.0
-    tokens: int = 0
-    drift: float = 0.0  # the largest one
-    clipped: float | None = None  # tokens whose ratio is beyond a bound; None: the objective has no bounds
-
-    def add(self, loss: Loss, token: TokenLogProbs) -> None:
-        """Add one micro-batch."""
-        self.policy += loss.parts["policy"]
-        self.kl += loss.parts.get("kl", 0.0)
-        self.entropy += float(token.entropy.sum())
-        self.tokens += int(token.mask.sum())
-        if "clipped" in loss.parts:
-            self.clipped = (self.clipped or 0.0) + loss.parts["clipped"]
-        drift = (token.log_probs.detach() - token.sampled).abs()
-        self.drift = max(self.drift, float(drift.max()))  # both are 0 where padded
-
-    def metrics(self, *, on_policy: bool) -> dict[str, float]:
-        """What the loggers get."""
-        found = {"train/policy_loss": self.policy}
-        if self.tokens:
-            found["train/entropy"] = self.entropy / self.tokens
-            if self.clipped is not None:
-                found["train/clipped_share"] = self.clipped / self.tokens
-            if on_policy:
-                found["train/log_prob_drift"] = self.drift  # largest |training - sampling| of a log-prob
-        return found

@@ -11,7 +11,7 @@ alone. Perturbations are drawn again where they are needed and never kept. Not d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -67,12 +67,19 @@ class Population:
 class PopulationGenerator:
     """Completes a batch of B examples under each of P members: `examples` are the batch P times, member by member.
 
-    `rows` bounds how many members' states are held at once (None: all). No result depends on it.
+    `rows` bounds how many members' states are held at once (None: all). No result depends on it. `numbers` are those of
+    the examples that are asked for, among the P * B = `total` (None: all are).
     """
 
     generator: PerExampleGenerator
     population: Population
     rows: int | None = None
+    numbers: range | None = None
+    total: int | None = None
+
+    def for_rows(self, numbers: range, total: int) -> PopulationGenerator:
+        """The same generator for the examples with these numbers among P * B = `total`."""
+        return replace(self, numbers=numbers, total=total)
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
         """P * B examples -> as many lists of G completions."""
@@ -85,25 +92,30 @@ class PopulationGenerator:
         Raises:
             torch.OutOfMemoryError: with what to lower.
         """
-        members, size = self.population.size, len(examples) // self.population.size
-        assert len(examples) == members * size, f"{len(examples)} examples for {members} members"
-        rows = members if self.rows is None else self.rows
-        for first in range(0, members, rows):
-            part = range(first, min(first + rows, members))
+        total = len(examples) if self.total is None else self.total
+        numbers = range(total) if self.numbers is None else self.numbers
+        members, size = self.population.size, total // self.population.size  # B
+        assert total == members * size, f"{total} examples for {members} members"
+        assert len(numbers) == len(examples), f"{len(examples)} examples with {len(numbers)} numbers"
+        rows = (members if self.rows is None else self.rows) * size
+        for first in range(numbers.start // size * size, numbers.stop, rows):
+            part = range(max(first, numbers.start), min(first + rows, numbers.stop))
+            before = part.start - numbers.start
             try:
-                for index, group in self._members(part, examples[first * size : (part[-1] + 1) * size], sampling):
-                    yield first * size + index, group
+                for index, group in self._part(part, size, examples[before : before + len(part)], sampling):
+                    yield before + index, group
             except torch.OutOfMemoryError as error:
-                raise torch.OutOfMemoryError(_advice(len(part))) from error
+                raise torch.OutOfMemoryError(_advice(part[-1] // size - part[0] // size + 1)) from error
 
-    def _members(
-        self, members: Sequence[int], examples: Sequence[Example], sampling: Sampling
+    def _part(
+        self, part: range, size: int, examples: Sequence[Example], sampling: Sampling
     ) -> Iterator[tuple[int, list[Completion]]]:
-        states, size = self.population.states(members), len(examples) // len(members)
+        first = part[0] // size
+        states = self.population.states(range(first, part[-1] // size + 1))
         generator = self.generator.with_per_example_scales(
             lambda numbers: {name: of_all[list(numbers)] for name, of_all in states.items()},
-            [number for number in range(len(members)) for _ in range(size)],
-            list(range(size)) * len(members),
+            [number // size - first for number in part],
+            [number % size for number in part],
         )
         return stream(generator, examples, sampling)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from pretend_device import pretend
 
-from t2.training.device import check_accelerator, trainer_placement
+from t2.training.device import check_accelerator, ddp_placement, device_of_rank, trainer_placement
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,19 @@ def test_an_accelerator_that_t2_has_not_is_refused() -> None:
 )
 def test_the_trainer_is_where_the_model_is(device: str, expected: dict[str, object]) -> None:
     assert trainer_placement(torch.device(device)) == expected
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert device_of_rank("auto", 2) == device_of_rank("cuda", 2) == "cuda:1"
+    assert device_of_rank("cpu", 8) == "cpu"
+    assert ddp_placement(torch.device("cuda:1"))["accelerator"] == "gpu"
+    with pytest.raises(ValueError, match=r"trainer\.devices is 4 and torch sees 2 CUDA devices"):
+        device_of_rank("cuda", 4)
+    for name in ("balanced", "cuda:0"):
+        with pytest.raises(ValueError, match=f"is '{name}'; allowed with trainer=ddp: cpu, cuda, auto"):
+            device_of_rank(name, 2)
 
 
 def test_the_script_refuses_before_it_loads(run_script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

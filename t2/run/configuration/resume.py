@@ -1,4 +1,5 @@
-"""What a resumed run may change: the number of steps, its loggers and its paths, and nothing that decides its result.
+"""What a resumed run may change: the number of steps and of processes, its loggers and its paths, and nothing that
+decides its result.
 
 A run goes on with the optimizer, the schedule's position and the random state of its checkpoint, so that a changed
 learning rate, seed or reward would be ignored or would mix two experiments. Whether RUN can be resumed at all is
@@ -18,6 +19,8 @@ from t2.run.configuration.hints import is_part
 
 log = logging.getLogger(__name__)
 FREE = ("resume", "steps", "logger", "paths")  # top-level keys
+# Which processes compute it; the random numbers are those of the prompt, whoever samples them.
+FREE_OF_TRAINER = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 ABSENT = "not set"
 
 
@@ -31,11 +34,12 @@ def check_unchanged(cfg: DictConfig) -> None:
     before = OmegaConf.load(run / ".hydra" / "config.yaml")
     was, now = (OmegaConf.to_container(one, resolve=False) for one in (before, cfg))
     changed = dict(_differences("", was, now))
-    refused = [line for key, line in changed.items() if key.partition(".")[0] not in FREE]
+    free = (*FREE, *FREE_OF_TRAINER)
+    refused = [line for key, line in changed.items() if key.partition(".")[0] not in free and key not in free]
     if refused:
         raise ValueError(
             f"resume={run} goes on with a run as it was started, and these differ:\n" + "\n".join(refused) + "\n"
-            "Leave them out (only steps, logger and paths may change), or start a new run."
+            "Leave them out (only steps, logger, paths and the number of processes may change), or start a new run."
         )
     if "steps" in changed:
         log.warning(

@@ -1,7 +1,7 @@
 """The keys of Lightning's trainer that t2 sets itself, or that would change nothing, and what to set instead.
 
-One process trains: the step rolls out, grades and updates by itself (`t2.training.module`), so that with several
-processes each would repeat all of it. All other keys are Lightning's, and are passed on.
+One process trains, or several that divide each step (trainer=ddp, `t2.training.ranks`). All other keys are Lightning's,
+and are passed on.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+DDP = "ddp"  # the strategy of several processes
 _ONE_PROCESS = (
-    "a run is one process on one device, and each of several would repeat the whole step. Start several runs instead "
+    "a run is one process on one device; trainer=ddp divides each step among several. Or start several runs "
     "(-m seed=0,1), or spread generation over GPUs with generation=vllm generation.engine.tensor_parallel=N"
 )
+_COUNTS = ("devices", "num_nodes")  # any number of them with trainer=ddp
 _LENGTH = "steps says how long a run is"
 _VALIDATION = "callbacks.validation validates: set callbacks.validation.every, .limit or .patience"
 _BATCHES = "a step takes prompts_per_step prompts: set that, or steps"
@@ -20,7 +22,7 @@ _BATCHES = "a step takes prompts_per_step prompts: set that, or steps"
 OWN_KEYS: Mapping[str, tuple[Collection[Any], str]] = {
     "devices": ((1, "1", "auto"), _ONE_PROCESS),
     "num_nodes": ((1,), _ONE_PROCESS),
-    "strategy": (("auto",), _ONE_PROCESS),
+    "strategy": (("auto", DDP), _ONE_PROCESS),
     "sync_batchnorm": ((False,), _ONE_PROCESS),
     "use_distributed_sampler": ((), _ONE_PROCESS),
     "gradient_clip_val": ((None,), "set optimizer.clip_norm"),
@@ -53,7 +55,11 @@ def trainer_faults(plain: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(trainer, Mapping):
         return
     for key, value in trainer.items():
-        yield from trainer_fault(str(key), value)
+        if trainer.get("strategy") == DDP and key in _COUNTS:
+            if type(value) is not int or value < 1:
+                yield f"trainer.{key} is {value!r}; allowed with trainer=ddp: at least 1 (an integer)."
+        else:
+            yield from trainer_fault(str(key), value)
     own = {"max_steps": ("steps", plain.get("steps")), "default_root_dir": ("hydra.run.dir", plain["paths"]["run"])}
     for key, (instead, expected) in own.items():
         if trainer.get(key) != expected:

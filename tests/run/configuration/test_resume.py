@@ -53,6 +53,12 @@ def test_several_differences_are_named_at_once(resumed: Any) -> None:
         check_unchanged(resumed(seed=1, domain="x"))
 
 
+def test_another_number_of_processes_may_go_on(resumed: Any) -> None:
+    check_unchanged(resumed(trainer={"devices": 4, "strategy": "ddp", "num_nodes": 2}))
+    with pytest.raises(ValueError, match=r"trainer\.precision: was not set, now 16-mixed"):
+        check_unchanged(resumed(trainer={"devices": 4, "precision": "16-mixed"}))
+
+
 def test_paths_and_loggers_may_change_and_steps_with_a_warning(resumed: Any, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         check_unchanged(resumed(paths={"run": "/elsewhere"}, logger={}))

@@ -29,7 +29,7 @@ def test_the_trainer_of_conf_passes() -> None:
     [
         ({"devices": 2}, "one process on one device"),
         ({"devices": True}, "one process on one device"),  # equal to 1
-        ({"strategy": "ddp"}, "one process on one device"),
+        ({"strategy": "ddp_spawn"}, "one process on one device"),
         ({"num_nodes": 2}, "one process on one device"),
         ({"gradient_clip_val": 1.0}, "set optimizer.clip_norm"),
         ({"accumulate_grad_batches": 4}, "set micro_batch_tokens"),
@@ -42,6 +42,13 @@ def test_what_t2_does_itself_is_refused_with_what_to_set(changes: dict[str, Any]
     (fault,) = faults(**changes)
     assert fault.startswith(f"trainer.{next(iter(changes))} is ")
     assert said in fault
+
+
+def test_several_processes_are_counted() -> None:
+    assert faults(strategy="ddp", devices=4, num_nodes=2) == []
+    for wrong in (0, "auto", True, [0, 1]):
+        (fault,) = faults(strategy="ddp", devices=wrong)
+        assert fault == f"trainer.devices is {wrong!r}; allowed with trainer=ddp: at least 1 (an integer)."
 
 
 def test_every_key_of_the_table_is_one_of_the_trainer() -> None:

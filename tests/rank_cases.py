@@ -1,0 +1,166 @@
+"""Short runs that tests/training/test_ranks.py compares: by one process, and by two that share them.
+
+As a script: what each of two processes does, started with the variables that torchrun sets.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import ROOT, LetterTask
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from training_run import fit, flat, make_module
+
+import t2.training.module
+from t2.run.metrics_csv import MetricsCSV
+from t2.run.ranks import AnotherRankFailed
+from t2.training.callbacks import Checkpoints, SampleTable, Validation
+from t2.training.data import PromptSchedule
+from t2.training.es import ES
+from t2.training.grpo import GRPO
+from t2.training.module import ExpertTraining
+from t2.training.objectives import RLOO, SFT, Reinforce
+from t2.training.ranks import AdapterDDP
+from t2.types import Example, Sampling
+
+CLIPPED_STEP = t2.training.module.clipped_step
+PROMPTS, STEPS = 7, 3  # a part of 3 and one of 4
+
+
+@dataclass(frozen=True)
+class FirstPrompts(LetterTask):
+    """Compares the samples of the first prompt of each step alone, or of none."""
+
+    prompts: tuple[str, ...] = ()
+
+    def score(self, example: Example, text: str) -> float:
+        return super().score(example, text) if example.prompt in self.prompts else 0.5
+
+
+@dataclass(frozen=True)
+class Breaks(LetterTask):
+    """Raises for the last prompt of the first step, which is the second process's."""
+
+    def score(self, example: Example, text: str) -> float:
+        if example.prompt == BATCHES[0][-1].prompt:
+            raise ValueError("this grader is broken")
+        return super().score(example, text)
+
+
+@dataclass(frozen=True)
+class Terminated(LetterTask):
+    """SIGTERM comes to the first process while the second waits for its completions."""
+
+    def score(self, example: Example, text: str) -> float:
+        if example.prompt == BATCHES[1][0].prompt:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().score(example, text)
+
+
+BATCHES = [PromptSchedule(LetterTask().split("train"), PROMPTS, 7).at(step) for step in range(STEPS)]
+ONE_SIDED = FirstPrompts(prompts=tuple(batch[0].prompt for batch in BATCHES))
+CASES: dict[str, dict[str, Any]] = {
+    "rloo": {"objective": RLOO(length_norm="batch_tokens")},
+    "reinforce": {"objective": Reinforce(batch_norm="standardize", kl_coefficient=0.1)},
+    "grpo": {"objective": GRPO(updates_per_rollout=2, scale="batch")},
+    "sft": {"objective": SFT()},
+    "es": {"objective": ES(population_size=4)},
+    "one_sided": {"task": ONE_SIDED},
+    "no_signal": {"task": FirstPrompts()},
+}
+
+
+def module_of(case: str) -> ExpertTraining:
+    module = make_module(lr=1e-2, **CASES[case])
+    if case == "sft":
+        module.sampling = Sampling(max_new_tokens=6, temperature=1.0)
+    return module
+
+
+def run(case: str, folder: Path, *, steps: int = STEPS, **options: Any) -> dict[str, Any]:
+    """Train as in a case, and return what has to be the same whoever computes it."""
+    module, validation, seen = module_of(case), Validation(every=2), []
+    keep_gradients(seen)
+    callbacks = [validation, SampleTable(every=1), Checkpoints()]
+    fit(module, folder, steps=steps, prompts=PROMPTS, callbacks=callbacks, **options)
+    record = module.last_step
+    assert record is not None
+    return {
+        "z": flat(module),
+        "gradients": seen,
+        "tokens": [[list(one.token_ids) for one in group] for group in record.completions],
+        "reports": {step: list(scores) for step, scores in validation.reports.items()},
+        "metrics": {name: value for name, value in module.metrics.items() if "second" not in name},
+    }
+
+
+def keep_gradients(seen: list[list[torch.Tensor | None]]) -> None:
+    """Have a copy of all gradients kept before each step."""
+
+    def recording(optimizer: Any, schedule: Any, parameters: Sequence[Any], clip_norm: float) -> dict[str, float]:
+        seen.append([None if one.grad is None else one.grad.clone() for one in parameters])
+        return CLIPPED_STEP(optimizer, schedule, parameters, clip_norm)
+
+    t2.training.module.clipped_step = recording
+
+
+def in_two_processes(folder: Path) -> list[dict[str, Any]]:
+    """Run this file in two processes, and return what each found."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", __file__, str(folder)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
+        )
+        for rank in range(2)
+    ]
+    codes = [process.wait(timeout=600) for process in processes]
+    assert codes == [0, 0], codes
+    return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def two() -> dict[str, Any]:
+    """The trainer's options for two processes."""
+    return {"strategy": AdapterDDP(), "devices": 2, "use_distributed_sampler": False}
+
+
+def main(folder: Path) -> None:
+    """All cases, each of the two ranks in folders of its own, which shows what it wrote."""
+    rank = int(os.environ["RANK"])
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {case: run(case, folder / f"{case}{rank}", **two()) for case in CASES}
+    found["stopped"] = run("rloo", folder / f"stopped{rank}", steps=2, **two())
+    try:
+        broken = make_module(task=Breaks())
+        fit(broken, folder / f"broken{rank}", prompts=PROMPTS, callbacks=[], logger=False, **two())
+    except (ValueError, AnotherRankFailed) as error:
+        found["broken"] = [type(error).__name__, str(error)]
+    found["metrics_file"] = MetricsCSV(str(folder / f"rloo{rank}")).rows != {}
+    torch.save(found, folder / f"found{rank}.pt")
+    try:  # last, since the two end apart
+        fit(
+            make_module(task=Terminated()),
+            folder / f"terminated{rank}",
+            prompts=PROMPTS,
+            callbacks=[Checkpoints()],
+            **two(),
+        )
+    except (SIGTERMException, AnotherRankFailed) as error:
+        (folder / f"ended{rank}").write_text(type(error).__name__)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,35 @@
+"""`train.py trainer=ddp` as it is typed: one folder, written by the first of two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(tmp_path: Path) -> None:
+    """Lightning starts the second, which would meet a locked folder if it did not follow."""
+    words = ["trainer=ddp", "experiment=smoke", "logger=csv", "steps=1", "prompts_per_step=3", "hydra.run.dir=run"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=tmp_path,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("divided among processes: 1 + 2.") == 1
+    assert "Error" not in done.stderr
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["command"] == "train"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *(".hydra", ".lock", "checkpoints", "expert.safetensors", "learning_curve.png", "metrics.csv", "results.json"),
+        *("samples.jsonl", "train.log"),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
