@@ -117,7 +117,7 @@ def test_equal_samples_and_parts_without_states_per_example_are_refused() -> Non
 
 
 def es_module(task: LetterTask | None = None, size: int = 6, **settings: Any) -> ExpertTraining:
-    module = make_module(objective=ES(population_size=size, sigma=0.1), task=task, **settings)
+    module = make_module(objective=ES(population_size=size, sigma=0.2), task=task, **settings)
     module.sampling = replace(module.sampling, samples=1)
     return module
 
@@ -128,7 +128,7 @@ def test_climbs_the_letters_and_leaves_the_base_alone(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in module.lm.model.state_dict().items()}
     fit(module, tmp_path, steps=20, prompts=6, logger=False, callbacks=[validation])
     first, last = (sum(validation.reports[step]) for step in (0, 20))
-    assert last > first + 0.5, validation.reports  # of 8
+    assert last > first + 2, validation.reports  # of 8
     after = module.lm.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items() if "parametrization" not in name)
 
