@@ -123,6 +123,9 @@ class Ranks:
             parameter.grad = part.view_as(parameter).clone()
 
 
+ALONE = Ranks()
+
+
 def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 

@@ -29,20 +29,18 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("shaping", ["center", "standardize", "rank"])
 def test_the_estimate_is_the_gradient_of_a_quadratic(shaping: str) -> None:
     """f = -(x - c)' A (x - c): a pair's difference is 2 sigma grad f . e exactly, so its mean is -grad f."""
-    size, sigma, pairs = 5, 0.3, 60_000
+    size, sigma, pairs = 5, 0.3, 1000
     root, x, c = normal(size, size), normal(size, seed=1), normal(size, seed=2)
     a = root @ root.T
     slope = -2 * a @ (x - c)
     noise = normal(pairs, size, seed=3)
     points = torch.stack([x + sigma * noise, x - sigma * noise], dim=1).flatten(0, 1) - c  # (P, n)
     fitness = -torch.einsum("pi,ij,pj->p", points, a, points)
-    if shaping == "rank":  # compares all with all
-        fitness, noise = fitness[:4000], noise[:2000]
     found = antithetic_gradient(shape_fitness(fitness, shaping), lambda pair: [noise[pair]], sigma)
     assert found is not None
     if shaping == "center":
-        assert float((found[0] + slope).norm() / slope.norm()) < 0.03
-    assert float(torch.cosine_similarity(found[0], -slope, dim=0)) > (0.99 if shaping == "rank" else 0.999)
+        assert float((found[0] + slope).norm() / slope.norm()) < 0.16  # about the root of 6 / 1000, twice
+    assert float(torch.cosine_similarity(found[0], -slope, dim=0)) > 0.98
 
 
 @pytest.mark.parametrize(
@@ -58,8 +56,8 @@ def test_the_estimate_is_the_gradient_of_a_quadratic(shaping: str) -> None:
     ],
 )
 def test_shaped_fitness(shaping: str, fitness: list[float], expected: list[float]) -> None:
-    found = shape_fitness(torch.tensor(fitness).double(), shaping)
-    torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=0, atol=1e-12)
+    found = shape_fitness(torch.tensor(fitness, dtype=torch.float64), shaping)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
     assert [bool(one) for one in found] == [bool(one) for one in expected]  # zeros are exact
 
 
@@ -107,9 +105,9 @@ def test_equal_samples_and_parts_without_states_per_example_are_refused() -> Non
         ES().check_sampling(Sampling(samples=4))
     ES().check_sampling(Sampling())
     module = make_module()
-    with pytest.raises(ValueError, match="object cannot generate with. Use generation=hf"):
+    with pytest.raises(ValueError, match=r"object cannot generate with\. Use generation=hf"):
         ES().check_parts(module.adapter, object())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="object cannot apply. Use adapter=svf"):
+    with pytest.raises(ValueError, match=r"object cannot apply\. Use adapter=svf"):
         ES().check_parts(object(), module.generator)  # type: ignore[arg-type]
     assert isinstance(ES(), PopulationObjective)
     assert not isinstance(RLOO(), PopulationObjective)
@@ -119,18 +117,18 @@ def test_equal_samples_and_parts_without_states_per_example_are_refused() -> Non
 
 
 def es_module(task: LetterTask | None = None, size: int = 6, **settings: Any) -> ExpertTraining:
-    module = make_module(objective=ES(population_size=size, sigma=0.1), task=task, **settings)
+    module = make_module(objective=ES(population_size=size, sigma=0.2), task=task, **settings)
     module.sampling = replace(module.sampling, samples=1)
     return module
 
 
 def test_climbs_the_letters_and_leaves_the_base_alone(tmp_path: Path) -> None:
-    module, validation = es_module(size=32, lr=0.1, total_steps=12), Validation(every=12)
+    module, validation = es_module(size=32, lr=0.1, total_steps=20), Validation(every=20)
     module.settings = replace(module.settings, clip_norm=1.0)
     before = {name: value.clone() for name, value in module.lm.model.state_dict().items()}
-    fit(module, tmp_path, steps=12, prompts=6, logger=False, callbacks=[validation])
-    first, last = (sum(validation.reports[step]) for step in (0, 12))
-    assert last > first + 1, validation.reports  # of 8
+    fit(module, tmp_path, steps=20, prompts=6, logger=False, callbacks=[validation])
+    first, last = (sum(validation.reports[step]) for step in (0, 20))
+    assert last > first + 2, validation.reports  # of 8
     after = module.lm.model.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items() if "parametrization" not in name)
 

@@ -109,7 +109,7 @@ def test_loss_gradient_and_clipped_tokens_are_trls(loss_type: str, length_norm: 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_advantages_are_trls(scale: Any) -> None:
-    """trl 1.16, trl/trainer/grpo_trainer.py, lines 2764 to 2787, stated again: it is in the middle of a long method."""
+    """trl 1.16, trl/trainer/grpo_trainer.py, lines 2765 to 2787, stated again: it is in the middle of a long method."""
     nanstd = pytest.importorskip("trl.trainer.utils").nanstd
     rewards = REWARDS.flatten()
     std = nanstd(REWARDS, dim=1).repeat_interleave(3, dim=0) if scale == "group" else nanstd(rewards).expand_as(rewards)
@@ -119,7 +119,7 @@ def test_advantages_are_trls(scale: Any) -> None:
 
 
 def test_rloo_is_trls_at_its_first_update() -> None:
-    """Advantages by rloo_trainer.py, lines 1684 to 1690 of trl 1.16; the gradient by its own `_compute_loss`."""
+    """Advantages by rloo_trainer.py, lines 1686 to 1690 of trl 1.16; the gradient by its own `_compute_loss`."""
     advantages = RLOO().advantages(REWARDS, KEPT)
     torch.testing.assert_close(advantages, REWARDS - (REWARDS.sum(dim=1, keepdim=True) - REWARDS) / 2)
     found, _ = gradient(RLOO(), advantages, OLD, None)

