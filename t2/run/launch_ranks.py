@@ -28,7 +28,7 @@ def rank_arguments(arguments: Sequence[str]) -> list[str]:
         own.append("++hydra.job_logging.handlers.file.delay=true")  # else the file is made, though nothing is written
     if not torch.distributed.is_torchelastic_launched() or any(one.startswith("hydra.run.dir=") for one in own):
         return own
-    store, number, _ = next(rendezvous("env://"))  # type: ignore[no-untyped-call]
+    store, number, _ = next(rendezvous("env://"))
     key = f"t2/folder/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
     if number == 0:
         store.set(key, time.strftime("outputs/%Y-%m-%d/%H-%M-%S"))
