@@ -51,6 +51,9 @@ def train(cfg: DictConfig) -> Results | None:
     quiet_libraries()
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
+    several = cfg.trainer.get("strategy") == DDP
+    if several:
+        divide(cfg)
     module, data, callbacks = build(cfg)
     with open_dict(cfg):
         cfg.paths.run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:10]
@@ -59,7 +62,6 @@ def train(cfg: DictConfig) -> Results | None:
         loggers = list(instantiate(cfg.logger).values())
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
-        several = cfg.trainer.get("strategy") == DDP
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
         trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
@@ -83,10 +85,17 @@ def check_parts(cfg: DictConfig) -> None:
         check_domain(cfg.domain)
 
 
-def parts_text(cfg: DictConfig) -> str:
-    """How many prompts of a step each process has."""
+def divide(cfg: DictConfig) -> None:
+    """Log how many prompts of a step each of several processes has, and give this one its device.
+
+    Raises:
+        ValueError: what `device_of_rank` refuses.
+    """
     size = cfg.trainer.devices * cfg.trainer.get("num_nodes", 1)
-    return " + ".join(str(len(Ranks(rank, size).part(cfg.prompts_per_step))) for rank in range(size))
+    parts = [len(Ranks(rank, size).part(cfg.prompts_per_step)) for rank in range(size)]
+    log.info("Each step's prompts are divided among processes: %s.", " + ".join(map(str, parts)))
+    if "device" in cfg.base_model:
+        cfg.base_model.device = device_of_rank(cfg.base_model.device, cfg.trainer.devices)
 
 
 def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
@@ -108,10 +117,6 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     callbacks = list(instantiate(cfg.callbacks).values())
     validation = validation_of(callbacks)
     adapter = instantiate(cfg.adapter)
-    if cfg.trainer.get("strategy") == DDP:
-        log.info("Each step's prompts are divided among processes: %s.", parts_text(cfg))
-        if "device" in cfg.base_model:
-            cfg.base_model.device = device_of_rank(cfg.base_model.device, cfg.trainer.devices)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()

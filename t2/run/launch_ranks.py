@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
+from torch.distributed.rendezvous import rendezvous
 
 from t2.run.configuration.trainer import DDP
 from t2.run.ranks import rank
@@ -27,7 +28,7 @@ def rank_arguments(arguments: Sequence[str]) -> list[str]:
         own.append("++hydra.job_logging.handlers.file.delay=true")  # else the file is made, though nothing is written
     if not torch.distributed.is_torchelastic_launched() or any(one.startswith("hydra.run.dir=") for one in own):
         return own
-    store, number, _ = next(torch.distributed.rendezvous("env://"))  # type: ignore[no-untyped-call]
+    store, number, _ = next(rendezvous("env://"))
     key = f"t2/folder/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
     if number == 0:
         store.set(key, time.strftime("outputs/%Y-%m-%d/%H-%M-%S"))

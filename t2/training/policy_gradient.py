@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ from t2.policy.packing import group_by_prompt, micro_batches, row_tokens
 from t2.policy.prompt_sharing import exceeds_window
 from t2.run.ranks import no_bar
 from t2.training.objectives import Objective
-from t2.training.ranks import Ranks
+from t2.training.ranks import ALONE, Ranks
 from t2.training.rollout import Rollout
 from t2.training.update_sums import UpdateSums
 
@@ -47,7 +48,7 @@ def accumulate_gradient(
     backward: Callable[[Tensor], None],
     seed: int = 0,
     kept: dict[int, Tensor] | None = None,
-    ranks: Ranks | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, float]:
     """Call `backward` with the loss of each micro-batch, and return metrics of the update.
 
@@ -56,18 +57,16 @@ def accumulate_gradient(
     over all completions of their KL as the loss weighs it: exact where the objective uses it, else an unbiased estimate
     on completions that are drawn at random by `seed`. `kept` gets log-probs for `Rollout.after_update`.
 
-    With several `ranks` each takes a part of the prompts that have a gradient; the gradients of `adapter` afterwards
-    are their sum, and the metrics those of the whole, on every rank. `kept` has those of this rank, which takes the
-    same part again in another update on the rollout.
+    Each of several `ranks` takes a part of the prompts that have a gradient, and the same in another update on the
+    rollout. Afterwards gradients of `adapter` and metrics are those of the whole on every rank; `kept` has its part.
 
     In float16 the loss is multiplied by about N, so that no gradient of a large rollout falls below what float16 holds,
-    and the gradients of `adapter`, which have to be None or 0 before, are divided by it afterwards.
+    and the gradients of `adapter` are divided by it afterwards. They have to be None or 0 before.
 
     Raises:
         NonFiniteError: a log-prob or divergence that is NaN or infinite; the numbers are those of the rollout.
         AnotherRankFailed: see `Ranks.exchange`.
     """
-    ranks = ranks or Ranks()
     in_loss = objective.kl_coefficient > 0
     shared = share_prompts and not exceeds_window(lm, rollout.completions)
     if shared != share_prompts:
@@ -76,25 +75,10 @@ def accumulate_gradient(
     used = [n for n in range(len(rollout.completions)) if in_loss or rollout.advantages[n] != 0]
     passes = _Passes(lm, adapter, rollout, shared=shared, micro_batch_tokens=micro_batch_tokens)
     scale = float(2 ** int(math.log2(rollout.total_samples))) if lm.dtype == torch.float16 else 1.0
-
-    def own() -> UpdateSums:
-        sums = UpdateSums()
-        for numbers, part, token in passes.over(
-            _part_of(used, rollout, ranks), objective.kl_direction if in_loss else None
-        ):
-            if kept is not None:
-                kept.update(_log_probs_by_number(numbers, token))
-            loss = objective.loss(token, part)
-            backward(loss.total * scale)
-            sums.add(loss, token)
-        if with_kl and not in_loss:
-            sums.kl = _estimate_kl(passes, objective, used, seed, ranks)
-        sums.present = [parameter.grad is not None for parameter in adapter.trainable()]
-        return sums
-
+    kl_seed = seed if with_kl and not in_loss else None
+    own = partial(_own_part, passes, objective, used, ranks, backward=backward, scale=scale, kept=kept, kl_seed=kl_seed)
     sums = UpdateSums.total(ranks.exchange(own))
-    if used:
-        ranks.sum_gradients(adapter.trainable(), sums.present)
+    ranks.sum_gradients(adapter.trainable(), sums.present)
     for parameter in adapter.trainable():
         if scale != 1.0 and parameter.grad is not None:
             parameter.grad /= scale
@@ -148,6 +132,35 @@ def _log_probs_by_number(numbers: Sequence[int], token: TokenLogProbs) -> dict[i
     """The log-probs (T_n,) of each completion, without a gradient."""
     rows = zip(numbers, token.log_probs.detach(), token.mask, strict=True)
     return {number: log_probs[mask] for number, log_probs, mask in rows}
+
+
+def _own_part(
+    passes: _Passes,
+    objective: Objective,
+    used: Sequence[int],
+    ranks: Ranks,
+    *,
+    backward: Callable[[Tensor], None],
+    scale: float,
+    kept: dict[int, Tensor] | None,
+    kl_seed: int | None,
+) -> UpdateSums:
+    """Call `backward` with `scale` times the loss of each micro-batch of this rank's part of the update.
+
+    `kl_seed` draws the completions on which a KL for the log is estimated; None: it is in the loss, or not wanted.
+    """
+    sums = UpdateSums()
+    numbers, direction = _part_of(used, passes.rollout, ranks), objective.kl_direction
+    for chosen, part, token in passes.over(numbers, direction if objective.kl_coefficient > 0 else None):
+        if kept is not None:
+            kept |= _log_probs_by_number(chosen, token)
+        loss = objective.loss(token, part)
+        backward(loss.total * scale)
+        sums.add(loss, token)
+    if kl_seed is not None:
+        sums.kl = _estimate_kl(passes, objective, used, kl_seed, ranks)
+    sums.present = [parameter.grad is not None for parameter in passes.adapter.trainable()]
+    return sums
 
 
 def _part_of(used: Sequence[int], rollout: Rollout, ranks: Ranks) -> list[int]:

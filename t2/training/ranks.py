@@ -119,8 +119,11 @@ class Ranks:
         flat = torch.cat([_gradient(parameter).flatten() for parameter in summed])
         with _noticing_the_lost():
             dist.all_reduce(flat)
-        for parameter, part in zip(summed, flat.split([one.numel() for one in summed]), strict=True):
+        for parameter, part in zip(summed, torch.split(flat, [one.numel() for one in summed]), strict=True):
             parameter.grad = part.view_as(parameter).clone()
+
+
+ALONE = Ranks()
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
