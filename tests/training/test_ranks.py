@@ -50,11 +50,12 @@ def test_gradients_and_z_are_those_of_one_process(case: str, one: Any, two: Any)
     updates = STEPS * CASES[case].get("objective", rank_cases.RLOO()).updates_per_rollout if case != "es" else STEPS
     assert len(one[case]["gradients"]) == updates
     for found in two:
-        for ours, whole in zip(found[case]["gradients"], one[case]["gradients"], strict=True):
+        for update, (ours, whole) in enumerate(zip(found[case]["gradients"], one[case]["gradients"], strict=True)):
             assert [g is None for g in ours] == [g is None for g in whole]
             if whole[0] is not None:
                 flat, expected = (torch.cat([g.flatten() for g in of]) for of in (ours, whole))
-                assert float((flat - expected).norm() / expected.norm()) < 1e-6
+                allowed = 1e-5 if update else 1e-6  # later ones are taken at a z that rounding has moved
+                assert float((flat - expected).norm() / expected.norm()) < allowed
         torch.testing.assert_close(found[case]["z"], one[case]["z"], rtol=0, atol=5e-6)  # AdamW enlarges rounding
     assert torch.equal(two[0][case]["z"], two[1][case]["z"])
     moved = bool((one[case]["z"] != 1).any())

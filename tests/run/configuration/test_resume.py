@@ -14,6 +14,7 @@ from t2.run.configuration.resume import check_unchanged
 STARTED = {
     "seed": 0, "steps": 5, "resume": None, "paths": {"run": "${hydra:runtime.output_dir}"}, "logger": {"csv": {"a": 1}},
     "optimizer": {"lr": 0.1, "betas": [0.9, 0.99]}, "objective": {"_target_": "some.RLOO", "reward": 1.0},
+    "trainer": {"devices": 1, "strategy": "auto"},
 }  # fmt: skip
 
 
@@ -55,8 +56,8 @@ def test_several_differences_are_named_at_once(resumed: Any) -> None:
 
 def test_another_number_of_processes_may_go_on(resumed: Any) -> None:
     check_unchanged(resumed(trainer={"devices": 4, "strategy": "ddp", "num_nodes": 2}))
-    with pytest.raises(ValueError, match=r"trainer\.precision: was not set, now 16-mixed"):
-        check_unchanged(resumed(trainer={"devices": 4, "precision": "16-mixed"}))
+    with pytest.raises(ValueError, match=r"differ:\n    trainer\.precision: was not set, now 16-mixed"):
+        check_unchanged(resumed(trainer={"devices": 4, "strategy": "ddp", "precision": "16-mixed"}))
 
 
 def test_paths_and_loggers_may_change_and_steps_with_a_warning(resumed: Any, caplog: pytest.LogCaptureFixture) -> None:
