@@ -77,7 +77,7 @@ def build(model: str, dispatch: Path | None, centroids: Path | None, task: Dispa
     lm = tiny_model(context_length=4096) if model == "tiny" else load(model)  # solved examples make prompts long
     svf = inject_svf(lm)
     if model == "tiny":
-        experts = random_experts(lm, svf, ("arithmetic", "reading", "compare", "dispatch"), 0.01)
+        experts = random_experts(lm, svf, ("sums", "reading", "dispatch"), 0.01)
         pool = ExpertPool({name: one for name, one in experts.items() if name != "dispatch"}, experts["dispatch"])
     else:
         pool = ExpertPool.load(ROOT / "experts" / "smollm2_135m")

@@ -91,7 +91,7 @@ def test_a_strategy_that_was_just_fitted_answers_prompts(adapt) -> None:
 
 
 def test_centroids_are_made_of_a_dispatch_task_saved_and_applied_later(adapt, folder, tmp_path) -> None:
-    domains = [f"~task.domains.{label}" for label in ("arithmetic", "reading", "compare")]
+    domains = [f"~task.domains.{label}" for label in ("sums", "reading")]
     domains += ["+task@task.domains.math=chain_sum", "+task@task.domains.letters=letter_counting", "~task.descriptions"]
     sizes = ("task.train_size=4", "task.val_size=3", "task.test_size=2")
     shown = adapt("strategy=centroid", "task=dispatch", *domains, *sizes, "shots=0")
