@@ -1,8 +1,8 @@
 """The adapters of PEFT (LoRA, DoRA, IA3, VeRA and others), injected into a model and used as SVF is.
 
-They are rivals of SVF (arXiv 2501.06252, Table 1 compares with LoRA): the same prompts, rewards and optimizer train them,
-and the same scripts score them. PEFT makes the layers and computes with them; each of its layers, the matrix that it
-wraps, and a dense W' for `merged()` are put into the model by turns, so that the base model is exactly what it was.
+They are rivals of SVF (arXiv 2501.06252, Table 1 compares with LoRA): the same prompts, rewards and optimizer train
+them, and the same scripts score them. PEFT makes the layers and computes with them; each of its layers, the matrix that
+it wraps, and a dense W' for `merged()` are put into the model by turns, so that the base model is exactly what it was.
 
 Not done here: methods that change the base model's own weights, or that are no layer in the place of a matrix (prompt
 tuning), a state per example, and choosing matrices (`t2.adapters.targets`).
@@ -14,36 +14,24 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.named_parameters import NamedParameters
+from t2.adapters.peft_settings import TUNERS, beyond_defaults, check_settings, make_config
 from t2.adapters.slots import Cast, Slots
 from t2.adapters.targets import find_targets, text_name
 from t2.run.files import atomic_path, save_tensors
-from t2.run.messages import check_choice, did_you_mean
+from t2.run.messages import check_choice
 
 NAME = "default"  # PEFT's name of the one adapter in a model
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own
-# No dense weight in the place of a matrix can hold what these do, or PEFT's own training loop takes part.
-UNFIT = (
-    *("adalora", "adaption_prompt", "beft", "cartridge", "cpt", "lily", "ln_tuning", "multitask_prompt_tuning"),
-    *("p_tuning", "poly", "prefix_tuning", "prompt_tuning", "shadow", "trainable_tokens", "xlora"),
-)
-TUNERS = {kind.value.lower(): kind for kind in PEFT_TYPE_TO_TUNER_MAPPING if kind.value.lower() not in UNFIT}
-OURS = {  # keys of PEFT's configurations that this adapter sets -> what a user sets instead
-    "target_modules": "adapter.modules", "exclude_modules": "adapter.modules", "layers_to_transform": "adapter.layers",
-    "layers_pattern": "adapter.layers", "peft_type": "adapter.method", "modules_to_save": None, "inference_mode": None,
-    "task_type": None, "target_parameters": None, "trainable_token_indices": None,
-}  # fmt: skip
 
 
 class PeftAdapter(NamedParameters):
@@ -72,8 +60,7 @@ class PeftAdapter(NamedParameters):
         check_choice("adapter.method", method, TUNERS)
         self.method, self.settings, self.seed = method, dict(settings or {}), seed
         self.modules_spec, self.layers_spec = modules, layers
-        self._config_class = PEFT_TYPE_TO_CONFIG_MAPPING[TUNERS[method]]
-        self._check_settings()
+        check_settings(method, self.settings)
         self.layers: dict[str, BaseTunerLayer] = {}  # by the module's name in this model
         self.frobenius_norms: dict[str, float] = {}  # `text_name` -> that of the matrix
         self._slots = Slots()
@@ -86,8 +73,7 @@ class PeftAdapter(NamedParameters):
     def describe(self) -> dict[str, Any]:
         """The settings that decide what a state means, by key of the configuration; those at PEFT's default are left
         out, and so is the seed, which decides the initial numbers alone."""
-        defaults = self._config_class().to_dict()
-        own = {key: value for key, value in self.settings.items() if value != defaults[key]}
+        own = beyond_defaults(self.method, self.settings)
         where = {"modules": self.modules_spec, "layers": self.layers_spec}
         return {"method": self.method, **where, **{f"settings.{key}": own[key] for key in sorted(own)}}
 
@@ -100,7 +86,9 @@ class PeftAdapter(NamedParameters):
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         norms = {path: _norm(module) for path, module in targets.items()}
-        config = self._configure(model, source, targets)
+        feedforward = self.settings.get("feedforward_modules")
+        inner = find_targets(model, feedforward, self.layers_spec) if feedforward else {}
+        config = make_config(self.method, self.settings, source, targets, inner)
         was_training = model.training
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -124,8 +112,8 @@ class PeftAdapter(NamedParameters):
     def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
         """Within the block each matrix is one dense W' of the present state, or of `state`, without gradients.
 
-        What `state` leaves out has its initial value, so that `{}` is the base. `dtype` rounds W'; inputs are cast to it
-        and outputs back.
+        What `state` leaves out has its initial value, so that `{}` is the base. `dtype` rounds W'; inputs are cast to
+        it and outputs back.
 
         Raises:
             ValueError: `state` has names or shapes that the adapter does not.
@@ -187,40 +175,6 @@ class PeftAdapter(NamedParameters):
                     layer.merged_adapters.clear()
                 yield path, dense
 
-    def _configure(self, model: nn.Module, source: str, targets: Mapping[str, nn.Module]) -> Any:
-        """PEFT's configuration; ValueError where it refuses the settings."""
-        settings = dict(self.settings)
-        if "feedforward_modules" in settings:
-            chosen = find_targets(model, settings["feedforward_modules"], self.layers_spec)
-            settings["feedforward_modules"] = [name for name in chosen if name in targets]
-        if any(isinstance(module, Conv1D) for module in targets.values()) and self._has("fan_in_fan_out"):
-            settings.setdefault("fan_in_fan_out", True)
-        try:
-            return self._config_class(
-                target_modules=list(targets), base_model_name_or_path=source, inference_mode=False, **settings
-            )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"PEFT refuses adapter.settings of {self.method}: {error}") from error
-
-    def _has(self, key: str) -> bool:
-        return key in {field.name for field in fields(self._config_class)}
-
-    def _check_settings(self) -> None:
-        names = sorted({field.name for field in fields(self._config_class)} - OURS.keys())
-        for key, value in self.settings.items():
-            if key in OURS:
-                instead = f"; set {OURS[key]}" if OURS[key] else ""
-                raise ValueError(f"adapter.settings.{key} is t2's own to set{instead}. Leave it out.")
-            if key not in names:
-                raise ValueError(
-                    f"adapter.settings.{key} is no setting of PEFT's {self._config_class.__name__}; allowed: "
-                    f"{', '.join(names)}.{did_you_mean(key, names)}"
-                )
-            if key.endswith("dropout") and value:
-                raise ValueError(
-                    f"adapter.settings.{key} is {value}, and t2 trains in evaluation mode, without dropout. Set it to 0."
-                )
-
     def _check_injected(self, norms: Mapping[str, float]) -> None:
         """Raise ValueError unless the method only added layers, and begins at the base."""
         about = f"adapter.method={self.method} with these adapter.settings"
@@ -238,8 +192,8 @@ class PeftAdapter(NamedParameters):
         if outside or not self.parameters:
             raise ValueError(f"{about} trains {outside[:1] or 'nothing'}; t2 trains the added layers alone.")
         path, dense = next(self._dense(None))
-        weight = self.layers[path].get_base_layer().weight
-        if not torch.allclose(dense.weight.float(), weight.float(), rtol=1e-2, atol=1e-5):
+        merged, own = (one.get_parameter("weight").float() for one in (dense, self.layers[path].get_base_layer()))
+        if not torch.allclose(merged, own, rtol=1e-2, atol=1e-5):
             raise ValueError(f"{about} does not begin at the base model (see {path}). Take another initialization.")
 
 
@@ -248,7 +202,7 @@ def _norm(module: nn.Module) -> float:
 
 
 def _to_float32(layer: BaseTunerLayer) -> None:
-    """Have all numbers of a layer but those of the matrix that it wraps in fp32: AdamW's steps vanish in half precision."""
+    """Have a layer's numbers, but those of the matrix that it wraps, in fp32: in half precision AdamW's steps vanish."""
     base = set(layer.get_base_layer().modules())
     for module in layer.modules():
         for held in (module._parameters, module._buffers) if module not in base else ():

@@ -2,8 +2,8 @@
 
     h' = block(h) + v        v (d,), v = 0 is the base model
 
-A rival of SVF with d numbers per layer (arXiv 2505.18706, bias-only adaptation trained by reinforcement learning: 0.0016 %
-of the parameters of a model of 8 billion). The vector is added at every position, of prompt and answer alike.
+A rival of SVF with d numbers per layer (arXiv 2505.18706, bias-only adaptation trained by reinforcement learning:
+0.0016 % of the parameters of a model of 8 billion). The vector is added at every position, of prompt and answer alike.
 
 No weight matrix holds it, and a bias of the block's last matrix would round differently and does not exist in most
 models: `merged()` is the active mode without gradients, and `merged_weights()` refuses. Not done here: a vector of its
