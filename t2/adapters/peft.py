@@ -202,7 +202,7 @@ def _norm(module: nn.Module) -> float:
 
 
 def _to_float32(layer: BaseTunerLayer) -> None:
-    """Have a layer's numbers, but those of the matrix that it wraps, in fp32: in half precision AdamW's steps vanish."""
+    """Have a layer's own numbers in fp32, since in half precision AdamW's steps vanish; its matrix stays as it is."""
     base = set(layer.get_base_layer().modules())
     for module in layer.modules():
         for held in (module._parameters, module._buffers) if module not in base else ():
