@@ -24,14 +24,15 @@ from omegaconf import DictConfig
 from t2.adaptation.centroid import Centroid
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
+from t2.adapters.svf import SVF
 from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
 from t2.evaluation.tables import bars, history_table
 from t2.experts.centroids import CENTROIDS_FILE, Centroids
-from t2.experts.expert import Expert, apply_expert
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
+from t2.experts.trained import apply_trained, check_mixable, load_trained
 from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import decode_lines, read_lines
@@ -57,15 +58,17 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     support: Sequence[Example] = ()
     if task is not None:
         support = choose_support(task, shots=cfg.shots, split=cfg.support_split, seed=cfg.seed, scored=())
-    expert = Expert.load(Expert.find(cfg.expert)) if cfg.expert else None
-    lm, adapter = instantiate(cfg.base_model), instantiate(cfg.adapter)
-    with phases("svd"):
+    adapter = instantiate(cfg.adapter)
+    check_mixable(adapter, ["experts="] if pool is not None else [])
+    expert = load_trained(cfg.expert, adapter) if cfg.expert else None
+    lm = instantiate(cfg.base_model)
+    with phases("svd" if isinstance(adapter, SVF) else "inject"):
         adapter.inject(lm.model, lm.source)
     build = instantiate(cfg.generation)
     generator: AdaptableGenerator = build(lm=lm, adapter=adapter)
     systems: dict[str, Generator] = {BASE: build(lm=lm, adapter=adapter, weights="base")}
     if expert is not None:
-        apply_expert(adapter, expert, source=lm.source, transfer=cfg.transfer)
+        apply_trained(adapter, expert, source=lm.source, transfer=cfg.transfer)
         systems[EXPERT] = generator
     if strategy is not None:
         systems[strategy.name] = TwoPass(generator, pool, strategy, pass2=cfg.pass2, transfer=cfg.transfer)

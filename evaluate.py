@@ -16,6 +16,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from t2.adaptation.strategy import Strategy
+from t2.adapters.base import Adapter, adapter_name
+from t2.adapters.svf import SVF
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
@@ -32,8 +34,8 @@ from t2.evaluation.results import Results
 from t2.evaluation.selection import derived
 from t2.evaluation.systems import BASE, EXPERT, name_strategies, pool_systems
 from t2.evaluation.tables import results_text
-from t2.experts.expert import Expert, apply_expert
 from t2.experts.pool import ExpertPool
+from t2.experts.trained import Trained, apply_trained, check_mixable, load_trained
 from t2.models.language_model import LanguageModel
 from t2.models.precision import Precision
 from t2.policy.generator import Generator
@@ -49,15 +51,15 @@ CONF = Path(__file__).resolve().parent / "conf"
 class Adapters:
     """What is scored beside the base: an expert, and a pool of experts with strategies by system name."""
 
-    expert: Expert | None
+    expert: Trained | None
     pool: ExpertPool | None
     strategies: Mapping[str, Strategy]
     domains: Mapping[str, str]  # task -> its true domain in the pool, of those that have one
 
     @property
-    def experts(self) -> dict[str, Expert]:
+    def experts(self) -> dict[str, Trained]:
         """All of them by system name."""
-        single = {EXPERT: self.expert} if self.expert is not None else {}
+        single: dict[str, Trained] = {EXPERT: self.expert} if self.expert is not None else {}
         pooled = self.pool.experts if self.pool is not None else {}
         return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
 
@@ -82,14 +84,16 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     benchmark = build_benchmark(cfg, shots=cfg.shots if wanted else 0)
     for contrast in cfg.contrasts:
         parse_contrast(contrast)
-    adapters = build_adapters(cfg, strategies, benchmark)
+    adapter = instantiate(cfg.adapter)
+    adapters = build_adapters(cfg, strategies, benchmark, adapter)
     seen = adapters.seen(benchmark)
     check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
     benchmark.check_lengths(lm)
-    adapter = instantiate(cfg.adapter) if adapters.expert is not None or adapters.pool is not None else None
-    if adapter is not None:
-        with phases("svd"):
+    if adapters.expert is None and adapters.pool is None:
+        adapter = None
+    else:
+        with phases("svd" if isinstance(adapter, SVF) else "inject"):
             adapter.inject(lm.model, lm.source)
     systems = build_systems(cfg, adapters, lm, adapter)
     with phases("select"):
@@ -104,7 +108,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     results = Results(
         command="evaluate",
         base_model=lm.source,
-        adapter=type(adapter).__name__ if adapter is not None else None,
+        adapter=adapter_name(adapter) if adapter is not None else None,
         split=cfg.split,
         seed=cfg.seed,
         seconds=seconds,
@@ -145,15 +149,20 @@ def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
     )
 
 
-def build_adapters(cfg: DictConfig, strategies: Mapping[str, Strategy], benchmark: Benchmark) -> Adapters:
-    """The experts of the configuration; ValueError where they do not go with the strategies or the benchmark."""
+def build_adapters(
+    cfg: DictConfig, strategies: Mapping[str, Strategy], benchmark: Benchmark, adapter: Adapter
+) -> Adapters:
+    """The experts of the configuration; ValueError where they do not go with the adapter, strategies or benchmark."""
+    check_mixable(
+        adapter, [key for key, given in (("experts=", cfg.get("experts")), ("strategy=", strategies)) if given]
+    )
     pool = instantiate(cfg.get("experts"))
     if strategies and pool is None:
         raise ValueError(f"{', '.join(strategies)} would choose among the experts of a pool: give experts=POOL, too.")
     domains = benchmark.true_domains(labels_of(pool)) if pool is not None else {}
     if pool is not None and (left := [name for name in benchmark.examples if name not in domains]):
         log.info("No domain, so not in a confusion matrix: %s (see benchmark_domains).", ", ".join(left))
-    expert = Expert.load(Expert.find(cfg.expert)) if cfg.expert else None
+    expert = load_trained(cfg.expert, adapter) if cfg.expert else None
     return Adapters(expert, pool, strategies, domains)
 
 
@@ -164,7 +173,7 @@ def build_systems(cfg: DictConfig, adapters: Adapters, lm: LanguageModel, adapte
         return systems
     adapted = instantiate(cfg.generation)(lm=lm, adapter=adapter)
     if adapters.expert is not None:
-        apply_expert(adapter, adapters.expert, source=lm.source, transfer=cfg.transfer)
+        apply_trained(adapter, adapters.expert, source=lm.source, transfer=cfg.transfer)
         systems[EXPERT] = adapted
     if adapters.pool is not None:
         systems |= pool_systems(

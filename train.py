@@ -17,17 +17,21 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import t2
+from t2.adapters.base import adapter_name
+from t2.adapters.svf import SVF
 from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.report import describe_data, summarize
 from t2.evaluation.results import Results
 from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.compatibility import DISPATCH, check_domain
+from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
-from t2.experts.fingerprint import fingerprint_of
+from t2.experts.trained import origin
 from t2.models.precision import Precision
 from t2.run.configuration.trainer import DDP
 from t2.run.launch import launch, quiet_libraries
+from t2.run.launch_folder import overrides_of
 from t2.run.results import CURVE_FILE, git_commit
 from t2.tasks.prompt_hash import prompt_hashes
 from t2.training.activation_checkpointing import recompute_blocks
@@ -121,13 +125,11 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()
     adapter.inject(lm.model, lm.source)
-    svd_seconds = time.perf_counter() - start
+    inject_seconds = time.perf_counter() - start
     if cfg.recompute_activations:
         recompute_blocks(lm.model)
     metadata = ExpertMetadata(
         base_model=lm.source,
-        fingerprint=fingerprint_of(adapter.singular_values, adapter.frobenius_norms),
-        parametrization=adapter.parametrization,
         task=task.name,
         domain=cfg.domain,
         description=cfg.description,
@@ -135,8 +137,8 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         step=0,
         t2_version=t2.__version__,
         git_commit=git_commit(CONF),
-        learned=None if adapter.spectrum.is_default else str(adapter.spectrum),
         prompts=frozenset(prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
+        **origin(adapter),
     )
     module = ExpertTraining(
         lm=lm,
@@ -154,7 +156,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         score_workers=cfg.score_workers,
         seed=cfg.seed,
     )
-    module.phases.total_seconds["svd"] = svd_seconds
+    module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
     return module, data, callbacks
 
 
@@ -167,7 +169,7 @@ def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback],
     results = Results(
         command="train",
         base_model=module.lm.source,
-        adapter=type(module.adapter).__name__,
+        adapter=adapter_name(module.adapter),
         task=task.name,
         strategy="fixed",
         split="val",
@@ -180,7 +182,10 @@ def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback],
     ).write(run)
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))
-    log.info("Expert: %s\nNext: python evaluate.py task=%s expert=%s", run / EXPERT_FILE, cfg.task.name, run)
+    saved = run / (EXPERT_FILE if isinstance(module.adapter, SVF) else ADAPTER_FILE)
+    words = [f"task={cfg.task.name}", *overrides_of(run, "adapter"), f"expert={run}"]
+    shown = " ".join(word for word in words if word != "adapter=svf")  # the default of both scripts
+    log.info("Expert: %s\nNext: python evaluate.py %s", saved, shown)
     return results
 
 

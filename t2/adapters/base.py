@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -67,3 +68,33 @@ class PerExampleAdapter(Adapter, Protocol):
         Yields a function that takes an index (N,); after it is called, state index[n] applies to example n.
         """
         ...
+
+
+@runtime_checkable
+class NamedAdapter(Adapter, Protocol):
+    """An adapter whose state is its parameters by name, and no multipliers of singular values."""
+
+    name: str  # as tables, files and messages call it
+    frobenius_norms: dict[str, float]  # module -> that of its matrix: which model this is
+
+    def describe(self) -> dict[str, Any]:
+        """The settings that decide what a state means: key of the configuration, without `adapter.`, -> value."""
+        ...
+
+    def change_norm(self) -> float:
+        """The Euclidean norm of what training has changed of the parameters."""
+        ...
+
+
+@runtime_checkable
+class ExportableAdapter(Adapter, Protocol):
+    """An adapter that another program can read."""
+
+    def export(self, folder: Path) -> None:
+        """Write the present state into `folder`, in that program's format."""
+        ...
+
+
+def adapter_name(adapter: Adapter) -> str:
+    """What an adapter is called in tables and records: its own name, or that of its class."""
+    return adapter.name if isinstance(adapter, NamedAdapter) else type(adapter).__name__

@@ -20,7 +20,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -79,6 +79,20 @@ class Spectrum:
         words += [f"tie={self.tie}"] if self.tie != "none" else []
         words += [f"seed={self.seed}"] if self.name == "random" else []
         return " ".join(words)
+
+    @classmethod
+    def parse(cls, text: str) -> Spectrum:
+        """The inverse of `str`; ValueError where the text is not what it writes."""
+        words = dict(word.partition("=")[::2] for word in text.split())
+        try:
+            return cls(
+                name=cast(SpectrumName, words.pop("spectrum")),
+                share=float(words.pop("share")) if "share" in words else None,
+                tie=cast(Tie, words.pop("tie", "none")),
+                **{key: int(value) for key, value in words.items()},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{text!r} names no part of a spectrum, such as 'spectrum=top rank=16': {error}") from None
 
     def check(self, sizes: Mapping[str, int]) -> None:
         """Check the choice against the matrices, before any is decomposed: module -> R.
@@ -159,6 +173,24 @@ class Spectrum:
         assert found is not None, f"{module} is in no decoder block"
         named = {"layers": ["kind"], "modules": ["layer"], "all": []}[self.tie]
         return ".".join(["shared", *(found[part] for part in named), str(length)])
+
+
+def learned_count(learned: str | None, scales: Mapping[str, Tensor]) -> int:
+    """How many numbers an expert with these multipliers, module -> z (R,), has learned; `learned` is its `Spectrum`.
+
+    That of `energy` depended on the singular values: the largest one whose multiplier is not 1 was the last then.
+
+    Raises:
+        ValueError: `learned` is no spectrum.
+    """
+    spectrum = Spectrum() if learned is None else Spectrum.parse(learned)
+    lengths: dict[str, int] = {}  # of the vectors, of which matrices may share one
+    for module, z in scales.items():
+        changed = (z != 1).nonzero()[:, 0].tolist()
+        count = max(changed, default=-1) + 1 if spectrum.name == "energy" else spectrum.count(len(z))
+        length = count if spectrum.groups is None else spectrum.groups
+        lengths[spectrum.vector_key(module, length)] = length
+    return sum(lengths.values())
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Checks of states that are handed to an adapter: modules, shapes, numbers of states.
 
 A state is module -> z (R,), the effective multipliers of all singular values of a matrix; per-example scales are D
-states, module -> (D, R). Not done here: what a parametrization or a spectrum can hold.
+states, module -> (D, R). The states of adapters other than SVF are tensors by parameter name. Not done here: what a
+parametrization or a spectrum can hold.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
+
+from t2.run.messages import did_you_mean
 
 
 def check_state(state: Mapping[str, Tensor], sizes: Mapping[str, int]) -> None:
@@ -31,6 +34,18 @@ def check_per_example(scales: Mapping[str, Tensor], sizes: Mapping[str, int]) ->
     counts = {len(states) for states in scales.values()}
     if len(counts) > 1:
         raise ValueError(f"per_example() needs the same number of states for every matrix; got {sorted(counts)}.")
+
+
+def check_tensors(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise ValueError for a name that is no parameter's, or a wrong shape; `shapes` are parameter -> shape."""
+    for name, value in state.items():
+        if name not in shapes:
+            raise ValueError(
+                f"No parameter of the adapter is called {name!r}; this adapter has {_some(shapes)}."
+                f"{did_you_mean(name, shapes)}"
+            )
+        if tuple(value.shape) != shapes[name]:
+            raise ValueError(f"{name}: got a tensor of shape {tuple(value.shape)}, expected {shapes[name]}.")
 
 
 def _some(names: Iterable[str]) -> str:

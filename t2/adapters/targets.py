@@ -43,7 +43,7 @@ def find_targets(
     if not patterns:
         raise ValueError("adapter.modules is an empty list; name at least one of all, mlp, attention or a module.")
     for name, module in blocks.named_modules():
-        if name.endswith(".base") or type(module).__name__ == "SVFLinear":
+        if name.endswith((".base", ".base_layer")) or type(module).__name__ == "SVFLinear":
             raise ValueError(f"The model has an adapter already (at {prefix}.{name}); load it afresh.")
     inside: dict[str, nn.Linear | Conv1D] = {}
     for index in chosen:

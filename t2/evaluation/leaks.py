@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from t2.adaptation.strategy import Strategy, TrainedStrategy
 from t2.evaluation.form_controls import SHOTS
-from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
+from t2.experts.trained import Trained
 from t2.tasks.base import Task
 from t2.tasks.prompt_hash import prompt_hash, prompt_hashes
 from t2.types import Example
@@ -29,7 +29,7 @@ SUPPORT = "support"
 def count_seen(
     examples: Sets,
     *,
-    experts: Mapping[str, Expert],
+    experts: Mapping[str, Trained],
     tasks: Sequence[Task] = (),
     strategies: Iterable[Strategy] = (),
     pool: ExpertPool | None = None,

@@ -7,6 +7,7 @@ diverged training wrote. Whether an expert fits a model is checked by `t2.expert
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from t2.experts.fingerprint import modules_of
 # An effective multiplier is positive, since a singular value is not negative and 0 would remove its direction for good.
 # The bound is generous: trained z lie within a few percent of 1, and a weight a thousand times its size is no weight.
 MAX_MULTIPLIER = 1e3
+ADAPTER_FILE = "adapter.safetensors"  # what a run with another adapter than SVF saves (`t2.experts.adapter_weights`)
 
 
 def check_scales(scales: Mapping[str, Tensor]) -> None:
@@ -75,3 +77,19 @@ def check_score(name: str, value: float | None) -> None:
     """Raise ValueError unless a score is absent or in 0 to 1."""
     if value is not None and not 0 <= value <= 1:
         raise ValueError(f"its metadata has {name} = {value}; a score is in 0 to 1.")
+
+
+def check_is_svf(strings: Mapping[str, str]) -> None:
+    """Raise ValueError where the metadata of a file says that another adapter than SVF was trained."""
+    if "adapter" in strings:
+        raise ValueError(
+            f"it holds what adapter={strings['parametrization']} learned, not multipliers of singular values. "
+            f"evaluate.py takes it with adapter={strings['parametrization']}; a pool takes SVF experts alone."
+        )
+
+
+def why_no_expert(run: Path) -> str:
+    """Why the folder of a run holds no expert, to end a message with."""
+    if (run / ADAPTER_FILE).is_file():
+        return f"it holds {ADAPTER_FILE}, of another adapter than SVF. Give adapter= as that run was trained with."
+    return "it is not the folder of a training run that has validated yet."

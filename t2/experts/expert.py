@@ -15,8 +15,9 @@ from typing import Protocol
 
 from torch import Tensor
 
-from t2.experts.content import check_modules, check_range, check_scales, check_score
-from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
+from t2.adapters.spectrum import learned_count
+from t2.experts.content import check_is_svf, check_modules, check_range, check_scales, check_score, why_no_expert
+from t2.experts.fingerprint import adapter_fingerprint, same_weights, weights_note
 from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
 
@@ -30,7 +31,7 @@ class ExpertMetadata:
 
     `prompts` are hashes (`t2.tasks.prompt_hash`) of the questions that it was trained and validated on; None: unknown.
     `learned` says which singular values have a number of their own, as `t2.adapters.spectrum.Spectrum` writes it;
-    None: every one.
+    None: every one. `adapter` holds the settings of another adapter than SVF, as JSON (`t2.experts.adapter_weights`).
     """
 
     base_model: str
@@ -47,6 +48,7 @@ class ExpertMetadata:
     git_commit: str | None = None
     prompts: frozenset[str] | None = None
     learned: str | None = None
+    adapter: str | None = None
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -74,7 +76,7 @@ class ExpertMetadata:
                 f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Use the t2 that saved it"
                 f" ({strings.get('t2_version', 'version unknown')}), or train the expert again."
             )
-        optional = {"val_before", "val_after", "git_commit", "prompts", "learned"}
+        optional = {"val_before", "val_after", "git_commit", "prompts", "learned", "adapter"}
         missing = [f.name for f in fields(cls) if f.name not in strings and f.name not in optional]
         if missing:
             raise ValueError(f"its metadata lacks {', '.join(missing)}. Save it again with Expert.save.")
@@ -103,6 +105,7 @@ class ExpertMetadata:
             git_commit=strings.get("git_commit"),
             prompts=frozenset(strings["prompts"].split()) if "prompts" in strings else None,
             learned=strings.get("learned"),
+            adapter=strings.get("adapter"),
         )
 
 
@@ -147,6 +150,7 @@ class Expert:
             raise FileNotFoundError(f"No expert file at {path}.{hint} Give the path of a *.safetensors file.")
         scales, strings = read_tensors(path)
         try:
+            check_is_svf(strings)
             expert = cls(scales, ExpertMetadata.from_strings(strings))
             check_range(scales)
             check_modules(scales, expert.metadata.fingerprint)
@@ -165,15 +169,13 @@ class Expert:
         if not path.is_dir():
             return path
         if not (path / EXPERT_FILE).is_file():
-            raise FileNotFoundError(
-                f"{path} holds no {EXPERT_FILE}: it is not the folder of a training run that has validated yet."
-            )
+            raise FileNotFoundError(f"{path} holds no {EXPERT_FILE}: {why_no_expert(path)}")
         return path / EXPERT_FILE
 
     @property
     def parameter_count(self) -> int:
-        """The number of multipliers, summed over modules."""
-        return sum(scale.numel() for scale in self.scales.values())
+        """How many numbers were learned: the multipliers of all modules, or what `metadata.learned` leaves of them."""
+        return learned_count(self.metadata.learned, self.scales)
 
     def check(self, *, base_model: str, fingerprint: str, shapes: Mapping[str, int], transfer: bool = False) -> None:
         """Raise ValueError unless the expert was trained on the loaded model and its adapted modules.
@@ -229,7 +231,7 @@ def apply_expert(adapter: SingularValueAdapter, expert: Expert, *, source: str, 
     values = adapter.singular_values
     expert.check(
         base_model=source,
-        fingerprint=fingerprint_of(values, adapter.frobenius_norms),
+        fingerprint=adapter_fingerprint(adapter),
         shapes={module: len(s) for module, s in values.items()},
         transfer=transfer,
     )

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 Norms = tuple[float | None, float | None]  # nuclear, Frobenius
@@ -44,6 +45,18 @@ def fingerprint_of(singular_values: Mapping[str, Tensor], frobenius_norms: Mappi
                 raise ValueError(f"The singular values of {module} sum to {norm}: its weights are damaged.")
         norms[module] = [None if norm is None else float(f"{norm:.6g}") for norm in (nuclear, frobenius)]
     return json.dumps(norms)
+
+
+class WithNorms(Protocol):
+    """An adapter that knows the matrices of its model: `singular_values`, too, where it is SVF."""
+
+    frobenius_norms: dict[str, float]  # module -> that of the matrix
+
+
+def adapter_fingerprint(adapter: WithNorms) -> str:
+    """`fingerprint_of` the matrices of an adapter: of the Frobenius norms alone where it knows no singular values."""
+    unknown = {module: torch.tensor([torch.nan]) for module in adapter.frobenius_norms}
+    return fingerprint_of(getattr(adapter, "singular_values", unknown), adapter.frobenius_norms)
 
 
 def modules_of(fingerprint: str) -> set[str]:

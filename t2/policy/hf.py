@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.adapters.base import Adapter, PerExampleAdapter
+from t2.adapters.base import Adapter, NamedAdapter, PerExampleAdapter
 from t2.models.language_model import LanguageModel
 from t2.models.precision import Precision, RolloutMode, dtype_name, is_half, parse_dtype
 from t2.policy.decode import decode
@@ -49,8 +49,8 @@ class HFGenerator:
         """`batch_rows` bounds the rows (prompts * samples) that are decoded at once.
 
         `mode` is the adapter's: `merged`, or `factored` as in training; `auto` is factored where the model is in
-        bfloat16 and no `dtype` is given (why: `t2.models.precision.Precision`), else merged, as it is for an adapter
-        that cannot give every example its own state. `dtype` (bfloat16) rounds the adapted weights while they are
+        bfloat16 and no `dtype` is given (why: `t2.models.precision.Precision`), else merged. A state that is given
+        (`with_state`) is merged where the adapter cannot give every example its own. `dtype` (bfloat16) rounds the adapted weights while they are
         merged: faster where the processor has it, at a cost in exactness that training logs as
         `train/log_prob_drift`. None keeps the model's own.
 
@@ -65,7 +65,7 @@ class HFGenerator:
             raise ValueError(
                 f"generation.dtype={dtype} rounds merged weights, and here none are merged; set base_model.dtype."
             )
-        factors = isinstance(adapter, PerExampleAdapter)
+        factors = isinstance(adapter, PerExampleAdapter | NamedAdapter)
         if mode == "factored" and adapter is not None and not factors:
             raise ValueError(f"{type(adapter).__name__} has no factored mode; use generation.mode=merged.")
         model = dtype_name(lm.dtype) if is_half(lm.dtype) else "float32"
@@ -138,7 +138,9 @@ class HFGenerator:
         """
         if self._rows is not None and len(self._rows[1]) != len(examples):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
-        if self._state and not self.merges:  # one state for all examples, of the factored mode
+        if (
+            self._state and not self.merges and isinstance(self.adapter, PerExampleAdapter)
+        ):  # one state for all examples, of the factored mode
             yield from self._derive(None, (self._one_state, [0] * len(examples))).stream(examples, sampling)
             return
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
@@ -162,7 +164,7 @@ class HFGenerator:
             return nullcontext()
         if self.weights == "base" and self.dtype is None:
             return self.adapter.disabled()
-        if not self.merges and self.weights != "base":
+        if not self.merges and self.weights != "base" and self._state is None:
             return nullcontext()  # the adapter's own: factored
         return self.adapter.merged({} if self.weights == "base" else self._state, dtype=self.dtype)
 

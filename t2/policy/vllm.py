@@ -17,7 +17,7 @@ from t2.adapters.base import Adapter
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Weights
 from t2.policy.vllm_engine import Engine, EngineSettings, check_installed, get_engine
-from t2.policy.vllm_weights import complete_weights, same_state
+from t2.policy.vllm_weights import complete_weights, modules_of, same_state
 from t2.run.messages import check_choice
 from t2.types import Completion, Example, Sampling
 
@@ -112,7 +112,7 @@ class VLLMGenerator:
         wanted = None if adapter is None else adapter.state() if self._state is None else dict(self._state)
         if same_state(engine.state, wanted):
             return
-        modules = (wanted or {}).keys() | (engine.state or {}).keys()
+        modules = modules_of(self.adapter, (wanted or {}).keys() | (engine.state or {}).keys())
         weights = complete_weights(self.lm, modules, adapter, self._state)
         engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         engine.llm.reset_prefix_cache()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from t2.adapters.base import Adapter
+from t2.adapters.base import Adapter, NamedAdapter
 from t2.models.language_model import LanguageModel
 
 
@@ -29,10 +29,16 @@ def complete_weights(
         yield name, weight
     parents = {module.rpartition(".")[0] for module in modules}
     for name, parameter in lm.model.named_parameters():
-        plain = name.replace(".base.", ".")  # an adapted Linear holds its base under this name
+        plain = name.replace(".base.", ".").replace(".base_layer.", ".")  # SVF's and PEFT's names of what they wrap
         parent = plain.rpartition(".")[0].rpartition(".")[0]
         if parent in parents and plain not in merged and ".parametrization." not in name:
             yield plain, parameter.data.contiguous()
+
+
+def modules_of(adapter: Adapter | None, names: Collection[str]) -> set[str]:
+    """The modules that states of `adapter` with these names change: SVF names modules, others their own parameters."""
+    known = adapter.frobenius_norms if isinstance(adapter, NamedAdapter) else {}
+    return {next((one for one in known if name.startswith(f"{one}.")), name) for name in names}
 
 
 def same_state(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor] | None) -> bool:

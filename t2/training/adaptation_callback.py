@@ -27,7 +27,9 @@ from t2.evaluation.report import PASSES, Outcome, compare, summarize_choices
 from t2.evaluation.results import Confusion
 from t2.evaluation.statistics import dispatch_accuracy
 from t2.evaluation.systems import BASE, name_strategies, pool_systems
+from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
+from t2.experts.trained import check_mixable
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import atomic_path
 from t2.run.metrics_csv import read_steps
@@ -128,7 +130,9 @@ class Adaptation(L.Callback):
         generator, domain = module.generator, module.metadata.domain
         if not isinstance(generator, AdaptableGenerator):
             raise ValueError(f"{type(generator).__name__} cannot apply mixtures; use generation=hf or generation=vllm.")
+        check_mixable(module.adapter, ["callbacks=adaptation"])
         expert = module.expert(step=module.global_step, val_before=None, val_after=None)
+        assert isinstance(expert, Expert), "the adapter has multipliers"
         pool = ExpertPool({domain: expert}) if self.pool is None else self.pool.with_expert(domain, expert)
         systems = pool_systems(
             generator, pool, self.strategies, singles=self.singles, uniform=False, all_at_1=False, pass2=self.pass2

@@ -18,8 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pydantic import PositiveInt
 from tqdm import tqdm
 
-from t2.experts.content import out_of_range
-from t2.experts.expert import EXPERT_FILE
+from t2.experts.trained import save_trained, why_not_kept
 from t2.run.files import atomic_path, parse_json, read_lines
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.ranks import no_bar
@@ -79,10 +78,10 @@ class Validation(L.Callback):
         if report.mean > self._mean(self.best_step) or step == self.best_step:
             before = self._mean(0) if 0 in self.reports else None
             expert = module.expert(step=step, val_before=before, val_after=report.mean)
-            if (reason := out_of_range(expert.scales)) is None:
+            if (reason := why_not_kept(expert)) is None:
                 self.best_step = step
                 if trainer.is_global_zero:
-                    expert.save(Path(trainer.default_root_dir) / EXPERT_FILE)
+                    save_trained(expert, module.adapter, Path(trainer.default_root_dir))
             else:
                 log.warning("step %d: this expert is not kept, though the best so far: %s", step, reason)
         for logger in trainer.loggers:

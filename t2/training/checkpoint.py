@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from t2.adapters.base import Adapter, PerExampleAdapter
-from t2.experts.fingerprint import fingerprint_of, same_weights, weights_note
+from t2.experts.fingerprint import adapter_fingerprint, same_weights, weights_note
 from t2.models.language_model import LanguageModel
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,6 @@ _norms: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()  # 
 class TrainableAdapter(Adapter, Protocol):
     """An adapter that is also a module, so that checkpoints hold its parameters."""
 
-    singular_values: dict[str, Tensor]  # module -> (R,)
     frobenius_norms: dict[str, float]  # module -> that of the matrix
 
     def state_dict(self) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def identity_of(lm: LanguageModel, adapter: TrainableAdapter) -> dict[str, Any]:
     return {
         "learnable": _hash(adapter.learnable()) if isinstance(adapter, PerExampleAdapter) else None,
         "base_model": lm.source,
-        "fingerprint": fingerprint_of(adapter.singular_values, adapter.frobenius_norms),
+        "fingerprint": adapter_fingerprint(adapter),
         "frozen": frozen_norms(lm.model),
         "trainable": {name: list(value.shape) for name, value in adapter.state_dict().items()},
     }

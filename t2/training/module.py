@@ -22,16 +22,17 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
 
 from t2.evaluation.scoring import check_workers
-from t2.experts.expert import Expert, ExpertMetadata
+from t2.experts.expert import ExpertMetadata
+from t2.experts.trained import Trained, trained
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.prompt_sharing import prompts_can_be_shared
 from t2.policy.reference import ReferenceAnswers
 from t2.run.phases import Phases
 from t2.tasks.base import Task
+from t2.training.change import change_statistics
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
 from t2.training.device import AdapterModule
 from t2.training.es import PopulationObjective
@@ -96,12 +97,9 @@ class ExpertTraining(AdapterModule):
         self.flat_steps = 0  # steps in a row whose advantages were all zero
         self.generated_tokens = 0  # of all steps
 
-    def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Expert:
-        """The adapter's present state as an expert."""
-        return Expert(
-            self.adapter.state(),
-            replace(self.metadata, step=step, val_before=val_before, val_after=val_after),
-        )
+    def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Trained:
+        """The adapter's present state as what a run saves: an expert where it is SVF."""
+        return trained(self.adapter, replace(self.metadata, step=step, val_before=val_before, val_after=val_after))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the adapter's parameters, with the schedule stepped once per training step."""
@@ -202,7 +200,7 @@ class ExpertTraining(AdapterModule):
                 self.objective.updates_per_rollout, accumulate, rollout, with_kl=with_kl, step=self._step_within
             )
         self.metrics |= clipped_step(optimizer, schedule, self.adapter.trainable(), self.settings.clip_norm)
-        self.metrics |= _scale_statistics(self.adapter.state())
+        self.metrics |= change_statistics(self.adapter)
 
     def _step_within(self) -> None:
         """A step between two updates on one rollout: the trainer and the schedule count only the last."""
@@ -237,13 +235,3 @@ class ExpertTraining(AdapterModule):
 def rollout_seed(seed: int, step: int) -> int:
     """The seed of what is random in a step."""
     return seed * 1_000_003 + step
-
-
-def _scale_statistics(state: Mapping[str, Tensor]) -> dict[str, float]:
-    """Statistics of z - 1 over all matrices."""
-    change = torch.cat([z.flatten() for z in state.values()]) - 1.0
-    return {
-        "scales/std": float(change.std()),
-        "scales/mean": float(change.mean()),
-        "scales/max_change": float(change.abs().max()),
-    }
