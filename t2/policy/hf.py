@@ -127,7 +127,9 @@ class HFGenerator:
         """
         if self._rows is not None and len(self._rows[1]) != len(examples):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
-        if self._state and not self.merges and isinstance(self.adapter, PerExampleAdapter):  # one state for all examples, of the factored mode
+        if (
+            self._state and not self.merges and isinstance(self.adapter, PerExampleAdapter)
+        ):  # one state for all examples, of the factored mode
             yield from self._derive(None, (self._one_state, [0] * len(examples))).stream(examples, sampling)
             return
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
