@@ -36,9 +36,10 @@ def complete_weights(
 
 
 def modules_of(adapter: Adapter | None, names: Collection[str]) -> set[str]:
-    """The modules that states of `adapter` with these names change: SVF names modules, others their own parameters."""
-    known = adapter.frobenius_norms if isinstance(adapter, NamedAdapter) else {}
-    return {next((one for one in known if name.startswith(f"{one}.")), name) for name in names}
+    """The modules that states of `adapter` with these names change: SVF names modules, others parameters of any."""
+    if isinstance(adapter, NamedAdapter) and names:
+        return set(adapter.frobenius_norms)
+    return set(names)
 
 
 def same_state(a: Mapping[str, Tensor] | None, b: Mapping[str, Tensor] | None) -> bool:

@@ -1,0 +1,85 @@
+"""PEFT's adapters: plain PEFT reads what is exported, and what would not be a fair rival is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from adapter_family import LORA, each_peft, injected
+from peft import PeftModel
+from tiny_models import IDS, logits, same_states, tiny
+
+from t2.adapters.peft import PeftAdapter
+
+
+@each_peft
+def test_plain_peft_loads_what_is_exported(name: str, tmp_path: Path) -> None:
+    lm, adapter = injected(name, spread=0.05)
+    adapter.export(tmp_path)
+    plain = PeftModel.from_pretrained(tiny().model, tmp_path).eval()
+    with torch.no_grad():
+        found = plain(input_ids=IDS).logits
+    torch.testing.assert_close(found, logits(lm), rtol=0, atol=1e-6)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == lm.source
+
+
+def test_the_seed_decides_the_start_and_leaves_torchs_own_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(2)
+    torch.manual_seed(5)
+    _, one = injected("lora", seed=3)
+    assert torch.equal(torch.rand(2), expected)
+    assert same_states(one.state(), injected("lora", seed=3)[1].state())
+    assert not same_states(one.state(), injected("lora", seed=4)[1].state())
+
+
+def test_matrices_and_layers_are_chosen_as_those_of_svf() -> None:
+    lm = tiny()
+    adapter = PeftAdapter("lora", LORA, modules=["q_proj", "v_proj"], layers=[1])
+    adapter.inject(lm.model, lm.source)
+    assert (
+        set(adapter.layers)
+        == {f"model.layers.1.self_attn.{kind}_proj" for kind in "qv"}
+        == set(adapter.frobenius_norms)
+    )
+
+
+def test_rounding_is_of_the_merged_weights_alone() -> None:
+    lm, adapter = injected("lora", spread=0.05)
+    active = logits(lm)
+    with adapter.merged(dtype=torch.bfloat16):
+        rounded = logits(lm)
+    assert rounded.dtype == torch.float32
+    assert 0 < float((rounded - active).abs().max()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("lorra", {}, "Did you mean 'lora'"),
+        ("ln_tuning", {}, "adapter.method is 'ln_tuning'; allowed: "),
+        ("lora", {"rank": 4}, "adapter.settings.rank is no setting of PEFT's LoraConfig; allowed: .*alora"),
+        ("lora", {"target_modules": ["q_proj"]}, "set adapter.modules"),
+        ("lora", {"lora_dropout": 0.1}, "without dropout"),
+    ],
+)
+def test_settings_are_refused_before_a_model_is_loaded(method: str, settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PeftAdapter(method, settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"init_lora_weights": False}, "does not begin at the base model"),
+        ({"init_lora_weights": "pissa"}, "changes the base model's own weights"),
+        ({"bias": "all"}, "trains .*bias"),
+        ({"r": 0}, "PEFT refuses adapter.settings of lora|positive integer"),
+    ],
+)
+def test_what_would_be_no_fair_rival_is_refused(settings: dict, message: str) -> None:
+    lm = tiny("llama_bias")
+    with pytest.raises(ValueError, match=message):
+        PeftAdapter("lora", {"r": 4, **settings}).inject(lm.model, lm.source)
