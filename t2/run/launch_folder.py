@@ -61,7 +61,12 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 
 
 def overrides_of(folder: Path, group: str) -> list[str]:
-    """The words of a command line that choose `group`, and keys in it, as the run in `folder` did; for messages."""
+    """The words of a command line that choose `group`, and keys in it, as the run in `folder` did; for messages.
+
+    None where no command line started it.
+    """
+    if not (folder / ".hydra" / "hydra.yaml").is_file():
+        return []
     saved = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
     words: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"), resolve=False)
     keys = [str(word) for word in words if str(word).lstrip("+~").startswith(f"{group}.")]
