@@ -79,7 +79,7 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv .venv-vllm
 	.venv-vllm/bin/pip install --quiet "$$(grep '^torch==' constraints-vllm.txt)"
 	.venv-vllm/bin/pip install --quiet ./stand_ins/pycosat
-	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" peft pytest hypothesis
+	.venv-vllm/bin/pip install --quiet --constraint constraints-vllm.txt --editable ".[vllm,synthetic]" pytest hypothesis
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM_READY)
 

@@ -25,7 +25,7 @@ from t2.evaluation.tables import Table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf
-from t2.experts.export_lora import Truncated, check_peft, export_lora, total_error, truncate
+from t2.experts.export_lora import Truncated, export_lora, total_error, truncate
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import find_mixture, load_mixture
 from t2.experts.pool import ExpertPool
@@ -97,8 +97,6 @@ def check(cfg: DictConfig) -> None:
     if cfg.rank is not None and cfg.to != "lora":
         raise ValueError(f"rank is {cfg.rank}, and to={cfg.to} has no rank: leave it out, or set to=lora.")
     check_shard_size(cfg.max_shard_size)
-    if cfg.to == "lora":
-        check_peft()
     if cfg.to == "gguf":
         source_file(cfg.base_model.get("source", cfg.base_model._target_))
 

@@ -12,6 +12,7 @@
     lora_all, lora_r1    PEFT's LoRA, r = 16 and r = 1, on the same linears
     lora_qv         PEFT's LoRA, r = 16, on q_proj and v_proj
     ia3             PEFT's IA3 on the same linears
+    vera            PEFT's VeRA, r = 256, on the same linears
     authors         W' = U diag(s z) Vh composed with autograd; dL/dW' of the forward with dense W' is chained to dz
                     (`utils.py` of SakanaAI/self-adaptive-llms composes twice per step; here once, its cheapest form)
 

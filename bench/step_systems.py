@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from models import inject_svf, load, random_completions
-from peft import IA3Config, LoraConfig, inject_adapter_in_model
+from peft import IA3Config, LoraConfig, VeraConfig
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from torch import Tensor, nn
 
 from t2.adapters.svf import SVF
@@ -30,9 +31,9 @@ SPECTRA: dict[str, dict[str, Any]] = {
     "svf_share10": {"spectrum": "top", "share": 0.1},
 }
 REFERENCES = ("floor_forward", "floor", "lora_all")  # what the others are compared with
-PEFT = ("lora_all", "lora_r1", "lora_qv", "ia3")
+PEFT = ("lora_all", "lora_r1", "lora_qv", "ia3", "vera")
 SYSTEMS = ("floor_forward", "floor", *SPECTRA, *PEFT)
-RANK = 16
+RANK, VERA_RANK = 16, 256  # that of VeRA is PEFT's own choice
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,8 @@ def build(name: str, model: str, dtype: str, device: str) -> System:
         system.trainable = svf.trainable()
         system.dense = DenseSVF(lm.model, svf) if name == "authors" else None
     if name in PEFT:
-        inject_adapter_in_model(peft_config(name, lm), lm.model)
+        config = peft_config(name, lm)
+        PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](lm.model, config, "default")
         system.trainable = [p for p in lm.model.parameters() if p.requires_grad]  # A and B have the model's dtype
     return system
 
@@ -142,7 +144,10 @@ def peft_config(name: str, lm: LanguageModel) -> Any:
     if name.startswith("lora"):
         rank = {"r": 1, "lora_alpha": 2} if name == "lora_r1" else {}
         return lora_config(lm, ["q_proj", "v_proj"] if name == "lora_qv" else "all", **rank)
-    return IA3Config(target_modules=list(find_targets(lm.model, "all", None)), feedforward_modules=[])
+    targets = list(find_targets(lm.model, "all", None))
+    if name == "vera":
+        return VeraConfig(target_modules=targets, r=VERA_RANK)
+    return IA3Config(target_modules=targets, feedforward_modules=[])
 
 
 def lora_config(lm: LanguageModel, modules: str | list[str], **options: Any) -> Any:

@@ -9,11 +9,12 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from adapter_family import injected
 from conftest import LetterTask
 from tiny_models import adapt, tiny
 from tiny_pool import METADATA
 
-from t2.experts.fingerprint import fingerprint_of
+from t2.experts.trained import origin
 from t2.models.language_model import LanguageModel
 from t2.policy.hf import HFGenerator
 from t2.run.metrics_csv import MetricsCSV
@@ -41,11 +42,18 @@ def make_module(
     total_steps: int = STEPS,
     parametrization: str = "direct",
     lm: LanguageModel | None = None,
+    name: str | None = None,
     **settings: Any,
 ) -> ExpertTraining:
-    """A run of a tiny model of the architecture, or of `lm`; further `settings` are the adapter's."""
+    """A run of a tiny model of the architecture, or of `lm`; further `settings` are SVF's.
+
+    `name` is that of another adapter (`adapter_family`).
+    """
     lm = lm or tiny(architecture)
-    adapter = adapt(lm, modules=modules, parametrization=parametrization, **settings)
+    if name is None:
+        adapter: Any = adapt(lm, modules=modules, parametrization=parametrization, **settings)
+    else:
+        _, adapter = injected(name, lm)
     return ExpertTraining(
         lm=lm,
         adapter=adapter,
@@ -55,11 +63,10 @@ def make_module(
         metadata=replace(
             METADATA,
             base_model=lm.source,
-            fingerprint=fingerprint_of(adapter.singular_values),
-            parametrization=parametrization,
             task="letters",
             domain="letters",
             step=0,
+            **origin(adapter),
         ),
         sampling=Sampling(max_new_tokens=6, temperature=1.0, samples=4),
         optimizer=OptimizerSettings(lr=lr, warmup_steps=1),
@@ -103,5 +110,5 @@ def fit(
 
 
 def flat(module: ExpertTraining) -> torch.Tensor:
-    """All multipliers z in one vector."""
-    return torch.cat(list(module.adapter.state().values()))
+    """All numbers of the adapter's state in one vector."""
+    return torch.cat([value.flatten() for value in module.adapter.state().values()])

@@ -135,4 +135,4 @@ def _parse(text: str | None) -> dict[str, Any]:
 
 
 def _word(value: Any) -> str:
-    return "not set" if value is None else json.dumps(value)
+    return "the default" if value is None else json.dumps(value)

@@ -12,7 +12,6 @@ merged weights (`t2.experts.export_hf`).
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,12 +63,6 @@ class Truncated:
     def relative_error(self) -> float:
         """The Frobenius norm of what is dropped over that of the change, 0 to 1; 0 where nothing changes."""
         return math.sqrt(self.squared_error / self.squared_norm) if self.rank else 0.0
-
-
-def check_peft() -> None:
-    """Raise ImportError, which says what to install, where PEFT is missing."""
-    if importlib.util.find_spec("peft") is None:
-        raise ImportError("to=lora writes PEFT's configuration with PEFT itself. Install it: pip install 't2[export]'.")
 
 
 def truncate(adapter: SVF, state: Mapping[str, Tensor], rank: int | None) -> list[Truncated]:
@@ -127,7 +120,6 @@ def export_lora(
     Raises:
         FileExistsError: the folder is there and not empty.
         OSError: the disk is full; nothing is left behind.
-        ImportError: PEFT is not installed.
     """
     kept = [one for one in truncated if one.rank]
     sizes = (sum(adapter.layers[one.module].base.weight.shape) * one.rank * 4 for one in kept)
@@ -147,7 +139,7 @@ def export_lora(
 
 def _lora_config(lm: LanguageModel, adapter: SVF, kept: Sequence[Truncated]) -> Any:
     """PEFT's LoraConfig of the matrices that are kept; those with less than the largest rank have a pattern."""
-    from peft import LoraConfig  # here, so that everything else works without it
+    from peft import LoraConfig  # here: it takes seconds to import
 
     rank = max(one.rank for one in kept)
     lower = {one.path: one.rank for one in kept if one.rank < rank}

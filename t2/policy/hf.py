@@ -50,9 +50,9 @@ class HFGenerator:
 
         `mode` is the adapter's: `merged`, or `factored` as in training; `auto` is factored where the model is in
         bfloat16 and no `dtype` is given (why: `t2.models.precision.Precision`), else merged. A state that is given
-        (`with_state`) is merged where the adapter cannot give every example its own. `dtype` (bfloat16) rounds the adapted weights while they are
-        merged: faster where the processor has it, at a cost in exactness that training logs as
-        `train/log_prob_drift`. None keeps the model's own.
+        (`with_state`) is merged where the adapter cannot give every example its own. `dtype` (bfloat16) rounds the
+        adapted weights while they are merged: faster where the processor has it, at a cost in exactness that training
+        logs as `train/log_prob_drift`. None keeps the model's own.
 
         Raises:
             ValueError: values outside what is allowed, a dtype where no weights are merged that it would round, or a

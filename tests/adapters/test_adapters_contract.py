@@ -144,11 +144,7 @@ def test_a_bad_state_is_refused_and_nothing_changes(name: str, method: str) -> N
         (changed | {last: torch.ones(7, 3)}, r"\(7, 3\), expected \("),
     ):
         with pytest.raises(ValueError, match=message):
-            if method == "load":
-                adapter.load(bad)
-            else:
-                with adapter.merged(bad):
-                    pass
+            adapter.load(bad) if method == "load" else adapter.merged(bad).__enter__()
         assert same_states(adapter.state(), before)
         assert torch.equal(logits(lm), active)
 

@@ -66,17 +66,20 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def finished(folder: Path, trained_once: Path, run_script: Callable[..., Any]) -> Path:
-    """A copy of the folder of a finished training run on the tiny model."""
-    if not trained_once.exists():
-        run_script("train", "experiment=smoke", "logger=csv", f"hydra.run.dir={trained_once}")
-    return Path(shutil.copytree(trained_once, folder / "run"))
+def finished(command: Command, folder: Path, trained_once: Path, run_script: Callable[..., Any]) -> Path:
+    """A copy of the folder of a finished training run on the tiny model, with the adapter that the command names."""
+    evaluates = command.words[1] in ("evaluate.py", "adapt.py")
+    adapter = next((word for word in command.words if evaluates and word.startswith("adapter=")), "adapter=svf")
+    run = trained_once / adapter.partition("=")[2]
+    if not run.exists():
+        run_script("train", "experiment=smoke", "logger=csv", adapter, f"hydra.run.dir={run}")
+    return Path(shutil.copytree(run, folder / "run"))
 
 
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first test that needs a run puts it."""
-    return tmp_path_factory.mktemp("runs") / "run"
+    """Where the first test that needs a run puts it, by adapter."""
+    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tiny_models import IDS, adapt, logits, tiny
 from tiny_pool import save_pool
 from transformers import AutoModelForCausalLM
 
-from t2.experts import export_lora
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import save_mixture
 from t2.experts.pool import ExpertPool
@@ -147,12 +146,3 @@ def test_bad_input_has_its_own_message(
 
 def test_an_expert_of_another_model_is_transferred_on_request(export: Run) -> None:
     assert (export("expert=EXPERT", "base_model.seed=1", "transfer=true") / "model.safetensors").is_file()
-
-
-def test_a_missing_peft_is_said(
-    export: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(export_lora.importlib.util, "find_spec", lambda name: None)
-    shown = error_of(lambda: export("expert=EXPERT", "to=lora"), caplog, capsys)
-    assert "to=lora writes PEFT's configuration" in shown
-    assert "pip install" in shown

@@ -1,0 +1,56 @@
+"""Adapters other than SVF through the scripts: trained, scored against base and form controls, refused where they must."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from script_errors import error_of
+
+from t2.experts.adapter_weights import AdapterWeights
+
+Run = Callable[..., Any]
+SMALL = ("base_model=tiny", "limit=2", "sampling.max_new_tokens=2", "controls.limit=2")
+
+
+def train(run_script: Run, folder: Path, *words: str) -> Path:
+    run_script("train", "experiment=smoke", "logger=csv", "steps=1", f"hydra.run.dir={folder}", *words)
+    return folder
+
+
+@pytest.mark.parametrize("choice", ["lora_qv", "vera", "steering"])
+def test_it_is_trained_and_scored(tmp_path: Path, run_script: Run, choice: str, caplog) -> None:
+    run = train(run_script, tmp_path / "run", f"adapter={choice}", "seed=3")
+    assert f"Next: python evaluate.py task=chain_sum adapter={choice} expert=" in caplog.text
+    weights = AdapterWeights.load(run)
+    trained = json.loads((run / "results.json").read_text())
+    assert trained["trainable_parameters"] == weights.parameter_count
+    assert trained["adapter"] == weights.metadata.parametrization
+    run_script(
+        "evaluate", *SMALL, f"adapter={choice}", f"expert={run}", "seed=3", f"hydra.run.dir={tmp_path / 'scores'}"
+    )
+    results = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert results["scores"]["chain_sum"].keys() >= {"base", "expert", "base+shots"}
+    assert results["trainable_parameters"] == weights.parameter_count
+    assert results["seen"]["expert"] == {"chain_sum": 0}
+
+
+def test_what_does_not_fit_is_one_message(tmp_path: Path, run_script: Run, caplog, capsys) -> None:
+    run = train(run_script, tmp_path / "lora", "adapter=lora")
+    svf = train(run_script, tmp_path / "svf")
+    for number, (words, message) in enumerate(
+        (
+            ([f"expert={run}", "adapter=lora", "split=val"], "allow_seen=true"),
+            ([f"expert={run}"], "of another adapter than SVF"),
+            ([f"expert={run}", "adapter=ia3"], "The file is of adapter=lora, and adapter=ia3 is set"),
+            ([f"expert={run}", "adapter=lora_r1"], "adapter.settings.r is 1 here and 16 in the file"),
+            ([f"expert={svf}", "adapter=lora"], "Set adapter=svf"),
+            (["adapter=lora", "experts=smollm2_135m", "strategy=prompt"], "no multipliers z"),
+        )
+    ):
+        caplog.clear()
+        arguments = ("evaluate", *SMALL, *words, f"hydra.run.dir={tmp_path / str(number)}")
+        assert message in error_of(lambda arguments=arguments: run_script(*arguments), caplog, capsys)
