@@ -1,4 +1,4 @@
-"""Adapters other than SVF through the scripts: trained, scored against base and form controls, refused where they must."""
+"""Adapters other than SVF through the scripts: trained, scored against base and form controls, refused."""
 
 from __future__ import annotations
 
