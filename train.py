@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import t2
-from t2.adapters.base import adapter_name
+from t2.adapters.base import Adapter, NamedAdapter, adapter_name
 from t2.adapters.svf import SVF
 from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.report import describe_data, summarize
@@ -183,10 +183,16 @@ def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback],
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))
     saved = run / (EXPERT_FILE if isinstance(module.adapter, SVF) else ADAPTER_FILE)
-    words = [f"task={cfg.task.name}", *overrides_of(run, "adapter"), f"expert={run}"]
-    shown = " ".join(word for word in words if word != "adapter=svf")  # the default of both scripts
-    log.info("Expert: %s\nNext: python evaluate.py %s", saved, shown)
+    log.info("Expert: %s\nNext: python evaluate.py %s", saved, " ".join(evaluation_words(cfg, module.adapter)))
     return results
+
+
+def evaluation_words(cfg: DictConfig, adapter: Adapter) -> list[str]:
+    """The command line of evaluate.py that scores this run."""
+    chosen = [word for word in overrides_of(Path(cfg.paths.run), "adapter") if word != "adapter=svf"]  # its default
+    about = adapter.describe() if cfg.seed and isinstance(adapter, NamedAdapter) else {}
+    drawn = [f"adapter.{key}={value}" for key, value in about.items() if key.endswith(("_seed", "_prng_key"))]
+    return [f"task={cfg.task.name}", *chosen, *drawn, f"expert={cfg.paths.run}"]
 
 
 if __name__ == "__main__":

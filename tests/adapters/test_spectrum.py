@@ -1,9 +1,12 @@
 """Which singular values have a number: exact indices, groups, ties, and the choices that are refused."""
 
+from typing import Any
+
 import pytest
 import torch
+from tiny_models import adapted
 
-from t2.adapters.spectrum import Learned, Spectrum
+from t2.adapters.spectrum import Learned, Spectrum, learned_count
 
 S = torch.tensor([4.0, 3.0, 2.0, 1.0, 0.5, 0.0])
 
@@ -121,3 +124,32 @@ def test_a_state_is_one_outside_and_nothing_else_is_taken():
     for states in (z, torch.stack([torch.ones(5), z])):
         with pytest.raises(ValueError, match=r"m: multiplier 4 is not 1.*2 of 5 .*spectrum=all"):
             learned.of(states)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"spectrum": "top", "rank": 4},
+        {"spectrum": "strided", "share": 0.1},
+        {"spectrum": "random", "rank": 6, "groups": 3, "tie": "layers", "seed": 5},
+        {"spectrum": "energy", "share": 0.3},
+        {"groups": 2, "tie": "all"},
+    ],
+    ids=str,
+)
+def test_an_experts_file_says_how_many_numbers_were_learned(settings: dict[str, Any]) -> None:
+    _, svf = adapted(**settings)
+    with torch.no_grad():
+        for vector in svf.trainable():
+            vector.add_(0.1)
+    learned = None if svf.spectrum.is_default else str(svf.spectrum)
+    assert learned_count(learned, svf.state()) == sum(p.numel() for p in svf.trainable())
+    if learned is not None:
+        assert Spectrum.parse(learned) == svf.spectrum
+
+
+@pytest.mark.parametrize("text", ["", "rank=3", "spectrum=top", "spectrum=top rank=x", "spectrum=all what=1"])
+def test_what_is_no_spectrum_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="names no part of a spectrum"):
+        Spectrum.parse(text)

@@ -49,8 +49,7 @@ def test_another_adapter_or_other_settings_are_named(tmp_path: Path) -> None:
         (PeftAdapter("ia3", modules=["k_proj"]), "The file is of adapter=lora, and adapter=ia3 is set"),
         (PeftAdapter("lora", {"r": 2, "lora_alpha": 16}),
          "adapter.settings.r is 2 here and 4 in the file; adapter.settings.lora_alpha is 16 here and the default in"),
-        (PeftAdapter("lora", {"r": 4, "lora_alpha": 8}, layers=[0]),
-         r"adapter.layers is \[0\] here and the default in"),
+        (PeftAdapter("lora", {"r": 4, "lora_alpha": 8}, layers=[0]), r"adapter.layers is \[0\] here and the def"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             load_trained(tmp_path, adapter)
