@@ -97,13 +97,22 @@ def judging() -> list[str]:
 
 
 def forked_judges() -> Iterator[str]:
-    """The processes of the judges' Python whose parent is one too: not the server, nor what makes its sandbox."""
-    pythons = {}
+    """The processes of the judges' Python whose parent is one too: not the server, nor what makes its sandbox.
+
+    Those of another process of this test run are left out; one that has lost its parents counts.
+    """
+    pythons, parents = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
+            parents[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
             if b"'judge':" in (folder / "cmdline").read_bytes() and "python" in (folder / "comm").read_text():
-                pythons[folder.name] = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-    yield from (pid for pid, parent in pythons.items() if parent in pythons)
+                pythons[folder.name] = parents[folder.name]
+    for pid, parent in pythons.items():
+        above = [parent]
+        while above[-1] in parents:
+            above.append(parents[above[-1]])
+        if parent in pythons and (str(os.getpid()) in above or str(os.getppid()) not in above):
+            yield pid
 
 
 def callers(listener: socket.socket) -> int:
