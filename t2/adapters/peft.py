@@ -147,7 +147,7 @@ class PeftAdapter(NamedParameters):
         whole = nn.Module()  # with the names that a PeftModel has
         whole.base_model, whole.peft_config = self._tuner, self._tuner.peft_config
         kept = get_peft_model_state_dict(whole, adapter_name=NAME, save_embedding_layers=False)
-        save_tensors(folder / WEIGHTS_FILE, {name: value.clone() for name, value in kept.items()}, {"format": "pt"})
+        save_tensors(folder / WEIGHTS_FILE, kept, {"format": "pt"})
         content = self._tuner.peft_config[NAME].to_dict() | {"inference_mode": True}
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
         with atomic_path(folder / CONFIG_FILE) as partial:

@@ -55,8 +55,7 @@ class AdapterWeights:
         if self.problem is not None:
             raise ValueError(self.problem)
         assert self.metadata.adapter is not None, "it says which adapter the state is of"
-        state = {name: value.detach().clone() for name, value in self.state.items()}
-        save_tensors(path, state, self.metadata.to_strings())
+        save_tensors(path, self.state, self.metadata.to_strings())
         return path
 
     @classmethod

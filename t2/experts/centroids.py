@@ -124,7 +124,7 @@ class Centroids:
         strings = {name: json.dumps(value) for name, value in about.items()} | {"fingerprint": self.fingerprint}
         tensors = {"vectors": self.vectors, "cosines": self.cosines}
         # Cloned because safetensors refuses tensors that share memory.
-        flat = {f"{kind}/{label}": one.float().clone() for kind, of in tensors.items() for label, one in of.items()}
+        flat = {f"{kind}/{label}": one.float() for kind, of in tensors.items() for label, one in of.items()}
         save_tensors(path, flat, strings)
         return path
 

@@ -130,9 +130,7 @@ class Expert:
             OSError: the file cannot be written, a full disk included.
         """
         check_range(self.scales)
-        # Cloned because safetensors refuses tensors that share memory.
-        scales = {module: scale.detach().clone() for module, scale in self.scales.items()}
-        save_tensors(path, scales, self.metadata.to_strings())
+        save_tensors(path, self.scales, self.metadata.to_strings())
         return path
 
     @classmethod

@@ -130,7 +130,13 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     Raises:
         OSError: the file cannot be written, a full disk included.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    kept, storages = {}, set()
+    for name, tensor in tensors.items():
+        one = tensor.detach().cpu().contiguous()
+        if (storage := one.untyped_storage().data_ptr()) in storages:
+            one = one.clone()  # safetensors refuses tensors that share memory
+        storages.add(storage)
+        kept[name] = one
     strings = dict(metadata or {})
     content = safetensors.torch.save(kept, strings | {CHECKSUM: content_sha256(kept, strings)})
     with atomic_path(path) as partial:
