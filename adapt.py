@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from t2.adaptation.centroid import Centroid
 from t2.adaptation.strategy import Choice, PooledModel
@@ -29,6 +29,7 @@ from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
 from t2.evaluation.tables import bars, history_table
+from t2.evaluation.wandb_results import log_adapted, log_search, weights_text
 from t2.experts.centroids import CENTROIDS_FILE, Centroids
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
@@ -38,6 +39,7 @@ from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.files import decode_lines, read_lines
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
+from t2.run.tracking import tracked, wandb_runs
 from t2.tasks.base import Task
 from t2.tasks.dispatch import Dispatch
 from t2.types import Completion, Example
@@ -72,17 +74,24 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
         systems[EXPERT] = generator
     if strategy is not None:
         systems[strategy.name] = TwoPass(generator, pool, strategy, pass2=cfg.pass2, transfer=cfg.transfer)
-        model = PooledModel(generator, pool)
-        if task is not None:
-            with phases("fit"):
-                strategy.fit(model, task, support)
-        if isinstance(strategy, Searcher):
-            save(cfg, model, strategy, task, phases, start=start)
-        elif isinstance(strategy, Centroid) and strategy.centroids is not None:
-            save_centroids(Path(cfg.paths.run), strategy.centroids)
-    completions = complete(cfg, systems, prompts) if prompts else []
-    while cfg.interactive and (line := ask()):
-        completions += complete(cfg, systems, [line])
+    loggers = list(instantiate(cfg.get("logger") or {}).values())
+    configuration: Any = OmegaConf.to_container(cfg, resolve=True)
+    with tracked(loggers, configuration):
+        if strategy is not None:
+            model = PooledModel(generator, pool)
+            if task is not None:
+                with phases("fit"):
+                    strategy.fit(model, task, support)
+            if isinstance(strategy, Searcher):
+                results = save(cfg, model, strategy, task, phases, start=start)
+                log_search(wandb_runs(loggers), results, strategy.history, Path(cfg.paths.run) / MIXTURE_FILE)
+            elif isinstance(strategy, Centroid) and strategy.centroids is not None:
+                save_centroids(Path(cfg.paths.run), strategy.centroids)
+        rows: list[dict[str, Any]] = []
+        completions = complete(cfg, systems, prompts, rows) if prompts else []
+        while cfg.interactive and (line := ask()):
+            completions += complete(cfg, systems, [line], rows)
+        log_adapted(wandb_runs(loggers), rows)
     return completions
 
 
@@ -137,14 +146,16 @@ def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, task: Task
         raise ValueError("There is nothing to answer: give prompt=TEXT, prompt_file=PATH or interactive=true.")
 
 
-def save(cfg: DictConfig, model: PooledModel, strategy: Searcher, task: Task, phases: Phases, *, start: float) -> None:
-    """Show the mixture that was found, and write `mixture.json` and `results.json`."""
+def save(
+    cfg: DictConfig, model: PooledModel, strategy: Searcher, task: Task, phases: Phases, *, start: float
+) -> Results:
+    """Show the mixture that was found, and write `mixture.json` and `results.json`; returns what the latter holds."""
     assert strategy.mixture is not None, "it was fitted"
     run = Path(cfg.paths.run)
     strategy.save(run / MIXTURE_FILE, model.pool, task)
     weights = dict(zip(model.pool.domains, strategy.mixture.means, strict=True))
     fitness = max(line.best for line in strategy.history)
-    Results(
+    results = Results(
         command="adapt",
         base_model=model.lm.source,
         adapter=type(model.adapter).__name__,
@@ -161,6 +172,7 @@ def save(cfg: DictConfig, model: PooledModel, strategy: Searcher, task: Task, ph
     print(f"\n{history_table(strategy.history).text()}")
     print(f"\nFitness on {cfg.shots} support examples of {task.name}: {fitness:.3f}\n\nMixing weights\n{bars(weights)}")
     log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
+    return results
 
 
 def save_centroids(run: Path, centroids: Centroids) -> None:
@@ -172,8 +184,10 @@ def save_centroids(run: Path, centroids: Centroids) -> None:
     log.info("Centroids, layer %d: %s\nNext: experts.centroids=%s", centroids.layer, path, run)
 
 
-def complete(cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str]) -> list[dict[str, Completion]]:
-    """Every system's completion of each prompt, shown with what pass 1 found."""
+def complete(
+    cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str], rows: list[dict[str, Any]]
+) -> list[dict[str, Completion]]:
+    """Every system's completion of each prompt, shown with what pass 1 found; appends them to `rows`, for a logger."""
     sampling = instantiate(cfg.sampling, seed=cfg.seed)
     examples = [Example(prompt=prompt, system=cfg.system) for prompt in prompts]
     groups = {system: generator.generate(examples, sampling) for system, generator in systems.items()}
@@ -182,10 +196,21 @@ def complete(cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequenc
         if len(prompts) > 1:
             print(f"\n>>> {prompt}")
         for system, generator in systems.items():
+            text, chosen = completions[index][system].text.strip(), {}
             if isinstance(generator, TwoPass):
                 show_choice(system, generator.choices[index], generator.pool)
-            print(f"\n[{system}]\n{completions[index][system].text.strip()}")
+                chosen = choice_columns(generator.choices[index], generator.pool)
+            print(f"\n[{system}]\n{text}")
+            rows.append({"prompt": prompt, "system": system, "answer": text, **chosen})
     return completions
+
+
+def choice_columns(choice: Choice, pool: ExpertPool) -> dict[str, Any]:
+    """What pass 1 found for one prompt, as columns of a table."""
+    return {
+        "chosen": choice.label,
+        "mixing_weights": weights_text(dict(zip(pool.domains, choice.mixture.means, strict=True))),
+    }
 
 
 def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:

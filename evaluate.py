@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from t2.adaptation.strategy import Strategy
 from t2.adapters.base import Adapter, adapter_name
@@ -30,10 +30,11 @@ from t2.evaluation.report import (
     summarize_tokens,
     write_samples,
 )
-from t2.evaluation.results import Results
+from t2.evaluation.results import Results, Selection
 from t2.evaluation.selection import derived
 from t2.evaluation.systems import BASE, EXPERT, name_strategies, pool_systems
 from t2.evaluation.tables import results_text
+from t2.evaluation.wandb_results import log_evaluation, log_used_experts
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained, apply_trained, check_mixable, load_trained
 from t2.models.language_model import LanguageModel
@@ -41,7 +42,8 @@ from t2.models.precision import Precision
 from t2.policy.generator import Generator
 from t2.run.launch import launch, quiet_libraries
 from t2.run.phases import Phases
-from t2.run.results import RESULTS_FILE, SAMPLES_FILE
+from t2.run.results import RESULTS_FILE, SAMPLES_FILE, git_commit
+from t2.run.tracking import tracked, wandb_runs
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -96,6 +98,30 @@ def evaluate_systems(cfg: DictConfig) -> Results:
         with phases("svd" if isinstance(adapter, SVF) else "inject"):
             adapter.inject(lm.model, lm.source)
     systems = build_systems(cfg, adapters, lm, adapter)
+    loggers = list(instantiate(cfg.get("logger") or {}).values())
+    configuration: Any = OmegaConf.to_container(cfg, resolve=True)
+    about = {"git_commit": git_commit(CONF), "data": describe_data(benchmark.tasks)}
+    with tracked(loggers, {**configuration, **about}):
+        outcomes, selection = score(benchmark, systems, adapters, phases)
+        results = Results(
+            command="evaluate",
+            base_model=lm.source,
+            adapter=adapter_name(adapter) if adapter is not None else None,
+            split=cfg.split,
+            seed=cfg.seed,
+            seconds={**phases.total_seconds, "total": time.perf_counter() - start},
+            seen=seen or None,
+            **describe(cfg, benchmark, adapters, outcomes),
+            **summarize_controls(benchmark.tasks, [one.report for one in outcomes], selection, list(cfg.contrasts)),
+        ).write(Path(cfg.paths.run))
+        tell(results, outcomes, adapters, Path(cfg.paths.run), wandb_runs(loggers))
+    return results
+
+
+def score(
+    benchmark: Benchmark, systems: Mapping[str, Generator], adapters: Adapters, phases: Phases
+) -> tuple[list[Outcome], dict[str, Selection]]:
+    """The outcomes of all systems, with those that are made of others, and what was chosen on validation by task."""
     with phases("select"):
         selection = benchmark.select(systems)
     outcomes = benchmark.run(systems, domains=adapters.domains)
@@ -103,24 +129,20 @@ def evaluate_systems(cfg: DictConfig) -> Results:
         phases.add(outcome.report.seconds)
     for chosen, task in zip(selection.values(), benchmark.tasks, strict=False):
         outcomes += derived([one for one in outcomes if one.report.task == task.name], chosen)
-    run, seconds = Path(cfg.paths.run), {**phases.total_seconds, "total": time.perf_counter() - start}
+    return outcomes, selection
+
+
+def tell(results: Results, outcomes: Sequence[Outcome], adapters: Adapters, run: Path, runs: Sequence[Any]) -> None:
+    """Write the completions and draw the confusion matrices, log all of it into W&B runs, and print the tables."""
     write_samples(run / SAMPLES_FILE, [outcome.report for outcome in outcomes])
-    results = Results(
-        command="evaluate",
-        base_model=lm.source,
-        adapter=adapter_name(adapter) if adapter is not None else None,
-        split=cfg.split,
-        seed=cfg.seed,
-        seconds=seconds,
-        seen=seen or None,
-        **describe(cfg, benchmark, adapters, outcomes),
-        **summarize_controls(benchmark.tasks, [one.report for one in outcomes], selection, list(cfg.contrasts)),
-    ).write(run)
+    figures = {}
     for system, found in (results.confusion or {}).items():
+        figures[f"confusion_{system}"] = run / f"confusion_{system}.png"
         plot_confusion(found.counts, found.labels, run / f"confusion_{system}.png", title=f"Chosen by {system}")
-    log.info("%s split:\n%s", cfg.split, results_text(results))
+    log_used_experts(runs, adapters.experts)
+    log_evaluation(runs, results, outcomes, figures)
+    log.info("%s split:\n%s", results.split, results_text(results))
     log.info("Results: %s", run / RESULTS_FILE)
-    return results
 
 
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:

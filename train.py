@@ -5,16 +5,15 @@ Composes the configuration, builds the parts and runs them; everything else is i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-import wandb
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 import t2
 from t2.adapters.base import Adapter, NamedAdapter, adapter_name
@@ -33,10 +32,12 @@ from t2.run.configuration.trainer import DDP
 from t2.run.launch import launch, quiet_libraries
 from t2.run.launch_folder import overrides_of
 from t2.run.results import CURVE_FILE, git_commit
+from t2.run.tracking import tracked, wandb_runs
 from t2.tasks.prompt_hash import prompt_hashes
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import Validation, finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT
+from t2.training.dashboard import log_training
 from t2.training.data import PromptData
 from t2.training.device import check_accelerator, ddp_placement, device_of_rank, trainer_placement
 from t2.training.module import ExpertTraining
@@ -59,26 +60,33 @@ def train(cfg: DictConfig) -> Results | None:
     if several:
         divide(cfg)
     module, data, callbacks = build(cfg)
-    with open_dict(cfg):
-        cfg.paths.run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:10]
-    failed = True
-    try:
-        loggers = list(instantiate(cfg.logger).values())
-        for logger in loggers:
-            logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
+    loggers = list(instantiate(cfg.logger).values())
+    with tracked(loggers, about(cfg, module)):
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
         trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         finish(trainer, module)
-        failed = False
-    finally:
-        wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
-    if not trainer.is_global_zero:
-        return None
-    results = report(cfg, module, callbacks, seconds=time.perf_counter() - start)
-    plot_learning_curve([run], run / CURVE_FILE)  # last: no figure is worth a run
+        if not trainer.is_global_zero:
+            return None
+        results = report(cfg, module, callbacks, seconds=time.perf_counter() - start)
+        plot_learning_curve([run], run / CURVE_FILE)  # after the results: no figure is worth a run
+        log_training(
+            wandb_runs(loggers), results, best_step=validation_of(callbacks).best_step,
+            expert=saved_file(run, module.adapter), metadata=module.metadata, figure=run / CURVE_FILE,
+        )  # fmt: skip
     return results
+
+
+def about(cfg: DictConfig, module: ExpertTraining) -> dict[str, Any]:
+    """What loggers get as hyperparameters: the resolved configuration, the commit, and which data the task has read."""
+    configuration: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {**configuration, "git_commit": module.metadata.git_commit, "data": describe_data([module.task])}
+
+
+def saved_file(run: Path, adapter: Adapter) -> Path:
+    """The file of what a run has learned."""
+    return run / (EXPERT_FILE if isinstance(adapter, SVF) else ADAPTER_FILE)
 
 
 def check_parts(cfg: DictConfig) -> None:
@@ -182,8 +190,8 @@ def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback],
     ).write(run)
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))
-    saved = run / (EXPERT_FILE if isinstance(module.adapter, SVF) else ADAPTER_FILE)
-    log.info("Expert: %s\nNext: python evaluate.py %s", saved, " ".join(evaluation_words(cfg, module.adapter)))
+    saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)
+    log.info("Expert: %s\nNext: python evaluate.py %s", saved, " ".join(words))
     return results
 
 

@@ -23,13 +23,14 @@ from training_run import fit, flat, make_module
 import t2.training.module
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.ranks import AnotherRankFailed
-from t2.training.callbacks import Checkpoints, SampleTable, Validation
+from t2.training.callbacks import Checkpoints, Validation
 from t2.training.data import PromptSchedule
 from t2.training.es import ES
 from t2.training.grpo import GRPO
 from t2.training.module import ExpertTraining
 from t2.training.objectives import RLOO, SFT, Reinforce
 from t2.training.ranks import AdapterDDP
+from t2.training.sample_table import SampleTable
 from t2.types import Example, Sampling
 
 CLIPPED_STEP = t2.training.module.clipped_step

@@ -26,8 +26,14 @@ class OfflineRun:
     id: str = ""
     name: str = ""
     group: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)  # by name, what `define_metric` said
+    alerts: list[str] = field(default_factory=list)  # titles
+    artifacts: list[Any] = field(default_factory=list)  # records of those that were logged
     exit_code: int | None = None
 
     def values(self, key: str) -> list[Any]:
@@ -35,8 +41,15 @@ class OfflineRun:
         return [row[key] for row in self.history if key in row]
 
     def table(self, key: str) -> dict[str, Any]:
-        """The last table logged under `key`: its columns and data."""
-        return json.loads((self.folder / "files" / self.values(f"{key}/path")[-1]).read_text())
+        """The table logged under `key`, or the increments of one: its columns, and the data of all."""
+        parts = [json.loads((self.folder / "files" / path).read_text()) for path in self._paths(key)]
+        return {"columns": parts[-1]["columns"], "data": [row for part in parts for row in part["data"]]}
+
+    def _paths(self, key: str) -> list[str]:
+        nested = [value["path"] for value in self.values(key)]
+        paths = nested or self.values(f"{key}/path")
+        kinds = [value["_type"] for value in self.values(key)] or self.values(f"{key}/_type")
+        return paths if kinds[-1] == "incremental-table-file" else paths[-1:]
 
 
 def read_runs(root: Path) -> list[OfflineRun]:
@@ -51,6 +64,7 @@ def _read(path: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.id, run.name, run.group = record.run.run_id, record.run.display_name, record.run.run_group
+            run.job_type, run.tags = record.run.job_type, list(record.run.tags)
             run.config |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         elif kind == "config":
             run.config |= {item.key: json.loads(item.value_json) for item in record.config.update if item.key}
@@ -58,6 +72,16 @@ def _read(path: Path) -> OfflineRun:
             run.history.append(
                 {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
             )
+        elif kind == "summary":
+            run.summary |= {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.summary.update
+            }
+        elif kind == "metric":
+            run.metrics[record.metric.name or record.metric.glob_name] = record.metric
+        elif kind == "alert":
+            run.alerts.append(record.alert.title)
+        elif kind == "artifact":
+            run.artifacts.append(record.artifact)
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

@@ -62,11 +62,12 @@ def outcome_of(
     # A pass that has generated and took none was another engine's: unknown.
     passes = {part: n for part, n in record.forward_tokens.items() if n or not record.tokens[part]}
     choices = generator.choices
-    means = zip(*(choice.mixture.means for choice in choices), strict=True)
+    weights = tuple(dict(zip(generator.pool.domains, choice.mixture.means, strict=True)) for choice in choices)
     labels = tuple(choice.label for choice in choices if choice.label is not None)
     return Outcome(
         replace(report, seconds=seconds),
-        {domain: sum(of) / len(of) for domain, of in zip(generator.pool.domains, means, strict=True)},
+        {domain: sum(one[domain] for one in weights) / len(weights) for domain in generator.pool.domains},
         labels if len(labels) == len(choices) else (),
         {**tokens, "fit": fit_tokens, **passes},
+        weights,
     )

@@ -63,16 +63,17 @@ class Report:
 class Outcome:
     """A report, and what a two-pass system chose.
 
-    `mixing_weights` are means over examples and matrices by domain, empty without a pool; `chosen` is a label per
-    example, empty where the system chooses none. The report of a two-pass system has the seconds of `fit`, `pass1` and
-    `pass2` instead of `rollout`. `tokens` are those of the part of that name; empty for a system that was made of
-    others.
+    `mixing_weights` are means over examples and matrices by domain, empty without a pool, and `example_weights` those
+    of each example; `chosen` is a label per example, empty where the system chooses none. The report of a two-pass
+    system has the seconds of `fit`, `pass1` and `pass2` instead of `rollout`. `tokens` are those of the part of that
+    name; empty for a system that was made of others.
     """
 
     report: Report
     mixing_weights: Mapping[str, float] = field(default_factory=dict)
     chosen: tuple[str, ...] = ()
     tokens: Mapping[str, int] = field(default_factory=dict)
+    example_weights: tuple[Mapping[str, float], ...] = ()
 
 
 def compare(report: Report, base: Report, *, resamples: int = 10_000, seed: int = 0) -> Paired:

@@ -19,6 +19,7 @@ from t2.run.files import atomic_path
 from t2.run.folder_lock import check_new, folder_lock
 from t2.run.launch_ranks import check_ranks, is_follower
 from t2.run.ranks import AnotherRankFailed
+from t2.run.run_identity import name_run
 
 
 def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -45,6 +46,7 @@ def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         except (BlockingIOError, FileExistsError) as error:
             # Not logged: the log's file is in that folder, too.
             raise SystemExit(f"error: {error}") from None
+        name_run(cfg)
         if not cfg.get("resume"):
             save_config(cfg, folder / ".hydra")
         return body(cfg)

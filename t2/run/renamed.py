@@ -31,6 +31,7 @@ RENAMED_CHOICES = {
 MOVED_MODULES = {
     "t2.adaptation.Adaptation": "t2.training.adaptation_callback.Adaptation",
     "t2.callbacks": "t2.training.callbacks",
+    "t2.callbacks.SampleTable": "t2.training.sample_table.SampleTable",
     "t2.generation.hf": "t2.policy.hf",
     "t2.generation.vllm": "t2.policy.vllm",
     "t2.generation.vllm.EngineSettings": "t2.policy.vllm_engine.EngineSettings",
@@ -42,6 +43,7 @@ MOVED_MODULES = {
     "t2.pool": "t2.experts.pool",
     "t2.strategies": "t2.adaptation",
     "t2.strategies.search.AlphaSpace": "t2.adaptation.mixture_space.MixtureSpace",
+    "t2.training.callbacks.SampleTable": "t2.training.sample_table.SampleTable",
     "t2.tasks.fewshot.FewShot": "t2.tasks.few_shot_split.FewShotSplit",
     "t2.tasks.mixed.Mixed": "t2.tasks.union.TaskUnion",
     "t2.tiny": "t2.models.tiny",

@@ -1,4 +1,4 @@
-"""Callbacks of a training run: validation and the best expert, checkpoints, samples, progress.
+"""Callbacks of a training run: validation and the best expert, checkpoints, progress.
 
 Validation is a callback instead of Lightning's loop, since it happens before step k + 1 starts: a run that was killed
 after the checkpoint of step k validates on resuming, and ends as if it had not been killed. The test split is not read.
@@ -6,23 +6,20 @@ after the checkpoint of step k validates on resuming, and ends as if it had not 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pydantic import PositiveInt
 from tqdm import tqdm
 
+from t2.evaluation.report import Report
 from t2.experts.trained import save_trained, why_not_kept
-from t2.run.files import atomic_path, parse_json, read_lines
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.ranks import no_bar
-from t2.run.results import SAMPLES_FILE
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
 from t2.training.ranks import evaluate_divided, note_sigterm
@@ -31,7 +28,8 @@ from t2.types import Sampling
 log = logging.getLogger(__name__)
 
 
-def _training(module: L.LightningModule) -> ExpertTraining:
+def training_of(module: L.LightningModule) -> ExpertTraining:
+    """The module as what it is."""
     assert isinstance(module, ExpertTraining), f"these callbacks serve ExpertTraining, got {type(module).__name__}"
     return module
 
@@ -54,15 +52,16 @@ class Validation(L.Callback):
         self.reports: dict[int, tuple[float, ...]] = {}  # step -> a score per example
         self.best_step = 0
         self.majority: float | None = None  # accuracy of always giving the most frequent answer
+        self.latest: Report | None = None  # of the latest validation of this process
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Validate before the step, where `every` says so."""
         if trainer.global_step % self.every == 0:
-            self._validate(trainer, _training(pl_module))
+            self._validate(trainer, training_of(pl_module))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the last step, unless it was."""
-        self._validate(trainer, _training(pl_module))
+        self._validate(trainer, training_of(pl_module))
 
     def _validate(self, trainer: L.Trainer, module: ExpertTraining) -> None:
         step = trainer.global_step
@@ -74,7 +73,7 @@ class Validation(L.Callback):
             report = evaluate_divided(
                 module.generator, module.task, examples, sampling, system="expert", workers=module.score_workers
             )
-        self.reports[step], self.majority = report.scores, report.majority
+        self.reports[step], self.majority, self.latest = report.scores, report.majority, report
         if report.mean > self._mean(self.best_step) or step == self.best_step:
             before = self._mean(0) if 0 in self.reports else None
             expert = module.expert(step=step, val_before=before, val_after=report.mean)
@@ -126,37 +125,6 @@ def finish(trainer: L.Trainer, module: ExpertTraining) -> None:
         callback.on_train_end(trainer, module)
 
 
-class SampleTable(L.Callback):
-    """Some completions of every n-th step: `samples.jsonl` in the run folder, and a table in W&B."""
-
-    COLUMNS = ("step", "prompt", "reference", "answer", "score", "reason", "finish", "tokens")
-
-    def __init__(self, *, every: PositiveInt = 5, rows: PositiveInt = 8) -> None:
-        """Record the first `rows` completions."""
-        self.every, self.rows = every, rows
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Record the step that just ended."""
-        record = _training(pl_module).last_step
-        if record is None or record.step % self.every or not trainer.is_global_zero:
-            return
-        table = [
-            [record.step, example.prompt, example.answer, c.text, grade.score, grade.reason, c.finish, len(c.token_ids)]
-            for example, group, grades in zip(record.examples, record.completions, record.grades, strict=True)
-            for c, grade in zip(group, grades, strict=True)
-        ][: self.rows]
-        path = Path(trainer.default_root_dir) / SAMPLES_FILE
-        hint = "Move it away; the run goes on without its rows."
-        known = read_lines(path, hint) if path.exists() else []
-        kept = [line for line in known if parse_json(line.encode(), f"A line of {path}", hint)["step"] < record.step]
-        with atomic_path(path) as partial:
-            new = [json.dumps(dict(zip(self.COLUMNS, row, strict=True))) for row in table]
-            partial.write_text("\n".join([*kept, *new]) + "\n")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_table("samples", columns=list(self.COLUMNS), data=table, step=trainer.global_step)
-
-
 class Checkpoints(L.Callback):
     """Writes `checkpoints/last.ckpt` every `every` steps, and says how to go on when a run is interrupted.
 
@@ -204,7 +172,7 @@ class Progress(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Show the step that just ended."""
-        metrics = _training(pl_module).metrics
+        metrics = training_of(pl_module).metrics
         score, length = metrics["train/score"], metrics["rollout/length"]
         if not self.bar.disable:
             self.bar.set_postfix(score=f"{score:.2f}", length=f"{length:.0f}", refresh=False)
@@ -212,7 +180,7 @@ class Progress(L.Callback):
             return
         step = trainer.global_step
         per_step = (time.perf_counter() - self.start) / max(1, step - self.first)
-        seconds = _training(pl_module).phases.step_seconds
+        seconds = training_of(pl_module).phases.step_seconds
         log.info(
             "step %d/%d: score %.2f, length %.0f, %s, %.0f s left",
             step,

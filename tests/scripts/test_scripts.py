@@ -100,8 +100,9 @@ def test_a_sweep_gives_every_job_its_own_run(tmp_path: Path, run_script: Run) ->
     runs = read_runs(tmp_path)
     assert len(runs) == 8
     jobs = itertools.product(("products", "gcd"), ("rloo", "reinforce"), (1, 2))
-    assert {run.name for run in runs} == {f"{task}-{objective}-seed{seed}" for task, objective, seed in jobs}
+    assert {run.name for run in runs} == {f"{task}-{objective}-seed{seed} steps=1" for task, objective, seed in jobs}
     assert len({run.id for run in runs}) == 8
+    assert {run.group for run in runs} == {"-".join(tmp_path.parts[-2:])}  # one of the sweep
     assert all(len(run.values("train/score")) == 1 for run in runs)
 
 

@@ -21,11 +21,12 @@ from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.reference import encode_reference
 from t2.run.metrics_csv import read_metrics
 from t2.run.results import SAMPLES_FILE
-from t2.training.callbacks import Checkpoints, SampleTable, Validation
+from t2.training.callbacks import Checkpoints, Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.objectives import SFT, Reinforce
 from t2.training.optimizer import OptimizerSettings
 from t2.training.rollout import Loss, Rollout
+from t2.training.sample_table import SampleTable
 from t2.types import Example, Sampling
 
 

@@ -59,6 +59,7 @@ class Train(Script):
 class Pooled(Script):
     """Keys of the scripts that apply experts."""
 
+    logger: dict[str, Part] | None = None
     experts: Part | None = None
     strategy: Part | None = None
     expert: Text | None
