@@ -29,7 +29,7 @@ from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
 from t2.evaluation.tables import bars, history_table
-from t2.evaluation.wandb_results import log_adapted, log_search, weights_text
+from t2.evaluation.wandb_results import log_adapted, log_search, summary_of, weights_text
 from t2.experts.centroids import CENTROIDS_FILE, Centroids
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
@@ -84,7 +84,8 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
                     strategy.fit(model, task, support)
             if isinstance(strategy, Searcher):
                 results = save(cfg, model, strategy, task, phases, start=start)
-                log_search(wandb_runs(loggers), results, strategy.history, Path(cfg.paths.run) / MIXTURE_FILE)
+                mixture = Path(cfg.paths.run) / MIXTURE_FILE
+                log_search(wandb_runs(loggers), summary_of(results), strategy.history, mixture, task=task.name)
             elif isinstance(strategy, Centroid) and strategy.centroids is not None:
                 save_centroids(Path(cfg.paths.run), strategy.centroids)
         rows: list[dict[str, Any]] = []

@@ -60,7 +60,7 @@ def train(cfg: DictConfig) -> Results | None:
     if several:
         divide(cfg)
     module, data, callbacks = build(cfg)
-    loggers = list(instantiate(cfg.logger).values())
+    loggers = list(instantiate(cfg.get("logger") or {}).values())
     with tracked(loggers, about(cfg, module)):
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
         trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,9 +53,14 @@ class OfflineRun:
         return paths if kinds[-1] == "incremental-table-file" else paths[-1:]
 
 
-def read_runs(root: Path) -> list[OfflineRun]:
-    """Every offline run below a folder."""
-    return [_read(path) for path in sorted(root.rglob("wandb/offline-run-*/run-*.wandb"))]
+def read_runs(root: Path, *, patience_s: float = 10.0) -> list[OfflineRun]:
+    """Every offline run below a folder, once each has ended: W&B's service still writes when `wandb.finish` returns."""
+    end = time.monotonic() + patience_s
+    while True:
+        found = [_read(path) for path in sorted(root.rglob("wandb/offline-run-*/run-*.wandb"))]
+        if all(run.exit_code is not None for run in found) or time.monotonic() > end:
+            return found
+        time.sleep(0.05)
 
 
 def _read(path: Path) -> OfflineRun:

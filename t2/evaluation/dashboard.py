@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import wandb
 
 if TYPE_CHECKING:
-    from wandb_workspaces.reports.v2 import Report
+    from wandb_workspaces.reports.v2.interface import Report
     from wandb_workspaces.workspaces import Workspace
 
 STEP = "trainer/global_step"
 # Section -> its charts: a title and the metrics in one chart, all by step.
-TRAINING = {
+TRAINING: dict[str, dict[str, tuple[str, ...]]] = {
     "Learning": {
         "Accuracy on validation": ("val/score",),
         "Score of the samples": ("train/score",),
@@ -76,7 +76,8 @@ def report(entity: str, project: str, group: str) -> Report:
     for name, panels in charts():
         runs = wr.Runset(entity=entity, project=project, name=group, filters=f"Group == '{group}'")
         blocks += [wr.H2(name), wr.PanelGrid(runsets=[runs], panels=panels)]
-    return wr.Report(entity=entity, project=project, title=group, description="Made by t2", blocks=blocks)
+    made: Report = wr.Report(entity=entity, project=project, title=group, description="Made by t2", blocks=blocks)
+    return made
 
 
 def _reports() -> Any:

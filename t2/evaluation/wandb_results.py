@@ -60,6 +60,11 @@ def summary_of(results: Results) -> dict[str, float]:
     for name, part in (("gain", results.paired), ("gain_over_form", results.paired_form or {})):
         for task, pairs in part.items():
             found |= {f"{name}/{task}/{system}": pair.difference for system, pair in pairs.items()}
+    for task, mixtures in (results.mixing_weights or {}).items():
+        for system, weights in mixtures.items():
+            found |= {f"weight/{task}/{system}/{domain}": value for domain, value in weights.items()}
+    if results.support is not None:
+        found["search/fitness"] = results.support.fitness
     for task, shares in (results.truncated or {}).items():
         found |= {f"truncated/{task}/{system}": share for system, share in shares.items()}
     found |= {f"seconds/{phase}": value for phase, value in results.seconds.items()}
@@ -124,16 +129,16 @@ def weights_text(weights: Mapping[str, float]) -> str | None:
     return ", ".join(f"{domain} {weight:.2f}" for domain, weight in weights.items()) or None
 
 
-def log_search(runs: Sequence[Any], results: Results, history: Sequence[Iteration], mixture: Path) -> None:
-    """Log the search of a mixture: a row per generation, what it found, and its file as an artifact."""
-    (task,) = results.mixing_weights or ()
-    found = {f"weight/{domain}": value for of in results.mixing_weights[task].values() for domain, value in of.items()}
+def log_search(
+    runs: Sequence[Any], found: Mapping[str, float], history: Sequence[Iteration], mixture: Path, *, task: str
+) -> None:
+    """Log the search of a mixture: a row per generation, what was `found`, and its file as an artifact."""
     for run in runs:
         run.define_metric("search/*", step_metric="search/iteration")
         for line in history:
             run.log({f"search/{name}": getattr(line, name) for name in ("iteration", "best", "mean", "likelihood")})
-        run.summary.update(found | {"search/fitness": results.support.fitness})
-        one = wandb.Artifact(f"mixture-{task}", type="mixture", metadata=found)
+        run.summary.update(dict(found))
+        one = wandb.Artifact(f"mixture-{task}", type="mixture", metadata=dict(found))
         one.add_file(str(mixture))
         run.log_artifact(one)
 

@@ -49,10 +49,9 @@ def wandb_runs(loggers: Sequence[Logger]) -> list[Any]:
 
 
 def artifact(path: Path, domain: str, *, about: Mapping[str, Any]) -> wandb.Artifact:
-    """The file of an expert as a W&B artifact `expert-DOMAIN`; `about` are its metadata, as far as they are scalars."""
-    scalars = {
-        key: value for key, value in about.items() if isinstance(value, str | int | float) and key != "fingerprint"
-    }
+    """The file of an expert as a W&B artifact `expert-DOMAIN`; `about` its metadata, of which scalars are kept."""
+    unread = ("fingerprint", "adapter")  # JSON, for programs
+    scalars = {key: value for key, value in about.items() if isinstance(value, str | int | float) and key not in unread}
     one = wandb.Artifact(f"expert-{domain}", type="expert", metadata=scalars)
     one.add_file(str(path))
     return one

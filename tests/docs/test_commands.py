@@ -16,6 +16,7 @@ import torch
 from conftest import ROOT
 from markdown_blocks import Command, blocks, commands
 from tiny_pool import pooled, save_pool
+from wandb.cli.cli import cli as wandb_cli
 
 from t2.adaptation.centroid_fit import fingerprint
 from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
@@ -35,7 +36,14 @@ SMALL = {
         *("base_model=tiny", "steps=1", "prompts_per_step=2", "sampling.samples=2", "sampling.max_new_tokens=2"),
         *("callbacks.validation.limit=1", "callbacks.samples.rows=1", "logger=csv"),
     ),
-    "evaluate.py": ("base_model=tiny", "limit=1", "sampling.max_new_tokens=2", "singles=false", "uniform=false"),
+    "evaluate.py": (
+        "base_model=tiny",
+        "logger=none",
+        "limit=1",
+        "sampling.max_new_tokens=2",
+        "singles=false",
+        "uniform=false",
+    ),
     "adapt.py": ("base_model=tiny", "sampling.max_new_tokens=2"),
     "export.py": ("base_model=tiny",),
 }
@@ -175,6 +183,9 @@ def test_what_it_names_exists(command: Command) -> None:
         script = ROOT / words[1]
         assert script.is_file(), script
         check_flags("".join(path.read_text() for path in script.parent.glob("**/*.py")), words[2:])
+    elif words[0] == "wandb":
+        assert words[1] in wandb_cli.commands, words[1]
+        assert all((ROOT / word).is_file() for word in words[2:] if word.endswith(".yaml")), words
     else:
         assert words[0] in ("pip", ".venv/bin/pre-commit"), f"{command.name}: nothing here can check it"
 

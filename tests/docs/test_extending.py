@@ -28,7 +28,14 @@ SMALL = {
         *("base_model=tiny", "steps=2", "prompts_per_step=2", "sampling.samples=2", "sampling.max_new_tokens=4"),
         *("callbacks.validation.limit=2", "logger=csv", "optimizer.lr=0.1", "optimizer.warmup_steps=0"),
     ),
-    "evaluate": ("base_model=tiny", "limit=2", "sampling.max_new_tokens=3", "singles=false", "uniform=false"),
+    "evaluate": (
+        "base_model=tiny",
+        "logger=none",
+        "limit=2",
+        "sampling.max_new_tokens=3",
+        "singles=false",
+        "uniform=false",
+    ),
 }
 BODIES = {"train": "train", "evaluate": "evaluate_systems"}
 Run = Callable[[str], Path]

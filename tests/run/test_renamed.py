@@ -24,8 +24,8 @@ def test_old_names_are_gone(old):
     module = old if old.rpartition(".")[2].islower() else old.rpartition(".")[0]
     if old == "t2.models.load_model":
         assert not hasattr(importlib.import_module("t2.models"), "load_model")
-    elif old.startswith("t2.adaptation."):
-        assert not hasattr(importlib.import_module("t2.adaptation"), "Adaptation")
+    elif old in ("t2.adaptation.Adaptation", "t2.training.callbacks.SampleTable"):  # whose module is still there
+        assert not hasattr(importlib.import_module(module), old.rpartition(".")[2])
     else:
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module(module)

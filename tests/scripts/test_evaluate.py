@@ -45,7 +45,7 @@ def evaluate(run_script: Run, folder: Path, tmp_path: Path) -> Callable[..., dic
         alone = [] if "controls" in arguments else ["controls=null", "all_at_1=false"]
         given = [*alone, *(argument for argument in arguments if argument not in ("no pool", "controls"))]
         run_script(
-            "evaluate", "base_model=tiny", "limit=4", "sampling.max_new_tokens=3", *pool,
+            "evaluate", "base_model=tiny", "logger=none", "limit=4", "sampling.max_new_tokens=3", *pool,
             f"hydra.run.dir={tmp_path / 'run'}", *given,
         )  # fmt: skip
         results: dict[str, Any] = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -65,7 +65,7 @@ def test_wandb_has_the_run(trained: Path) -> None:
     assert len(run.values("val/score")) == 3
     table = run.table("samples")
     assert table["columns"][:3] == ["step", "prompt", "reference"]
-    assert len(table["data"]) == 4
+    assert len(table["data"]) == 8  # of two steps
 
 
 def test_evaluate_and_adapt_use_the_expert(

@@ -43,7 +43,7 @@ class Train(Script):
     sampling: Part
     trainer: Part
     callbacks: dict[str, Part]
-    logger: dict[str, Part]
+    logger: dict[str, Part] | None = None
     resume: Text | None
     steps: PositiveInt
     prompts_per_step: PositiveInt

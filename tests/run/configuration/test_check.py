@@ -77,7 +77,7 @@ def test_parts_without_fault_pass() -> None:
 
 
 def test_what_a_script_fills_in_may_be_null_there_alone() -> None:
-    check_configuration(composed("evaluate"), "evaluate")
+    check_configuration(composed("evaluate", "logger=none"), "evaluate")
     with pytest.raises(ValueError, match=r"sampling\.max_new_tokens is None; allowed: at least 1"):
         check_configuration(composed("adapt", "sampling.max_new_tokens=null"), "adapt")
 
