@@ -1,0 +1,162 @@
+"""Ways to train against each other, over runs with several seeds: python -m t2.evaluation.compare NAME=RUN,RUN ...
+
+Each NAME is a way to train, and its RUNs are evaluations (of evaluate.py) of what it has trained, one per seed, on the
+same questions. Where `t2.evaluation.study` compares systems that were scored side by side in a run, this compares one
+system, the expert by default, across runs. Runs are paired by their seed where all have one of their own; intervals are
+from a bootstrap over seeds and questions, p-values corrected by Holm over the contrasts. Evaluates nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean, stdev
+
+from t2.evaluation.contrasts import holm, parse_contrast
+from t2.evaluation.joining import read_samples
+from t2.evaluation.results import Results
+from t2.evaluation.statistics import Paired, compare_runs
+from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.tables import Table, percent
+from t2.run.messages import did_you_mean
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one way to train: scores (S, n) of a system and of the base, and what was learned."""
+
+    name: str
+    scores: list[list[float]]
+    base: list[list[float]]
+    numbers: int  # trained
+
+    @property
+    def means(self) -> list[float]:
+        """The mean score of each run."""
+        return [fmean(row) for row in self.scores]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first group minus the second."""
+
+    first: str
+    second: str
+    paired: Paired
+    p_holm: float = 1.0
+
+
+def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> list[Group]:
+    """Read the runs of each group.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a finished evaluation.
+        ValueError: runs of several tasks, other questions than those of the first run, a system that was not scored, or
+            groups with different numbers of runs.
+    """
+    sizes = {name: len(paths) for name, paths in runs.items()}
+    if len(set(sizes.values())) != 1:
+        told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise ValueError(f"Runs are paired, and {told}. Give each name as many, in the order of their seeds.")
+    first = next(iter(runs.values()))[0]
+    asked = None
+    groups = []
+    for name, paths in runs.items():
+        group = Group(name, [], [], 0)
+        for path in paths:
+            questions, scores, base = _read(path, system)
+            if asked is not None and questions != asked:
+                raise ValueError(
+                    f"{path} has other questions than {first}, so that they cannot be compared. Evaluate all runs with "
+                    "the same task, split and limit."
+                )
+            asked = questions
+            group.scores.append(scores)
+            group.base.append(base)
+            group = replace(group, numbers=Results.read(path).trainable_parameters)
+        groups.append(group)
+    return groups
+
+
+def _read(path: Path, system: str) -> tuple[list[tuple[object, ...]], list[float], list[float]]:
+    """A run's questions, and the scores of the system and of the base."""
+    found = read_samples(path)
+    tasks = list(dict.fromkeys(task for task, _ in found))
+    if len(tasks) != 1:
+        raise ValueError(f"{path} has the tasks {', '.join(tasks)}. Give runs of one.")
+    has = [name for _, name in found]
+    for wanted in (system, BASE):
+        if wanted not in has:
+            raise ValueError(f"{path} has not scored {wanted}: it has {', '.join(has)}.{did_you_mean(wanted, has)}")
+    lines, base = (found[tasks[0], name] for name in (system, BASE))
+    questions: list[tuple[object, ...]] = [(tasks[0], one["prompt"], one.get("reference")) for one in lines]
+    return questions, [float(one["score"]) for one in lines], [float(one["score"]) for one in base]
+
+
+def differences(groups: Sequence[Group], contrasts: Sequence[str] = ()) -> list[Difference]:
+    """The contrasts, `FIRST - SECOND` each, or else those of every pair of groups.
+
+    Raises:
+        ValueError: a contrast names no group.
+    """
+    known = {group.name: group for group in groups}
+    pairs = [parse_contrast(text) for text in contrasts] or list(combinations(known, 2))
+    for name in (name for pair in pairs for name in pair):
+        if name not in known:
+            raise ValueError(f"A contrast names {name!r}; allowed: {', '.join(known)}.{did_you_mean(name, known)}")
+    found = [Difference(a, b, compare_runs(known[a].scores, known[b].scores)) for a, b in pairs]
+    corrected = holm([one.paired.p_value for one in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def groups_table(groups: Sequence[Group]) -> Table:
+    """A row per group: numbers learned, each run's score, their mean and spread, and the gain over the base."""
+    rows = []
+    for group in groups:
+        gain = compare_runs(group.scores, group.base)
+        spread = f"{100 * stdev(group.means):.1f}" if len(group.means) > 1 else ""
+        runs = ", ".join(f"{100 * mean:.1f}" for mean in group.means)
+        rows.append([group.name, f"{group.numbers:,}", runs, percent(fmean(group.means)), spread, *_cells(gain)[:2]])
+    return Table(["", "numbers", "score by run", "mean", "SD", "over the base", "95% interval"], rows)
+
+
+def differences_table(found: Sequence[Difference]) -> Table:
+    """A row per contrast."""
+    rows = [[f"{one.first} - {one.second}", *_cells(one.paired), f"{one.p_holm:.2g}"] for one in found]
+    return Table(["contrast", "difference", "95% interval", "p", "p (Holm)"], rows)
+
+
+def _cells(pair: Paired) -> list[str]:
+    low, high = pair.ci95
+    return [f"{100 * pair.difference:+.1f}", f"[{100 * low:+.1f}, {100 * high:+.1f}]", f"{pair.p_value:.2g}"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(prog="python -m t2.evaluation.compare", description=__doc__)
+    parser.add_argument("groups", nargs="+", metavar="NAME=RUN,RUN", help="evaluations of one way to train, by seed")
+    parser.add_argument("--contrast", action="append", default=[], help="'NAME - NAME'; default: every pair")
+    parser.add_argument("--system", default=EXPERT, help="the system of each run that is compared (default: expert)")
+    parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    options = parser.parse_args(arguments)
+    try:
+        named = [text.partition("=") for text in options.groups]
+        if wrong := [
+            text for text, (_, equals, paths) in zip(options.groups, named, strict=True) if not equals * len(paths)
+        ]:
+            raise ValueError(f"{wrong[0]!r} is no group. Write NAME=RUN,RUN with folders of evaluations.")
+        runs = {name: [Path(path) for path in paths.split(",")] for name, _, paths in named}
+        groups = read_groups(runs, system=options.system)
+        tables = [groups_table(groups)]
+        if len(groups) > 1:
+            tables.append(differences_table(differences(groups, options.contrast)))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print("\n\n".join(one.markdown() if options.markdown else one.text() for one in tables))
+
+
+if __name__ == "__main__":
+    main()
