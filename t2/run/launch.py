@@ -36,13 +36,14 @@ from t2.run.configuration.resume import check_unchanged
 from t2.run.configuration.trainer import own_key
 from t2.run.launch_folder import in_own_folder
 from t2.run.launch_ranks import is_follower, rank_arguments
+from t2.run.launch_slurm import check_launcher, check_mode
 from t2.run.messages import nearest
 from t2.run.ranks import AnotherRankFailed, follow_quietly
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
+from t2.run.slurm import SIGTERM_STATUS
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
-SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 USER_ERRORS = (
     *(ValueError, OSError, ImportError, MisconfigurationException, OmegaConfBaseException),
@@ -57,6 +58,7 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
     resumed = resume_arguments(arguments) if name == "train" else None
     if resumed is None:
         try:
+            check_launcher(arguments)
             check_overrides(conf, name, arguments)
         except ValueError as error:
             raise SystemExit(f"error: {error}") from None
@@ -77,6 +79,7 @@ def _plain_errors(body: Callable[[DictConfig], Any], name: str) -> Callable[[Dic
                 follow_quietly()
             if cfg.get("resume"):
                 check_unchanged(cfg)
+            check_mode()
             check_configuration(cfg, name)
             return in_own_folder(body, cfg)
         except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
