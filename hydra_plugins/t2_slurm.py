@@ -1,4 +1,4 @@
-"""The launcher of `hydra/launcher=slurm`: submitit's, which in addition loses no job and says in a sentence what failed.
+"""The launcher of `hydra/launcher=slurm`: submitit's, which in addition loses no job and says plainly what failed.
 
 Hydra takes launchers from modules of this package's name alone. Checks and messages are `t2.run.launch_slurm`'s, and
 what a job does when Slurm stops it is `t2.run.slurm`'s.
@@ -24,12 +24,12 @@ OWN = ("_target_", "submitit_folder", "max_num_timeout")  # keys that are none o
 COMMON = ("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node", "mem_gb", "nodes", "name")
 
 
-class SlurmLauncher(Launcher):
+class SlurmLauncher(Launcher):  # type: ignore[misc]  # Hydra has no types
     """Gives the jobs of a sweep to Slurm as one array, and waits for all of them."""
 
     def __init__(self, **params: Any) -> None:
         """`params` are the keys of hydra/launcher=submitit_slurm."""
-        self.params = {
+        self.params: dict[str, Any] = {
             key: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
             for key, value in params.items()
         }

@@ -153,14 +153,13 @@ JOBACCT="JobAcctGatherType=jobacct_gather/linux
 JobAcctGatherFrequency=task=5"
 
 # ---- nodes
-NODE_LINES= GRES_CONF=
+NODE_LINES=
 if [ "$GPUS" -gt 0 ]; then
   # gres/gpu wants one character device per GPU: without File= the node drains ("gres/gpu count reported lower than
   # configured (0 < N)"); with plain files CUDA_VISIBLE_DEVICES is not set. Twins of /dev/null do.
   for i in $(seq 0 $((GPUS - 1))); do
     [ -c "$DIR/etc/nvidia$i" ] || mknod "$DIR/etc/nvidia$i" c 1 3 || die "mknod refused: T2_SLURM_GPUS needs root"
   done
-  GRES_CONF="GresTypes=gpu"
 fi
 set -- $SLURMD_PORTS
 for n in $NAMES; do
@@ -226,7 +225,7 @@ JobCompType=jobcomp/filetxt
 JobCompLoc=$LOG/jobcomp.txt
 $ACCT_CONF
 DefMemPerCPU=512
-$GRES_CONF
+GresTypes=gpu
 ${NODE_LINES}PartitionName=debug Nodes=ALL Default=YES MaxTime=$MAXTIME DefaultTime=5 State=UP OverSubscribe=NO
 CONF
 

@@ -36,11 +36,10 @@ from t2.run.configuration.resume import check_unchanged
 from t2.run.configuration.trainer import own_key
 from t2.run.launch_folder import in_own_folder
 from t2.run.launch_ranks import is_follower, rank_arguments
-from t2.run.launch_slurm import check_launcher, check_mode
+from t2.run.launch_slurm import check_launcher
 from t2.run.messages import nearest
-from t2.run.ranks import AnotherRankFailed, follow_quietly
+from t2.run.ranks import SIGTERM_STATUS, AnotherRankFailed, follow_quietly
 from t2.run.renamed import old_targets, renamed_override, renamed_target, target_in
-from t2.run.slurm import SIGTERM_STATUS
 
 log = logging.getLogger(__name__)
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
@@ -79,7 +78,6 @@ def _plain_errors(body: Callable[[DictConfig], Any], name: str) -> Callable[[Dic
                 follow_quietly()
             if cfg.get("resume"):
                 check_unchanged(cfg)
-            check_mode()
             check_configuration(cfg, name)
             return in_own_folder(body, cfg)
         except SIGTERMException:  # a SystemExit without a status, so 0: Lightning's, which waits for the step's end
@@ -241,8 +239,7 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _did_you_mean(got: str, allowed: Sequence[str]) -> str:
-    near = nearest(got, allowed, cutoff=0.5)
-    return "" if near is None else f"\nDid you mean {near!r}?"
+    return "" if (near := nearest(got, allowed, cutoff=0.5)) is None else f"\nDid you mean {near!r}?"
 
 
 def quiet_libraries() -> None:

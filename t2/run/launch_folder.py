@@ -20,6 +20,7 @@ from t2.run.configuration.resume import check_unchanged
 from t2.run.files import atomic_path
 from t2.run.folder_lock import check_new, folder_lock
 from t2.run.launch_ranks import check_ranks, is_follower
+from t2.run.launch_slurm import check_mode
 from t2.run.ranks import AnotherRankFailed
 from t2.run.slurm import Record, has_checkpoint, requeued_on_signal, restarts
 
@@ -33,9 +34,11 @@ def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     A job that Slurm has requeued goes on in its folder; None where it had finished there.
 
     Raises:
-        ValueError: the processes cannot divide the run's steps, or a requeued job has another configuration.
+        ValueError: the processes cannot divide the run's steps, a launcher of sweeps is chosen for a single run, or a
+            requeued job has another configuration than it had.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    check_mode()
     check_ranks(cfg)
     requeued = Record.of_requeued(folder)
     if requeued is not None and requeued.is_finished(folder):

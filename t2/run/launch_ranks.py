@@ -66,7 +66,7 @@ def check_ranks(cfg: DictConfig) -> None:
             f"prompts_per_step is {prompts}: some would have nothing to do. Lower trainer.devices to {prompts // nodes}"
             f", or raise prompts_per_step to {devices * nodes}."
         )
-    if devices * nodes > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not in_step():
+    if devices * nodes > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and "SUBMITIT_EXECUTOR" not in os.environ:
         raise ValueError(
             "trainer=ddp with -m: each process would start the whole sweep. Start the runs one after the other without "
             "-m, or give each process to Slurm (hydra/launcher=slurm hydra.launcher.tasks_per_node=N)."

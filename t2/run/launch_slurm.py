@@ -21,11 +21,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
-from t2.run.slurm import SIGTERM_STATUS, has_checkpoint, is_being_stopped
+from t2.run.ranks import SIGTERM_STATUS
+from t2.run.slurm import has_checkpoint, is_being_stopped
 
 log = logging.getLogger(__name__)
 LAUNCHER = "hydra/launcher"
 ASK_S = 1.0  # between two looks at jobs that run
+GONE_S = 30.0  # a result may be that late on a file system of many machines; for clusters without sacct
 SIGNAL_EARLY_S = 60  # Slurm sends its signal up to so much before its time
 FAILED = "JobFailed: "  # what the last line of a failed job's traceback begins with
 
@@ -95,8 +97,8 @@ def refused(error: Exception, parameters: dict[str, Any]) -> str:
         if parameters.get(key) is not None
     )
     return (
-        f"Slurm refuses the jobs. {' '.join(words) or error}\nAsked for: {asked}. The keys are hydra.launcher's; `sinfo` "
-        "lists partitions, their nodes and times."
+        f"Slurm refuses the jobs. {' '.join(words) or error}\nAsked for: {asked}. The keys are hydra.launcher's; "
+        "`sinfo` lists partitions, their nodes and times."
     )
 
 
@@ -152,15 +154,17 @@ def wait_for(jobs: Sequence[Submitted]) -> tuple[dict[int, Any], dict[int, str]]
     """
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
-    waiting = list(jobs)
+    gone_since: dict[int, float] = {}
     try:
-        while waiting:
-            waiting = [one for one in waiting if not _ended(one.job)]
-            for one in jobs:
-                if one not in waiting and one.number not in results and one.number not in failures:
+        while waiting := [one for one in jobs if one.number not in results and one.number not in failures]:
+            for one in waiting:
+                if one.job.done():
                     _collect(one, results, failures)
-            if waiting:
-                time.sleep(ASK_S)
+                elif one.job.state != "UNKNOWN" or in_queue(one.job.job_id):
+                    gone_since.pop(one.number, None)
+                elif time.monotonic() - gone_since.setdefault(one.number, time.monotonic()) >= GONE_S:
+                    failures[one.number] = "it was lost: it left no result, and sacct, which would say why, does not."
+            time.sleep(ASK_S)
     except KeyboardInterrupt:
         first = jobs[0].job.job_id.partition("_")[0]
         log.warning("The jobs go on without this process. Cancel them with: scancel %s", first)
@@ -169,7 +173,7 @@ def wait_for(jobs: Sequence[Submitted]) -> tuple[dict[int, Any], dict[int, str]]
 
 
 def _collect(one: Submitted, results: dict[int, Any], failures: dict[int, str]) -> None:
-    """Take a job's result, or find out what has become of it."""
+    """Take an ended job's result, or what it says has happened."""
     from submitit.core.utils import FailedJobError, UncompletedJobError  # an extra
 
     try:
@@ -187,13 +191,6 @@ def _message(trace: str) -> str:
     if FAILED in inner:
         return inner.rpartition(FAILED)[2].strip()
     return inner.strip().splitlines()[-1]
-
-
-def _ended(job: Any) -> bool:
-    """Whether a job has brought a result, or Slurm no longer has it."""
-    if job.done():
-        return True
-    return job.state == "UNKNOWN" and not in_queue(job.job_id)
 
 
 def in_queue(job: str) -> bool:

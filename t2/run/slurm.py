@@ -1,9 +1,9 @@
 """A run as a job of Slurm: which job this is, and how it goes on after Slurm has stopped and requeued it.
 
-Slurm stops a job at its time limit, for another of higher priority, or with its node. Before the first it sends a signal
-(sbatch --signal, `hydra.launcher.signal_delay_s`), and this module answers with `scontrol requeue`: every finished step
-is in `checkpoints/last.ckpt` by then. A requeued job has the number it had, which is kept in `RUN/.slurm.json`: so the
-same job goes on in its folder, and another is refused there as ever (`t2.run.folder_lock`).
+Slurm stops a job at its time limit, for another of higher priority, or with its node. Before the first it sends a
+signal (sbatch --signal, `hydra.launcher.signal_delay_s`), and this module answers with `scontrol requeue`: every
+finished step is in `checkpoints/last.ckpt` by then. A requeued job has the number it had, which is kept in
+`RUN/.slurm.json`: so the same job goes on in its folder, and another is refused there as ever (`t2.run.folder_lock`).
 
 Not done here: jobs of a sweep (`t2.run.launch_slurm`), their ranks (`t2.run.launch_ranks`), the checkpoint itself.
 """
@@ -32,7 +32,6 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # users' sbatch files send the first
 INTERACTIVE = ("bash", "interactive")  # names of jobs in which a user types commands, as Lightning takes them
 FRUITLESS = 2  # attempts in a row that save nothing: there will be no end
 SCONTROL_TIMEOUT_S = 60
-SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
 Stat = tuple[int, int] | None  # time of change in nanoseconds and size in bytes; None: there is no such file
 
 

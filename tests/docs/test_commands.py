@@ -168,6 +168,10 @@ def test_what_it_names_exists(command: Command) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"no such target: {words[1]}"
     elif words[0] == "python" and words[1] in SCRIPTS:
         check_overrides(ROOT / "conf", words[1].removesuffix(".py"), quote_text(words[2:]))
+    elif words[0] == "sbatch":
+        (at,) = (number for number, word in enumerate(words) if word.endswith(".sbatch"))
+        assert (ROOT / words[at]).is_file(), words[at]
+        check_overrides(ROOT / "conf", "train", quote_text(words[at + 1 :]))
     elif words[:2] == ("python", "-m"):
         assert importlib.util.find_spec(words[2]), words[2]
         check_flags(Path(str(importlib.util.find_spec(words[2]).origin)).read_text(), words[3:])
