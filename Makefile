@@ -46,7 +46,7 @@ test-vllm: $(VLLM_READY)
 # On a Slurm of its own, on this machine, which is stopped afterwards. Its Debian packages are installed where root may.
 test-slurm: $(READY)
 	@trap 'scripts/slurm/down.sh' EXIT; trap 'exit 130' INT TERM; \
-	out=$$(scripts/slurm/up.sh) && eval "$$out" && $(BIN)/pytest --no-skips tests/slurm
+	out=$$(scripts/slurm/up.sh) && eval "$$out" && $(BIN)/pytest --no-skips -n 3 tests/slurm
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:

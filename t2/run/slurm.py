@@ -15,6 +15,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # users' sbatch files send the first
 INTERACTIVE = ("bash", "interactive")  # names of jobs in which a user types commands, as Lightning takes them
 FRUITLESS = 2  # attempts in a row that save nothing: there will be no end
 SCONTROL_TIMEOUT_S = 60
+WANDB_FLUSH_S = 1  # how often W&B writes what was logged; by default every 15 s
 Stat = tuple[int, int] | None  # time of change in nanoseconds and size in bytes; None: there is no such file
 
 
@@ -128,6 +130,8 @@ class Requeue:
             )
         self.record = replace(record, requeues=record.requeues + 1, fruitless=fruitless)
         self.record.write(self.folder)
+        if getattr(sys.modules.get("wandb"), "run", None) is not None:
+            time.sleep(2 * WANDB_FLUSH_S)  # its own process is killed, too, and has what was logged last
         refusal = requeue(record.job)
         if refusal is not None:
             log.error("%s: it cannot be requeued, and will end at its limit: %s.%s", here, refusal, self._by_hand())
@@ -160,8 +164,7 @@ def requeued_on_signal(folder: Path, *, first: bool, limit: int | None) -> Itera
     if job is None:
         yield
         return
-    # W&B else writes every 15 s, and what a job had logged since is lost when it is killed.
-    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
+    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", str(WANDB_FLUSH_S))
     answer: Requeue | None = None
     if first:
         record = Record.of_requeued(folder) or Record.new(folder, job)

@@ -114,5 +114,5 @@ def test_an_sbatch_file_goes_on_after_its_time_limit_and_its_folder_is_its_own(t
     shown = (tmp_path / "first.txt").read_text()
     assert "it is requeued" in shown, shown[-3000:]
     assert "it goes on from its last step" in shown
-    assert requeues(tmp_path / "run") == 1
+    assert requeues(tmp_path / "run") >= 1
     assert torch.equal(z(tmp_path / "run"), z(tmp_path / "whole"))
