@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import shlex
 import shutil
 import subprocess
 import time
@@ -27,6 +28,7 @@ from t2.run.slurm import has_checkpoint, is_being_stopped
 log = logging.getLogger(__name__)
 LAUNCHER = "hydra/launcher"
 ASK_S = 1.0  # between two looks at jobs that run
+SIGINT_STATUS = 130  # 128 + 2, what shells say of a process that was interrupted
 GONE_S = 30.0  # a result may be that late on a file system of many machines; for clusters without sacct
 SIGNAL_EARLY_S = 60  # Slurm sends its signal up to so much before its time
 FAILED = "JobFailed: "  # what the last line of a failed job's traceback begins with
@@ -150,7 +152,8 @@ class Submitted:
 def wait_for(jobs: Sequence[Submitted]) -> tuple[dict[int, Any], dict[int, str]]:
     """Wait until all jobs have ended; the results of those that have one, and what happened to the others, by number.
 
-    An interrupt passes through; the jobs go on, and a message says how to cancel them.
+    Raises:
+        SystemExit: at an interrupt; the jobs go on, and a message says how to cancel them.
     """
     results: dict[int, Any] = {}
     failures: dict[int, str] = {}
@@ -168,7 +171,7 @@ def wait_for(jobs: Sequence[Submitted]) -> tuple[dict[int, Any], dict[int, str]]
     except KeyboardInterrupt:
         first = jobs[0].job.job_id.partition("_")[0]
         log.warning("The jobs go on without this process. Cancel them with: scancel %s", first)
-        raise
+        raise SystemExit(SIGINT_STATUS) from None
     return results, failures
 
 
@@ -211,7 +214,7 @@ def report(jobs: Sequence[Submitted], failures: dict[int, str], script: str) -> 
         lines += [
             f"#{one.number} ({' '.join(one.overrides)}): {failures[one.number]}",
             f"    its output: {task_output(one.job)}",
-            f"    alone: python {script} {' '.join(words)}",
+            f"    alone: python {script} {shlex.join(words)}",
         ]
     return "\n".join(lines)
 

@@ -128,7 +128,10 @@ def test_every_job_is_waited_for_and_the_failed_ones_are_named(tmp_path: Path, m
         Job("9_2", None, state="UNKNOWN"),
         Job("9_3", "good"),
     ]
-    jobs = [Submitted(number, (f"seed={number}",), tmp_path / str(number), job) for number, job in enumerate(found)]
+    jobs = [
+        Submitted(number, (f"seed={number}", "sampling.stop=[a,b]"), tmp_path / str(number), job)
+        for number, job in enumerate(found)
+    ]
     results, failures = wait_for(jobs)
     assert results == {3: "good"}
     assert failures[0] == "broken:\n    twice"
@@ -136,7 +139,21 @@ def test_every_job_is_waited_for_and_the_failed_ones_are_named(tmp_path: Path, m
     (tmp_path / "1" / "checkpoints" / "last.ckpt").touch()
     said = report(jobs, failures, "train.py")
     assert "3 of 4 jobs failed" in said
-    assert "#1 (seed=1): it was lost: it left no result, and its state is OUT_OF_MEMORY" in said
-    assert "#2 (seed=2): it was lost: it left no result, and sacct" in said
+    assert "#1 (seed=1 sampling.stop=[a,b]): it was lost: it left no result, and its state is OUT_OF_MEMORY" in said
+    assert "#2 (seed=2 sampling.stop=[a,b]): it was lost: it left no result, and sacct" in said
     assert f"alone: python train.py resume={tmp_path / '1'}" in said
-    assert "alone: python train.py seed=0 hydra.run.dir=FOLDER" in said
+    assert "alone: python train.py seed=0 'sampling.stop=[a,b]' hydra.run.dir=FOLDER" in said
+
+
+def test_an_interrupt_says_that_the_jobs_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch_slurm, "in_queue", lambda job: True)
+    monkeypatch.setattr(launch_slurm.time, "sleep", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        wait_for([Submitted(0, (), tmp_path, Job("9_0", None, state="UNKNOWN"))])
+    assert ended.value.code == 130
+    assert "scancel 9" in caplog.text

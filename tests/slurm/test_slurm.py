@@ -78,7 +78,7 @@ def test_ranks_that_do_not_fit_the_job_and_wrong_partitions_are_refused(sweep: R
     assert "Ask for hydra.launcher.tasks_per_node=2" in alone.stdout + alone.stderr
 
 
-def test_an_sbatch_file_on_two_nodes(typed: Run, tmp_path: Path) -> None:
+def test_an_sbatch_file_on_two_nodes_and_a_finished_job_is_not_run_again(typed: Run, tmp_path: Path) -> None:
     file = str(ROOT / "examples" / "slurm" / "ddp.sbatch")
     asked = ("--wait", "--output=out.txt", "--nodes=2", "--ntasks-per-node=1", "--time=5", *CPU)
     done = typed("sbatch", *asked, file, *WORDS, "+task.name=letters")
@@ -88,6 +88,13 @@ def test_an_sbatch_file_on_two_nodes(typed: Run, tmp_path: Path) -> None:
     (run,) = (tmp_path / "outputs" / "train" / "slurm").iterdir()
     assert (run / "results.json").is_file()
     assert "divided among processes: 1 + 1." in shown
+    before = (run / "results.json").stat().st_mtime_ns
+    typed("scontrol", "requeue", run.name)
+    end = time.monotonic() + 120
+    while "there is nothing left to do" not in (tmp_path / "out.txt").read_text() and time.monotonic() < end:
+        time.sleep(1)
+    assert "there is nothing left to do" in (tmp_path / "out.txt").read_text()
+    assert (run / "results.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow
