@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from t2.run.files import atomic_path
+from t2.run.ranks import SIGTERM_STATUS
 from t2.run.results import RESULTS_FILE
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,9 @@ def requeued_on_signal(folder: Path, *, first: bool, limit: int | None) -> Itera
     """Within the block, answer Slurm's signal in the first process of a run, and ignore it in the others.
 
     Outside of a job of Slurm nothing is done.
+
+    Raises:
+        SystemExit: in place of an error that comes while Slurm is stopping the job (a library's process is gone, say).
     """
     job = slurm_job()
     if job is None:
@@ -173,6 +177,11 @@ def requeued_on_signal(folder: Path, *, first: bool, limit: int | None) -> Itera
     before = {one: signal.signal(one, answer or _ignore) for one in SIGNALS}
     try:
         yield
+    except Exception:
+        if not is_being_stopped():
+            raise
+        log.exception("Slurm is stopping this job, so that this is no failure of the run:")
+        raise SystemExit(SIGTERM_STATUS) from None
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)

@@ -132,3 +132,16 @@ def test_requeues_have_a_limit(attempt: Attempt, scontrol: Path, tmp_path: Path)
     told_to_stop(tmp_path, saves="1", limit=1)
     with pytest.raises(SystemExit, match=r"requeued 1 times, which is hydra.launcher.max_num_timeout\. Go on with"):
         told_to_stop(tmp_path, saves="12", limit=1)
+
+
+def test_an_error_of_a_job_that_is_being_stopped_is_no_failure(
+    attempt: Attempt, scontrol: Path, tmp_path: Path
+) -> None:
+    """W&B's process, which Slurm has killed first, is gone; a failure would be taken for the job's result."""
+    attempt(0)
+    squeue = scontrol.parent / "bin" / "squeue"
+    for state, raised in (("RUNNING", ConnectionResetError), ("COMPLETING", SystemExit)):
+        squeue.write_text(f"#!/bin/sh\necho {state}\n")
+        squeue.chmod(0o755)
+        with pytest.raises(raised), requeued_on_signal(tmp_path, first=True, limit=None):
+            raise ConnectionResetError("Connection lost")
