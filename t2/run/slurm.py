@@ -177,10 +177,10 @@ def requeued_on_signal(folder: Path, *, first: bool, limit: int | None) -> Itera
     before = {one: signal.signal(one, answer or _ignore) for one in SIGNALS}
     try:
         yield
-    except Exception:
+    except Exception as error:
         if not is_being_stopped():
             raise
-        log.exception("Slurm is stopping this job, so that this is no failure of the run:")
+        log.warning("Slurm is stopping this job, and this comes of it: %s", error)
         raise SystemExit(SIGTERM_STATUS) from None
     finally:
         for one, handler in before.items():
