@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import wandb
@@ -19,28 +20,33 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import t2
 from t2.adapters.base import Adapter, NamedAdapter, adapter_name
 from t2.adapters.svf import SVF
-from t2.evaluation.figures import plot_learning_curve
-from t2.evaluation.report import describe_data, summarize
+from t2.evaluation.benchmark import labels_of
+from t2.evaluation.figures import plot_confusion, plot_learning_curve
+from t2.evaluation.report import describe_data, summarize, summarize_choices, summarize_tokens
 from t2.evaluation.results import Results
 from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.content import ADAPTER_FILE
-from t2.experts.expert import EXPERT_FILE, ExpertMetadata
-from t2.experts.trained import origin
+from t2.experts.expert import EXPERT_FILE, Expert, ExpertMetadata
+from t2.experts.trained import check_mixable, origin
 from t2.models.precision import Precision
 from t2.run.configuration.trainer import DDP
 from t2.run.launch import launch, quiet_libraries
 from t2.run.launch_folder import overrides_of
-from t2.run.results import CURVE_FILE, git_commit
+from t2.run.results import CURVE_FILE, METRICS_FILE, git_commit
+from t2.tasks.base import Task
 from t2.tasks.prompt_hash import prompt_hashes
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import Validation, finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.data import PromptData
 from t2.training.device import check_accelerator, ddp_placement, device_of_rank, trainer_placement
+from t2.training.lightning_callbacks import has_checkpoint, serve_lightning
 from t2.training.module import ExpertTraining
 from t2.training.ranks import Ranks
+from t2.training.trained_pool import AfterTraining
+from t2.types import Sampling
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -58,7 +64,7 @@ def train(cfg: DictConfig) -> Results | None:
     several = cfg.trainer.get("strategy") == DDP
     if several:
         divide(cfg)
-    module, data, callbacks = build(cfg)
+    module, data, callbacks, after = build(cfg)
     with open_dict(cfg):
         cfg.paths.run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:10]
     failed = True
@@ -67,7 +73,9 @@ def train(cfg: DictConfig) -> Results | None:
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
-        trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
+        trainer = instantiate(cfg.trainer)(
+            logger=loggers, callbacks=callbacks, enable_checkpointing=has_checkpoint(callbacks), **placement
+        )
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         finish(trainer, module)
@@ -76,8 +84,9 @@ def train(cfg: DictConfig) -> Results | None:
         wandb.finish(exit_code=int(failed))  # else the next job of a sweep would write into this one's W&B run
     if not trainer.is_global_zero:
         return None
-    results = report(cfg, module, callbacks, seconds=time.perf_counter() - start)
-    plot_learning_curve([run], run / CURVE_FILE)  # last: no figure is worth a run
+    results = report(cfg, module, callbacks, after, start=start)
+    if (run / METRICS_FILE).is_file():  # not with logger=wandb, nor with trainer.fast_dev_run
+        plot_learning_curve([run], run / CURVE_FILE)  # last: no figure is worth a run
     return results
 
 
@@ -110,7 +119,7 @@ def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
     return found[0]
 
 
-def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
+def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback], AfterTraining | None]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
         instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
@@ -120,7 +129,12 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks = list(instantiate(cfg.callbacks).values())
     validation = validation_of(callbacks)
+    if cfg.trainer.get("fast_dev_run"):
+        validation.limit = min(validation.limit or cfg.prompts_per_step, cfg.prompts_per_step)
+    callbacks = serve_lightning(callbacks, validation)
     adapter = instantiate(cfg.adapter)
+    check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
+    after = build_after(cfg, task, sampling, limit=validation.limit)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()
@@ -157,28 +171,66 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         seed=cfg.seed,
     )
     module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
-    return module, data, callbacks
+    if after is not None:
+        after.check(module)
+    return module, data, callbacks, after
 
 
-def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> Results:
-    """Write `results.json` from the validations of a finished run, and log where its files are."""
+def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int | None) -> AfterTraining | None:
+    """What is scored after training; None without a strategy. ValueError where there is a pool, and no strategy."""
+    strategy, pool = instantiate(cfg.get("strategy")), instantiate(cfg.get("experts"))
+    if strategy is None:
+        if pool is not None:
+            raise ValueError("experts= is a pool that a strategy chooses from after training: give strategy=, too.")
+        return None
+    return AfterTraining.of(
+        strategy, task, pool=pool, sampling=sampling, limit=limit, shots=cfg.shots, support_split=cfg.support_split,
+        pass2=cfg.pass2, seed=cfg.seed, workers=cfg.score_workers,
+    )  # fmt: skip
+
+
+def adapt_two_pass(
+    run: Path, module: ExpertTraining, after: AfterTraining | None
+) -> tuple[dict[str, Sequence[float]], dict[str, Any]]:
+    """Scores per example of the strategy by its name, and the parts of `results.json` that say what it chose."""
+    if after is None:
+        return {}, {"strategy": "fixed"}
+    pool, outcomes = after.run(module, Expert.load(run / EXPERT_FILE))
+    domains = {module.task.name: module.metadata.domain}
+    parts = {
+        "strategy": after.name,
+        "experts": list(pool.domains),
+        **summarize_tokens(outcomes),
+        **summarize_choices(outcomes, domains=domains, labels=labels_of(pool)),
+    }
+    for system, found in parts["confusion"].items():
+        plot_confusion(found.counts, found.labels, run / f"confusion_{system}.png", title=f"Chosen by {system}")
+    return {outcome.report.system: outcome.report.scores for outcome in outcomes}, parts
+
+
+def report(
+    cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], after: AfterTraining | None, *, start: float
+) -> Results:
+    """Write `results.json` of a finished run: its validations, and the strategy's; log where its files are."""
     run, task = Path(cfg.paths.run), module.task
     validation = validation_of(callbacks)
-    validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step]}
+    adapted, parts = adapt_two_pass(run, module, after)
+    validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step], **adapted}
     scores, paired = summarize(validated, majority=validation.majority)
     results = Results(
         command="train",
         base_model=module.lm.source,
         adapter=adapter_name(module.adapter),
         task=task.name,
-        strategy="fixed",
         split="val",
+        headline=validation.best,
         trainable_parameters=sum(p.numel() for p in module.adapter.trainable()),
         scores={task.name: scores},
         paired={task.name: paired},
         data=describe_data([task]),
-        seconds={**module.phases.total_seconds, "total": seconds},
+        seconds={**module.phases.total_seconds, "total": time.perf_counter() - start},
         seed=cfg.seed,
+        **parts,
     ).write(run)
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))

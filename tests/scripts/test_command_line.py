@@ -7,7 +7,7 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from t2.run.launch import check_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, quote_text
 
 
 @pytest.mark.parametrize(
