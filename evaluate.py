@@ -206,7 +206,7 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
 
 
 def headline(adapters: Adapters, reports: list[Report]) -> float:
-    """The mean over tasks of the first strategy's score; without one the expert's, the uniform mixture's or the base's."""
+    """The first strategy's mean over tasks; without one the expert's, the uniform mixture's or the base's."""
     wanted = [*adapters.strategies, EXPERT, UNIFORM, BASE]
     system = next(name for name in wanted if any(report.system == name for report in reports))
     means = [report.mean for report in reports if report.system == system]

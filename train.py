@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import wandb
@@ -20,15 +19,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import t2
 from t2.adapters.base import Adapter, NamedAdapter, adapter_name
 from t2.adapters.svf import SVF
-from t2.evaluation.benchmark import labels_of
-from t2.evaluation.figures import plot_confusion, plot_learning_curve
-from t2.evaluation.report import describe_data, summarize, summarize_choices, summarize_tokens
+from t2.evaluation.figures import plot_learning_curve
+from t2.evaluation.report import describe_data, summarize
 from t2.evaluation.results import Results
 from t2.evaluation.systems import BASE, EXPERT
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.content import ADAPTER_FILE
-from t2.experts.expert import EXPERT_FILE, Expert, ExpertMetadata
+from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.trained import check_mixable, origin
 from t2.models.precision import Precision
 from t2.run.configuration.trainer import DDP
@@ -189,32 +187,13 @@ def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int |
     )  # fmt: skip
 
 
-def adapt_two_pass(
-    run: Path, module: ExpertTraining, after: AfterTraining | None
-) -> tuple[dict[str, Sequence[float]], dict[str, Any]]:
-    """Scores per example of the strategy by its name, and the parts of `results.json` that say what it chose."""
-    if after is None:
-        return {}, {"strategy": "fixed"}
-    pool, outcomes = after.run(module, Expert.load(run / EXPERT_FILE))
-    domains = {module.task.name: module.metadata.domain}
-    parts = {
-        "strategy": after.name,
-        "experts": list(pool.domains),
-        **summarize_tokens(outcomes),
-        **summarize_choices(outcomes, domains=domains, labels=labels_of(pool)),
-    }
-    for system, found in parts["confusion"].items():
-        plot_confusion(found.counts, found.labels, run / f"confusion_{system}.png", title=f"Chosen by {system}")
-    return {outcome.report.system: outcome.report.scores for outcome in outcomes}, parts
-
-
 def report(
     cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], after: AfterTraining | None, *, start: float
 ) -> Results:
     """Write `results.json` of a finished run: its validations, and the strategy's; log where its files are."""
     run, task = Path(cfg.paths.run), module.task
     validation = validation_of(callbacks)
-    adapted, parts = adapt_two_pass(run, module, after)
+    adapted, parts = ({}, {"strategy": "fixed"}) if after is None else after.results(module, run)
     validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step], **adapted}
     scores, paired = summarize(validated, majority=validation.majority)
     results = Results(

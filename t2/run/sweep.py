@@ -2,8 +2,8 @@
 
 A job that fails ends alone: the others run, the list at the end has its error and the command that runs it again, and
 the exit code is 1. Each job writes its record itself, so that this is the same for every launcher of Hydra; the list is
-made where the sweep was started. Whether a job need not run at all (`skip_finished=true`) is `t2.run.launch_folder`'s to
-say, by the result in its folder. Not here: scores of a sweep (`t2.evaluation.sweeps`).
+made where the sweep was started. Whether a job need not run at all (`skip_finished=true`) is for
+`t2.run.launch_folder` to say, by the result in its folder. Not here: scores of a sweep (`t2.evaluation.sweeps`).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def is_sweep() -> bool:
 
 
 class Sweep(Callback):  # type: ignore[misc]
-    """Hydra's callback (conf/paths/folders.yaml) that tells `t2.run.launch` of the sweep that starts in this process."""
+    """Hydra's callback (conf/paths/folders.yaml) that tells `launch` of the sweep that starts in this process."""
 
     current: Path | None = None
     can_skip = False
@@ -125,10 +125,8 @@ def report_sweep(script: str, arguments: Sequence[str]) -> bool:
     counts = {state: sum(job.state == state for job in jobs) for state in ("finished", "skipped")}
     print(f"\nSweep {sweep}: {counts['finished']} finished, {counts['skipped']} skipped, {len(failed)} failed.")
     for job in failed:
-        own = [one for one in job.overrides if "=" in one]
-        print(
-            f"\n#{job.number} {' '.join(own)}\n{job.error or 'It ended without a result or an error: killed, or lost.'}"
-        )
+        error = job.error or "It ended without a result or an error: killed, or lost."
+        print(f"\n#{job.number} {' '.join(job.overrides)}\n{error}")
         if job.again:
             print(f"Again: {again(script, job, arguments)}")
     sys.stdout.flush()
@@ -150,7 +148,7 @@ def again(script: str, job: Job, arguments: Sequence[str]) -> str:
 def _flags(arguments: Sequence[str]) -> list[str]:
     """Hydra's flags that say where the configuration lies."""
     names = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
-    found = []
+    found: list[str] = []
     for index, one in enumerate(arguments):
         if one in names:
             found += arguments[index : index + 2]

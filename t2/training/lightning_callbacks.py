@@ -37,8 +37,8 @@ def serve_lightning(callbacks: Sequence[L.Callback], validation: Validation) -> 
         key = "_check_on_train_epoch_end" if stops else "_save_on_train_epoch_end"
         if getattr(callback, key):
             raise ValueError(
-                f"{type(callback).__name__}({key[1:]}=True): a run is one epoch, whose end is that of the run. Leave it "
-                f"out, and it acts after each validation (callbacks.validation.every)."
+                f"{type(callback).__name__}({key[1:]}=True): a run is one epoch, whose end is that of the run. "
+                "Leave it out, and it acts after each validation (callbacks.validation.every)."
             )
         setattr(callback, key, False)  # else Lightning decides by its own validation loop, which t2 does without
     if not served:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from t2.adaptation.strategy import Strategy
 from t2.adaptation.two_pass import Pass2
-from t2.evaluation.benchmark import Benchmark
-from t2.evaluation.report import Outcome
+from t2.evaluation.benchmark import Benchmark, labels_of
+from t2.evaluation.figures import plot_confusion
+from t2.evaluation.report import summarize_choices, summarize_tokens
 from t2.evaluation.systems import name_strategies, pool_systems
-from t2.experts.expert import Expert
+from t2.experts.expert import EXPERT_FILE, Expert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained, check_mixable
 from t2.policy.generator import AdaptableGenerator, Generator
@@ -113,12 +116,26 @@ class AfterTraining:
         return pool, systems
 
     def check(self, module: ExpertTraining) -> None:
-        """Raise ValueError, before training, for what would stop `run` after it."""
+        """Raise ValueError, before training, for what would stop `results` after it."""
         self.systems(module, module.expert(step=0, val_before=None, val_after=None))
 
-    def run(self, module: ExpertTraining, best: Expert) -> tuple[ExpertPool, list[Outcome]]:
-        """The pool with the best expert, and the outcome of the strategy; none where that is the base."""
-        pool, systems = self.systems(module, best)
+    def results(self, module: ExpertTraining, run: Path) -> tuple[dict[str, tuple[float, ...]], dict[str, Any]]:
+        """Fit and score the strategy with the best expert, which lies in the folder `run`.
+
+        Returns:
+            Scores per example of its system, none where the strategy is the base; and the parts of `results.json` that
+            say what it chose, of which confusion matrices are also drawn.
+        """
+        pool, systems = self.systems(module, Expert.load(run / EXPERT_FILE))
+        domains = {task.name: module.metadata.domain for task in self.benchmark.tasks}
         with module.phases("adaptation"):
-            domain = module.metadata.domain
-            return pool, self.benchmark.run(systems, domains={task.name: domain for task in self.benchmark.tasks})
+            outcomes = self.benchmark.run(systems, domains=domains)
+        parts = {
+            "strategy": self.name,
+            "experts": list(pool.domains),
+            **summarize_tokens(outcomes),
+            **summarize_choices(outcomes, domains=domains, labels=labels_of(pool)),
+        }
+        for system, found in parts["confusion"].items():
+            plot_confusion(found.counts, found.labels, run / f"confusion_{system}.png", title=f"Chosen by {system}")
+        return {outcome.report.system: outcome.report.scores for outcome in outcomes}, parts
