@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> Results | None:
         cfg.paths.run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:10]
     failed = True
     try:
-        loggers = list(instantiate(cfg.logger).values())
+        loggers = [] if cfg.trainer.get("fast_dev_run") else list(instantiate(cfg.logger).values())
         for logger in loggers:
             logger.log_hyperparams(OmegaConf.to_container(cfg, resolve=True))
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
@@ -129,7 +129,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     validation = validation_of(callbacks)
     if cfg.trainer.get("fast_dev_run"):
         validation.limit = min(validation.limit or cfg.prompts_per_step, cfg.prompts_per_step)
-    callbacks = serve_lightning(callbacks, validation)
+    callbacks = serve_lightning(callbacks, validation, run=Path(cfg.paths.run))
     adapter = instantiate(cfg.adapter)
     check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
     after = build_after(cfg, task, sampling, limit=validation.limit)

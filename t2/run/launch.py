@@ -67,7 +67,7 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
         hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_guarded(body, name))()
         complete = True
     finally:
-        complete &= report_sweep(name, arguments)
+        complete &= report_sweep(name, arguments, complete=complete)
     if not complete:
         raise SystemExit(1)
 

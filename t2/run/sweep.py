@@ -112,10 +112,10 @@ class Sweep(Callback):  # type: ignore[misc]
         Sweep.current = sweep
 
 
-def report_sweep(script: str, arguments: Sequence[str]) -> bool:
+def report_sweep(script: str, arguments: Sequence[str], *, complete: bool) -> bool:
     """Print how the sweep of this process ended, if there was one; whether every job has its result.
 
-    `arguments` are the command line that started it.
+    `arguments` are the command line that started it, and `complete` says whether it came to its end.
     """
     sweep, Sweep.current = Sweep.current, None
     jobs = read_jobs(sweep) if sweep is not None else []
@@ -129,6 +129,10 @@ def report_sweep(script: str, arguments: Sequence[str]) -> bool:
         print(f"\n#{job.number} {' '.join(job.overrides)}\n{error}")
         if job.again:
             print(f"Again: {again(script, job, arguments)}")
+    if not complete and Sweep.can_skip:
+        print(f"\nIt did not end. Go on with: the same command line, hydra.sweep.dir={sweep} skip_finished=true")
+    elif len(jobs) > len(failed):
+        print(f"Table and figure: python -m t2.evaluation.tables {shlex.quote(str(sweep))}")
     sys.stdout.flush()
     return not failed
 

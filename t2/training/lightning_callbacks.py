@@ -10,6 +10,7 @@ validation. Metrics of the latest step (train/...) can be monitored, too.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,14 +20,18 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoi
 from t2.training.callbacks import Validation
 from t2.training.module import ExpertTraining
 
+LIGHTNING_FOLDER = "lightning"
+
 
 def has_checkpoint(callbacks: Sequence[L.Callback]) -> bool:
     """Whether Lightning saves checkpoints of its own, beside those of t2."""
     return any(isinstance(callback, Checkpoint) for callback in callbacks)
 
 
-def serve_lightning(callbacks: Sequence[L.Callback], validation: Validation) -> list[L.Callback]:
+def serve_lightning(callbacks: Sequence[L.Callback], validation: Validation, *, run: Path) -> list[L.Callback]:
     """The callbacks, with one after the validation that serves Lightning's among them, where there are any.
+
+    A ModelCheckpoint without `dirpath` writes into `run/lightning`.
 
     Raises:
         ValueError: one of them is to act at the end of an epoch.
@@ -40,6 +45,8 @@ def serve_lightning(callbacks: Sequence[L.Callback], validation: Validation) -> 
                 f"{type(callback).__name__}({key[1:]}=True): a run is one epoch, whose end is that of the run. "
                 "Leave it out, and it acts after each validation (callbacks.validation.every)."
             )
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(run.resolve() / LIGHTNING_FOLDER)  # Lightning's choice depends on the loggers
         setattr(callback, key, False)  # else Lightning decides by its own validation loop, which t2 does without
     if not served:
         return list(callbacks)
