@@ -3,8 +3,8 @@
     python bench/kill_sweep.py [--kills 20] [--jobs 20] [--seed 0] [--output FILE.json]
 
 A sweep of trivial jobs is started, killed by SIGKILL after a random time, and started again in its folder with
-`skip_finished=true`, as often as there are kills; then it runs to its end. A result that was there at a kill must be the
-same file at the end (it is never written again), no job may begin once it has its result, and every job must end with
+`skip_finished=true`, as often as there are kills; then it runs to its end. A result that was there at a kill must be
+the same file at the end (it is never written again), no job may begin once it has its result, and every job must end with
 the result that its number says. A third of the kills come while a result is being written. Not measured: what a killed
 training run resumes with (bench/kill.py).
 """
@@ -118,7 +118,7 @@ class KilledSweep:
         process.join(TIMEOUT_S)
         ended = process.exitcode == 0
         self._compare(self.begun()[len(before) :])
-        unfinished = len(list((self.folder / "sweep").rglob(".*.part")))
+        unfinished = len(list((self.folder / "sweep").rglob(f".{RESULTS_FILE}.*.part")))
         return {"results": len(self.known), "unfinished_files": unfinished, "ended_before": ended}
 
     def end(self) -> None:

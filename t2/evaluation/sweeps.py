@@ -145,8 +145,8 @@ def sweep_table(keys: Sequence[str], rows: Sequence[Row]) -> Table:
         interval = "" if row.ci95 is None else f"[{100 * row.ci95[0]:.1f}, {100 * row.ci95[1]:.1f}]"
         cells.append(
             [
-                *map(_short, row.setting), *[row.task] * len(tasks), row.system, f"{_spread(row.scores, '.1f')} %", interval,
-                _spread(row.differences, "+.1f"), str(len(row.scores)),
+                *map(_short, row.setting), *[row.task] * len(tasks), row.system,
+                f"{_spread(row.scores, '.1f')} %", interval, _spread(row.differences, "+.1f"), str(len(row.scores)),
             ]
         )  # fmt: skip
     return Table([*keys, *tasks, "system", "score ± sd", "95% interval", "vs base ± sd", "runs"], cells)
@@ -163,16 +163,15 @@ def _spread(values: Sequence[float], form: str) -> str:
 def plot_sweep(keys: Sequence[str], rows: Sequence[Row], path: Path) -> None:
     """Draw each setting's scores with their intervals, a panel per task, a colour per system and a tick per run."""
     tasks, systems = list(dict.fromkeys(row.task for row in rows)), list(dict.fromkeys(row.system for row in rows))
-    labels = {
-        row.setting: ", ".join(f"{k}={_short(v)}" for k, v in zip(keys, row.setting, strict=True)) for row in rows
-    }
-    places = {setting: place for place, setting in enumerate(labels)}
+    # A panel is a task, so that a setting is a place by its other keys.
+    others = {row.setting: _others(keys, row) for row in rows}
+    labels = list(dict.fromkeys(others.values()))
     with drawing(path, (4.6 * len(tasks) + 2.0, (0.25 * len(systems) + 0.2) * len(labels) + 1.6)) as figure:
         grid = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for axes, task in zip(grid, tasks, strict=True):
             for row in (row for row in rows if row.task == task):
                 number = systems.index(row.system)
-                height = places[row.setting] + 0.7 * ((number + 0.5) / len(systems) - 0.5)
+                height = labels.index(others[row.setting]) + 0.7 * ((number + 0.5) / len(systems) - 0.5)
                 color = OKABE_ITO[number % len(OKABE_ITO)]
                 if row.ci95 is not None:
                     axes.plot([100 * end for end in row.ci95], [height, height], color=color, linewidth=2)
@@ -183,8 +182,14 @@ def plot_sweep(keys: Sequence[str], rows: Sequence[Row], path: Path) -> None:
             axes.set(title=task, xlabel="score (%), 95 % interval")
             known = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
             axes.legend(known.values(), known.keys(), fontsize=9)
-        grid[0].set_yticks(range(len(labels)), labels.values())
+        grid[0].set_yticks(range(len(labels)), labels)
         grid[0].invert_yaxis()
+
+
+def _others(keys: Sequence[str], row: Row) -> str:
+    """The setting in words, without the task."""
+    pairs = zip(keys, row.setting, strict=True)
+    return ", ".join(f"{key}={_short(value)}" for key, value in pairs if (key, value) != (TASK, row.task))
 
 
 def write_sweep(folder: Path) -> str:

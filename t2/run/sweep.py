@@ -107,8 +107,9 @@ class Sweep(Callback):  # type: ignore[misc]
             )
         if str(storage).startswith("sqlite:///"):
             Path(str(storage).removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        for old in (sweep / JOBS_FOLDER).glob("*.json"):
-            old.unlink()
+        for pattern in ("*.json", ".*.part"):
+            for old in (sweep / JOBS_FOLDER).glob(pattern):
+                old.unlink()
         Sweep.current = sweep
 
 
