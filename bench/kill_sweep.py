@@ -4,9 +4,9 @@
 
 A sweep of trivial jobs is started, killed by SIGKILL after a random time, and started again in its folder with
 `skip_finished=true`, as often as there are kills; then it runs to its end. A result that was there at a kill must be
-the same file at the end (it is never written again), no job may begin once it has its result, and every job must end with
-the result that its number says. A third of the kills come while a result is being written. Not measured: what a killed
-training run resumes with (bench/kill.py).
+the same file at the end (it is never written again), no job may begin once it has its result, and every job must end
+with the result that its number says. A third of the kills come while a result is being written. Not measured: what a
+killed training run resumes with (bench/kill.py).
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from t2.run.results import RESULTS_FILE
 CONF = """
 defaults:
   - paths@hydra: folders
+  - _self_
 number: 0
 begun: null
 wait_s: 0.0

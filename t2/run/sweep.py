@@ -9,6 +9,8 @@ made where the sweep was started. Whether a job need not run at all (`skip_finis
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -107,6 +109,8 @@ class Sweep(Callback):  # type: ignore[misc]
             )
         if str(storage).startswith("sqlite:///"):
             Path(str(storage).removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("SQLALCHEMY_SILENCE_UBER_WARNING", "1")  # Optuna 2.10 is for versions before 2
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # Optuna's; it names its own parts
         for pattern in ("*.json", ".*.part"):
             for old in (sweep / JOBS_FOLDER).glob(pattern):
                 old.unlink()
