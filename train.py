@@ -63,6 +63,8 @@ def train(cfg: DictConfig) -> Results | None:
     if several:
         divide(cfg)
     module, data, callbacks, after = build(cfg)
+    if after is not None:
+        after.check(module)
     with open_dict(cfg):
         cfg.paths.run_id = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:10]
     failed = True
@@ -125,11 +127,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     objective.check_sampling(sampling)
     check_parts(cfg)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
-    callbacks = list(instantiate(cfg.callbacks).values())
-    validation = validation_of(callbacks)
-    if cfg.trainer.get("fast_dev_run"):
-        validation.limit = min(validation.limit or cfg.prompts_per_step, cfg.prompts_per_step)
-    callbacks = serve_lightning(callbacks, validation, run=Path(cfg.paths.run))
+    callbacks, validation = build_callbacks(cfg)
     adapter = instantiate(cfg.adapter)
     check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
     after = build_after(cfg, task, sampling, limit=validation.limit)
@@ -169,9 +167,16 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         seed=cfg.seed,
     )
     module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
-    if after is not None:
-        after.check(module)
     return module, data, callbacks, after
+
+
+def build_callbacks(cfg: DictConfig) -> tuple[list[L.Callback], Validation]:
+    """The callbacks in their order, and the one among them that validates."""
+    callbacks = list(instantiate(cfg.callbacks).values())
+    validation = validation_of(callbacks)
+    if cfg.trainer.get("fast_dev_run"):
+        validation.limit = min(validation.limit or cfg.prompts_per_step, cfg.prompts_per_step)
+    return serve_lightning(callbacks, validation, run=Path(cfg.paths.run)), validation
 
 
 def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int | None) -> AfterTraining | None:
