@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from torch.distributed.rendezvous import rendezvous
 
 from t2.run.configuration.trainer import DDP
+from t2.run.folder_lock import unused_folder
 from t2.run.ranks import rank
 from t2.run.slurm import in_step, slurm_job
 
@@ -34,7 +35,7 @@ def rank_arguments(arguments: Sequence[str]) -> list[str]:
     store, number, _ = next(rendezvous("env://"))
     key = f"t2/folder/{os.environ['TORCHELASTIC_RESTART_COUNT']}"
     if number == 0:
-        store.set(key, time.strftime("outputs/%Y-%m-%d/%H-%M-%S"))
+        store.set(key, unused_folder(time.strftime("outputs/train/%Y-%m-%d/%H-%M-%S")))
     return [*own, f"hydra.run.dir={store.get(key).decode()}"]
 
 

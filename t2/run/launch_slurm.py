@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import shlex
 import shutil
 import subprocess
 import time
@@ -23,7 +22,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import RunMode
 
 from t2.run.ranks import SIGTERM_STATUS
-from t2.run.slurm import has_checkpoint, is_being_stopped
+from t2.run.slurm import is_being_stopped
+from t2.run.sweep import Job
 
 log = logging.getLogger(__name__)
 LAUNCHER = "hydra/launcher"
@@ -204,19 +204,10 @@ def in_queue(job: str) -> bool:
     return bool(done.stdout.strip()) if done.returncode == 0 else "Invalid job id" not in done.stderr
 
 
-def report(jobs: Sequence[Submitted], failures: dict[int, str], script: str) -> str:
-    """What to say where jobs failed: each with its error, its output, and the command that runs it again alone."""
-    lines = [f"{len(failures)} of {len(jobs)} jobs failed:"]
-    for one in jobs:
-        if one.number not in failures:
-            continue
-        words = [f"resume={one.folder}"] if has_checkpoint(one.folder) else [*one.overrides, "hydra.run.dir=FOLDER"]
-        lines += [
-            f"#{one.number} ({' '.join(one.overrides)}): {failures[one.number]}",
-            f"    its output: {task_output(one.job)}",
-            f"    alone: python {script} {shlex.join(words)}",
-        ]
-    return "\n".join(lines)
+def record_failure(one: Submitted, error: str, sweep: Path) -> None:
+    """Keep what happened to a job that could not say so itself, for the list at the sweep's end."""
+    error += f"\nIts output: {task_output(one.job)}"
+    Job(one.number, str(one.folder), one.overrides, "failed", error=error).write(sweep)
 
 
 def task_output(job: Any) -> Path:

@@ -20,7 +20,7 @@ from tiny_pool import pooled, save_pool
 from t2.adaptation.centroid_fit import fingerprint
 from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
 from t2.experts.expert import EXPERT_FILE, Expert
-from t2.run.launch import check_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, quote_text
 
 SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py")
 DOMAINS = ("sums", "reading")

@@ -20,10 +20,11 @@ from t2.run.launch_slurm import (
     check_launcher,
     check_mode,
     check_times,
+    record_failure,
     refused,
-    report,
     wait_for,
 )
+from t2.run.sweep import read_jobs
 
 CHOSEN = ("-m", "hydra/launcher=slurm", "seed=0,1")
 
@@ -135,14 +136,12 @@ def test_every_job_is_waited_for_and_the_failed_ones_are_named(tmp_path: Path, m
     results, failures = wait_for(jobs)
     assert results == {3: "good"}
     assert failures[0] == "broken:\n    twice"
-    (tmp_path / "1" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "1" / "checkpoints" / "last.ckpt").touch()
-    said = report(jobs, failures, "train.py")
-    assert "3 of 4 jobs failed" in said
-    assert "#1 (seed=1 sampling.stop=[a,b]): it was lost: it left no result, and its state is OUT_OF_MEMORY" in said
-    assert "#2 (seed=2 sampling.stop=[a,b]): it was lost: it left no result, and sacct" in said
-    assert f"alone: python train.py resume={tmp_path / '1'}" in said
-    assert "alone: python train.py seed=0 'sampling.stop=[a,b]' hydra.run.dir=FOLDER" in said
+    assert failures[1] == "it was lost: it left no result, and its state is OUT_OF_MEMORY."
+    assert failures[2].startswith("it was lost: it left no result, and sacct")
+    record_failure(jobs[1], failures[1], tmp_path)
+    (known,) = read_jobs(tmp_path)
+    assert (known.number, known.state, known.folder) == (1, "failed", str(tmp_path / "1"))
+    assert known.error == f"{failures[1]}\nIts output: 9_1.err"
 
 
 def test_an_interrupt_says_that_the_jobs_go_on(
