@@ -79,6 +79,19 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a job runs in the folder; False where the file system has no locks."""
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in (*NO_LOCKS, errno.ENOENT):
+            raise
+    return False
+
+
 def check_new(folder: Path) -> None:
     """Raise FileExistsError where a new run would write over what an earlier one left in the folder."""
     found = [name for name in KEPT_FILES if (folder / name).is_file()]

@@ -1,7 +1,7 @@
 """Signals that are served after what must not be interrupted.
 
 A handler runs between any two instructions of the main thread. One that saves a checkpoint itself (Lightning's, at
-Slurm's warning) or raises (Ctrl-C) would find files, or a library's objects, half made. What a SIGKILL leaves
+Slurm's warning) or raises (Ctrl-C) would meet files, or a library's objects, half made. What a SIGKILL leaves
 is `t2.run.files`' to bound.
 """
 

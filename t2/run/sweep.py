@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from t2.run.files import atomic_path, parse_json
+from t2.run.folder_lock import is_in_use
 
 JOBS_FOLDER = ".jobs"
 # Of the sweep and not of one job; the command that runs a job again alone does without.
@@ -130,9 +131,10 @@ def report_sweep(script: str, arguments: Sequence[str], *, complete: bool) -> bo
     counts = {state: sum(job.state == state for job in jobs) for state in ("finished", "skipped")}
     print(f"\nSweep {sweep}: {counts['finished']} finished, {counts['skipped']} skipped, {len(failed)} failed.")
     for job in failed:
-        error = job.error or "It ended without a result or an error: killed, or lost."
-        print(f"\n#{job.number} {' '.join(job.overrides)}\n{error}")
-        if job.again:
+        runs = is_in_use(Path(job.folder))
+        ended = "It still runs." if runs else "It ended without a result or an error: killed, or lost."
+        print(f"\n#{job.number} {' '.join(job.overrides)}\n{job.error or ended}")
+        if job.again and not runs:
             print(f"Again: {again(script, job, arguments)}")
     if not complete and Sweep.can_skip:
         print(f"\nIt did not end. Go on with: the same command line, hydra.sweep.dir={sweep} skip_finished=true")

@@ -18,6 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
 from t2.training.callbacks import Validation
+from t2.training.checkpoint_file import DurableCheckpoints
 from t2.training.module import ExpertTraining
 
 LIGHTNING_FOLDER = "lightning"
@@ -61,6 +62,11 @@ class ServeLightning(L.Callback):
         """`validation` comes before this one."""
         self.served, self.validation = served, validation
         self.step: int | None = None  # of the last validation that was passed on
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Have a ModelCheckpoint write durably, too; Lightning's own writer breaks where a signal's handler saves."""
+        if not isinstance(trainer.strategy.checkpoint_io, DurableCheckpoints):
+            trainer.strategy.checkpoint_io = DurableCheckpoints()
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Pass on the validation before the step, if there was one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from omegaconf import DictConfig
 from trivial_job import Script, kill_sweep
 
-from t2.run.sweep import Job, Sweep, again, read_jobs
+from t2.run.folder_lock import folder_lock
+from t2.run.sweep import Job, Sweep, again, read_jobs, report_sweep
 
 
 @pytest.fixture
@@ -126,3 +128,20 @@ def test_a_stored_study_does_not_start_again_in_its_folder(script: Script, capsy
     assert script(*arguments, "hydra.sweep.dir=s", "hydra.sweeper.n_trials=2", "hydra.sweeper.study_name=x") == 0
     assert Path("db/x.db").is_file()
     assert len(script.begun) == 2
+
+
+def test_a_job_that_outlives_the_launcher_is_not_called_lost(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A launcher of jobs on other machines may give up before they do."""
+    assert script("-m", "number=0,1", "hydra.sweep.dir=s", body=failing) == 1
+    for job in read_jobs(Path("s")):
+        replace(job, state="started", error=None).write(Path("s"))
+    Sweep.current = Path("s")
+    capsys.readouterr()
+    with folder_lock(Path("s") / "0"):
+        assert not report_sweep("job", ["-m"], complete=True)
+    first, second = capsys.readouterr().out.partition("#1")[::2]
+    assert "It still runs." in first
+    assert "Again:" not in first
+    assert "killed, or lost" in second

@@ -68,10 +68,17 @@ def test_folders_of_ones_own_are_searched(tmp_path: Path) -> None:
         check_overrides(conf, "train", ["--config-dir", str(tmp_path / "no")])
 
 
-def test_a_plugin_that_is_not_installed_is_named_with_what_to_install() -> None:
+def test_a_plugin_that_is_not_installed_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     conf = ROOT / "conf"
-    with pytest.raises(ValueError, match=r"hydra/launcher=joblib needs a plugin.*pip install hydra-joblib-launcher"):
-        check_overrides(conf, "train", ["-m", "hydra/launcher=joblib", "seed=0,1"])
+    monkeypatch.setitem(PLUGINS, "hydra/sweeper/mine", "a-plugin")
+    (tmp_path / "hparams_search").mkdir()
+    search = "# @package _global_\ndefaults: [{override /hydra/sweeper: mine}]\n"
+    (tmp_path / "hparams_search" / "mine.yaml").write_text(search)
+    for override in ("hydra/sweeper=mine", "hparams_search=mine"):
+        with pytest.raises(ValueError, match="hydra/sweeper=mine needs a plugin of Hydra: pip install a-plugin"):
+            check_overrides(conf, "train", ["--config-dir", str(tmp_path), "-m", override, "seed=0,1"])
     with pytest.raises(ValueError, match="Did you mean 'basic'"):
         check_overrides(conf, "train", ["-m", "hydra/launcher=basi", "seed=0,1"])
     assert PLUGINS["hydra/sweeper/optuna"] == '"t2[optuna]"'
