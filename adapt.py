@@ -163,6 +163,7 @@ def save(
         task=task.name,
         strategy=strategy.name,
         trainable_parameters=sum(map(len, strategy.mixture.weights)),
+        headline=fitness,
         scores={},  # the support is no test: see evaluate.py
         paired={},
         mixing_weights={task.name: {strategy.name: weights}},

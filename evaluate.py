@@ -24,6 +24,7 @@ from t2.evaluation.figures import plot_confusion
 from t2.evaluation.leaks import Seen, check_unseen, count_seen
 from t2.evaluation.report import (
     Outcome,
+    Report,
     describe_data,
     summarize_choices,
     summarize_reports,
@@ -32,7 +33,7 @@ from t2.evaluation.report import (
 )
 from t2.evaluation.results import Results, Selection
 from t2.evaluation.selection import derived
-from t2.evaluation.systems import BASE, EXPERT, name_strategies, pool_systems
+from t2.evaluation.systems import BASE, EXPERT, UNIFORM, name_strategies, pool_systems
 from t2.evaluation.tables import results_text
 from t2.evaluation.wandb_results import log_evaluation, log_used_experts
 from t2.experts.pool import ExpertPool
@@ -219,10 +220,19 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         "shots": cfg.shots if any(one.wants_support for one in adapters.strategies.values()) else None,
         "data": describe_data(benchmark.tasks),
         "trainable_parameters": sum(expert.parameter_count for expert in adapters.experts.values()),
+        "headline": headline(adapters, [outcome.report for outcome in outcomes]),
         **summarize_reports([outcome.report for outcome in outcomes]),
         **summarize_tokens(outcomes),
         **(summarize_choices(outcomes, domains=adapters.domains, labels=labels_of(pool)) if pool is not None else {}),
     }
+
+
+def headline(adapters: Adapters, reports: list[Report]) -> float:
+    """The first strategy's mean over tasks; without one the expert's, the uniform mixture's or the base's."""
+    wanted = [*adapters.strategies, EXPERT, UNIFORM, BASE]
+    system = next(name for name in wanted if any(report.system == name for report in reports))
+    means = [report.mean for report in reports if report.system == system]
+    return sum(means) / len(means)
 
 
 if __name__ == "__main__":

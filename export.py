@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from t2.adapters.svf import SVF
-from t2.evaluation.tables import Table
+from t2.evaluation.table import Table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf

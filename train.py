@@ -26,13 +26,14 @@ from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
-from t2.experts.trained import origin
+from t2.experts.trained import check_mixable, origin
 from t2.models.precision import Precision
 from t2.run.configuration.trainer import DDP
 from t2.run.launch import launch, quiet_libraries
 from t2.run.launch_folder import overrides_of
-from t2.run.results import CURVE_FILE, git_commit
+from t2.run.results import CURVE_FILE, METRICS_FILE, git_commit
 from t2.run.tracking import tracked, wandb_runs
+from t2.tasks.base import Task
 from t2.tasks.prompt_hash import prompt_hashes
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import Validation, finish
@@ -40,8 +41,11 @@ from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.dashboard import log_training
 from t2.training.data import PromptData
 from t2.training.device import check_accelerator, ddp_placement, device_of_rank, trainer_placement
+from t2.training.lightning_callbacks import has_checkpoint, serve_lightning
 from t2.training.module import ExpertTraining
 from t2.training.ranks import Ranks
+from t2.training.trained_pool import AfterTraining
+from t2.types import Sampling
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -59,21 +63,27 @@ def train(cfg: DictConfig) -> Results | None:
     several = cfg.trainer.get("strategy") == DDP
     if several:
         divide(cfg)
-    module, data, callbacks = build(cfg)
-    loggers = list(instantiate(cfg.get("logger") or {}).values())
+    module, data, callbacks, after = build(cfg)
+    if after is not None:
+        after.check(module)
+    loggers = [] if cfg.trainer.get("fast_dev_run") else list(instantiate(cfg.get("logger") or {}).values())
     with tracked(loggers, about(cfg, module)):
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
-        trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
+        trainer = instantiate(cfg.trainer)(
+            logger=loggers, callbacks=callbacks, enable_checkpointing=has_checkpoint(callbacks), **placement
+        )
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         finish(trainer, module)
         if not trainer.is_global_zero:
             return None
-        results = report(cfg, module, callbacks, seconds=time.perf_counter() - start)
-        plot_learning_curve([run], run / CURVE_FILE)  # after the results: no figure is worth a run
+        results = report(cfg, module, callbacks, after, start=start)
+        curve = run / CURVE_FILE if (run / METRICS_FILE).is_file() else None  # without the logger csv there are none
+        if curve is not None:
+            plot_learning_curve([run], curve)  # after the results: no figure is worth a run
         log_training(
             wandb_runs(loggers), results, best_step=validation_of(callbacks).best_step,
-            expert=saved_file(run, module.adapter), metadata=module.metadata, figure=run / CURVE_FILE,
+            expert=saved_file(run, module.adapter), metadata=module.metadata, figure=curve,
         )  # fmt: skip
     return results
 
@@ -118,7 +128,7 @@ def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
     return found[0]
 
 
-def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]]:
+def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback], AfterTraining | None]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, sampling, optimizer = (
         instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
@@ -126,9 +136,10 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     objective.check_sampling(sampling)
     check_parts(cfg)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
-    callbacks = list(instantiate(cfg.callbacks).values())
-    validation = validation_of(callbacks)
+    callbacks, validation = build_callbacks(cfg)
     adapter = instantiate(cfg.adapter)
+    check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
+    after = build_after(cfg, task, sampling, limit=validation.limit)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()
@@ -165,28 +176,54 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         seed=cfg.seed,
     )
     module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
-    return module, data, callbacks
+    return module, data, callbacks, after
 
 
-def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> Results:
-    """Write `results.json` from the validations of a finished run, and log where its files are."""
+def build_callbacks(cfg: DictConfig) -> tuple[list[L.Callback], Validation]:
+    """The callbacks in their order, and the one among them that validates."""
+    callbacks = list(instantiate(cfg.callbacks).values())
+    validation = validation_of(callbacks)
+    if cfg.trainer.get("fast_dev_run"):
+        validation.limit = min(validation.limit or cfg.prompts_per_step, cfg.prompts_per_step)
+    return serve_lightning(callbacks, validation, run=Path(cfg.paths.run)), validation
+
+
+def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int | None) -> AfterTraining | None:
+    """What is scored after training; None without a strategy. ValueError where there is a pool, and no strategy."""
+    strategy, pool = instantiate(cfg.get("strategy")), instantiate(cfg.get("experts"))
+    if strategy is None:
+        if pool is not None:
+            raise ValueError("experts= is a pool that a strategy chooses from after training: give strategy=, too.")
+        return None
+    return AfterTraining.of(
+        strategy, task, pool=pool, sampling=sampling, limit=limit, shots=cfg.shots, support_split=cfg.support_split,
+        pass2=cfg.pass2, seed=cfg.seed, workers=cfg.score_workers,
+    )  # fmt: skip
+
+
+def report(
+    cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], after: AfterTraining | None, *, start: float
+) -> Results:
+    """Write `results.json` of a finished run: its validations, and the strategy's; log where its files are."""
     run, task = Path(cfg.paths.run), module.task
     validation = validation_of(callbacks)
-    validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step]}
+    adapted, parts = ({}, {"strategy": "fixed"}) if after is None else after.results(module, run)
+    validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step], **adapted}
     scores, paired = summarize(validated, majority=validation.majority)
     results = Results(
         command="train",
         base_model=module.lm.source,
         adapter=adapter_name(module.adapter),
         task=task.name,
-        strategy="fixed",
         split="val",
+        headline=validation.best,
         trainable_parameters=sum(p.numel() for p in module.adapter.trainable()),
         scores={task.name: scores},
         paired={task.name: paired},
         data=describe_data([task]),
-        seconds={**module.phases.total_seconds, "total": seconds},
+        seconds={**module.phases.total_seconds, "total": time.perf_counter() - start},
         seed=cfg.seed,
+        **parts,
     ).write(run)
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))

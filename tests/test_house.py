@@ -14,6 +14,7 @@ SCRIPTS = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt", "expor
 CODE = [
     *SCRIPTS,
     *sorted(ROOT.glob("t2/**/*.py")),
+    *sorted(ROOT.glob("hydra_plugins/*.py")),
     *sorted(ROOT.glob("bench/**/*.py")),
     *sorted(ROOT.glob("examples/*.py")),
 ]

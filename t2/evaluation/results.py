@@ -113,6 +113,7 @@ class Results:
     shots: int | None = None
     data: dict[str, Any] = field(default_factory=dict)  # by task: source, version and fingerprint of its examples
     trainable_parameters: int
+    headline: float | None = None  # the one score that a sweep compares runs by, and a search maximises
     scores: dict[str, dict[str, Score]]
     paired: dict[str, dict[str, Paired]]
     selection: dict[str, Selection] | None = None  # by task
@@ -179,6 +180,6 @@ class Results:
 
 SCHEMA = TypeAdapter(Results)
 PARTS = (
-    *("selection", "paired_form", "null", "truncated", "contrasts", "seen"),
+    *("headline", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
 )

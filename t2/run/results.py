@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from t2.run.files import parse_json
+
 RESULTS_FILE = "results.json"
 SAMPLES_FILE = "samples.jsonl"
 METRICS_FILE = "metrics.csv"
@@ -49,6 +51,18 @@ def git_commit(folder: Path) -> str | None:
         return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return None  # git is missing, or this is an installed copy
+
+
+def read_headline(folder: Path) -> float | None:
+    """The one score of the run that finished in `folder`; None where it has none.
+
+    Raises:
+        ValueError: its results.json is damaged.
+    """
+    path = folder / RESULTS_FILE
+    content = parse_json(path.read_bytes(), f"{path} is damaged: it", "Delete it, and run the script again.")
+    score = content.get("headline") if isinstance(content, dict) else None
+    return None if score is None else float(score)
 
 
 def _git(folder: Path, *arguments: str) -> str:
