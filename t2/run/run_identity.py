@@ -22,7 +22,12 @@ UNSAID = {"adapter": "svf"}
 
 
 def name_run(cfg: DictConfig) -> None:
-    """Set `paths.run_id`, `run_name` and `run_group`, unless they are given; a resumed run keeps its own."""
+    """Set `paths.run_id`, `run_name` and `run_group`, unless they are given; a resumed run keeps its own.
+
+    A configuration without these keys is not on a dashboard.
+    """
+    if "run_name" not in cfg.get("paths", {}):
+        return
     paths = _paths_of(Path(cfg.resume)) if cfg.get("resume") else {}
     hydra_cfg = HydraConfig.get()
     choices = {group: str(choice) for group, choice in hydra_cfg.runtime.choices.items() if choice is not None}
