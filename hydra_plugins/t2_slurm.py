@@ -1,7 +1,8 @@
 """The launcher of `hydra/launcher=slurm`: submitit's, which in addition loses no job and says plainly what failed.
 
 Hydra takes launchers from modules of this package's name alone. Checks and messages are `t2.run.launch_slurm`'s, and
-what a job does when Slurm stops it is `t2.run.slurm`'s.
+what a job does when Slurm stops it is `t2.run.slurm`'s. Hydra imports this file whatever is launched, `--help`
+included, so that what is large is imported by what needs it.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-
-from t2.run.launch_slurm import SlurmTask, Submitted, check_times, no_slurm, record_failure, refused, wait_for
 
 log = logging.getLogger(__name__)
 OWN = ("_target_", "submitit_folder", "max_num_timeout")  # keys that are none of sbatch's
@@ -45,6 +44,16 @@ class SlurmLauncher(Launcher):  # type: ignore[misc]  # Hydra has no types
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; SystemExit with a message where Slurm refuses them."""
         import submitit
+
+        from t2.run.launch_slurm import (
+            SlurmTask,
+            Submitted,
+            check_times,
+            no_slurm,
+            record_failure,
+            refused,
+            wait_for,
+        )
 
         if reason := no_slurm():
             raise SystemExit(f"error: {reason}")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from t2.evaluation.statistics import Counts, Paired
 from t2.run.files import atomic_path, parse_json
-from t2.run.results import RESULTS_FILE, git_commit, peak_memory_bytes, versions
+from t2.run.results import RESULTS_FILE, own_commit, peak_memory_bytes, versions
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Results:
             self,
             peak_memory_bytes=peak_memory_bytes(),
             versions=versions(),
-            git_commit=git_commit(Path(__file__).parent),
+            git_commit=own_commit(),
         )
         known = json.loads(SCHEMA.dump_json(full))
         kept = {key: value for key, value in known.items() if value is not None or key not in PARTS}

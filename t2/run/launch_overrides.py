@@ -27,9 +27,9 @@ TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free te
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 # Choices that a plugin of Hydra brings -> what to install.
 PLUGINS = {
-    "hydra/sweeper/optuna": '"t2[optuna]"',
-    "hydra/launcher/submitit_slurm": '"t2[slurm]"',
-    "hydra/launcher/submitit_local": '"t2[slurm]"',
+    "hydra/sweeper/optuna": '"transformer2[optuna]"',
+    "hydra/launcher/submitit_slurm": '"transformer2[slurm]"',
+    "hydra/launcher/submitit_local": '"transformer2[slurm]"',
     "hydra/launcher/joblib": "hydra-joblib-launcher",
 }
 

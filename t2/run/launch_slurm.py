@@ -47,8 +47,8 @@ def check_launcher(arguments: Sequence[str]) -> None:
         raise ValueError(ignored(chosen[-1]))
     if chosen[-1] in ("slurm", "submitit_slurm", "submitit_local") and importlib.util.find_spec("submitit") is None:
         raise ValueError(
-            f'{LAUNCHER}={chosen[-1]} needs Hydra\'s plugin for submitit: pip install "t2[slurm]", or pip install '
-            "hydra-submitit-launcher."
+            f'{LAUNCHER}={chosen[-1]} needs Hydra\'s plugin for submitit: pip install "transformer2[slurm]", or '
+            "pip install hydra-submitit-launcher."
         )
     if chosen[-1] in ("slurm", "submitit_slurm") and (reason := no_slurm()):
         raise ValueError(reason)

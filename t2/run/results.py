@@ -11,9 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-
 from t2.run.files import parse_json
+from t2.run.places import ROOT, is_checkout
 
 RESULTS_FILE = "results.json"
 SAMPLES_FILE = "samples.jsonl"
@@ -22,7 +21,7 @@ CURVE_FILE = "learning_curve.png"
 ADAPTATION_FILE, CONFUSION_FILE = "adaptation.csv", "confusion.csv"  # of the callback that evaluates while training
 
 PACKAGES = (
-    "t2",
+    "transformer2",  # this one
     "torch",
     "transformers",
     "lightning",
@@ -44,13 +43,18 @@ def versions() -> dict[str, str]:
     return found
 
 
+def own_commit() -> str | None:
+    """The commit of the checkout that runs; None of an installed copy, which may lie in a repository of its user's."""
+    return git_commit(ROOT) if is_checkout() else None
+
+
 def git_commit(folder: Path) -> str | None:
     """The commit of a checkout, with `+changes` where files differ from it; None outside of one."""
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
-        return None  # git is missing, or this is an installed copy
+        return None  # git is missing, or this is no repository
 
 
 def read_headline(folder: Path) -> float | None:
@@ -72,6 +76,8 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def peak_memory_bytes() -> int:
     """The largest memory this process has held: of the GPU where one was used, else resident memory."""
+    import torch  # not above: what names files is imported by `t2 train --help`, too
+
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -81,7 +81,7 @@ def test_a_plugin_that_is_not_installed_is_named_with_what_to_install(
             check_overrides(conf, "train", ["--config-dir", str(tmp_path), "-m", override, "seed=0,1"])
     with pytest.raises(ValueError, match="Did you mean 'basic'"):
         check_overrides(conf, "train", ["-m", "hydra/launcher=basi", "seed=0,1"])
-    assert PLUGINS["hydra/sweeper/optuna"] == '"t2[optuna]"'
+    assert PLUGINS["hydra/sweeper/optuna"] == '"transformer2[optuna]"'
 
 
 def test_a_question_of_the_shell_is_not_checked() -> None:
