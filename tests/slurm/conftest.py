@@ -27,7 +27,7 @@ def typed(tmp_path: Path) -> Run:
     def run(*words: str) -> subprocess.CompletedProcess[str]:
         if not (tmp_path / "train.py").exists():
             (tmp_path / "train.py").symlink_to(ROOT / "train.py")
-        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
 
     return run
 

@@ -24,7 +24,7 @@ from t2.types import Example
 
 STEP = 8  # completions of a step
 FIRST_ATTEMPT = "SLURM_RESTART_COUNT" not in os.environ
-BEYOND_KILLING_S = 60
+BEYOND_KILLING_S = 20  # slurm.conf of scripts/slurm/up.sh kills after 5
 
 
 @dataclass
