@@ -32,6 +32,7 @@ from t2.models.precision import Precision
 from t2.run.configuration.trainer import DDP
 from t2.run.launch import quiet_libraries
 from t2.run.launch_folder import overrides_of
+from t2.run.places import typed
 from t2.run.results import CURVE_FILE, METRICS_FILE, own_commit
 from t2.run.tracking import tracked, wandb_runs
 from t2.tasks.base import Task
@@ -228,7 +229,7 @@ def report(
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))
     saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)
-    log.info("Expert: %s\nNext: python evaluate.py %s", saved, " ".join(words))
+    log.info("Expert: %s\nNext: %s %s", saved, typed("evaluate"), " ".join(words))
     return results
 
 

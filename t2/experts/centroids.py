@@ -22,12 +22,13 @@ import t2
 from t2.experts.fingerprint import same_weights, weights_note
 from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
+from t2.run.places import typed
 from t2.types import OTHER
 
 FORMAT_VERSION = 1
 CENTROIDS_FILE = "centroids.safetensors"  # its name in a run's folder and in a folder of experts
 POOLING = "mean over the tokens of the bare prompt but the first"
-AGAIN = "Make it again: python adapt.py experts=POOL strategy=centroid task=TASK, with a dispatch task."
+AGAIN = f"Make it again: {typed('adapt')} experts=POOL strategy=centroid task=TASK, with a dispatch task."
 
 
 @dataclass(frozen=True)

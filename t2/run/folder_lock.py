@@ -21,6 +21,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from t2.run.places import typed
 from t2.run.results import RESULTS_FILE
 
 LOCK_FILE = ".lock"
@@ -98,7 +99,7 @@ def check_new(folder: Path) -> None:
     if not found:
         return
     goes_on = (
-        "go on with that run (python train.py resume=RUN), " if any("checkpoint" in name for name in found) else ""
+        f"go on with that run ({typed('train')} resume=RUN), " if any("checkpoint" in name for name in found) else ""
     )
     raise FileExistsError(
         f"{folder} holds {', '.join(found)} of an earlier run, which a new one would write over. Give another folder "

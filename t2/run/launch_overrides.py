@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from t2.run.configuration.trainer import own_key
 from t2.run.messages import nearest
+from t2.run.places import typed
 from t2.run.renamed import renamed_override
 
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
@@ -116,7 +117,7 @@ def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) ->
             known = list(_keys(OmegaConf.to_container(plain, resolve=False)))
             groups = [path.name for path in conf.iterdir() if path.is_dir()]
             raise ValueError(
-                f"{error}{_did_you_mean(key, [*known, *groups])} `python {script}.py --help` lists every key."
+                f"{error}{_did_you_mean(key, [*known, *groups])} `{typed(script)} --help` lists every key."
             ) from None
         except ValueError as error:  # a group's choice that is no text
             raise ValueError(f"{error} (Of: {' '.join(overrides)})") from None

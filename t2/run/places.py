@@ -17,6 +17,11 @@ def is_checkout() -> bool:
     return ROOT != INSTALLED and (ROOT / "pyproject.toml").is_file()
 
 
+def typed(command: str) -> str:
+    """How a command is typed: `python train.py` in a checkout, `t2 train` where the package is installed."""
+    return f"python {command}.py" if is_checkout() else f"t2 {command}"
+
+
 def shipped(path: str) -> str:
     """Where a file that ships with t2 lies; in the configuration `${shipped:experts/...}`."""
     return str(ROOT / path)

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from t2.run.files import atomic_path
+from t2.run.places import typed
 from t2.run.ranks import SIGTERM_STATUS
 from t2.run.results import RESULTS_FILE
 
@@ -141,7 +142,7 @@ class Requeue:
         log.warning("%s: it is requeued, and will go on from what is saved.", here)
 
     def _by_hand(self) -> str:
-        return f" Go on with: python train.py resume={self.folder}" if has_checkpoint(self.folder) else ""
+        return f" Go on with: {typed('train')} resume={self.folder}" if has_checkpoint(self.folder) else ""
 
 
 def requeue(job: str) -> str | None:

@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2.run.files import atomic_path, parse_json
 from t2.run.folder_lock import is_in_use
+from t2.run.places import typed
 
 JOBS_FOLDER = ".jobs"
 # Of the sweep and not of one job; the command that runs a job again alone does without.
@@ -153,7 +154,7 @@ def again(script: str, job: Job, arguments: Sequence[str]) -> str:
         words.append("hydra.mode=RUN")  # the configuration says that it is a sweep
     if Sweep.can_skip and "skip_finished=true" not in words:
         words.append("skip_finished=true")
-    return f"python {script}.py {shlex.join(words)}"
+    return f"{typed(script)} {shlex.join(words)}"
 
 
 def _flags(arguments: Sequence[str]) -> list[str]:

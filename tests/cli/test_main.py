@@ -80,9 +80,41 @@ def run(installed: Path, where: Path, *words: str) -> str:
     return done.stdout
 
 
-def test_an_installed_copy_trains_anywhere(installed: Path, tmp_path: Path) -> None:
-    run(installed, tmp_path, "train", "experiment=smoke", "logger=csv", "hydra.run.dir=run")
+OWN_TASK = """
+from dataclasses import dataclass
+
+from t2.tasks.form import Form
+from t2.types import Example
+
+
+@dataclass
+class Parity:
+    name: str
+    max_new_tokens: int
+    form = Form("Reply with even or odd.", "It is")
+
+    def split(self, split):
+        first = {"train": 0, "val": 20, "test": 30}[split]
+        return [Example(prompt=f"{n}?", answer=("even", "odd")[n % 2]) for n in range(first, first + 10)]
+
+    def score(self, example, text):
+        return float(text.strip() == example.answer)
+
+    def chance(self, example):
+        return {"even": 0.5}
+"""
+
+
+def test_an_installed_copy_trains_anywhere_on_a_task_of_the_users(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN_TASK)
+    (tmp_path / "conf" / "task").mkdir(parents=True)
+    (tmp_path / "conf" / "task" / "parity.yaml").write_text("_target_: own.Parity\nname: parity\nmax_new_tokens: 3\n")
+    shown = run(
+        installed, tmp_path, "train", "--config-dir", "conf", "experiment=smoke", "task=parity", "logger=csv",
+        "hydra.run.dir=run",
+    )  # fmt: skip
     assert (tmp_path / "run" / "expert.safetensors").is_file()
+    assert "Next: t2 evaluate task=parity" in shown
     assert '"git_commit": null' in (tmp_path / "run" / "results.json").read_text()
 
 
