@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from t2.run.places import typed
 from t2.run.results import RESULTS_FILE
 
@@ -143,5 +141,3 @@ def _forget() -> None:
 
 
 os.register_at_fork(after_in_child=_forget)
-# Hydra keeps what it gives in the configuration, as it does the time; the jobs of a sweep get it from the launcher.
-OmegaConf.register_new_resolver("unused_folder", unused_folder, use_cache=True, replace=True)

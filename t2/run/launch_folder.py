@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from t2.run.configuration.resume import changes, check_unchanged
 from t2.run.files import atomic_path
-from t2.run.folder_lock import KEPT_FILES, check_new, folder_lock
+from t2.run.folder_lock import KEPT_FILES, check_new, folder_lock, unused_folder
 from t2.run.launch_ranks import check_ranks, is_follower
 from t2.run.launch_slurm import check_mode
 from t2.run.ranks import AnotherRankFailed
@@ -28,6 +28,8 @@ from t2.run.run_identity import name_run
 from t2.run.slurm import Record, has_checkpoint, requeued_on_signal, restarts
 
 log = logging.getLogger(__name__)
+# Hydra keeps what it gives in the configuration, as it does the time; the jobs of a sweep get it from the launcher.
+OmegaConf.register_new_resolver("unused_folder", unused_folder, use_cache=True, replace=True)
 
 
 class FolderTaken(Exception):

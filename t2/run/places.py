@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 PACKAGE = Path(__file__).resolve().parents[1]
 INSTALLED = PACKAGE / "shipped"  # what the wheel has of the checkout's folders
 ROOT = INSTALLED if INSTALLED.is_dir() else PACKAGE.parent
 CONF = ROOT / "conf"
+SHIPPED = "shipped"  # the prefix of paths in ROOT
 
 
 def is_checkout() -> bool:
@@ -22,9 +21,7 @@ def typed(command: str) -> str:
     return f"python {command}.py" if is_checkout() else f"t2 {command}"
 
 
-def shipped(path: str) -> str:
-    """Where a file that ships with t2 lies; in the configuration `${shipped:experts/...}`."""
-    return str(ROOT / path)
-
-
-OmegaConf.register_new_resolver("shipped", shipped, replace=True)
+def located(path: Path | str) -> Path:
+    """The path itself; `shipped:FOLDER/FILE` is one of the files that ship with t2, wherever it is run."""
+    kind, colon, rest = str(path).partition(":")
+    return ROOT / rest if colon and kind == SHIPPED else Path(path)

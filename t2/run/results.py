@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import t2
 from t2.run.files import parse_json
 from t2.run.places import ROOT, is_checkout
 
@@ -21,7 +22,6 @@ CURVE_FILE = "learning_curve.png"
 ADAPTATION_FILE, CONFUSION_FILE = "adaptation.csv", "confusion.csv"  # of the callback that evaluates while training
 
 PACKAGES = (
-    "transformer2",  # this one
     "torch",
     "transformers",
     "lightning",
@@ -34,7 +34,7 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages a result depends on."""
-    found = {"python": sys.version.split()[0]}
+    found = {"python": sys.version.split()[0], "t2": t2.__version__}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)

@@ -47,7 +47,7 @@ def test_a_missing_plugin_and_a_missing_slurm_say_what_to_do(monkeypatch: pytest
     with pytest.raises(ValueError, match="no sbatch and no srun on this machine's PATH"):
         check_launcher(CHOSEN)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r'pip install "t2\[slurm\]"'):
+    with pytest.raises(ValueError, match=r'pip install "transformer2\[slurm\]"'):
         check_launcher(CHOSEN)
 
 

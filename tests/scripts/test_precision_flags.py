@@ -23,7 +23,7 @@ def test_a_flag_of_the_trainer_is_refused_before_a_model_is_loaded(monkeypatch: 
 def test_the_policy_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2.models.tiny.tiny_model", None)  # what is after it does not matter here
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides=["base_model=tiny", "base_model.dtype=bfloat16"])
+        cfg = compose("train", overrides=["base_model=tiny", "base_model.dtype=bfloat16", "paths.run=run"])
     with caplog.at_level(logging.INFO), pytest.raises(Exception, match="callable target"):
         train.build(cfg)
     assert "Precision: model bfloat16; z and logits float32; rollouts factored in bfloat16" in caplog.text
