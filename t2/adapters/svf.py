@@ -111,7 +111,7 @@ class SVF(nn.Module):
             ValueError: a pattern matches no matrix, a layer does not exist, or the model has an adapter already.
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
-        folder = cache_root() / "svd" / _slug(source) if self.cache else None
+        folder = cache_root() / "svd" / source_slug(source) if self.cache else None
         weights = {path: dense_weight(module) for path, module in targets.items()}
         sizes = {path: min(weight.shape) for path, weight in weights.items()}
         self.spectrum.check(sizes)
@@ -246,5 +246,5 @@ class SVF(nn.Module):
         return self.learned[name].of(z).to(layer.input_factor.device)
 
 
-def _slug(source: str) -> str:
+def source_slug(source: str) -> str:
     return Path(source).name if source.endswith(".gguf") else source.strip("/").replace("/", "--").replace(":", "-")
