@@ -65,7 +65,10 @@ def train(cfg: DictConfig) -> Results | None:
         placement = ddp_placement(module.lm.device) if several else trainer_placement(module.lm.device)
         trainer = instantiate(cfg.trainer)(logger=loggers, callbacks=callbacks, **placement)
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            module.on_train_end()
         finish(trainer, module)
         if not trainer.is_global_zero:
             return None

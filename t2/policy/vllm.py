@@ -156,7 +156,7 @@ def completion_of(
     reason: str | None,
     sampling: Sampling,
 ) -> Completion:
-    """What vLLM says of a completion as t2's own record: `reason` is why it ended, and `text` is cut at stop strings."""
+    """A completion as vLLM tells of it: `reason` is why it ended, and `text` is cut at stop strings."""
     cuts = [text.index(word) for word in sampling.stop if word in text]
     finish: Literal["stop", "length"] = "stop" if reason == "stop" else "length"
     return Completion(

@@ -1,8 +1,8 @@
 """The trainer's side of vLLM servers: requests, and one sentence for each way in which a server can fail.
 
-A server is vLLM's own, with t2's worker extension (`t2.policy.vllm_serve` starts one). Weights have a version, a hash of
-the adapter and its state, which the server knows and every completion carries: one that was sampled under other weights
-than those that were asked for is an error, and never learned from.
+A server is vLLM's own, with t2's worker extension (`t2.policy.vllm_serve` starts one). Weights have a version, a hash
+of the adapter and its state, which the server knows and every completion carries: one that was sampled under other
+weights than those that were asked for is an error, and never learned from.
 
 Not done here: what is generated (`t2.policy.vllm_server`), what the server composes (`t2.policy.vllm_compose`).
 """
@@ -15,6 +15,7 @@ import json
 import logging
 import shlex
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -28,7 +29,6 @@ from t2.policy.vllm_compose import Specification
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
-GONE = (httpx.TransportError,)
 
 
 class VLLMServer:
@@ -71,7 +71,7 @@ class VLLMServer:
             ValueError: its weights are not the trainer's, or it was started without what t2 needs.
         """
         log.info("The vLLM server at %s compares its weights and decomposes them, or reads the cache.", self.url)
-        for answer in self._rpc("t2_prepare", spec.to_json(), timeout_s=None):
+        for answer in self._rpc("t2_prepare", spec.to_json(), endless=True):
             if "error" in answer:
                 raise ValueError(
                     f"The vLLM server at {self.url} holds another model than the trainer ({answer['error']}). Start it "
@@ -110,7 +110,7 @@ class VLLMServer:
         """
         body = {**request, "output_mode": "text", "cache_salt": version}
         choices: list[dict[str, Any]] = self._json("POST", "/inference/v1/generate", body)["choices"]
-        seen = {span["weight_version"] for choice in choices for span in choice.get("weight_versions") or ()}
+        seen = {span["version"] for choice in choices for span in choice.get("weight_versions") or ()}
         if seen - {version}:
             raise ConnectionError(
                 f"The vLLM server at {self.url} got other weights while it generated: another run uses it, too. Give "
@@ -122,19 +122,19 @@ class VLLMServer:
         """Send a request without a body, such as `/sleep`."""
         self._json("POST", path)
 
-    def _rpc(self, method: str, *words: str, timeout_s: float | None = -1) -> list[dict[str, Any]]:
+    def _rpc(self, method: str, *words: str, endless: bool = False) -> list[dict[str, Any]]:
         """The answers of all workers to a method of `t2.policy.vllm_worker`."""
         body = {"method": method, "args": list(words)}
-        answers: list[dict[str, Any]] = self._json("POST", "/collective_rpc", body, timeout_s=timeout_s)["results"]
+        answers: list[dict[str, Any]] = self._json("POST", "/collective_rpc", body, endless=endless)["results"]
         return answers
 
     def _json(
-        self, method: str, path: str, body: Any = None, *, allow: Sequence[int] = (), timeout_s: float | None = -1
+        self, method: str, path: str, body: Any = None, *, allow: Sequence[int] = (), endless: bool = False
     ) -> Any:
-        """The answer to a request; of a status in `allow`, an empty one. `timeout_s=None` waits without end."""
-        options = {} if timeout_s == -1 else {"timeout": httpx.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S)}
+        """The answer to a request, waited for without end where it is `endless`; of a status in `allow`, {}."""
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S) if endless else self._client.timeout
         try:
-            answer = self._client.request(method, path, json=body, **options)
+            answer = self._client.request(method, path, json=body, timeout=timeout)
         except httpx.ConnectError as error:
             raise ConnectionError(
                 f"No vLLM server answers at {self.url} ({error}). Start one with: {self.start}"
@@ -144,7 +144,7 @@ class VLLMServer:
                 f"The vLLM server at {self.url} did not answer {path} within {self.timeout_s:g} s. Raise "
                 "generation.timeout_s, or see its own log."
             ) from None
-        except httpx.TransportError as error:
+        except httpx.TransportError as error:  # the connection broke
             raise ConnectionError(
                 f"The vLLM server at {self.url} ended while it answered {path} ({error}). Its own log says why; start "
                 f"it again with: {self.start}"
@@ -153,7 +153,9 @@ class VLLMServer:
             return {}
         if answer.is_success:
             return answer.json() if answer.content else {}
-        raise ValueError(f"The vLLM server at {self.url} refuses {path}: {_words(answer)} It is started with: {self.start}")
+        raise ValueError(
+            f"The vLLM server at {self.url} refuses {path}: {_words(answer)} It is started with: {self.start}"
+        )
 
 
 class VLLMServers:
@@ -170,9 +172,15 @@ class VLLMServers:
         self.lock = threading.RLock()
         self.max_length = min(server.check() for server in servers)
         self.asleep = False
+        self.sync_seconds, self.sync_bytes = 0.0, 0  # of all states so far
 
-    def follow(self, state: Mapping[str, Tensor]) -> tuple[str, int]:
-        """Have all servers hold the weights of a state, z (k,) by module; returns their version and the bytes sent."""
+    def follow(self, state: Mapping[str, Tensor]) -> str:
+        """Have all servers hold the weights of a state, z (k,) by module; returns their version.
+
+        Raises:
+            ConnectionError, ValueError: see `VLLMServer.load`.
+        """
+        start = time.perf_counter()
         if self._spec is None:
             self._spec = self._specification()
         spec, packed = self._spec, save({name: z.contiguous() for name, z in sorted(state.items())})
@@ -181,7 +189,9 @@ class VLLMServers:
         def send(server: VLLMServer) -> int:
             return 0 if server.version() == version else server.load(spec, packed, version)
 
-        return version, sum(self.on_all(send))
+        self.sync_bytes += sum(self.on_all(send))
+        self.sync_seconds += time.perf_counter() - start
+        return version
 
     def on_all(self, act: Callable[[VLLMServer], T]) -> list[T]:
         """What `act` returns for each server; all at once."""

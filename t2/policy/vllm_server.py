@@ -12,7 +12,6 @@ Not done here: starting servers (`t2.policy.vllm_serve`), requests (`t2.policy.v
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Annotated
@@ -79,11 +78,16 @@ class VLLMServerGenerator:
                 f"{max_staleness} generates meanwhile. Set one of them."
             )
         self.lm, self.adapter, self.weights, self.max_staleness, self.sleep = lm, adapter, weights, max_staleness, sleep
-        self._svf, self._state, self._offset = adapter, None, 0
+        self._svf, self._offset = adapter, 0
+        self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
         start = ["python", "-m", "t2.policy.vllm_serve", lm.source, "--dtype", dtype_name(lm.dtype)]
         servers = [VLLMServer(url, timeout_s=timeout_s, start=start) for url in urls]
         self.servers = VLLMServers(servers, lambda: specification_of(lm, adapter))
-        self.sync_seconds, self.sync_bytes = [0.0], [0]  # shared by copies: of all z sent so far
+
+    @property
+    def sync_seconds(self) -> float:
+        """What sending z and composing and loading weights has taken so far, copies of this generator included."""
+        return self.servers.sync_seconds
 
     def with_state(self, state: Mapping[str, Tensor]) -> VLLMServerGenerator:
         """The same generator under the weights merged with `state` (module -> (R,)); z = 1 where it says nothing."""
@@ -115,11 +119,10 @@ class VLLMServerGenerator:
         """
         check_request(examples, sampling, "generation=vllm_server")
         longer = "start the server with a larger --max-model-len"
-        prompts = encoded(self.lm, examples, sampling, self.servers.max_length, longer)
         with self.servers.lock:  # until all are there: another state must not be loaded meanwhile
+            prompts = encoded(self.lm, examples, sampling, self.servers.max_length, longer)
             self._wake()
-            version = self._follow()
-            servers = self.servers.servers
+            version, servers = self.servers.follow(self._multipliers()), self.servers.servers
 
             def complete(index: int) -> list[Completion]:
                 request = {
@@ -154,14 +157,6 @@ class VLLMServerGenerator:
         if self.servers.asleep:
             self.servers.on_all(lambda server: server.post("/wake_up"))
             self.servers.asleep = False
-
-    def _follow(self) -> str:
-        """Have the servers hold the weights that generate; returns their version."""
-        start = time.perf_counter()
-        version, sent = self.servers.follow(self._multipliers())
-        self.sync_seconds[0] += time.perf_counter() - start
-        self.sync_bytes[0] += sent
-        return version
 
     def _multipliers(self) -> dict[str, Tensor]:
         """The z of those singular values that have a number: module -> fp32 (k,); nothing for the base."""

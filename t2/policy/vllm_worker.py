@@ -27,7 +27,8 @@ class SVFWorker:
         Answers with `logprobs_mode`, and with `error` where the server's weights are not the trainer's.
         """
         # It warns of every layer that is not sent, and embeddings and norms are not.
-        logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+        for module in ("layerwise", "inplace"):
+            logging.getLogger(f"vllm.model_executor.model_loader.reload.{module}").setLevel(logging.ERROR)
         worker: Any = self
         spec = Specification.from_json(specification)
         if self.t2_composer is None or self.t2_composer.spec != spec:
