@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 from safetensors.torch import save
@@ -36,7 +37,8 @@ class VLLMServer:
 
     def __init__(self, url: str, *, timeout_s: float, start: Sequence[str]) -> None:
         """Keep the address; nothing is sent."""
-        self.url, self.timeout_s, self.start = url.rstrip("/"), timeout_s, shlex.join(start)
+        self.url, self.timeout_s = url.rstrip("/"), timeout_s
+        self.start = shlex.join([*start, "--port", str(urlsplit(url).port or 80)])
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
         # Proxies are for what lies outside of a cluster.
@@ -153,9 +155,7 @@ class VLLMServer:
             return {}
         if answer.is_success:
             return answer.json() if answer.content else {}
-        raise ValueError(
-            f"The vLLM server at {self.url} refuses {path}: {_words(answer)} It is started with: {self.start}"
-        )
+        raise ValueError(f"The vLLM server at {self.url} refuses {path}: {_words(answer)} Start it with: {self.start}")
 
 
 class VLLMServers:

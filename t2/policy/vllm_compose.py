@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.svd import content_key, decompose_all
-from t2.adapters.svf import SVF, source_slug
+from t2.adapters.svd import content_key, decompose_all, source_slug
+from t2.adapters.svf import SVF
 from t2.adapters.thin_correction import exact
 from t2.models.language_model import LanguageModel
 from t2.models.precision import dtype_name, parse_dtype

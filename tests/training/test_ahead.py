@@ -1,4 +1,4 @@
-"""Sampling ahead: which z samples which step, that it happens meanwhile, and that stopping and going on changes nothing."""
+"""Sampling ahead: which z samples which step, that it happens meanwhile, and that a resumed run is alike."""
 
 from __future__ import annotations
 
