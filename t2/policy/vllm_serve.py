@@ -49,8 +49,10 @@ def command(argv: Sequence[str]) -> list[str]:
     words += ["--host", args.host, "--port", str(args.port)]
     words += ["--revision", revision] if revision else []
     words += ["--worker-extension-cls", EXTENSION, "--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
-    if not torch.cuda.is_available() and "--block-size" not in others:  # samples share whole blocks of a prompt
-        words += ["--block-size", str(CPU_BLOCK_TOKENS)]
+    if not torch.cuda.is_available():
+        words += ["--enforce-eager"]  # a compiled model keeps the products of the weights that it was compiled with
+        # Samples share whole blocks of a prompt.
+        words += [] if "--block-size" in others else ["--block-size", str(CPU_BLOCK_TOKENS)]
     return [*words, *others]
 
 

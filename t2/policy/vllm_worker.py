@@ -13,46 +13,70 @@ import base64
 import logging
 from typing import Any
 
+from safetensors.torch import load
+from torch import Tensor
+
 from t2.policy.vllm_compose import Composer, Specification
+from t2.policy.vllm_in_place import weights_in_place, write
+
+log = logging.getLogger("vllm.t2")  # vLLM shows its own loggers alone
 
 
 class SVFWorker:
     """Composes an adapter's weights from its z, and loads them."""
 
     t2_composer: Composer | None = None
+    t2_places: dict[str, Tensor] | None = None  # where weights are written; None: vLLM loads them
 
     def t2_prepare(self, specification: str) -> dict[str, Any]:
         """Get ready for states of an adapter; `specification` is that of `t2.policy.vllm_compose`.
 
         Answers with `logprobs_mode`, and with `error` where the server's weights are not the trainer's.
         """
-        # It warns of every layer that is not sent, and embeddings and norms are not.
+        # They warn of every layer and weight that is not sent, and embeddings and norms are not.
         for module in ("layerwise", "inplace"):
             logging.getLogger(f"vllm.model_executor.model_loader.reload.{module}").setLevel(logging.ERROR)
-        worker: Any = self
-        spec = Specification.from_json(specification)
+        runner: Any = self.model_runner  # type: ignore[attr-defined]
+        config, spec = runner.vllm_config, Specification.from_json(specification)
         if self.t2_composer is None or self.t2_composer.spec != spec:
-            self.t2_composer = None  # before another one takes as much memory
+            if self.t2_composer is not None:  # of another adapter, whose matrices may not be among these
+                self._t2_write({})
+            self.t2_composer = self.t2_places = None  # before another one takes as much memory
+            from vllm.model_executor.layers.linear import UnquantizedLinearMethod
             from vllm.model_executor.model_loader import get_model_loader
 
-            config = worker.model_runner.vllm_config
-            loader = get_model_loader(config.load_config)
-            checkpoint = loader.get_all_weights(config.model_config, worker.model_runner.get_model())
+            model = runner.get_model()
+            checkpoint = get_model_loader(config.load_config).get_all_weights(config.model_config, model)
             try:
-                self.t2_composer = Composer(spec, checkpoint, worker.device)
+                self.t2_composer = Composer(spec, checkpoint, runner.device)
             except (ValueError, OSError, ArithmeticError) as error:
                 return {"error": str(error)}
-        return {"logprobs_mode": str(worker.model_runner.vllm_config.model_config.logprobs_mode)}
+            self.t2_places = weights_in_place(model, self.t2_composer, UnquantizedLinearMethod)
+            log.warning("t2: weights are %s.", "loaded by vLLM" if self.t2_places is None else "written in place")
+        return {"logprobs_mode": str(config.model_config.logprobs_mode)}
 
     def t2_load(self, digest: str, state: str) -> dict[str, Any]:
         """Load the weights of a state, z (k,) by module as base64 of safetensors, for the specification of `digest`.
 
         Answers with `unprepared` where the worker knows no such specification, as after a restart.
         """
-        from safetensors.torch import load
-
-        worker: Any = self
         if self.t2_composer is None or self.t2_composer.spec.digest != digest:
             return {"unprepared": True}
-        worker.model_runner.reload_weights(weights_iterator=self.t2_composer.compose(load(base64.b64decode(state))))
+        self._t2_write(load(base64.b64decode(state)))
         return {}
+
+    def t2_reload(self, weights: str) -> dict[str, Any]:
+        """Load whole weights, as base64 of safetensors or from a file that `file:` names: to compare with `t2_load`."""
+        from safetensors.torch import load_file
+
+        read = load_file(weights[5:]) if weights.startswith("file:") else load(base64.b64decode(weights))
+        self.model_runner.reload_weights(weights_iterator=iter(read.items()))  # type: ignore[attr-defined]
+        return {}
+
+    def _t2_write(self, state: dict[str, Tensor]) -> None:
+        assert self.t2_composer is not None, "it was prepared"
+        if self.t2_places is not None:
+            write(self.t2_composer, state, self.t2_places)
+        else:
+            weights = self.t2_composer.compose(state)
+            self.model_runner.reload_weights(weights_iterator=weights)  # type: ignore[attr-defined]

@@ -131,7 +131,7 @@ def started(folder: Path, *options: str) -> Iterator[str]:
         "--port",
         str(port),
     ]
-    command += ["--max-model-len", "512", "--enforce-eager", *options]
+    command += ["--max-model-len", "512", *options]
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             command,
