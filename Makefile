@@ -41,7 +41,7 @@ test: check
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py
+	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py tests/policy/test_vllm_server.py
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:

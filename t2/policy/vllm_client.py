@@ -73,7 +73,7 @@ class VLLMServer:
             ValueError: its weights are not the trainer's, or it was started without what t2 needs.
         """
         log.info("The vLLM server at %s compares its weights and decomposes them, or reads the cache.", self.url)
-        for answer in self._rpc("t2_prepare", spec.to_json(), endless=True):
+        for answer in self.rpc("t2_prepare", spec.to_json(), endless=True):
             if "error" in answer:
                 raise ValueError(
                     f"The vLLM server at {self.url} holds another model than the trainer ({answer['error']}). Start it "
@@ -92,10 +92,10 @@ class VLLMServer:
             ValueError, ConnectionError: as `prepare`.
         """
         text = base64.b64encode(state).decode()
-        answers = self._rpc("t2_load", spec.digest, text)
+        answers = self.rpc("t2_load", spec.digest, text)
         if any("unprepared" in answer for answer in answers):
             self.prepare(spec)
-            answers = self._rpc("t2_load", spec.digest, text)
+            answers = self.rpc("t2_load", spec.digest, text)
         assert not any(answers), f"{self.url}: {answers}"
         self._json("POST", "/update_weight_version", {"new_version": version})
         return len(text)
@@ -124,7 +124,7 @@ class VLLMServer:
         """Send a request without a body, such as `/sleep`."""
         self._json("POST", path)
 
-    def _rpc(self, method: str, *words: str, endless: bool = False) -> list[dict[str, Any]]:
+    def rpc(self, method: str, *words: str, endless: bool = False) -> list[dict[str, Any]]:
         """The answers of all workers to a method of `t2.policy.vllm_worker`."""
         body = {"method": method, "args": list(words)}
         answers: list[dict[str, Any]] = self._json("POST", "/collective_rpc", body, endless=endless)["results"]

@@ -65,14 +65,6 @@ class SVFWorker:
         self._t2_write(load(base64.b64decode(state)))
         return {}
 
-    def t2_reload(self, weights: str) -> dict[str, Any]:
-        """Load whole weights, as base64 of safetensors or from a file that `file:` names: to compare with `t2_load`."""
-        from safetensors.torch import load_file
-
-        read = load_file(weights[5:]) if weights.startswith("file:") else load(base64.b64decode(weights))
-        self.model_runner.reload_weights(weights_iterator=iter(read.items()))  # type: ignore[attr-defined]
-        return {}
-
     def _t2_write(self, state: dict[str, Tensor]) -> None:
         assert self.t2_composer is not None, "it was prepared"
         if self.t2_places is not None:
