@@ -54,7 +54,7 @@ class FakeServer:
         self.spec = Specification.from_json(specification)
         return {"logprobs_mode": self.logprobs_mode}
 
-    def t2_load(self, digest: str, state: str) -> dict[str, Any]:
+    def t2_load(self, digest: str, version: str, state: str) -> dict[str, Any]:
         if self.spec is None or self.spec.digest != digest:
             return {"unprepared": True}
         self.states.append(load(base64.b64decode(state)))

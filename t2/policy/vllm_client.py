@@ -30,6 +30,7 @@ from t2.policy.vllm_compose import Specification
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 CONNECT_TIMEOUT_S = 10.0
+LOADING = "loading "
 
 
 class VLLMServer:
@@ -92,10 +93,12 @@ class VLLMServer:
             ValueError, ConnectionError: as `prepare`.
         """
         text = base64.b64encode(state).decode()
-        answers = self.rpc("t2_load", spec.digest, text)
+        # From now on it has the weights of nobody, also where the next message is the last that it gets.
+        self._json("POST", "/update_weight_version", {"new_version": LOADING + version})
+        answers = self.rpc("t2_load", spec.digest, version, text)
         if any("unprepared" in answer for answer in answers):
             self.prepare(spec)
-            answers = self.rpc("t2_load", spec.digest, text)
+            answers = self.rpc("t2_load", spec.digest, version, text)
         assert not any(answers), f"{self.url}: {answers}"
         self._json("POST", "/update_weight_version", {"new_version": version})
         return len(text)
@@ -113,7 +116,7 @@ class VLLMServer:
         body = {**request, "output_mode": "text", "cache_salt": version}
         choices: list[dict[str, Any]] = self._json("POST", "/inference/v1/generate", body)["choices"]
         seen = {span["version"] for choice in choices for span in choice.get("weight_versions") or ()}
-        if seen - {version}:
+        if seen - {version, LOADING + version}:  # another rank may load the same weights once more
             raise ConnectionError(
                 f"The vLLM server at {self.url} got other weights while it generated: another run uses it, too. Give "
                 "each run servers of its own (generation.urls)."

@@ -27,6 +27,7 @@ class SVFWorker:
 
     t2_composer: Composer | None = None
     t2_places: dict[str, Tensor] | None = None  # where weights are written; None: vLLM loads them
+    t2_version: str | None = None  # of the weights that were loaded last
 
     def t2_prepare(self, specification: str) -> dict[str, Any]:
         """Get ready for states of an adapter; `specification` is that of `t2.policy.vllm_compose`.
@@ -41,7 +42,7 @@ class SVFWorker:
         if self.t2_composer is None or self.t2_composer.spec != spec:
             if self.t2_composer is not None:  # of another adapter, whose matrices may not be among these
                 self._t2_write({})
-            self.t2_composer = self.t2_places = None  # before another one takes as much memory
+            self.t2_composer = self.t2_places = self.t2_version = None  # before another one takes as much memory
             from vllm.model_executor.layers.linear import UnquantizedLinearMethod
             from vllm.model_executor.model_loader import get_model_loader
 
@@ -55,14 +56,18 @@ class SVFWorker:
             log.warning("t2: weights are %s.", "loaded by vLLM" if self.t2_places is None else "written in place")
         return {"logprobs_mode": str(config.model_config.logprobs_mode)}
 
-    def t2_load(self, digest: str, state: str) -> dict[str, Any]:
+    def t2_load(self, digest: str, version: str, state: str) -> dict[str, Any]:
         """Load the weights of a state, z (k,) by module as base64 of safetensors, for the specification of `digest`.
 
-        Answers with `unprepared` where the worker knows no such specification, as after a restart.
+        Nothing happens where they are loaded already, which another rank of the same trainer may have had done. Answers
+        with `unprepared` where the worker knows no such specification, as after a restart.
         """
         if self.t2_composer is None or self.t2_composer.spec.digest != digest:
             return {"unprepared": True}
-        self._t2_write(load(base64.b64decode(state)))
+        if self.t2_version != version:
+            self.t2_version = None
+            self._t2_write(load(base64.b64decode(state)))
+            self.t2_version = version
         return {}
 
     def _t2_write(self, state: dict[str, Tensor]) -> None:

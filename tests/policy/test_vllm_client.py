@@ -82,6 +82,27 @@ def test_another_model_is_refused(fake: FakeServer, url: str) -> None:
     assert fake.states == []
 
 
+def test_a_server_whose_loading_failed_has_no_version_that_anybody_asks_for(fake: FakeServer, url: str) -> None:
+    """Else the trainer that was there first would take the base's completions for its own."""
+    first = generator(url)
+    first.generate(EXAMPLES, SAMPLING)
+    fake.wrong = "2 of 21 weights differ"
+    other = VLLMServerGenerator(*adapted(modules=["up_proj"]), urls=[url])
+    refused(other, ValueError, "holds another model")
+    fake.wrong, fake.spec = None, None
+    first.generate(EXAMPLES, SAMPLING)
+    assert (fake.prepared, len(fake.states)) == (2, 2)
+
+
+def test_another_rank_may_send_the_same_weights_meanwhile(fake: FakeServer, url: str) -> None:
+    made = generator(url)
+    made.generate(EXAMPLES, SAMPLING)
+    version = fake.version
+    fake.answers["/weight_info"] = lambda: (200, {"weight_version": version})
+    fake.version = f"loading {version}"
+    assert len(made.generate(EXAMPLES, SAMPLING)) == len(EXAMPLES)
+
+
 def test_log_probs_of_another_kind_are_refused(fake: FakeServer, url: str) -> None:
     fake.logprobs_mode = "raw_logprobs"
     refused(generator(url), ValueError, "gives raw_logprobs, and t2 needs log-probs at the sampling temperature")
