@@ -41,7 +41,7 @@ test: check
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py
+	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py tests/policy/test_vllm_server.py
 
 # On a Slurm of its own, on this machine, which is stopped afterwards. Its Debian packages are installed where root may.
 test-slurm: $(READY)

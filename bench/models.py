@@ -152,12 +152,10 @@ def random_completions(
 
 def endless_vllm(lm: LanguageModel, svf: SVF) -> t2_vllm.VLLMGenerator:
     """t2's vLLM generator without the end tokens that vLLM itself knows of."""
-    parameters = t2_vllm._parameters
+    parameters = t2_vllm.request_parameters
 
     def endless(*arguments: Any, **named: Any) -> Any:
-        found = parameters(*arguments, **named)
-        found.ignore_eos = True
-        return found
+        return parameters(*arguments, **named) | {"ignore_eos": True}
 
-    t2_vllm._parameters = endless
+    t2_vllm.request_parameters = endless
     return t2_vllm.VLLMGenerator(lm, svf)

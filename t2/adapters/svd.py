@@ -167,6 +167,11 @@ def _truncated(whole: Path, k: int) -> Path:
     return whole.with_suffix(f".top{k}.safetensors")
 
 
+def source_slug(source: str) -> str:
+    """The name of a model's folder below that of all decompositions."""
+    return Path(source).name if source.endswith(".gguf") else source.strip("/").replace("/", "--").replace(":", "-")
+
+
 def content_key(weight: Tensor) -> str:
     """The first 16 hex digits of the SHA-256 of a matrix's shape and fp32 content, whatever its dtype."""
     digest = hashlib.sha256(str(tuple(weight.shape)).encode())

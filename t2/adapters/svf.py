@@ -32,7 +32,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -43,7 +42,7 @@ from transformers.pytorch_utils import Conv1D
 from t2.adapters.parametrizations import check_shared, learned_vector, make_parametrization
 from t2.adapters.spectrum import Learned, Spectrum, SpectrumName, Tie
 from t2.adapters.states import check_per_example, check_state
-from t2.adapters.svd import decompose_all
+from t2.adapters.svd import decompose_all, source_slug
 from t2.adapters.svf_linear import Mode, SVFLinear, dense_weight
 from t2.adapters.targets import find_targets, text_name
 from t2.run.fetch import cache_root
@@ -111,7 +110,7 @@ class SVF(nn.Module):
             ValueError: a pattern matches no matrix, a layer does not exist, or the model has an adapter already.
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
-        folder = cache_root() / "svd" / _slug(source) if self.cache else None
+        folder = cache_root() / "svd" / source_slug(source) if self.cache else None
         weights = {path: dense_weight(module) for path, module in targets.items()}
         sizes = {path: min(weight.shape) for path, weight in weights.items()}
         self.spectrum.check(sizes)
@@ -244,7 +243,3 @@ class SVF(nn.Module):
             return present
         z = state.get(name, torch.ones_like(self.singular_values[name]))
         return self.learned[name].of(z).to(layer.input_factor.device)
-
-
-def _slug(source: str) -> str:
-    return Path(source).name if source.endswith(".gguf") else source.strip("/").replace("/", "--").replace(":", "-")

@@ -74,7 +74,10 @@ def train(cfg: DictConfig) -> Results | None:
             logger=loggers, callbacks=callbacks, enable_checkpointing=has_checkpoint(callbacks), **placement
         )
         checkpoint = run / LAST_CHECKPOINT if cfg.resume else None
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            module.on_train_end()  # after an error, too: a thread may sample ahead
         finish(trainer, module)
         if not trainer.is_global_zero:
             return None

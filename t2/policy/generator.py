@@ -66,6 +66,18 @@ class AdaptableGenerator(Generator, Protocol):
 
 
 @runtime_checkable
+class ApartGenerator(AdaptableGenerator, Protocol):
+    """A generator whose model is not the trainer's, so that it can generate while the trainer updates."""
+
+    max_staleness: int  # how many updates of z its completions may be behind
+
+    @property
+    def sync_seconds(self) -> float:
+        """The seconds spent so far on bringing weights to where it generates."""
+        ...
+
+
+@runtime_checkable
 class PerExampleGenerator(AdaptableGenerator, Protocol):
     """A generator that can apply a state per example, in one batch."""
 

@@ -70,25 +70,15 @@ class VLLMGenerator:
         Raises:
             ValueError: as for `generate`.
         """
-        if sampling.top_p < 1.0:
-            raise ValueError(
-                f"sampling.top_p={sampling.top_p}: vLLM then reports log-probs of the cut distribution, and t2 keeps "
-                "those of the full one. Use top_p=1, or generation=hf."
-            )
-        if any(example.images for example in examples):
-            raise ValueError("generation=vllm takes text only, and an example has an image. Use generation=hf.")
-        prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
+        check_request(examples, sampling, "generation=vllm")
         engine = get_engine(self.lm, self.settings)
-        longest = max(map(len, prompts)) + sampling.max_new_tokens
-        if longest > engine.max_length:
-            raise ValueError(
-                f"A prompt and its completion may take {longest} tokens and the vLLM engine was built for "
-                f"{engine.max_length}; raise generation.engine.max_length or lower sampling.max_new_tokens."
-            )
+        prompts = encoded(self.lm, examples, sampling, engine.max_length, "raise generation.engine.max_length")
         self._follow(engine)
+        from vllm import SamplingParams
+
         requests = engine.llm.enqueue(
             [{"prompt_token_ids": list(prompt)} for prompt in prompts],
-            [_parameters(sampling, self.lm, index) for index in range(len(prompts))],
+            [SamplingParams(**request_parameters(sampling, self.lm, index)) for index in range(len(prompts))],
             use_tqdm=False,
         )
         # Outputs are named without the suffix that vLLM adds to tell equal names apart.
@@ -119,30 +109,65 @@ class VLLMGenerator:
         engine.state = wanted
 
 
-def _parameters(sampling: Sampling, lm: LanguageModel, index: int) -> Any:
-    from vllm import SamplingParams
+def check_request(examples: Sequence[Example], sampling: Sampling, name: str) -> None:
+    """Raise ValueError for what no vLLM engine of t2 does; `name` is the generator's in the message."""
+    if sampling.top_p < 1.0:
+        raise ValueError(
+            f"sampling.top_p={sampling.top_p}: vLLM then reports log-probs of the cut distribution, and t2 keeps "
+            "those of the full one. Use top_p=1, or generation=hf."
+        )
+    if any(example.images for example in examples):
+        raise ValueError(f"{name} takes text only, and an example has an image. Use generation=hf.")
 
-    return SamplingParams(
-        n=sampling.samples,
-        temperature=sampling.temperature,
-        max_tokens=sampling.max_new_tokens,
-        stop=list(sampling.stop) or None,
-        stop_token_ids=sorted(lm.end_ids),
-        logprobs=0,  # of the sampled token alone
-        seed=sampling.seed * 1_000_003 + index * sampling.samples,  # vLLM adds the sample's number
-        skip_special_tokens=True,
+
+def encoded(
+    lm: LanguageModel, examples: Sequence[Example], sampling: Sampling, max_length: int, instead: str
+) -> list[tuple[int, ...]]:
+    """The token ids of each prompt; ValueError where one and its completion do not fit, and what to do `instead`."""
+    prompts = [tuple(lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
+    longest = max(map(len, prompts), default=0) + sampling.max_new_tokens
+    if longest > max_length:
+        raise ValueError(
+            f"A prompt and its completion may take {longest} tokens and the vLLM engine was built for {max_length}; "
+            f"{instead} or lower sampling.max_new_tokens."
+        )
+    return prompts
+
+
+def request_parameters(sampling: Sampling, lm: LanguageModel, index: int) -> dict[str, Any]:
+    """The arguments of vLLM's `SamplingParams` for the prompt with this number in its batch."""
+    return {
+        "n": sampling.samples,
+        "temperature": sampling.temperature,
+        "max_tokens": sampling.max_new_tokens,
+        "stop": list(sampling.stop),
+        "stop_token_ids": sorted(lm.end_ids),
+        "logprobs": 0,  # of the sampled token alone
+        "seed": sampling.seed * 1_000_003 + index * sampling.samples,  # vLLM adds the sample's number
+        "skip_special_tokens": True,
+    }
+
+
+def completion_of(
+    prompt: tuple[int, ...],
+    tokens: Sequence[int],
+    log_probs: Sequence[float],
+    text: str,
+    reason: str | None,
+    sampling: Sampling,
+) -> Completion:
+    """A completion as vLLM tells of it: `reason` is why it ended, and `text` is cut at stop strings."""
+    cuts = [text.index(word) for word in sampling.stop if word in text]
+    finish: Literal["stop", "length"] = "stop" if reason == "stop" else "length"
+    return Completion(
+        prompt_ids=prompt,
+        token_ids=tuple(tokens),
+        log_probs=tuple(log_probs),
+        text=text[: min(cuts)] if cuts else text,
+        finish=finish,
     )
 
 
 def _completion(prompt: tuple[int, ...], output: Any, sampling: Sampling) -> Completion:
-    tokens = tuple(output.token_ids)
-    text = output.text
-    cuts = [text.index(word) for word in sampling.stop if word in text]
-    finish: Literal["stop", "length"] = "stop" if output.finish_reason == "stop" else "length"
-    return Completion(
-        prompt_ids=prompt,
-        token_ids=tokens,
-        log_probs=tuple(step[token].logprob for token, step in zip(tokens, output.logprobs, strict=True)),
-        text=text[: min(cuts)] if cuts else text,
-        finish=finish,
-    )
+    log_probs = [step[token].logprob for token, step in zip(output.token_ids, output.logprobs, strict=True)]
+    return completion_of(prompt, output.token_ids, log_probs, output.text, output.finish_reason, sampling)

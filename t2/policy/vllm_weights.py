@@ -29,10 +29,16 @@ def complete_weights(
         yield name, weight
     parents = {module.rpartition(".")[0] for module in modules}
     for name, parameter in lm.model.named_parameters():
-        plain = name.replace(".base.", ".").replace(".base_layer.", ".")  # SVF's and PEFT's names of what they wrap
-        parent = plain.rpartition(".")[0].rpartition(".")[0]
-        if parent in parents and plain not in merged and ".parametrization." not in name:
+        plain = plain_name(name)
+        if plain and plain.rpartition(".")[0].rpartition(".")[0] in parents and plain not in merged:
             yield plain, parameter.data.contiguous()
+
+
+def plain_name(name: str) -> str | None:
+    """The name that a parameter of an adapted model has in its checkpoint; None for one of the adapter."""
+    if ".parametrization." in name:
+        return None
+    return name.replace(".base.", ".").replace(".base_layer.", ".")  # SVF's and PEFT's names of what they wrap
 
 
 def modules_of(adapter: Adapter | None, names: Collection[str]) -> set[str]:

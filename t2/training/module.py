@@ -14,8 +14,8 @@ without a backward pass `t2.training.es`), validation and early stopping (`t2.tr
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,15 +32,18 @@ from t2.policy.prompt_sharing import prompts_can_be_shared
 from t2.policy.reference import ReferenceAnswers
 from t2.run.phases import Phases
 from t2.tasks.base import Task
+from t2.training.ahead import Sampled, ahead_of, sampled
 from t2.training.change import change_statistics
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
+from t2.training.data import PromptData
 from t2.training.device import AdapterModule
 from t2.training.es import PopulationObjective
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
 from t2.training.policy_gradient import accumulate_gradient, accumulate_last_of, warn_of_kl_floor
-from t2.training.ranks import Ranks, complete_and_score_divided
-from t2.training.rollout import Rollout, StepRecord, warn_of_flat_steps
+from t2.training.ranks import Ranks
+from t2.training.rollout import Rollout, StepRecord, rollout_metrics, warn_of_flat_steps
+from t2.training.throughput import UpdateMeter, time_metrics
 from t2.types import Example, Sampling
 
 FLAT_STEPS_BEFORE_WARNING = 5
@@ -94,6 +97,8 @@ class ExpertTraining(AdapterModule):
         self.phases = Phases()
         self.last_step: StepRecord | None = None
         self.metrics: dict[str, float] = {}  # of the latest step
+        self.ahead = ahead_of(generator, objective, self._sample_ahead, adapter.state)
+        self.meter = UpdateMeter(lm)
         self.flat_steps = 0  # steps in a row whose advantages were all zero
         self.generated_tokens = 0  # of all steps
 
@@ -114,6 +119,11 @@ class ExpertTraining(AdapterModule):
         self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)
         warn_of_kl_floor(self.lm, self.adapter, self.objective)
 
+    def on_train_end(self) -> None:
+        """End the thread that samples ahead, if there is one; for train.py to call after an error, too."""
+        if self.ahead is not None:
+            self.ahead.close()
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Stop before this step where a callback (early stopping) asked for it."""
         return -1 if self.trainer.should_stop else None
@@ -123,58 +133,56 @@ class ExpertTraining(AdapterModule):
         step = self.global_step
         self.phases.start_step()
         self.metrics = {}
-        rollout = self._rollout(batch, step)
+        start = time.perf_counter()
+        rollout, seconds = self._rollout(batch, step)
         with self.phases("update"):
             self._update(rollout, with_kl=self.kl_every > 0 and step % self.kl_every == 0)
         self._warn_if_flat(rollout)
-        seconds = self.phases.step_seconds
-        self.metrics |= {f"seconds/{phase}": value for phase, value in seconds.items()}
-        self.metrics["rollout/tokens_per_second"] = rollout.total_tokens / max(
-            seconds["rollout"] + seconds.get("wait", 0.0), 1e-9
-        )
+        self.metrics |= time_metrics(seconds, self.phases.step_seconds, rollout.total_tokens, start=start)
         for logger in self.trainer.loggers:  # not self.log, which repeats old values of what a step left out
             logger.log_metrics(self.metrics, step=step)
 
-    def _rollout(self, batch: list[Example], step: int) -> Rollout:
-        """Generate and grade completions of the batch, and log their statistics."""
+    def _sample_ahead(self, generator: Generator, step: int) -> Sampled | None:
+        """What a step will learn from, in another thread; None beyond the last step."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, PromptData), "the prompts of a step that is not there yet are asked for"
+        return self.sample(generator, data.schedule.at(step), step, Phases()) if step < data.steps else None
+
+    def sample(self, generator: Generator, batch: Sequence[Example], step: int, phases: Phases) -> Sampled:
+        """Graded completions of a step's batch by a generator; `phases` has no seconds of this step so far."""
         sampling = replace(self.sampling, seed=rollout_seed(self.seed, step))
+        return sampled(generator, self.task, batch, sampling, workers=self.score_workers, phases=phases)
+
+    def _rollout(self, batch: list[Example], step: int) -> tuple[Rollout, Mapping[str, float]]:
+        """Generate and grade completions of the batch, and log their statistics; with the seconds that they took."""
         generator = self.generator if self.objective.on_policy else ReferenceAnswers(self.lm)
         if isinstance(self.objective, PopulationObjective):
             population = self.objective.population(self.adapter, seed=self.seed, step=step)
             generator, batch = self.objective.completing(generator, population), batch * population.size
-        scored = complete_and_score_divided(
-            generator, self.task, batch, sampling, workers=self.score_workers, phases=self.phases
-        )
-        completions, scores, grades = scored.completions, scored.scores, scored.grades
+        if self.ahead is not None:
+            done = self.ahead.take(step, self.phases)
+        else:
+            done = self.sample(generator, batch, step, self.phases)
+        completions, scores, grades = done.scored.completions, done.scored.scores, done.scored.grades
         truncated = torch.tensor([[c.finish == "length" for c in group] for group in completions])  # (B, G)
         rewards = self.objective.rewards(scores, truncated)
         advantages = self.objective.advantages(rewards, truncated)
         flat = tuple(c for group in completions for c in group)
-        lengths = torch.tensor([float(len(c.token_ids)) for c in flat])
-        self.generated_tokens += int(lengths.sum()) if self.objective.on_policy else 0
+        tokens = sum(len(c.token_ids) for c in flat)
+        self.generated_tokens += tokens if self.objective.on_policy else 0
         self.last_step = StepRecord(step, batch, completions, scores, grades)
-        reasons = Counter(one.reason for group in grades for one in group if one.reason is not None)
-        self.metrics |= {
-            "train/score": float(scores.mean()),
-            "train/reward": float(rewards.mean()),
-            "train/reward_std": float(rewards.std(correction=0)),
-            "train/informative_prompts": float((advantages != 0).any(dim=1).float().mean()),
-            "rollout/length": float(lengths.mean()),
-            "rollout/length_max": float(lengths.max()),
-            "rollout/tokens": float(lengths.sum()),
-            "rollout/tokens_total": float(self.generated_tokens),
-            "rollout/truncated": float(truncated.float().mean()),
-            **{f"reasons/{reason}": count / len(flat) for reason, count in reasons.items()},  # those of this step
-        }
-        return Rollout(
+        self.metrics |= rollout_metrics(self.last_step, rewards, advantages, truncated)
+        self.metrics["rollout/tokens_total"] = float(self.generated_tokens)
+        rollout = Rollout(
             completions=flat,
             rewards=rewards.flatten(),
             advantages=advantages.flatten(),
-            temperature=sampling.scoring_temperature,
+            temperature=self.sampling.scoring_temperature,
             total_samples=len(flat),
-            total_tokens=int(lengths.sum()),
-            max_new_tokens=sampling.max_new_tokens,
+            total_tokens=tokens,
+            max_new_tokens=self.sampling.max_new_tokens,
         )
+        return rollout, done.seconds
 
     def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
         """Compute the gradient, clip it, step; several times where the objective says so."""
@@ -196,9 +204,11 @@ class ExpertTraining(AdapterModule):
                 seed=rollout_seed(self.seed, self.global_step),
                 ranks=Ranks.here(),
             )
-            self.metrics |= accumulate_last_of(
-                self.objective.updates_per_rollout, accumulate, rollout, with_kl=with_kl, step=self._step_within
-            )
+            with self.meter():
+                self.metrics |= accumulate_last_of(
+                    self.objective.updates_per_rollout, accumulate, rollout, with_kl=with_kl, step=self._step_within
+                )
+            self.metrics |= self.meter.metrics()
         self.metrics |= clipped_step(optimizer, schedule, self.adapter.trainable(), self.settings.clip_norm)
         self.metrics |= change_statistics(self.adapter)
 
@@ -220,6 +230,7 @@ class ExpertTraining(AdapterModule):
             "generated_tokens": self.generated_tokens,
             "seconds": dict(self.phases.total_seconds),
             "torch_rng": torch.get_rng_state(),
+            "ahead": self.ahead.states if self.ahead is not None else {},
         }
 
     def on_load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
@@ -230,6 +241,8 @@ class ExpertTraining(AdapterModule):
         self.flat_steps, self.generated_tokens = saved["flat_steps"], saved["generated_tokens"]
         self.phases.total_seconds.update(saved["seconds"])
         torch.set_rng_state(saved["torch_rng"])
+        if self.ahead is not None:
+            self.ahead.states = dict(saved["ahead"])
 
 
 def rollout_seed(seed: int, step: int) -> int:

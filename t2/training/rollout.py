@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -82,6 +83,23 @@ class StepRecord:
     completions: Sequence[Sequence[Completion]]  # B x G
     scores: Tensor  # (B, G)
     grades: Sequence[Sequence[Grade]]  # B x G
+
+
+def rollout_metrics(step: StepRecord, rewards: Tensor, advantages: Tensor, truncated: Tensor) -> dict[str, float]:
+    """What the loggers get of a step's completions; rewards, advantages and truncation flags are (B, G)."""
+    lengths = torch.tensor([float(len(c.token_ids)) for group in step.completions for c in group])
+    reasons = Counter(one.reason for group in step.grades for one in group if one.reason is not None)
+    return {
+        "train/score": float(step.scores.mean()),
+        "train/reward": float(rewards.mean()),
+        "train/reward_std": float(rewards.std(correction=0)),
+        "train/informative_prompts": float((advantages != 0).any(dim=1).float().mean()),
+        "rollout/length": float(lengths.mean()),
+        "rollout/length_max": float(lengths.max()),
+        "rollout/tokens": float(lengths.sum()),
+        "rollout/truncated": float(truncated.float().mean()),
+        **{f"reasons/{reason}": count / len(lengths) for reason, count in reasons.items()},  # those of this step
+    }
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ class UpdateSums:
     entropy: float = 0.0
     tokens: int = 0
     drift: float = 0.0  # the largest one
+    ratio: float = 0.0  # p_training / p_sampling of a token
+    ratio_max: float = 0.0
     clipped: float | None = None  # tokens whose ratio is beyond a bound; None: the objective has no bounds
     present: list[bool] = field(default_factory=list)  # of each trained parameter, whether it has a gradient
 
@@ -31,6 +33,8 @@ class UpdateSums:
             entropy=sum(part.entropy for part in parts),
             tokens=sum(part.tokens for part in parts),
             drift=max(part.drift for part in parts),
+            ratio=sum(part.ratio for part in parts),
+            ratio_max=max(part.ratio_max for part in parts),
             clipped=sum(clipped) if clipped else None,
             present=[any(flags) for flags in zip(*(part.present for part in parts), strict=True)],
         )
@@ -43,8 +47,11 @@ class UpdateSums:
         self.tokens += int(token.mask.sum())
         if "clipped" in loss.parts:
             self.clipped = (self.clipped or 0.0) + loss.parts["clipped"]
-        drift = (token.log_probs.detach() - token.sampled).abs()
-        self.drift = max(self.drift, float(drift.max()))  # both are 0 where padded
+        change = token.log_probs.detach() - token.sampled  # both are 0 where padded
+        self.drift = max(self.drift, float(change.abs().max()))
+        ratio = change.exp() * token.mask
+        self.ratio += float(ratio.sum())
+        self.ratio_max = max(self.ratio_max, float(ratio.max()))
 
     def metrics(self, *, on_policy: bool) -> dict[str, float]:
         """What the loggers get."""
@@ -55,4 +62,6 @@ class UpdateSums:
                 found["train/clipped_share"] = self.clipped / self.tokens
             if on_policy:
                 found["train/log_prob_drift"] = self.drift  # largest |training - sampling| of a log-prob
+                found["train/importance_ratio"] = self.ratio / self.tokens  # mean p_training / p_sampling, uncapped
+                found["train/importance_ratio_max"] = self.ratio_max
         return found
