@@ -66,7 +66,8 @@ def export(cfg: DictConfig) -> Path:
     start = perf_counter()
     write(cfg, lm, adapter, state, out, applied)
     size = sum(inside.stat().st_size for inside in out.rglob("*") if inside.is_file())
-    log.info("Exported to %s: %.1f MB in %.1f s\n%s", out, size / 1e6, perf_counter() - start, NEXT[cfg.to].format(out))
+    hint = NEXT[cfg.to].format(str(out))
+    log.info("Exported to %s: %.1f MB in %.1f s\n%s", out, size / 1e6, perf_counter() - start, hint)
     return out
 
 
