@@ -85,7 +85,7 @@ def serving(fake: FakeServer) -> Iterator[str]:
                 self.close_connection = True
                 return
             status, answer = said
-            data = json.dumps(answer).encode()
+            data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

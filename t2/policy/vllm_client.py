@@ -157,7 +157,10 @@ class VLLMServer:
         if answer.status_code in allow:
             return {}
         if answer.is_success:
-            return answer.json() if answer.content else {}
+            try:
+                return answer.json() if answer.content else {}
+            except json.JSONDecodeError:
+                raise ValueError(f"{self.url} is no vLLM server: its answer to {path} is no JSON.") from None
         raise ValueError(f"The vLLM server at {self.url} refuses {path}: {_words(answer)} Start it with: {self.start}")
 
 

@@ -70,6 +70,9 @@ class VLLMServerGenerator:
             raise ValueError(f"generation=vllm_server sends z and takes adapter=svf; got {name}. Use generation=vllm.")
         if not urls or len(set(urls)) < len(urls):
             raise ValueError(f"generation.urls is {list(urls)}; allowed: the addresses of one or several servers.")
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"generation.urls has {url!r}; allowed: addresses such as http://node1:8000.")
         check_range("generation.timeout_s", timeout_s, above=0)
         check_range("generation.max_staleness", max_staleness, at_least=0)
         if sleep and max_staleness:

@@ -118,6 +118,7 @@ def test_nobody_there_is_said_at_once() -> None:
     [
         ("/v1/models", (200, {"hello": 1}), "is no vLLM server"),
         ("/v1/models", (404, {}), "is no vLLM server"),
+        ("/v1/models", (200, b"<html>"), "is no vLLM server: its answer to /v1/models is no JSON"),
         ("/weight_info", (404, {}), "was started without VLLM_SERVER_DEV_MODE=1"),
     ],
 )

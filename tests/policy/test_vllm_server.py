@@ -85,6 +85,7 @@ def test_servers_sleep_while_the_trainer_updates() -> None:
     [
         ({"urls": []}, r"generation.urls is \[\]"),
         ({"urls": ["http://a", "http://a"]}, "generation.urls is"),
+        ({"urls": ["node1:8000"]}, "generation.urls has 'node1:8000'"),
         ({"urls": ["http://a"], "timeout_s": 0}, "generation.timeout_s is 0"),
         ({"urls": ["http://a"], "max_staleness": -1}, "generation.max_staleness is -1"),
         ({"urls": ["http://a"], "max_staleness": 1, "sleep": True}, "Set one of them"),
