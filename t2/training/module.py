@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from t2.evaluation.scoring import check_workers
 from t2.experts.expert import ExpertMetadata
-from t2.experts.trained import Trained, trained
+from t2.experts.trained import Trained, origin, trained
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.prompt_sharing import prompts_can_be_shared
@@ -36,11 +36,13 @@ from t2.training.change import change_statistics
 from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
 from t2.training.device import AdapterModule
 from t2.training.es import PopulationObjective
+from t2.training.lockstep import keep_in_step
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
 from t2.training.policy_gradient import accumulate_gradient, accumulate_last_of, warn_of_kl_floor
 from t2.training.ranks import Ranks, complete_and_score_divided
 from t2.training.rollout import Rollout, StepRecord, warn_of_flat_steps
+from t2.training.sharded import shard
 from t2.types import Example, Sampling
 
 FLAT_STEPS_BEFORE_WARNING = 5
@@ -60,6 +62,7 @@ class ExpertTraining(AdapterModule):
         kl_every: estimate the KL to the base for the log every so many steps where its coefficient is 0 (0: never).
         score_workers: threads that grade completions while others are generated.
         seed: the source of every random choice, together with the step.
+        shards: inject the adapter and shard the model among ranks (`t2.training.sharded`), once they are connected.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class ExpertTraining(AdapterModule):
         kl_every: int = 10,
         score_workers: int = 2,
         seed: int = 0,
+        shards: bool = False,
     ) -> None:
         """Keep the parts; nothing is computed. ValueError where an objective cannot use the adapter or generator."""
         super().__init__(adapter)
@@ -89,7 +93,7 @@ class ExpertTraining(AdapterModule):
         self.metadata, self.sampling, self.settings, self.total_steps = metadata, sampling, optimizer, total_steps
         check_workers(score_workers)
         self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
-        self.score_workers = score_workers
+        self.score_workers, self.shards = score_workers, shards
         self.share_prompts = share_prompts  # settled by a self-check when training starts
         self.phases = Phases()
         self.last_step: StepRecord | None = None
@@ -100,6 +104,17 @@ class ExpertTraining(AdapterModule):
     def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Trained:
         """The adapter's present state as what a run saves: an expert where it is SVF."""
         return trained(self.adapter, replace(self.metadata, step=step, val_before=val_before, val_after=val_after))
+
+    def configure_model(self) -> None:
+        """Shard the model, where it is to be and is not; ValueError where it cannot be."""
+        if self.shards and not self.lm.sharded:
+            with self.phases("svd"):
+                keep_in_step(shard(self.lm, self.adapter))
+            self.metadata = replace(self.metadata, **origin(self.adapter))
+
+    def teardown(self, stage: str) -> None:
+        """Let ranks move by themselves again."""
+        keep_in_step(None)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the adapter's parameters, with the schedule stepped once per training step."""

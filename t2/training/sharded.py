@@ -33,12 +33,23 @@ from t2.training.checkpoint import note_frozen_norms
 from t2.training.lockstep import Lockstep
 
 
-def shard(lm: LanguageModel, adapter: SVF) -> Lockstep:
+def check_adapter(adapter: object) -> SVF:
+    """The adapter; ValueError where it cannot be sharded with its model."""
+    if isinstance(adapter, SVF):
+        return adapter
+    raise ValueError(
+        f"trainer=fsdp shards a model with adapter=svf, and this adapter is a {type(adapter).__name__}. Use trainer=ddp, "
+        "where every process holds the whole model."
+    )
+
+
+def shard(lm: LanguageModel, adapter: object) -> Lockstep:
     """Read the blocks of `lm` one by one, inject `adapter`, and shard them among all ranks.
 
     Raises:
-        ValueError: the model's blocks cannot be sharded, or what injecting and checking the model refuse.
+        ValueError: the model's blocks or the adapter cannot be sharded, or what injecting and checking refuse.
     """
+    adapter = check_adapter(adapter)
     blocks = _Blocks(lm, adapter)
     adapter.inject(lm.model, lm.source, arrive=blocks.arrive)
     blocks.finish()
