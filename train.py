@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import t2
@@ -26,9 +26,10 @@ from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
-from t2.experts.trained import origin
+from t2.experts.trained import UNKNOWN_ORIGIN, origin
+from t2.models.loading import load_model
 from t2.models.precision import Precision
-from t2.run.configuration.trainer import DDP
+from t2.run.configuration.trainer import DIVIDED, FSDP
 from t2.run.launch import launch, quiet_libraries
 from t2.run.launch_folder import overrides_of
 from t2.run.results import CURVE_FILE, git_commit
@@ -42,6 +43,7 @@ from t2.training.data import PromptData
 from t2.training.device import check_accelerator, ddp_placement, device_of_rank, trainer_placement
 from t2.training.module import ExpertTraining
 from t2.training.ranks import Ranks
+from t2.training.sharded import check_adapter
 
 log = logging.getLogger(__name__)
 CONF = Path(__file__).resolve().parent / "conf"
@@ -56,7 +58,7 @@ def train(cfg: DictConfig) -> Results | None:
     quiet_libraries()
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
-    several = cfg.trainer.get("strategy") == DDP
+    several = cfg.trainer.get("strategy") in DIVIDED
     if several:
         divide(cfg)
     module, data, callbacks = build(cfg)
@@ -108,6 +110,12 @@ def divide(cfg: DictConfig) -> None:
     log.info("Each step's prompts are divided among processes: %s.", " + ".join(map(str, parts)))
     if "device" in cfg.base_model:
         cfg.base_model.device = device_of_rank(cfg.base_model.device, cfg.trainer.devices)
+    if cfg.trainer.strategy == FSDP:
+        if "batch_rows" in cfg.generation:
+            cfg.generation.mode = "factored"
+        if get_method(cfg.base_model._target_) is load_model:
+            OmegaConf.update(cfg, "base_model.by_block", True, force_add=True)
+        log.info("The model is sharded among the processes of each machine; rollouts are factored, nothing is merged.")
 
 
 def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
@@ -129,10 +137,14 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     callbacks = list(instantiate(cfg.callbacks).values())
     validation = validation_of(callbacks)
     adapter = instantiate(cfg.adapter)
+    shards = cfg.trainer.get("strategy") == FSDP
+    if shards:
+        check_adapter(adapter)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     start = time.perf_counter()
-    adapter.inject(lm.model, lm.source)
+    if not shards:  # else when the processes are connected
+        adapter.inject(lm.model, lm.source)
     inject_seconds = time.perf_counter() - start
     if cfg.recompute_activations:
         recompute_blocks(lm.model)
@@ -146,7 +158,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         t2_version=t2.__version__,
         git_commit=git_commit(CONF),
         prompts=frozenset(prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
-        **origin(adapter),
+        **(UNKNOWN_ORIGIN if shards else origin(adapter)),
     )
     module = ExpertTraining(
         lm=lm,
@@ -163,6 +175,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         kl_every=cfg.kl_every,
         score_workers=cfg.score_workers,
         seed=cfg.seed,
+        shards=shards,
     )
     module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
     return module, data, callbacks

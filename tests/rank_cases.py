@@ -87,9 +87,11 @@ def module_of(case: str) -> ExpertTraining:
     return module
 
 
-def run(case: str, folder: Path, *, steps: int = STEPS, **options: Any) -> dict[str, Any]:
-    """Train as in a case, and return what has to be the same whoever computes it."""
-    module, validation, seen = module_of(case), Validation(every=2), []
+def run(
+    case: str, folder: Path, *, steps: int = STEPS, module: ExpertTraining | None = None, **options: Any
+) -> dict[str, Any]:
+    """Train as in a case, or a `module`, and return what has to be the same whoever computes it."""
+    module, validation, seen = module or module_of(case), Validation(every=2), []
     keep_gradients(seen)
     callbacks = [validation, SampleTable(every=1), Checkpoints()]
     fit(module, folder, steps=steps, prompts=PROMPTS, callbacks=callbacks, **options)
@@ -114,28 +116,28 @@ def keep_gradients(seen: list[list[torch.Tensor | None]]) -> None:
     t2.training.module.clipped_step = recording
 
 
-def in_two_processes(folder: Path) -> list[dict[str, Any]]:
-    """Run this file in two processes, and return what each found."""
+def in_processes(folder: Path, *, script: str = __file__, size: int = 2) -> list[dict[str, Any]]:
+    """Run a script in several processes, and return what each found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(folder)],
+            [sys.executable, "-W", "ignore", script, str(folder)],
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
         )
-        for rank in range(2)
+        for rank in range(size)
     ]
     codes = [process.wait(timeout=600) for process in processes]
-    assert codes == [0, 0], codes
-    return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(2)]
+    assert codes == [0] * size, codes
+    return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(size)]
 
 
-def two() -> dict[str, Any]:
-    """The trainer's options for two processes."""
-    return {"strategy": AdapterDDP(), "devices": 2, "use_distributed_sampler": False}
+def two(devices: int = 2, machines: int = 1) -> dict[str, Any]:
+    """The trainer's options for two processes, or another number."""
+    return {"strategy": AdapterDDP(), "devices": devices, "num_nodes": machines, "use_distributed_sampler": False}
 
 
 def main(folder: Path) -> None:

@@ -17,7 +17,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from omegaconf import DictConfig
 from torch.distributed.rendezvous import rendezvous
 
-from t2.run.configuration.trainer import DDP
+from t2.run.configuration.trainer import DIVIDED
 from t2.run.ranks import rank
 
 
@@ -42,7 +42,7 @@ def is_follower(cfg: DictConfig) -> bool:
 
 def is_divided(cfg: DictConfig) -> bool:
     """Whether the configuration is of a run of several processes."""
-    return "trainer" in cfg and cfg.trainer.get("strategy") == DDP
+    return "trainer" in cfg and cfg.trainer.get("strategy") in DIVIDED
 
 
 def check_ranks(cfg: DictConfig) -> None:
@@ -64,6 +64,6 @@ def check_ranks(cfg: DictConfig) -> None:
         )
     if devices * nodes > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not SLURMEnvironment.detect():
         raise ValueError(
-            "trainer=ddp with -m: each process would start the whole sweep. Start the runs one after the other without "
+            f"trainer={cfg.trainer.strategy} with -m: each process would start the whole sweep. Start the runs one after the other without "
             "-m, or give each process to Slurm (hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=N)."
         )

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -53,9 +53,9 @@ def noticing_the_lost() -> Iterator[None]:
 class Lockstep:
     """The passes of a sharded model, each announced before it begins."""
 
-    def __init__(self, lm: LanguageModel) -> None:
-        """Watch the forward passes of `lm`, whose blocks are sharded already."""
-        self._lm = lm
+    def __init__(self, lm: LanguageModel, group: dist.ProcessGroup) -> None:
+        """Watch the forward passes of `lm`, whose blocks are sharded already among the ranks of `group`."""
+        self._lm, self._group = lm, group
         self._root: Any = lm.model.base_model  # an FSDPModule
         self._for_others = False
         self.inside = False  # a pass, which cannot be left without the others
@@ -84,6 +84,16 @@ class Lockstep:
         self.inside = True
         yield
         self.inside = False
+
+    def leave(self, error: Exception) -> NoReturn:
+        """Raise an error that came in the middle of a pass, where the others wait: they notice that this rank ends.
+
+        Where it is another rank that has ended, it says so.
+        """
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            with noticing_the_lost():
+                raise error
+        raise error
 
     def keep_up(self, *, failed: bool) -> None:
         """Take part in the others' passes until all are done; `failed` makes them stop.
@@ -114,11 +124,11 @@ class Lockstep:
         Raises:
             HeardOfFailure: this rank has work, and another has failed.
         """
-        device = self._lm.device
-        told = torch.zeros(dist.get_world_size(), dtype=torch.int32, device=device)
+        mine = torch.tensor([turn], dtype=torch.int32, device=self._lm.device)
+        told = [torch.zeros_like(mine) for _ in range(dist.get_world_size(self._group))]
         with noticing_the_lost():
-            dist.all_gather_into_tensor(told, torch.tensor([turn], dtype=torch.int32, device=device))
-        turns = {Turn(number) for number in told.tolist()}
+            dist.all_gather(told, mine, self._group)
+        turns = {Turn(number) for number in torch.cat(told).tolist()}
         if Turn.FAILED in turns and turn in (Turn.FORWARD, Turn.BACKWARD):
             raise HeardOfFailure("Another process of this run has failed; its message stands above.")
         return turns

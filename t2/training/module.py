@@ -109,7 +109,7 @@ class ExpertTraining(AdapterModule):
         """Shard the model, where it is to be and is not; ValueError where it cannot be."""
         if self.shards and not self.lm.sharded:
             with self.phases("svd"):
-                keep_in_step(shard(self.lm, self.adapter))
+                keep_in_step(shard(self.lm, self.adapter, machine=self.trainer.num_devices))
             self.metadata = replace(self.metadata, **origin(self.adapter))
 
     def teardown(self, stage: str) -> None:

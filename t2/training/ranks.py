@@ -101,7 +101,7 @@ class Ranks:
             heard = True
         except Exception as error:
             if self.lockstep is not None and self.lockstep.inside:
-                raise  # the others wait in the middle of a pass, and notice that this one ends
+                self.lockstep.leave(error)
             failure = error
         words = None if failure is None else str(failure) or type(failure).__name__
         told: list[Any] = [None] * self.size
@@ -179,7 +179,7 @@ def complete_and_score_divided(
     def own() -> Scored:
         if not isinstance(generator, DivisibleGenerator):
             raise ValueError(
-                f"trainer=ddp divides a step's prompts among processes, and {type(generator).__name__} cannot sample a "
+                f"trainer=ddp and fsdp divide a step's prompts among processes, and {type(generator).__name__} cannot sample a "
                 "part of them as it would all (it has no `for_rows`). Use generation=hf, or trainer=default."
             )
         if not part:

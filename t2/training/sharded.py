@@ -5,7 +5,9 @@
 
 torch's `fully_shard` (FSDP2) puts a block together before its forward and its backward and frees it afterwards: the
 same numbers as those of a whole model. Blocks are read from their files, decomposed and sharded one after another, so
-that a rank never holds more than one whole block. z stays a plain tensor on every rank; what is learned, its gradient,
+that a rank never holds more than one whole block. Each machine has all of the model: blocks are put together for every
+token that is decoded, at the speed of what connects the GPUs of a machine. Frozen numbers have no gradient, and none
+travels between machines. z stays a plain tensor on every rank; what is learned, its gradient,
 clipping, checkpoints and the division of a step are those of trainer=ddp (`t2.training.ranks`).
 
 Lightning's `ModelParallelStrategy` looks for the model and its optimizer's parameters among the submodules of a
@@ -16,6 +18,8 @@ Not done here: tensor parallelism, sharding of embeddings and head, merged weigh
 """
 
 from __future__ import annotations
+
+import logging
 
 import torch.distributed as dist
 from torch import nn
@@ -33,6 +37,9 @@ from t2.training.checkpoint import note_frozen_norms
 from t2.training.lockstep import Lockstep
 
 
+log = logging.getLogger(__name__)
+
+
 def check_adapter(adapter: object) -> SVF:
     """The adapter; ValueError where it cannot be sharded with its model."""
     if isinstance(adapter, SVF):
@@ -43,21 +50,36 @@ def check_adapter(adapter: object) -> SVF:
     )
 
 
-def shard(lm: LanguageModel, adapter: object) -> Lockstep:
-    """Read the blocks of `lm` one by one, inject `adapter`, and shard them among all ranks.
+def shard(lm: LanguageModel, adapter: object, *, machine: int) -> Lockstep:
+    """Read the blocks of `lm` one by one, inject `adapter`, and shard them among the `machine` ranks of each machine.
 
     Raises:
         ValueError: the model's blocks or the adapter cannot be sharded, or what injecting and checking refuse.
     """
     adapter = check_adapter(adapter)
-    blocks = _Blocks(lm, adapter)
+    blocks = _Blocks(lm, adapter, machine)
     adapter.inject(lm.model, lm.source, arrive=blocks.arrive)
     blocks.finish()
     fully_shard(lm.model.base_model, mesh=blocks.mesh, ignored_params=set(_whole(lm.model)))
     lm.sharded = True
-    lockstep = Lockstep(lm)
+    lockstep = Lockstep(lm, blocks.mesh.get_group())
     check_model(lm)
+    here, whole = frozen_bytes(lm.model)
+    log.info(
+        "Each process holds %.3g of %.3g GB of frozen numbers, and a block or two while they are computed.",
+        *(here / 1e9, whole / 1e9),
+    )
     return lockstep
+
+
+def frozen_bytes(model: nn.Module) -> tuple[int, int]:
+    """Bytes of the frozen numbers of `model` that are on this rank, and of all of them."""
+    frozen = [one for one in (*model.parameters(), *model.buffers()) if not one.requires_grad]
+    sharded = [one for one in frozen if isinstance(one, DTensor)]
+    storages = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in frozen if not isinstance(one, DTensor)}
+    same = sum(storage.nbytes() for storage in storages.values())
+    parts = sum(one.to_local().numel() * one.element_size() for one in sharded)
+    return same + parts, same + sum(one.numel() * one.element_size() for one in sharded)
 
 
 def check_shardable(model: nn.Module) -> None:
@@ -82,11 +104,12 @@ def _whole(model: nn.Module) -> list[nn.Parameter]:
 class _Blocks:
     """The decoder blocks of a model, of which the first `_done` are sharded and the next may be whole."""
 
-    def __init__(self, lm: LanguageModel, adapter: SVF) -> None:
+    def __init__(self, lm: LanguageModel, adapter: SVF, machine: int) -> None:
         check_shardable(lm.model)
         self.lm, self.adapter = lm, adapter
         self.prefix, self.blocks = decoder_blocks(lm.model)
-        self.mesh = init_device_mesh(lm.device.type, (dist.get_world_size(),))
+        shape = (dist.get_world_size() // machine, machine)
+        self.mesh = init_device_mesh(lm.device.type, shape, mesh_dim_names=("machines", "ranks"))["ranks"]
         self._done, self._read = 0, -1
         if lm.unread is not None:
             lm.unread.read(but=f"{self.prefix}.")
