@@ -1,22 +1,22 @@
 """Short runs that tests/training/test_ranks.py compares: by one process, and by two that share them.
 
-As a script: what each of two processes does, started with the variables that torchrun sets.
+`main` is what each of two processes does.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import ROOT, LetterTask
+from conftest import LetterTask
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from training_run import fit, flat, make_module
 
@@ -116,23 +116,39 @@ def keep_gradients(seen: list[list[torch.Tensor | None]]) -> None:
     t2.training.module.clipped_step = recording
 
 
-def in_processes(folder: Path, *, script: str = __file__, size: int = 2) -> list[dict[str, Any]]:
-    """Run a script in several processes, and return what each found."""
+def in_processes(folder: Path, main: Callable[[Path], None], size: int = 2) -> list[dict[str, Any]]:
+    """Call `main` in several processes, and return what each found.
+
+    They are forked by a server that has imported torch and t2 once.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rank_cases", "shard_cases"])
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", script, str(folder)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
-        )
+        context.Process(target=_one_of, args=(main, folder, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
         for rank in range(size)
     ]
-    codes = [process.wait(timeout=600) for process in processes]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
     assert codes == [0] * size, codes
     return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def _one_of(main: Callable[[Path], None], folder: Path, variables: dict[str, str]) -> None:
+    """One of several processes, with the variables that torchrun sets."""
+    os.environ |= variables
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    main(folder)
 
 
 def two(devices: int = 2, machines: int = 1) -> dict[str, Any]:
@@ -143,7 +159,6 @@ def two(devices: int = 2, machines: int = 1) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """All cases, each of the two ranks in folders of its own, which shows what it wrote."""
     rank = int(os.environ["RANK"])
-    torch.set_num_threads(1)
     found: dict[str, Any] = {case: run(case, folder / f"{case}{rank}", **two()) for case in CASES}
     found["stopped"] = run("rloo", folder / f"stopped{rank}", steps=2, **two())
     try:
@@ -164,6 +179,3 @@ def main(folder: Path) -> None:
     except (SIGTERMException, AnotherRankFailed) as error:
         (folder / f"ended{rank}").write_text(type(error).__name__)
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

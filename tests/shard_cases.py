@@ -1,12 +1,11 @@
 """Short runs that tests/training/test_sharded.py compares: by one process, and by several that share a sharded model.
 
-As a script: what each of two or four processes does, started with the variables that torchrun sets.
+`main` is what each of two or four processes does.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ import t2.adapters.svd
 from t2.adapters.targets import decoder_blocks
 from t2.models.language_model import LanguageModel
 from t2.models.loading import load_model
+from t2.models.tiny import tiny_model
 from t2.run.ranks import AnotherRankFailed
-from t2.training.callbacks import Checkpoints
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.es import ES
 from t2.training.module import ExpertTraining
@@ -35,12 +34,12 @@ FEW = {"spectrum": "top", "rank": 4}
 CASES: dict[str, dict[str, Any]] = {
     "rloo": {"objective": RLOO(length_norm="batch_tokens"), "micro_batch_tokens": 150},  # other numbers on each rank
     "kl_few": {"objective": Reinforce(kl_coefficient=0.1), **FEW},
-    "gpt2_half": {"architecture": "gpt2", "dtype": torch.bfloat16},  # the joint weight, transposed
     "es": {"objective": ES(population_size=4)},
     "one_sided": {"task": ONE_SIDED},  # one rank has no micro-batch
 }
-OF_FOUR = ("rloo", "one_sided")
-FILES, CACHE, BLOCKS = "model", "cache", 16
+OF_FOUR = {"rloo": (2, 2), "one_sided": (4, 1)}  # processes on each machine, machines
+HALF = {"architecture": "gpt2", "dtype": torch.bfloat16}  # the joint weight, transposed
+FILES, CACHE, BLOCKS = "model", "cache", 32
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,14 @@ class Dies(LetterTask):
 
 def module_of(case: str, *, shards: bool) -> ExpertTraining:
     """The module of a case, whose rollouts are factored, as those of a sharded model have to be."""
-    settings = dict(CASES[case])
+    settings = dict(HALF if case == "half" else CASES[case])
     lm = tiny(settings.pop("architecture", "llama"), dtype=settings.pop("dtype", torch.float32))
     return make_module(lr=1e-2, lm=lm, mode="factored", shards=shards, **settings)
 
 
 def save_model(folder: Path) -> None:
     """Save a model of many blocks, so that one of them is a small part."""
-    from t2.models.tiny import tiny_model  # noqa: PLC0415
-
-    lm = tiny_model(hidden_size=64, layers=BLOCKS, dtype="bfloat16")
+    lm = tiny_model(layers=BLOCKS, dtype="bfloat16")
     lm.model.save_pretrained(folder / FILES, max_shard_size="200KB")
     lm.tokenizer.save_pretrained(folder / FILES)
 
@@ -106,13 +103,15 @@ def from_files(folder: Path, run_folder: Path, options: dict[str, Any]) -> dict[
     try:
         for block in blocks:
             block.register_forward_pre_hook(lambda *_: whole.append(_held(module.lm)))
-        fit(module, run_folder, steps=2, prompts=PROMPTS, callbacks=[Checkpoints()], logger=False, **options)
+        fit(module, run_folder, steps=1, prompts=2, callbacks=[], logger=False, **options)
     finally:
         type(module.lm.unread).read = read  # type: ignore[method-assign, union-attr]
         t2.adapters.svd.decompose = decompose
     here, all_of_it = frozen_bytes(module.lm.model)
+    block = frozen_bytes(blocks[0])[1]
     return {
-        "z": flat(module), "here": here, "whole": all_of_it, "computed": len(computed), "peak": max(whole),
+        "z": flat(module), "here": here, "whole": all_of_it, "computed": len(computed),
+        "peak": max(whole) + block,  # which is gathered in one piece, and copied into its matrices
         "loading": max(loading),
     }  # fmt: skip
 
@@ -141,6 +140,9 @@ def in_two(folder: Path, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         case: run(case, folder / f"{case}{rank}", module=module_of(case, shards=True), **two()) for case in CASES
     }
+    for name, shards in {"half": True, "half whole": False}.items():
+        module = module_of("half", shards=shards)
+        found[name] = run("half", folder / f"{name}{rank}", module=module, steps=2, **two())
     stopped = folder / f"stopped{rank}"
     found["stopped"] = run("rloo", stopped, module=module_of("rloo", shards=True), steps=2, **two())
     alone = folder / "alone" / LAST_CHECKPOINT
@@ -162,23 +164,19 @@ def ending(module: ExpertTraining, folder: Path) -> list[str]:
 
 def in_four(folder: Path, rank: int) -> dict[str, Any]:
     """What each of four processes does: of one machine, and of two machines with two each."""
-    shapes = {"4": two(4), "2x2": two(2, 2)}
-    return {
-        f"{case} {name}": run(case, folder / f"{case}{name}{rank}", module=module_of(case, shards=True), **options)
-        for case in OF_FOUR
-        for name, options in shapes.items()
-    }
+    found = {}
+    for case, (devices, machines) in OF_FOUR.items():
+        os.environ |= {"LOCAL_RANK": str(rank % devices), "GROUP_RANK": str(rank // devices)}
+        module, options = module_of(case, shards=True), two(devices, machines)
+        found[case] = run(case, folder / f"{case}{rank}", module=module, **options)
+    return found
 
 
 def main(folder: Path) -> None:
     """All cases, each rank in folders of its own."""
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    torch.set_num_threads(1)
     torch.save(in_two(folder, rank) if size == 2 else in_four(folder, rank), folder / f"found{rank}.pt")
     if size == 2:  # last, since one process does not return
         words = ending(make_module(shards=True, mode="factored", task=Dies()), folder / f"dies{rank}")
         (folder / "survived").write_text("\n".join(words))
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
