@@ -178,4 +178,3 @@ def main(folder: Path) -> None:
         )
     except (SIGTERMException, AnotherRankFailed) as error:
         (folder / f"ended{rank}").write_text(type(error).__name__)
-

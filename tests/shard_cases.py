@@ -179,4 +179,3 @@ def main(folder: Path) -> None:
     if size == 2:  # last, since one process does not return
         words = ending(make_module(shards=True, mode="factored", task=Dies()), folder / f"dies{rank}")
         (folder / "survived").write_text("\n".join(words))
-

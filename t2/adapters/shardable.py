@@ -49,4 +49,4 @@ def _take_views(layer: nn.Module, *_: Any) -> None:
     joint: Tensor = getattr(layer, JOINT)
     layer.joint_weight = joint.T if isinstance(layer.base, Conv1D) else joint
     weight = layer.joint_weight[:, : layer.input_factor.shape[1]]
-    layer.base.weight = weight.T if isinstance(layer.base, Conv1D) else weight  # type: ignore[assignment]
+    layer.base.weight = weight.T if isinstance(layer.base, Conv1D) else weight

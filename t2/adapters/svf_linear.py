@@ -174,8 +174,8 @@ class SVFLinear(nn.Module):
         """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (k,), differentiable; z = 1 gives W exactly."""
         if self.is_sharded:
             raise ValueError(
-                "A matrix that is sharded among processes (trainer=fsdp) is nowhere whole, so no dense weight is made of "
-                "it. Use generation.mode=factored, or trainer=ddp."
+                "A matrix that is sharded among processes (trainer=fsdp) is nowhere whole, so it cannot be merged. Use "
+                "generation.mode=factored, or trainer=ddp."
             )
         weight = dense_weight(self.base)
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)

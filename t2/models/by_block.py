@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
@@ -57,8 +57,8 @@ class UnreadWeights:
         held = getattr(module, leaf)
         if held.shape != value.shape:
             raise ValueError(
-                f"The weight {name} has shape {tuple(value.shape)} in {self.files[name]}, and the model's configuration "
-                f"says {tuple(held.shape)}. Download the model again."
+                f"The weight {name} has shape {tuple(value.shape)} in {self.files[name]}, and the model's "
+                f"configuration says {tuple(held.shape)}. Download the model again."
             )
         if held.is_meta:
             weight = value.to(held.dtype)
@@ -89,7 +89,9 @@ def without_weights(auto: Any, location: str, options: Mapping[str, Any], *, dev
         model.generation_config = GenerationConfig.from_pretrained(location, **revision)
     files = _files(location, revision)
     held = set(model.state_dict())
-    tied = set(getattr(model, "_tied_weights_keys", None) or ()) if config.get_text_config().tie_word_embeddings else set()
+    tied = (
+        set(getattr(model, "_tied_weights_keys", None) or ()) if config.get_text_config().tie_word_embeddings else set()
+    )
     wrong = sorted((set(files) - held) | (held - set(files) - tied))
     if wrong:
         raise ValueError(

@@ -63,7 +63,9 @@ def load_model(
         unread = None
         if by_block:
             config = AutoConfig.from_pretrained(location, **options)
-            unread = without_weights(auto, location, {**shape, **options, "config": config}, device=parse_device(device))
+            unread = without_weights(
+                auto, location, {**shape, **options, "config": config}, device=parse_device(device)
+            )
         model = (
             auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
             if unread is None

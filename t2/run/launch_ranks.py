@@ -64,6 +64,7 @@ def check_ranks(cfg: DictConfig) -> None:
         )
     if devices * nodes > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and not SLURMEnvironment.detect():
         raise ValueError(
-            f"trainer={cfg.trainer.strategy} with -m: each process would start the whole sweep. Start the runs one after the other without "
-            "-m, or give each process to Slurm (hydra/launcher=submitit_slurm hydra.launcher.tasks_per_node=N)."
+            f"trainer={cfg.trainer.strategy} with -m: each process would start the whole sweep. Start the runs one "
+            "after the other without -m, or give each process to Slurm (hydra/launcher=submitit_slurm "
+            "hydra.launcher.tasks_per_node=N)."
         )

@@ -106,15 +106,13 @@ class ExpertTraining(AdapterModule):
         return trained(self.adapter, replace(self.metadata, step=step, val_before=val_before, val_after=val_after))
 
     def configure_model(self) -> None:
-        """Shard the model, where it is to be and is not; ValueError where it cannot be."""
-        if self.shards and not self.lm.sharded:
+        """Shard the model where it is to be, ValueError where it cannot be; else ranks move by themselves."""
+        if not self.shards:
+            keep_in_step(None)
+        elif not self.lm.sharded:
             with self.phases("svd"):
                 keep_in_step(shard(self.lm, self.adapter, machine=self.trainer.num_devices))
             self.metadata = replace(self.metadata, **origin(self.adapter))
-
-    def teardown(self, stage: str) -> None:
-        """Let ranks move by themselves again."""
-        keep_in_step(None)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the adapter's parameters, with the schedule stepped once per training step."""

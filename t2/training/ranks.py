@@ -179,8 +179,8 @@ def complete_and_score_divided(
     def own() -> Scored:
         if not isinstance(generator, DivisibleGenerator):
             raise ValueError(
-                f"trainer=ddp and fsdp divide a step's prompts among processes, and {type(generator).__name__} cannot sample a "
-                "part of them as it would all (it has no `for_rows`). Use generation=hf, or trainer=default."
+                f"trainer=ddp and fsdp divide a step's prompts among processes, and {type(generator).__name__} cannot "
+                "sample a part of them as it would all (it has no `for_rows`). Use generation=hf, or trainer=default."
             )
         if not part:
             return Scored((), ())

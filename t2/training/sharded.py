@@ -36,7 +36,6 @@ from t2.models.loading import check_model
 from t2.training.checkpoint import note_frozen_norms
 from t2.training.lockstep import Lockstep
 
-
 log = logging.getLogger(__name__)
 
 
@@ -45,8 +44,8 @@ def check_adapter(adapter: object) -> SVF:
     if isinstance(adapter, SVF):
         return adapter
     raise ValueError(
-        f"trainer=fsdp shards a model with adapter=svf, and this adapter is a {type(adapter).__name__}. Use trainer=ddp, "
-        "where every process holds the whole model."
+        f"trainer=fsdp shards a model with adapter=svf, and this adapter is a {type(adapter).__name__}. Use "
+        "trainer=ddp, where every process holds the whole model."
     )
 
 
@@ -76,7 +75,9 @@ def frozen_bytes(model: nn.Module) -> tuple[int, int]:
     """Bytes of the frozen numbers of `model` that are on this rank, and of all of them."""
     frozen = [one for one in (*model.parameters(), *model.buffers()) if not one.requires_grad]
     sharded = [one for one in frozen if isinstance(one, DTensor)]
-    storages = {one.untyped_storage().data_ptr(): one.untyped_storage() for one in frozen if not isinstance(one, DTensor)}
+    storages = {
+        one.untyped_storage().data_ptr(): one.untyped_storage() for one in frozen if not isinstance(one, DTensor)
+    }
     same = sum(storage.nbytes() for storage in storages.values())
     parts = sum(one.to_local().numel() * one.element_size() for one in sharded)
     return same + parts, same + sum(one.numel() * one.element_size() for one in sharded)

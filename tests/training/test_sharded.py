@@ -9,7 +9,9 @@ import pytest
 import rank_cases
 import shard_cases
 import torch
+from cost_model import Shape, Work
 from rank_cases import CLIPPED_STEP
+from scale_plan import frozen
 from shard_cases import BLOCKS, CASES, OF_FOUR
 from tiny_models import tiny
 from torch import nn
@@ -72,7 +74,7 @@ def check_same(found: list[dict[str, Any]], whole: dict[str, Any]) -> None:
                 assert float((flat - expected).norm() / expected.norm()) < (1e-5 if update else 1e-6)
         torch.testing.assert_close(mine["z"], whole["z"], rtol=0, atol=5e-6)
         assert torch.equal(mine["z"], found[0]["z"])
-        assert mine["metrics"] == pytest.approx(whole["metrics"], rel=1e-4, abs=1e-6)
+        assert mine["metrics"] == pytest.approx(whole["metrics"], rel=1e-4, abs=5e-6)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -103,6 +105,14 @@ def test_a_process_holds_half_of_the_frozen_numbers(one: Any, two: Any) -> None:
         assert mine["here"] <= 0.53 * mine["whole"]
         assert mine["here"] < mine["peak"] <= 0.6 * mine["whole"]
         assert mine["loading"] <= 0.6 * mine["whole"]
+
+
+def test_the_plan_counts_these_bytes(one: Any, two: Any) -> None:
+    """The documentation's table of memory rests on it."""
+    outside, blocks = frozen(Shape(32, 48, BLOCKS, 4, 2, 261, False), Work())
+    rotary = 2 * 4 * 4  # two buffers of 4 numbers in fp32
+    assert two[0]["files"]["whole"] == outside + blocks + rotary
+    assert two[0]["files"]["here"] == outside + blocks / 2 + rotary
 
 
 def test_files_are_read_by_block_and_decomposed_once(folder: Path, one: Any, two: Any) -> None:
@@ -146,12 +156,12 @@ def test_what_cannot_be_sharded_is_refused() -> None:
     layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
     with pytest.raises(ValueError, match=r"LlamaForCausalLM has a weight that several .* layers\.1\.mlp\.up_proj"):
         check_shardable(lm.model)
-    with pytest.raises(ValueError, match="this adapter is a Linear. Use trainer=ddp"):
+    with pytest.raises(ValueError, match=r"this adapter is a Linear\. Use trainer=ddp"):
         check_adapter(nn.Linear(1, 1))
 
 
 def test_no_dense_weight_is_made_of_a_sharded_matrix() -> None:
     module = make_module()
     next(iter(module.adapter.layers.values())).is_sharded = True  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="nowhere whole.*generation.mode=factored"), module.adapter.merged():
+    with pytest.raises(ValueError, match=r"nowhere whole.*generation\.mode=factored"), module.adapter.merged():
         pass

@@ -1,7 +1,7 @@
 """The keys of Lightning's trainer that t2 sets itself, or that would change nothing, and what to set instead.
 
-One process trains, or several that divide each step (trainer=ddp, trainer=fsdp; `t2.training.ranks`). All other keys are Lightning's,
-and are passed on.
+One process trains, or several that divide each step (trainer=ddp, trainer=fsdp; `t2.training.ranks`). All other keys
+are Lightning's, and are passed on.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def _sharding_faults(plain: Mapping[str, Any]) -> Iterator[str]:
     for name, callback in (plain.get("callbacks") or {}).items():
         if str((callback or {}).get("_target_", "")).endswith(".Adaptation"):
             yield (
-                f"callbacks.{name} evaluates strategies on the first process alone, which trainer=fsdp cannot: leave it "
-                "out and run evaluate.py afterwards, or use trainer=ddp."
+                f"callbacks.{name} evaluates strategies on the first process alone, which trainer=fsdp cannot: leave "
+                "it out and run evaluate.py afterwards, or use trainer=ddp."
             )
 
 
