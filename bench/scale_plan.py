@@ -105,12 +105,16 @@ def rows(plans: Sequence[Plan], work: Work, gpu: GPU) -> list[Mapping[str, float
     for plan in plans:
         planned = replace(work, recompute=RECOMPUTE in plan.typed)
         spent = seconds(plan, planned, gpu)
-        row: dict[str, float | str] = (
-            {"model": plan.shape, "GPUs": f"{plan.machines} x {plan.gpus}", "GB each": needed(plan, planned) / 1e9}
-            | spent
-            | {"step, s": sum(spent.values()), "typed": plan.typed}
+        found.append(
+            {
+                "model": plan.shape,
+                "GPUs": f"{plan.machines} x {plan.gpus}",
+                "GB each": needed(plan, planned) / 1e9,
+                **spent,
+                "step, s": sum(spent.values()),
+                "typed": plan.typed,
+            }
         )
-        found.append(row)
     return found
 
 

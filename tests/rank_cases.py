@@ -9,12 +9,15 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from conftest import LetterTask
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -128,6 +131,9 @@ def in_processes(folder: Path, main: Callable[[Path], None], size: int = 2) -> l
     shared |= {"MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rank_cases", "shard_cases"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # Python 3.11's server looks nowhere else
+        forkserver.ensure_running()
     processes = [
         context.Process(target=_one_of, args=(main, folder, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
         for rank in range(size)

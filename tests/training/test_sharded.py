@@ -12,7 +12,7 @@ import torch
 from cost_model import Shape, Work
 from rank_cases import CLIPPED_STEP
 from scale_plan import frozen
-from shard_cases import BLOCKS, CASES, OF_FOUR
+from shard_cases import BLOCKS, CASES, OF_FOUR, OF_TWO
 from tiny_models import tiny
 from torch import nn
 from training_run import fit, flat, make_module
@@ -77,7 +77,7 @@ def check_same(found: list[dict[str, Any]], whole: dict[str, Any]) -> None:
         assert mine["metrics"] == pytest.approx(whole["metrics"], rel=1e-4, abs=5e-6)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", OF_TWO)
 def test_two_processes_learn_what_one_does(case: str, one: Any, two: Any) -> None:
     """A rank with more completions or micro-batches than the other would wait for ever, or add what is not its own."""
     check_same([found[case] for found in two], one[case])
@@ -109,15 +109,15 @@ def test_a_process_holds_half_of_the_frozen_numbers(one: Any, two: Any) -> None:
 
 def test_the_plan_counts_these_bytes(one: Any, two: Any) -> None:
     """The documentation's table of memory rests on it."""
-    outside, blocks = frozen(Shape(32, 48, BLOCKS, 4, 2, 261, False), Work())
+    outside, blocks = frozen(Shape(32, 48, BLOCKS, 4, 2, 261, False), Work(modules="mlp", number_bytes=4))
     rotary = 2 * 4 * 4  # two buffers of 4 numbers in fp32
     assert two[0]["files"]["whole"] == outside + blocks + rotary
     assert two[0]["files"]["here"] == outside + blocks / 2 + rotary
 
 
 def test_files_are_read_by_block_and_decomposed_once(folder: Path, one: Any, two: Any) -> None:
-    assert sum(found["files"]["computed"] for found in two) == 7 * BLOCKS
-    torch.testing.assert_close(two[0]["files"]["z"], one["files"]["z"], rtol=0, atol=1e-4)  # bf16
+    assert sum(found["files"]["computed"] for found in two) == 3 * BLOCKS
+    torch.testing.assert_close(two[0]["files"]["z"], one["files"]["z"], rtol=0, atol=2e-5)
     assert bool((one["files"]["z"] != 1).any())
 
 
@@ -154,7 +154,9 @@ def test_what_cannot_be_sharded_is_refused() -> None:
     check_shardable(lm.model)
     layers = lm.model.model.layers
     layers[1].mlp.up_proj.weight = layers[0].mlp.up_proj.weight
-    with pytest.raises(ValueError, match=r"LlamaForCausalLM has a weight that several .* layers\.1\.mlp\.up_proj"):
+    with pytest.raises(
+        ValueError, match=r"LlamaForCausalLM has a weight that several .* share, model\.layers\.1\.mlp\.up_proj"
+    ):
         check_shardable(lm.model)
     with pytest.raises(ValueError, match=r"this adapter is a Linear\. Use trainer=ddp"):
         check_adapter(nn.Linear(1, 1))
