@@ -27,6 +27,7 @@ from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.trained import UNKNOWN_ORIGIN, origin
+from t2.models.language_model import LanguageModel
 from t2.models.loading import load_model
 from t2.models.precision import Precision
 from t2.run.configuration.trainer import DIVIDED, FSDP
@@ -142,10 +143,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         check_adapter(adapter)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
-    start = time.perf_counter()
-    if not shards:  # else when the processes are connected
-        adapter.inject(lm.model, lm.source)
-    inject_seconds = time.perf_counter() - start
+    inject_seconds = 0.0 if shards else inject(adapter, lm)  # with shards, when the processes are connected
     if cfg.recompute_activations:
         recompute_blocks(lm.model)
     metadata = ExpertMetadata(
@@ -179,6 +177,13 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     )
     module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
     return module, data, callbacks
+
+
+def inject(adapter: Adapter, lm: LanguageModel) -> float:
+    """Put an adapter into a model; returns the seconds."""
+    start = time.perf_counter()
+    adapter.inject(lm.model, lm.source)
+    return time.perf_counter() - start
 
 
 def report(cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], *, seconds: float) -> Results:

@@ -55,14 +55,14 @@ def load_model(
         location = str(dequantized(Path(location), sha256))
     options = {"revision": revision} if revision else {}
     try:
-        has_vision = type(AutoConfig.from_pretrained(location, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        config = AutoConfig.from_pretrained(location, **options)
+        has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         processor = AutoProcessor.from_pretrained(location, **options) if has_vision else None
         tokenizer = AutoTokenizer.from_pretrained(location, **options) if processor is None else processor.tokenizer
         auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
         shape = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
         unread = None
         if by_block:
-            config = AutoConfig.from_pretrained(location, **options)
             unread = without_weights(
                 auto, location, {**shape, **options, "config": config}, device=parse_device(device)
             )
