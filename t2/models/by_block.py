@@ -69,7 +69,7 @@ class UnreadWeights:
             module.register_buffer(leaf, value.to(self.device, held.dtype))
 
 
-def without_weights(auto: Any, location: str, options: Mapping[str, Any], *, device: torch.device) -> UnreadWeights:
+def without_weights(auto: Any, location: str, options: Mapping[str, Any], device: torch.device) -> UnreadWeights:
     """A model of the class that `auto` chooses, without weights.
 
     `location` is a folder or a name on the hub, and `options` are those of `auto.from_config` and a `revision`.

@@ -63,9 +63,7 @@ def load_model(
         shape = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
         unread = None
         if by_block:
-            unread = without_weights(
-                auto, location, {**shape, **options, "config": config}, device=parse_device(device)
-            )
+            unread = without_weights(auto, location, {**shape, **options, "config": config}, parse_device(device))
         model = (
             auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
             if unread is None
