@@ -1,22 +1,25 @@
 """Short runs that tests/training/test_ranks.py compares: by one process, and by two that share them.
 
-As a script: what each of two processes does, started with the variables that torchrun sets.
+`main` is what each of two processes does.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
-from conftest import ROOT, LetterTask
+from conftest import LetterTask
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from training_run import fit, flat, make_module
 
@@ -87,9 +90,11 @@ def module_of(case: str) -> ExpertTraining:
     return module
 
 
-def run(case: str, folder: Path, *, steps: int = STEPS, **options: Any) -> dict[str, Any]:
-    """Train as in a case, and return what has to be the same whoever computes it."""
-    module, validation, seen = module_of(case), Validation(every=2), []
+def run(
+    case: str, folder: Path, *, steps: int = STEPS, module: ExpertTraining | None = None, **options: Any
+) -> dict[str, Any]:
+    """Train as in a case, or a `module`, and return what has to be the same whoever computes it."""
+    module, validation, seen = module or module_of(case), Validation(every=2), []
     keep_gradients(seen)
     callbacks = [validation, SampleTable(every=1), Checkpoints()]
     fit(module, folder, steps=steps, prompts=PROMPTS, callbacks=callbacks, **options)
@@ -114,34 +119,52 @@ def keep_gradients(seen: list[list[torch.Tensor | None]]) -> None:
     t2.training.module.clipped_step = recording
 
 
-def in_two_processes(folder: Path) -> list[dict[str, Any]]:
-    """Run this file in two processes, and return what each found."""
+def in_processes(folder: Path, main: Callable[[Path], None], size: int = 2) -> list[dict[str, Any]]:
+    """Call `main` in several processes, and return what each found.
+
+    They are forked by a server that has imported torch and t2 once.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+    shared |= {"MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test", "GROUP_RANK": "0"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rank_cases", "shard_cases"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # Python 3.11's server looks nowhere else
+        forkserver.ensure_running()
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__, str(folder)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"},
-        )
-        for rank in range(2)
+        context.Process(target=_one_of, args=(main, folder, shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
+        for rank in range(size)
     ]
-    codes = [process.wait(timeout=600) for process in processes]
-    assert codes == [0, 0], codes
-    return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert codes == [0] * size, codes
+    return [torch.load(folder / f"found{rank}.pt", weights_only=True) for rank in range(size)]
 
 
-def two() -> dict[str, Any]:
-    """The trainer's options for two processes."""
-    return {"strategy": AdapterDDP(), "devices": 2, "use_distributed_sampler": False}
+def _one_of(main: Callable[[Path], None], folder: Path, variables: dict[str, str]) -> None:
+    """One of several processes, with the variables that torchrun sets."""
+    os.environ |= variables
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    main(folder)
+
+
+def two(devices: int = 2, machines: int = 1) -> dict[str, Any]:
+    """The trainer's options for two processes, or another number."""
+    return {"strategy": AdapterDDP(), "devices": devices, "num_nodes": machines, "use_distributed_sampler": False}
 
 
 def main(folder: Path) -> None:
     """All cases, each of the two ranks in folders of its own, which shows what it wrote."""
     rank = int(os.environ["RANK"])
-    torch.set_num_threads(1)
     found: dict[str, Any] = {case: run(case, folder / f"{case}{rank}", **two()) for case in CASES}
     found["stopped"] = run("rloo", folder / f"stopped{rank}", steps=2, **two())
     try:
@@ -161,7 +184,3 @@ def main(folder: Path) -> None:
         )
     except (SIGTERMException, AnotherRankFailed) as error:
         (folder / f"ended{rank}").write_text(type(error).__name__)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

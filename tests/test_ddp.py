@@ -1,4 +1,4 @@
-"""`train.py trainer=ddp` as it is typed: one folder, written by the first of two processes."""
+"""`train.py trainer=ddp` and `trainer=fsdp` as they are typed: one folder, written by the first of two processes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from conftest import ROOT
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
+def test_two_processes_make_one_run(trainer: str, tmp_path: Path) -> None:
     """Lightning starts the second, which would meet a locked folder if it did not follow."""
-    words = ["trainer=ddp", "experiment=smoke", "logger=csv", "steps=1", "prompts_per_step=3", "hydra.run.dir=run"]
+    words = [f"trainer={trainer}", "experiment=smoke", "logger=csv", "steps=1", "prompts_per_step=3"]
+    words.append("hydra.run.dir=run")
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *words],
         cwd=tmp_path,

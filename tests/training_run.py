@@ -14,8 +14,10 @@ from conftest import LetterTask
 from tiny_models import adapt, tiny
 from tiny_pool import METADATA
 
+from t2.adapters.svf import SVF
 from t2.experts.trained import origin
 from t2.models.language_model import LanguageModel
+from t2.models.precision import RolloutMode
 from t2.policy.hf import HFGenerator
 from t2.run.metrics_csv import MetricsCSV
 from t2.training.callbacks import Checkpoints, Validation
@@ -43,15 +45,20 @@ def make_module(
     parametrization: str = "direct",
     lm: LanguageModel | None = None,
     name: str | None = None,
+    mode: RolloutMode = "auto",
+    shards: bool = False,
     **settings: Any,
 ) -> ExpertTraining:
     """A run of a tiny model of the architecture, or of `lm`; further `settings` are SVF's.
 
-    `name` is that of another adapter (`adapter_family`).
+    `name` is that of another adapter (`adapter_family`); `mode` is that of rollouts; with `shards` the adapter is
+    injected when the run starts.
     """
     lm = lm or tiny(architecture)
-    if name is None:
-        adapter: Any = adapt(lm, modules=modules, parametrization=parametrization, **settings)
+    if shards:
+        adapter: Any = SVF(modules, parametrization=parametrization, **{"cache": False, "progress": False} | settings)
+    elif name is None:
+        adapter = adapt(lm, modules=modules, parametrization=parametrization, **settings)
     else:
         _, adapter = injected(name, lm)
     return ExpertTraining(
@@ -59,14 +66,14 @@ def make_module(
         adapter=adapter,
         task=task or LetterTask(),
         objective=objective or RLOO(),
-        generator=HFGenerator(lm, adapter),
+        generator=HFGenerator(lm, adapter, mode=mode),
         metadata=replace(
             METADATA,
             base_model=lm.source,
             task="letters",
             domain="letters",
             step=0,
-            **origin(adapter),
+            **({} if shards else origin(adapter)),
         ),
         sampling=Sampling(max_new_tokens=6, temperature=1.0, samples=4),
         optimizer=OptimizerSettings(lr=lr, warmup_steps=1),
@@ -74,6 +81,7 @@ def make_module(
         micro_batch_tokens=micro_batch_tokens,
         kl_every=3,
         seed=7,
+        shards=shards,
     )
 
 

@@ -43,7 +43,7 @@ from t2.adapters.parametrizations import check_shared, learned_vector, make_para
 from t2.adapters.spectrum import Learned, Spectrum, SpectrumName, Tie
 from t2.adapters.states import check_per_example, check_state
 from t2.adapters.svd import decompose_all, source_slug
-from t2.adapters.svf_linear import Mode, SVFLinear, dense_weight
+from t2.adapters.svf_linear import DenseWeights, Mode, SVFLinear, dense_weight
 from t2.adapters.targets import find_targets, text_name
 from t2.run.fetch import cache_root
 from t2.run.messages import check_choice
@@ -103,16 +103,16 @@ class SVF(nn.Module):
         self.singular_values: dict[str, Tensor] = {}  # `text_name` -> s (R,), fp32, on the CPU; NaN: not computed
         self.frobenius_norms: dict[str, float] = {}  # `text_name` -> that of the matrix
 
-    def inject(self, model: nn.Module, source: str) -> None:
+    def inject(self, model: nn.Module, source: str, *, arrive: Callable[[str], None] | None = None) -> None:
         """Wrap the chosen matrices of `model`, which changes; `source` names the folder of the SVD cache.
 
-        Raises:
-            ValueError: a pattern matches no matrix, a layer does not exist, or the model has an adapter already.
+        `arrive` is called with a matrix's name before it is read. ValueError: a pattern matches no matrix, a layer does
+        not exist, or the model has an adapter already.
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         folder = cache_root() / "svd" / source_slug(source) if self.cache else None
-        weights = {path: dense_weight(module) for path, module in targets.items()}
-        sizes = {path: min(weight.shape) for path, weight in weights.items()}
+        weights = DenseWeights(targets, arrive)
+        sizes = {path: min(dense_weight(module).shape) for path, module in targets.items()}
         self.spectrum.check(sizes)
         truncates = self.spectrum.name == "top" and self.decomposition == "auto"
         top = {path: self.spectrum.count(size) for path, size in sizes.items()} if truncates else None

@@ -6,7 +6,7 @@ Not done here: anything that concerns several layers, such as switching modes or
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -73,6 +73,7 @@ class SVFLinear(nn.Module):
         self.mode = mode
         self.example_scales: Tensor | None = None  # (D, k), D distinct states
         self.merged_weight: Tensor | None = None  # (n_out, n_in)
+        self.is_sharded = False  # `t2.adapters.shardable`
         weight = dense_weight(base)
         self.is_thin = len(parts.s) < min(weight.shape)
         parts = _filled_up(parts) if self.is_thin else parts
@@ -171,6 +172,11 @@ class SVFLinear(nn.Module):
 
     def compose(self, z: Tensor) -> Tensor:
         """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (k,), differentiable; z = 1 gives W exactly."""
+        if self.is_sharded:
+            raise ValueError(
+                "A matrix that is sharded among processes (trainer=fsdp) is nowhere whole, so it cannot be merged. Use "
+                "generation.mode=factored, or trainer=ddp."
+            )
         weight = dense_weight(self.base)
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
         return (exact(weight) + change).to(weight.dtype)
@@ -214,6 +220,28 @@ def _filled_up(parts: Decomposition) -> Decomposition:
 def dense_weight(module: nn.Linear | Conv1D) -> Tensor:
     """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+
+class DenseWeights(Mapping[str, Tensor]):
+    """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
+
+    def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
+        """Without `arrive` all weights are there."""
+        self._modules, self._arrive = modules, arrive
+
+    def __getitem__(self, path: str) -> Tensor:
+        """The weight (n_out, n_in)."""
+        if self._arrive is not None:
+            self._arrive(path)
+        return dense_weight(self._modules[path])
+
+    def __iter__(self) -> Iterator[str]:
+        """The paths."""
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._modules)
 
 
 def _set_dense_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:

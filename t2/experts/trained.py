@@ -23,6 +23,7 @@ from t2.experts.fingerprint import adapter_fingerprint
 
 EXPORT_FOLDER = "peft"  # in the folder of a training run
 Trained = Expert | AdapterWeights
+UNKNOWN_ORIGIN = {"fingerprint": "", "parametrization": ""}  # until the adapter is in the model
 
 
 def origin(adapter: Adapter) -> dict[str, Any]:

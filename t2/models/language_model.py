@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2.models.by_block import UnreadWeights
 from t2.models.image_inputs import NEVER, chat_text, ids_with_images, pixel_inputs, placeholder_ids
 from t2.models.precision import LOGITS
 from t2.models.sharding import is_sharded
@@ -36,6 +37,8 @@ class LanguageModel:
     end_of_turn_id: int | None = field(init=False)  # the one that the chat template puts after a response
     pad_id: int = field(init=False)
     placeholder_ids: tuple[int, ...] = field(init=False)  # of images in a prompt
+    unread: UnreadWeights | None = None  # weights that are still in their files
+    sharded: bool = False  # blocks are whole only while they are computed (`t2.training.sharded`)
 
     def __post_init__(self) -> None:
         """Freeze the model, and read context length, end and padding ids from its config and tokenizer."""
@@ -54,6 +57,8 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """The device of the weights; of the first where there are several (`t2.models.sharding`)."""
+        if self.unread is not None:
+            return self.unread.device
         device: torch.device = self.model.device
         return device
 

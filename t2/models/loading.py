@@ -20,6 +20,7 @@ from transformers import (
     AutoTokenizer,
 )
 
+from t2.models.by_block import without_weights
 from t2.models.gguf import dequantized
 from t2.models.image_inputs import NEVER
 from t2.models.language_model import LanguageModel
@@ -36,10 +37,12 @@ def load_model(
     device: str = "cpu",
     sha256: str | None = None,
     attn_implementation: str | None = None,
+    by_block: bool = False,
 ) -> LanguageModel:
     """Load a frozen model; for the forms of `source` see `t2.models.sources`.
 
-    Device `auto` is a GPU if there is one, and `balanced` all of them (`t2.models.sharding`).
+    Device `auto` is a GPU if there is one, and `balanced` all of them (`t2.models.sharding`). With `by_block` weights
+    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`.
 
     Raises:
         ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks.
@@ -52,16 +55,19 @@ def load_model(
         location = str(dequantized(Path(location), sha256))
     options = {"revision": revision} if revision else {}
     try:
-        has_vision = type(AutoConfig.from_pretrained(location, **options)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        config = AutoConfig.from_pretrained(location, **options)
+        has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         processor = AutoProcessor.from_pretrained(location, **options) if has_vision else None
         tokenizer = AutoTokenizer.from_pretrained(location, **options) if processor is None else processor.tokenizer
-        model = (AutoModelForImageTextToText if has_vision else AutoModelForCausalLM).from_pretrained(
-            location,
-            dtype=torch_dtype,
-            attn_implementation=attn_implementation,
-            use_safetensors=True,
-            device_map=placed,
-            **options,
+        auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+        shape = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
+        unread = None
+        if by_block:
+            unread = without_weights(auto, location, {**shape, **options, "config": config}, parse_device(device))
+        model = (
+            auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
+            if unread is None
+            else unread.model
         )
     except OSError as error:
         if found.kind != "hub":
@@ -69,11 +75,17 @@ def load_model(
         raise _hub_error(found, error) from error
     if device == BALANCED:
         check_placed(model, source)
-    language_model = LanguageModel(model, tokenizer, source, processor)
-    check_logits(language_model)
-    if processor is not None:
-        check_images(language_model)
+    language_model = LanguageModel(model, tokenizer, source, processor, unread=unread)
+    if unread is None:
+        check_model(language_model)
     return language_model
+
+
+def check_model(language_model: LanguageModel) -> None:
+    """Run the checks that apply to a model; ValueError where t2 does not compute what it does."""
+    check_logits(language_model)
+    if language_model.processor is not None:
+        check_images(language_model)
 
 
 @torch.no_grad()

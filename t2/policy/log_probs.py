@@ -108,7 +108,8 @@ def _lay_out(
         length = len(given)
     else:
         length = common_prefix(prompts, lm.placeholder_ids) if len(prompts) > 1 else 0
-        if length * (len(prompts) - 1) < PREFIX_SAVES_AT_LEAST:
+        # Gradients reach a prefix's keys past the end of its block, where a sharded block is not put together again.
+        if length * (len(prompts) - 1) < PREFIX_SAVES_AT_LEAST or (lm.sharded and torch.is_grad_enabled()):
             length = 0
     if not length and len(groups) in (0, len(completions)):  # a tree mask would be for nothing
         return plain_rows(completions, lm.pad_id, lm.device), ()

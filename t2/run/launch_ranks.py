@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from torch.distributed.rendezvous import rendezvous
 
-from t2.run.configuration.trainer import DDP
+from t2.run.configuration.trainer import DIVIDED
 from t2.run.folder_lock import unused_folder
 from t2.run.ranks import rank
 from t2.run.slurm import in_step, slurm_job
@@ -46,7 +46,7 @@ def is_follower(cfg: DictConfig) -> bool:
 
 def is_divided(cfg: DictConfig) -> bool:
     """Whether the configuration is of a run of several processes."""
-    return "trainer" in cfg and cfg.trainer.get("strategy") == DDP
+    return "trainer" in cfg and cfg.trainer.get("strategy") in DIVIDED
 
 
 def check_ranks(cfg: DictConfig) -> None:
@@ -69,8 +69,9 @@ def check_ranks(cfg: DictConfig) -> None:
         )
     if devices * nodes > 1 and HydraConfig.get().mode == RunMode.MULTIRUN and "SUBMITIT_EXECUTOR" not in os.environ:
         raise ValueError(
-            "trainer=ddp with -m: each process would start the whole sweep. Start the runs one after the other without "
-            "-m, or give each process to Slurm (hydra/launcher=slurm hydra.launcher.tasks_per_node=N)."
+            f"trainer={cfg.trainer.strategy} with -m: each process would start the whole sweep. Start the runs one "
+            "after the other without -m, or give each process to Slurm (hydra/launcher=slurm "
+            "hydra.launcher.tasks_per_node=N)."
         )
 
 

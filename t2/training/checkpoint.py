@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from t2.adapters.base import Adapter, PerExampleAdapter
 from t2.experts.fingerprint import adapter_fingerprint, same_weights, weights_note
@@ -92,12 +93,17 @@ def check_identity(saved: Mapping[str, Any] | None, present: Mapping[str, Any]) 
 def frozen_norms(model: nn.Module) -> dict[str, float]:
     """The Euclidean norm of each frozen parameter, by name; computed once for a model."""
     if model not in _norms:
-        _norms[model] = {
-            name: float(torch.linalg.vector_norm(p.detach().float(), dtype=torch.float64))
-            for name, p in model.named_parameters()
-            if not p.requires_grad
-        }
+        note_frozen_norms(model, "", model)
     return _norms[model]
+
+
+@torch.no_grad()
+def note_frozen_norms(model: nn.Module, prefix: str, part: nn.Module) -> None:
+    """Compute those of a part of `model`, whose names begin with `prefix`, before it is sharded."""
+    known = _norms.setdefault(model, {})
+    for name, p in part.named_parameters():
+        if not p.requires_grad and not isinstance(p, DTensor):
+            known[f"{prefix}{name}"] = float(torch.linalg.vector_norm(p.detach().float(), dtype=torch.float64))
 
 
 def _hash(masks: Mapping[str, Tensor]) -> str:

@@ -64,8 +64,9 @@ def device_of_rank(name: str, devices: int) -> str:
         return "cpu"
     if name not in ("auto", "cuda"):
         raise ValueError(
-            f"base_model.device is {name!r}; allowed with trainer=ddp: cpu, cuda, auto. Each process has a GPU of its "
-            "own, in their order; the environment variable CUDA_VISIBLE_DEVICES chooses among them."
+            f"base_model.device is {name!r}; allowed with trainer=ddp and trainer=fsdp: cpu, cuda, auto. Each "
+            "process has a GPU of its own, in their order; the environment variable CUDA_VISIBLE_DEVICES chooses among "
+            "them."
         )
     if count < devices:
         raise ValueError(

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 
 from t2.evaluation.scoring import check_workers
 from t2.experts.expert import ExpertMetadata
-from t2.experts.trained import Trained, trained
+from t2.experts.trained import Trained, origin, trained
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.prompt_sharing import prompts_can_be_shared
@@ -38,11 +38,13 @@ from t2.training.checkpoint import TrainableAdapter, check_identity, identity_of
 from t2.training.data import PromptData
 from t2.training.device import AdapterModule
 from t2.training.es import PopulationObjective
+from t2.training.lockstep import keep_in_step
 from t2.training.objectives import Objective
 from t2.training.optimizer import OptimizerSettings, clipped_step
 from t2.training.policy_gradient import accumulate_gradient, accumulate_last_of, warn_of_kl_floor
 from t2.training.ranks import Ranks
-from t2.training.rollout import Rollout, StepRecord, rollout_metrics, warn_of_flat_steps
+from t2.training.rollout import Rollout, StepRecord, as_rollout, rollout_metrics, rollout_seed, warn_of_flat_steps
+from t2.training.sharded import shard
 from t2.training.throughput import UpdateMeter, time_metrics
 from t2.types import Example, Sampling
 
@@ -63,6 +65,7 @@ class ExpertTraining(AdapterModule):
         kl_every: estimate the KL to the base for the log every so many steps where its coefficient is 0 (0: never).
         score_workers: threads that grade completions while others are generated.
         seed: the source of every random choice, together with the step.
+        shards: inject the adapter and shard the model among ranks (`t2.training.sharded`), once they are connected.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class ExpertTraining(AdapterModule):
         kl_every: int = 10,
         score_workers: int = 2,
         seed: int = 0,
+        shards: bool = False,
     ) -> None:
         """Keep the parts; nothing is computed. ValueError where an objective cannot use the adapter or generator."""
         super().__init__(adapter)
@@ -92,7 +96,7 @@ class ExpertTraining(AdapterModule):
         self.metadata, self.sampling, self.settings, self.total_steps = metadata, sampling, optimizer, total_steps
         check_workers(score_workers)
         self.micro_batch_tokens, self.kl_every, self.seed = micro_batch_tokens, kl_every, seed
-        self.score_workers = score_workers
+        self.score_workers, self.shards = score_workers, shards
         self.share_prompts = share_prompts  # settled by a self-check when training starts
         self.phases = Phases()
         self.last_step: StepRecord | None = None
@@ -105,6 +109,15 @@ class ExpertTraining(AdapterModule):
     def expert(self, *, step: int, val_before: float | None, val_after: float | None) -> Trained:
         """The adapter's present state as what a run saves: an expert where it is SVF."""
         return trained(self.adapter, replace(self.metadata, step=step, val_before=val_before, val_after=val_after))
+
+    def configure_model(self) -> None:
+        """Shard the model where it is to be, ValueError where it cannot be; else ranks move by themselves."""
+        if not self.shards:
+            keep_in_step(None)
+        elif not self.lm.sharded:
+            with self.phases("svd"):
+                keep_in_step(shard(self.lm, self.adapter, machine=self.trainer.num_devices))
+            self.metadata = replace(self.metadata, **origin(self.adapter))
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over the adapter's parameters, with the schedule stepped once per training step."""
@@ -173,16 +186,7 @@ class ExpertTraining(AdapterModule):
         self.last_step = StepRecord(step, batch, completions, scores, grades)
         self.metrics |= rollout_metrics(self.last_step, rewards, advantages, truncated)
         self.metrics["rollout/tokens_total"] = float(self.generated_tokens)
-        rollout = Rollout(
-            completions=flat,
-            rewards=rewards.flatten(),
-            advantages=advantages.flatten(),
-            temperature=self.sampling.scoring_temperature,
-            total_samples=len(flat),
-            total_tokens=tokens,
-            max_new_tokens=self.sampling.max_new_tokens,
-        )
-        return rollout, done.seconds
+        return as_rollout(flat, rewards, advantages, self.sampling), done.seconds
 
     def _update(self, rollout: Rollout, *, with_kl: bool) -> None:
         """Compute the gradient, clip it, step; several times where the objective says so."""
@@ -243,8 +247,3 @@ class ExpertTraining(AdapterModule):
         torch.set_rng_state(saved["torch_rng"])
         if self.ahead is not None:
             self.ahead.states = dict(saved["ahead"])
-
-
-def rollout_seed(seed: int, step: int) -> int:
-    """The seed of what is random in a step."""
-    return seed * 1_000_003 + step

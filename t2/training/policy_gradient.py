@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -155,12 +155,27 @@ def _own_part(
         if kept is not None:
             kept |= _log_probs_by_number(chosen, token)
         loss = objective.loss(token, part)
-        backward(loss.total * scale)
+        with ranks.backward():
+            backward(loss.total * scale)
         sums.add(loss, token)
+    if ranks.lockstep is not None:
+        _fill_up(passes, used, ranks, direction if objective.kl_coefficient > 0 else None, backward)
     if kl_seed is not None:
         sums.kl = _estimate_kl(passes, objective, used, kl_seed, ranks)
     sums.present = [parameter.grad is not None for parameter in passes.adapter.trainable()]
     return sums
+
+
+def _fill_up(
+    passes: _Passes, used: Sequence[int], ranks: Ranks, kl: KLDirection | None, backward: Callable[[Tensor], None]
+) -> None:
+    """Have as many micro-batches on this rank as on the one with most; those that are missing add 0 to the gradient."""
+    parts = [_part_of(used, passes.rollout, replace(ranks, rank=rank)) for rank in range(ranks.size)]
+    counts = [len(passes.split(part)) for part in parts]
+    for _ in range(max(counts) - counts[ranks.rank]):
+        for _, _, token in passes.over([0], kl):
+            with ranks.backward():
+                backward((token.log_probs.sum() + (0.0 if token.kl is None else token.kl.sum())) * 0.0)
 
 
 def _part_of(used: Sequence[int], rollout: Rollout, ranks: Ranks) -> list[int]:
@@ -202,9 +217,7 @@ class _Passes:
         self, numbers: Sequence[int], kl: KLDirection | None
     ) -> Iterator[tuple[list[int], Rollout, TokenLogProbs]]:
         """Micro-batches of the completions with these numbers: their numbers, they, and what was computed for them."""
-        chosen = [self.rollout.completions[n] for n in numbers]
-        parts = micro_batches(chosen, self.micro_batch_tokens, shared=self.shared)
-        for rows in tqdm(parts, desc="update", unit="micro-batch", leave=False, disable=no_bar()):
+        for rows in tqdm(self.split(numbers), desc="update", unit="micro-batch", leave=False, disable=no_bar()):
             chosen_numbers = [numbers[row] for row in rows]
             part = self.rollout.select(chosen_numbers)
             try:
@@ -222,6 +235,11 @@ class _Passes:
                 prompt = next(number for number, group in enumerate(groups) if completion in group)
                 raise error.at(prompt=prompt, completion=completion) from None
             yield chosen_numbers, part, token
+
+    def split(self, numbers: Sequence[int]) -> list[list[int]]:
+        """The micro-batches of the completions with these numbers, as indices of `numbers`."""
+        chosen = [self.rollout.completions[n] for n in numbers]
+        return micro_batches(chosen, self.micro_batch_tokens, shared=self.shared)
 
     def tokens(self, numbers: Sequence[int]) -> int:
         """The tokens of a pass over these completions, without padding."""

@@ -3,18 +3,19 @@
     batch of B prompts -> a part each -> completions, graded       gathered: every rank has the whole rollout
     prompts with an advantage -> a part each -> gradient of z      summed in one message; clipped and stepped by each
 
-Every rank builds the same batch and holds the whole model, and its completions are sampled with the random numbers of
+Every rank builds the same batch, and its completions are sampled with the random numbers of
 their place in the batch: the numbers are those of one process, but for the rounding of sums. Processes, their
 connection and its set-up are Lightning's (`DDPStrategy`) and torch's (gloo on CPUs, nccl on GPUs).
 
-Not done here: models divided among GPUs (`t2.models.sharding`), evaluation of finished experts.
+Each holds the whole model (trainer=ddp) or a part of every block (trainer=fsdp, `t2.training.sharded`). Not done here:
+evaluation of finished experts.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import FrameType
@@ -33,6 +34,7 @@ from t2.policy.generator import DivisibleGenerator, Generator
 from t2.run.phases import Phases
 from t2.run.ranks import AnotherRankFailed
 from t2.tasks.base import Task
+from t2.training.lockstep import HeardOfFailure, Lockstep, in_step, noticing_the_lost
 from t2.types import Example, Sampling
 
 T = TypeVar("T")
@@ -56,7 +58,7 @@ class AdapterDDP(DDPStrategy):
 
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         """Wait for all ranks; AnotherRankFailed where one is gone."""
-        with _noticing_the_lost():
+        with noticing_the_lost():
             super().barrier(*args, **kwargs)
 
 
@@ -66,13 +68,14 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
+    lockstep: Lockstep | None = None  # where they share one sharded model
 
     @classmethod
     def here(cls) -> Ranks:
         """Those of torch.distributed; one where it is not set up."""
         if not dist.is_available() or not dist.is_initialized():
             return cls()
-        return cls(dist.get_rank(), dist.get_world_size())
+        return cls(dist.get_rank(), dist.get_world_size(), in_step())
 
     def part(self, count: int) -> range:
         """This rank's of `count` things: neighbours, whose number differs by at most one between ranks."""
@@ -91,20 +94,32 @@ class Ranks:
             return [compute()]
         failure: Exception | None = None
         result: T | None = None
+        heard = False
         try:
             result = compute()
+        except HeardOfFailure:
+            heard = True
         except Exception as error:
+            if self.lockstep is not None and self.lockstep.inside:
+                self.lockstep.leave(error)
             failure = error
         words = None if failure is None else str(failure) or type(failure).__name__
         told: list[Any] = [None] * self.size
-        with (phases or Phases())("wait"), _noticing_the_lost():
-            dist.all_gather_object(told, (words, result))
+        with (phases or Phases())("wait"):
+            if self.lockstep is not None and not heard:
+                self.lockstep.keep_up(failed=failure is not None)
+            with noticing_the_lost():
+                dist.all_gather_object(told, (words, result))
         if failure is not None:
             raise failure
         for number, (message, _) in enumerate(told):
             if message is not None:
                 raise AnotherRankFailed(f"Process {number} (of 0 to {self.size - 1}) failed: {message}")
         return [one for _, one in told]
+
+    def backward(self) -> AbstractContextManager[None]:
+        """Within the block is a backward pass; ranks that share a sharded model have it at the same time."""
+        return nullcontext() if self.lockstep is None else self.lockstep.backward()
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], present: Sequence[bool]) -> None:
         """Replace each rank's gradients by their sum over all ranks, in one message of 4 bytes a number in fp32.
@@ -117,7 +132,7 @@ class Ranks:
         if not summed:
             return
         flat = torch.cat([_gradient(parameter).flatten() for parameter in summed])
-        with _noticing_the_lost():
+        with noticing_the_lost():
             dist.all_reduce(flat)
         for parameter, part in zip(summed, torch.split(flat, [one.numel() for one in summed]), strict=True):
             parameter.grad = part.view_as(parameter).clone()
@@ -146,18 +161,6 @@ def note_sigterm(trainer: L.Trainer) -> None:
     signal.signal(signal.SIGTERM, note)  # Lightning puts back what was there before it
 
 
-@contextmanager
-def _noticing_the_lost() -> Iterator[None]:
-    """Raise AnotherRankFailed where a message cannot be sent or does not come."""
-    try:
-        yield
-    except RuntimeError as error:  # gloo's; nccl's DistBackendError is one
-        raise AnotherRankFailed(
-            "Another process of this run has ended; its message stands above. Where there is none, it was killed, for "
-            f"which the most frequent reason is too little memory. ({str(error).splitlines()[0]})"
-        ) from error
-
-
 def complete_and_score_divided(
     generator: Generator, task: Task, examples: Sequence[Example], sampling: Sampling, *, workers: int, phases: Phases
 ) -> Scored:
@@ -176,8 +179,8 @@ def complete_and_score_divided(
     def own() -> Scored:
         if not isinstance(generator, DivisibleGenerator):
             raise ValueError(
-                f"trainer=ddp divides a step's prompts among processes, and {type(generator).__name__} cannot sample a "
-                "part of them as it would all (it has no `for_rows`). Use generation=hf, or trainer=default."
+                f"trainer=ddp and fsdp divide a step's prompts among processes, and {type(generator).__name__} cannot "
+                "sample a part of them as it would all (it has no `for_rows`). Use generation=hf, or trainer=default."
             )
         if not part:
             return Scored((), ())

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from t2.types import Completion, Example, Grade
+from t2.types import Completion, Example, Grade, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -108,3 +108,21 @@ class Loss:
 
     total: Tensor  # ()
     parts: Mapping[str, float]
+
+
+def as_rollout(completions: Sequence[Completion], rewards: Tensor, advantages: Tensor, sampling: Sampling) -> Rollout:
+    """The rollout of B x G completions with rewards and advantages (B, G), sampled as `sampling` says."""
+    return Rollout(
+        completions=tuple(completions),
+        rewards=rewards.flatten(),
+        advantages=advantages.flatten(),
+        temperature=sampling.scoring_temperature,
+        total_samples=len(completions),
+        total_tokens=sum(len(one.token_ids) for one in completions),
+        max_new_tokens=sampling.max_new_tokens,
+    )
+
+
+def rollout_seed(seed: int, step: int) -> int:
+    """The seed of what is random in a step."""
+    return seed * 1_000_003 + step

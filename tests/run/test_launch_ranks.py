@@ -90,6 +90,7 @@ def test_the_folder_of_a_job_has_its_number(step: None) -> None:
 
 def test_only_a_later_process_of_a_divided_run_follows(second: None) -> None:
     assert is_follower(config())
+    assert is_follower(config("fsdp"))
     assert not is_follower(config("auto"))  # such as one of several runs that srun started
     assert not is_follower(OmegaConf.create({}))  # evaluate.py
     assert no_bar() is True

@@ -7,7 +7,7 @@ import logging
 import pytest
 from hydra import compose, initialize_config_dir
 
-from t2.cli import train
+from t2.cli import train_parts
 from t2.run.places import CONF
 
 
@@ -17,7 +17,7 @@ def test_a_flag_of_the_trainer_is_refused_before_a_model_is_loaded(monkeypatch: 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=["base_model=tiny", f"trainer.precision={flag}"])
     with pytest.raises(ValueError, match=rf"trainer.precision is '{flag}'.*base_model.dtype=bfloat16 or float16"):
-        train.build(cfg)
+        train_parts.build(cfg)
 
 
 def test_the_policy_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,5 +25,5 @@ def test_the_policy_is_logged(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides=["base_model=tiny", "base_model.dtype=bfloat16", "paths.run=run"])
     with caplog.at_level(logging.INFO), pytest.raises(Exception, match="callable target"):
-        train.build(cfg)
+        train_parts.build(cfg)
     assert "Precision: model bfloat16; z and logits float32; rollouts factored in bfloat16" in caplog.text

@@ -56,7 +56,9 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ValueError, match=r"trainer\.devices is 4 and torch sees 2 CUDA devices"):
         device_of_rank("cuda", 4)
     for name in ("balanced", "cuda:0"):
-        with pytest.raises(ValueError, match=f"is '{name}'; allowed with trainer=ddp: cpu, cuda, auto"):
+        with pytest.raises(
+            ValueError, match=f"is '{name}'; allowed with trainer=ddp and trainer=fsdp: cpu, cuda, auto"
+        ):
             device_of_rank(name, 2)
 
 

@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two(folder: Path) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    return rank_cases.in_two_processes(folder)
+    return rank_cases.in_processes(folder, rank_cases.main)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """The keys of Lightning's trainer that t2 sets itself, or that would change nothing, and what to set instead.
 
-One process trains, or several that divide each step (trainer=ddp, `t2.training.ranks`). All other keys are Lightning's,
-and are passed on.
+One process trains, or several that divide each step (trainer=ddp, trainer=fsdp; `t2.training.ranks`). All other keys
+are Lightning's, and are passed on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-DDP = "ddp"  # the strategy of several processes
+DDP = "ddp"  # the strategy of several processes, each with the whole model
+FSDP = "fsdp"  # and of several that share it
+DIVIDED = (DDP, FSDP)
 _ONE_PROCESS = (
     "a run is one process on one device; trainer=ddp divides each step among several. Or start several runs "
     "(-m seed=0,1), or spread generation over GPUs with generation=vllm generation.engine.tensor_parallel=N"
@@ -22,7 +24,7 @@ _BATCHES = "a step takes prompts_per_step prompts: set that, or steps"
 OWN_KEYS: Mapping[str, tuple[Collection[Any], str]] = {
     "devices": ((1, "1", "auto"), _ONE_PROCESS),
     "num_nodes": ((1,), _ONE_PROCESS),
-    "strategy": (("auto", DDP), _ONE_PROCESS),
+    "strategy": (("auto", *DIVIDED), _ONE_PROCESS),
     "sync_batchnorm": ((False,), _ONE_PROCESS),
     "use_distributed_sampler": ((), _ONE_PROCESS),
     "gradient_clip_val": ((None,), "set optimizer.clip_norm"),
@@ -54,15 +56,36 @@ def trainer_faults(plain: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(trainer, Mapping):
         return
     for key, value in trainer.items():
-        if trainer.get("strategy") == DDP and key in _COUNTS:
+        if trainer.get("strategy") in DIVIDED and key in _COUNTS:
             if type(value) is not int or value < 1:
-                yield f"trainer.{key} is {value!r}; allowed with trainer=ddp: at least 1 (an integer)."
+                chosen = trainer["strategy"]
+                yield f"trainer.{key} is {value!r}; allowed with trainer={chosen}: at least 1 (an integer)."
         else:
             yield from trainer_fault(str(key), value)
     own = {"max_steps": ("steps", plain.get("steps")), "default_root_dir": ("hydra.run.dir", plain["paths"]["run"])}
     for key, (instead, expected) in own.items():
         if trainer.get(key) != expected:
             yield f"trainer.{key} is {trainer.get(key)!r}, and t2 sets it to {expected!r}: set {instead} instead."
+    if trainer.get("strategy") == FSDP:
+        yield from _sharding_faults(plain)
+
+
+def _sharding_faults(plain: Mapping[str, Any]) -> Iterator[str]:
+    """What needs whole matrices, which no process has where they are sharded."""
+    instead = "since no process holds a whole matrix. Leave it out, or use trainer=ddp."
+    generation = plain.get("generation") or {}
+    if generation.get("engine"):
+        yield "generation=vllm is not possible with trainer=fsdp: its engine takes dense weights. Use generation=hf."
+    if generation.get("mode") == "merged":
+        yield f"generation.mode is 'merged'; allowed with trainer=fsdp: auto, factored, {instead}"
+    if not generation.get("engine") and generation.get("dtype") is not None:
+        yield f"generation.dtype is {generation['dtype']!r}; allowed with trainer=fsdp: null, {instead}"
+    for name, callback in (plain.get("callbacks") or {}).items():
+        if str((callback or {}).get("_target_", "")).endswith(".Adaptation"):
+            yield (
+                f"callbacks.{name} evaluates strategies on the first process alone, which trainer=fsdp cannot: leave "
+                "it out and run evaluate.py afterwards, or use trainer=ddp."
+            )
 
 
 def trainer_fault(key: str, value: Any) -> Iterator[str]:

@@ -51,6 +51,26 @@ def test_several_processes_are_counted() -> None:
         assert fault == f"trainer.devices is {wrong!r}; allowed with trainer=ddp: at least 1 (an integer)."
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ({"generation": {"engine": {"dtype": "auto"}}}, "its engine takes dense weights. Use generation=hf."),
+        ({"generation": {"mode": "merged"}}, "allowed with trainer=fsdp: auto, factored, since no process holds"),
+        ({"generation": {"mode": "auto", "dtype": "bfloat16"}}, "allowed with trainer=fsdp: null, since no process"),
+        (
+            {"callbacks": {"adaptation": {"_target_": "t2.training.adaptation_callback.Adaptation"}}},
+            "evaluate.py after",
+        ),
+    ],
+)
+def test_what_needs_whole_matrices_is_refused_where_they_are_sharded(part: dict[str, Any], said: str) -> None:
+    for strategy, count in (("fsdp", 1), ("ddp", 0)):
+        trainer = CPU | {"strategy": strategy, "devices": 2}
+        found = list(trainer_faults({"steps": 25, "paths": {"run": "/run"}, "trainer": trainer} | part))
+        assert len(found) == count
+        assert all(said in fault for fault in found)
+
+
 def test_every_key_of_the_table_is_one_of_the_trainer() -> None:
     parameters = inspect.signature(L.Trainer).parameters
     assert OWN_KEYS.keys() <= parameters.keys()
