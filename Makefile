@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test test-vllm test-slurm test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -42,6 +42,11 @@ vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
 	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py tests/policy/test_vllm_server.py
+
+# On a Slurm of its own, on this machine, which is stopped afterwards. Its Debian packages are installed where root may.
+test-slurm: $(READY)
+	@trap 'scripts/slurm/down.sh' EXIT; trap 'exit 130' INT TERM; \
+	out=$$(scripts/slurm/up.sh) && eval "$$out" && $(BIN)/pytest --no-skips -n 3 tests/slurm
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:

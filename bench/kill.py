@@ -67,10 +67,9 @@ def run_train(arguments: Sequence[str], log: str) -> None:
         os.dup2(descriptor, stream)
     torch.set_num_threads(1)
     sys.argv = ["train.py", *arguments]
-    import train
-    from t2.run.launch import launch
+    from t2.cli.main import run
 
-    launch(train.train, conf=train.CONF, name="train")
+    run("train")
 
 
 class Runs:

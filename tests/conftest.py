@@ -18,6 +18,7 @@ from hypothesis import settings
 from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 from tiny_pool import make_expert
 
+from t2.cli.main import BODIES
 from t2.experts.pool import ExpertPool
 from t2.run.launch import launch
 from t2.tasks.base import Split
@@ -88,13 +89,11 @@ def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run `train`, `evaluate`, `adapt` or `export` in this process with a command line; SystemExit comes through."""
 
     def run(name: str, *arguments: str) -> None:
-        monkeypatch.syspath_prepend(str(ROOT))
-        module = importlib.import_module(name)
-        bodies = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export"}
+        body = getattr(importlib.import_module(f"t2.cli.{name}"), BODIES[name])
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
         state, handlers = random.getstate(), list(logging.getLogger().handlers)
         try:
-            launch(getattr(module, bodies[name]), conf=ROOT / "conf", name=name)
+            launch(body, conf=ROOT / "conf", name=name)
         finally:
             GlobalHydra.instance().clear()
             logging.getLogger().handlers = handlers  # Hydra replaces them

@@ -65,7 +65,7 @@ def test_primaries_fit_what_they_build(name: str) -> None:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_fits_what_it_builds(choice: str) -> None:
-    group, _, option = choice.partition("/")
+    group, _, option = choice.rpartition("/") if choice.startswith("hydra/") else choice.partition("/")
     primary = "evaluate" if group in EVALUATED or choice.startswith("experiment/study/") else "train"
     found = list(targets(OmegaConf.to_container(compose(primary, f"{group}={option}"), resolve=False)))
     for where, node in found:

@@ -93,6 +93,7 @@ def fit(
         "logger": MetricsCSV(str(folder)),
         "max_steps": steps,
         "devices": 1,
+        "enable_checkpointing": False,
     } | options
     trainer = L.Trainer(
         accelerator="cpu",
@@ -100,7 +101,6 @@ def fit(
         default_root_dir=folder,
         log_every_n_steps=1,
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         **settings,

@@ -24,6 +24,7 @@ from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.mean_states import mean_states
 from t2.run.messages import check_range
+from t2.run.places import typed
 from t2.tasks.base import Task
 from t2.tasks.dispatch import Dispatch
 from t2.types import OTHER, Example
@@ -117,9 +118,9 @@ class Centroid:
         found = self.centroids or model.pool.centroids
         if found is None:
             raise ValueError(
-                f"The strategy {self.name!r} needs the centroids of this pool. Make them, python adapt.py experts=POOL "
-                "strategy=centroid task=TASK with a dispatch task, and add them to the pool as `centroids`; or fit "
-                "the strategy to a dispatch task."
+                f"The strategy {self.name!r} needs the centroids of this pool. Make them, {typed('adapt')} "
+                "experts=POOL strategy=centroid task=TASK with a dispatch task, and add them to the pool as "
+                "`centroids`; or fit the strategy to a dispatch task."
             )
         found.check(model.pool.domains, base_model=model.lm.source, fingerprint=fingerprint(model), layer=self._layer)
         return found

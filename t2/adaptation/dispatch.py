@@ -30,6 +30,7 @@ from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.label_scores import score_labels
 from t2.run.messages import check_choice
+from t2.run.places import typed
 from t2.tasks.base import Task
 from t2.tasks.dispatch import Dispatch, answer_text, category_list, check_labels, dispatch_example
 from t2.tasks.splits import same_text
@@ -173,7 +174,7 @@ class PromptDispatch:
         if model.pool.dispatch is None:
             raise ValueError(
                 f"The strategy {self.name!r} applies the pool's dispatch expert, and this pool has none. Train one "
-                "(python train.py experiment=experts/dispatch) and add it to the pool as `dispatch`, or take "
+                f"({typed('train')} experiment=experts/dispatch) and add it to the pool as `dispatch`, or take "
                 "strategy=centroid, for which nothing is trained."
             )
         return model.pool.dispatch

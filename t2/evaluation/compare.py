@@ -20,7 +20,7 @@ from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
 from t2.evaluation.statistics import Paired, compare_runs
 from t2.evaluation.systems import BASE, EXPERT
-from t2.evaluation.tables import Table, percent
+from t2.evaluation.table import Table, percent
 from t2.run.messages import did_you_mean
 
 

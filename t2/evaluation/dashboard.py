@@ -84,7 +84,9 @@ def _reports() -> Any:
     try:
         import wandb_workspaces.reports.v2 as wr
     except ImportError as error:
-        raise ImportError('A dashboard is made by wandb-workspaces. Run: pip install "t2[dashboard]"') from error
+        raise ImportError(
+            'A dashboard is made by wandb-workspaces. Run: pip install "transformer2[dashboard]"'
+        ) from error
     return wr
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from t2.run.files import atomic_path, parse_json, read_lines
+from t2.run.places import typed
 from t2.run.results import SAMPLES_FILE
 
 PROBLEM_ID = re.compile(r"(HumanEval|Mbpp)/\d+")
@@ -50,7 +51,7 @@ def read_solutions(run: Path) -> Solutions:
         there = ", ".join(f"{task} ({f'ids such as {one!r}' if one else 'no ids'})" for task, one in others.items())
         raise ValueError(
             f"{run} has no completions of the problems that EvalPlus knows, HumanEval/N and Mbpp/N. Its tasks: "
-            f"{there}. Evaluate a code task, e.g. python evaluate.py task=humaneval."
+            f"{there}. Evaluate a code task, e.g. {typed('evaluate')} task=humaneval."
         )
     if not any(line["solution"] for lines in solutions.values() for line in lines):
         tasks = ", ".join(dict.fromkeys(task for task, _ in solutions))

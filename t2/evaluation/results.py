@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from t2.evaluation.statistics import Counts, Paired
 from t2.run.files import atomic_path, parse_json
-from t2.run.results import RESULTS_FILE, git_commit, peak_memory_bytes, versions
+from t2.run.results import RESULTS_FILE, own_commit, peak_memory_bytes, versions
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,7 @@ class Results:
     shots: int | None = None
     data: dict[str, Any] = field(default_factory=dict)  # by task: source, version and fingerprint of its examples
     trainable_parameters: int
+    headline: float | None = None  # the one score that a sweep compares runs by, and a search maximises
     scores: dict[str, dict[str, Score]]
     paired: dict[str, dict[str, Paired]]
     selection: dict[str, Selection] | None = None  # by task
@@ -141,7 +142,7 @@ class Results:
             self,
             peak_memory_bytes=peak_memory_bytes(),
             versions=versions(),
-            git_commit=git_commit(Path(__file__).parent),
+            git_commit=own_commit(),
         )
         known = json.loads(SCHEMA.dump_json(full))
         kept = {key: value for key, value in known.items() if value is not None or key not in PARTS}
@@ -179,6 +180,6 @@ class Results:
 
 SCHEMA = TypeAdapter(Results)
 PARTS = (
-    *("selection", "paired_form", "null", "truncated", "contrasts", "seen"),
+    *("headline", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
 )

@@ -9,7 +9,8 @@ from t2.evaluation.costs import COST_HEADER, cost_cells
 from t2.evaluation.statistics import Paired
 from t2.evaluation.study_cells import Cell, Study
 from t2.evaluation.systems import BASE
-from t2.evaluation.tables import Table, confusion_table, number_table, percent
+from t2.evaluation.table import Table, percent
+from t2.evaluation.tables import confusion_table, number_table
 
 SHOTS = re.compile(r"(?P<system>.+)_(?P<shots>\d+)")
 CHOSEN_S = 0.05  # pass 1 of a fixed mixture takes less, and its share is no finding

@@ -1,19 +1,14 @@
-"""Tables of run folders: python -m t2.evaluation.tables RUN [RUN ...].
+"""Tables of run folders: python -m t2.evaluation.tables RUN [RUN ...], or of a sweep: ... SWEEP.
 
-A `Table` is drawn by rich for the terminal, or written as markdown. Reads only what a run wrote (`metrics.csv`,
-`results.json`); trains and evaluates nothing.
+Reads only what a run wrote (`metrics.csv`, `results.json`); trains and evaluates nothing. Those of a sweep are made by
+`t2.evaluation.sweeps`.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import rich.box
-import rich.table
-from rich.console import Console
 
 from t2.adaptation.few_shot import Iteration
 from t2.evaluation.costs import COST_HEADER, cost_cells
@@ -21,35 +16,14 @@ from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.leaks import seen_text
 from t2.evaluation.results import Confusion, Contrasted, Results, Statistic
 from t2.evaluation.statistics import Paired, dispatch_accuracy, row_shares
+from t2.evaluation.sweeps import is_sweep, write_sweep
 from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.table import Table, percent
 from t2.run.results import CURVE_FILE, METRICS_FILE
 
 BAR_CELLS = 30  # of a text bar that means 1
 
 Numbers = Mapping[str, Mapping[str, Mapping[str, float]]]  # by task, system and name
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of cells under a header."""
-
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def text(self) -> str:
-        """For a terminal, as wide as its cells."""
-        table = rich.table.Table(*self.header, box=rich.box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for row in self.rows:
-            table.add_row(*row)
-        console = Console(width=10_000, markup=False, emoji=False, highlight=False, color_system=None)
-        with console.capture() as captured:
-            console.print(table)
-        return "\n".join(line.rstrip() for line in captured.get().splitlines())
-
-    def markdown(self) -> str:
-        """As GitHub shows it."""
-        rows = [self.header, ["---"] * len(self.header), *self.rows]
-        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
 
 def results_table(results: Results) -> Table:
@@ -198,23 +172,18 @@ def seconds_text(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items() if value)
 
 
-def percent(share: float | None) -> str:
-    """A share as a percentage; empty where it is unknown."""
-    return "" if share is None else f"{100 * share:.1f} %"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the results of the given run folders and draw their learning curves side by side."""
+    """Print the results of the given run folders and draw their learning curves side by side; a sweep is one table."""
     parser = argparse.ArgumentParser(prog="python -m t2.evaluation.tables", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="folders that train.py or evaluate.py wrote")
+    parser.add_argument("runs", nargs="+", type=Path, help="folders that a script or a sweep wrote")
     parser.add_argument("--figure", type=Path, default=Path(CURVE_FILE), help="where the curves are drawn")
     options = parser.parse_args(arguments)
+    sweeps = [run for run in options.runs if is_sweep(run)]
     for run in options.runs:
         try:
-            results = Results.read(run)
+            print(f"\n{run}\n{write_sweep(run) if run in sweeps else results_text(Results.read(run))}")
         except (OSError, ValueError) as error:
             parser.error(str(error))
-        print(f"\n{run}\n{results_text(results)}")
     trained = [run for run in options.runs if (run / METRICS_FILE).exists()]
     if trained:
         plot_learning_curve(trained, options.figure)

@@ -22,12 +22,13 @@ import t2
 from t2.experts.fingerprint import same_weights, weights_note
 from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
+from t2.run.places import located, typed
 from t2.types import OTHER
 
 FORMAT_VERSION = 1
 CENTROIDS_FILE = "centroids.safetensors"  # its name in a run's folder and in a folder of experts
 POOLING = "mean over the tokens of the bare prompt but the first"
-AGAIN = "Make it again: python adapt.py experts=POOL strategy=centroid task=TASK, with a dispatch task."
+AGAIN = f"Make it again: {typed('adapt')} experts=POOL strategy=centroid task=TASK, with a dispatch task."
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ class Centroids:
             FileNotFoundError: there is no such file.
             ValueError: the file holds no centroids, or its content is damaged.
         """
-        path = Path(path) / CENTROIDS_FILE if Path(path).is_dir() else Path(path)
+        path = located(path)
+        path = path / CENTROIDS_FILE if path.is_dir() else path
         if not path.is_file():
             hint = did_you_mean(path.name, sorted(other.name for other in path.parent.glob("*.safetensors")))
             raise FileNotFoundError(f"No centroids at {path}.{hint} {AGAIN}")

@@ -20,6 +20,7 @@ from t2.experts.content import check_is_svf, check_modules, check_range, check_s
 from t2.experts.fingerprint import adapter_fingerprint, same_weights, weights_note
 from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
+from t2.run.places import located
 
 FORMAT_VERSION = 1
 EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run
@@ -163,7 +164,7 @@ class Expert:
         Raises:
             FileNotFoundError: the folder holds no expert.
         """
-        path = Path(path)
+        path = located(path)
         if not path.is_dir():
             return path
         if not (path / EXPERT_FILE).is_file():

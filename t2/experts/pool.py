@@ -22,6 +22,7 @@ from t2.experts.expert import Expert, SingularValueAdapter
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.folder import read_expert, read_folder
 from t2.experts.mixture import Mixture
+from t2.run.places import located
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ class ExpertPool:
         vectors = None if centroids is None else Centroids.load(centroids)
         if isinstance(experts, Mapping):
             return cls({domain: read_expert(domain, path) for domain, path in experts.items()}, chooser, vectors)
-        found = read_folder(Path(experts))
-        if vectors is None and (Path(experts) / CENTROIDS_FILE).is_file():
-            vectors = Centroids.load(experts)
+        folder = located(experts)
+        found = read_folder(folder)
+        if vectors is None and (folder / CENTROIDS_FILE).is_file():
+            vectors = Centroids.load(folder)
         inside = found.pop(DISPATCH, None)
         if inside is not None and chooser is not None:
             raise ValueError(f"{experts} holds a dispatch expert, and dispatch={dispatch} is another. Remove one.")

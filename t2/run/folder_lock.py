@@ -2,7 +2,8 @@
 
 The lock is `flock` on `RUN/.lock`, which the operating system releases when the job ends, however it ends; the file
 itself stays and says who held it last. Threads and jobs on one machine see it, and so do those of other machines where
-the file system passes locks on (NFS does). Not here: what is in a run's folder.
+the file system passes locks on (NFS does). Where no folder is given, its name is that of the moment
+(conf/paths/folders.yaml), and `unused_folder` keeps two runs of one second apart. Not here: what is in a run's folder.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
+from t2.run.places import typed
 from t2.run.results import RESULTS_FILE
 
 LOCK_FILE = ".lock"
@@ -75,18 +78,43 @@ def one_at_a_time(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
+def is_in_use(folder: Path) -> bool:
+    """Whether a job runs in the folder; False where the file system has no locks."""
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno not in (*NO_LOCKS, errno.ENOENT):
+            raise
+    return False
+
+
 def check_new(folder: Path) -> None:
     """Raise FileExistsError where a new run would write over what an earlier one left in the folder."""
     found = [name for name in KEPT_FILES if (folder / name).is_file()]
     if not found:
         return
     goes_on = (
-        "go on with that run (python train.py resume=RUN), " if any("checkpoint" in name for name in found) else ""
+        f"go on with that run ({typed('train')} resume=RUN), " if any("checkpoint" in name for name in found) else ""
     )
     raise FileExistsError(
         f"{folder} holds {', '.join(found)} of an earlier run, which a new one would write over. Give another folder "
         f"(hydra.run.dir=FOLDER, of a sweep hydra.sweep.dir=FOLDER), {goes_on}or delete it."
     )
+
+
+def unused_folder(path: str) -> str:
+    """Make a folder and return its path: `path` or, where that is there, the first of `path-2`, `path-3`, ..."""
+    for number in count(1):
+        folder = Path(path if number == 1 else f"{path}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return str(folder)
+    raise AssertionError("count is endless")
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -13,6 +13,8 @@ import warnings
 
 from lightning.pytorch.utilities import rank_zero_only
 
+SIGTERM_STATUS = 143  # 128 + 15, what shells say of a process that SIGTERM ended
+
 
 class AnotherRankFailed(Exception):
     """Another process of this run has failed or is gone, so that this one cannot go on."""

@@ -1,6 +1,6 @@
-"""Names a run for dashboards: its id, name and group, which conf/logger reads from `paths`.
+"""Names a run for dashboards: its id, command, name and group, which conf/logger reads from `paths`.
 
-The three are drawn or composed once, when a run starts, and stand in its `.hydra/config.yaml`, so that a run that is
+They are drawn or composed once, when a run starts, and stand in its `.hydra/config.yaml`, so that a run that is
 resumed, or given back by Slurm, goes on as the same W&B run with the same name.
 """
 
@@ -22,13 +22,19 @@ UNSAID = {"adapter": "svf"}
 
 
 def name_run(cfg: DictConfig) -> None:
-    """Set `paths.run_id`, `run_name` and `run_group`, unless they are given; a resumed run keeps its own."""
+    """Set `paths.run_id`, `run_command`, `run_name` and `run_group`, unless they are given or the run has them.
+
+    A configuration without these keys is not on a dashboard.
+    """
+    if "run_name" not in cfg.get("paths", {}):
+        return
     paths = _paths_of(Path(cfg.resume)) if cfg.get("resume") else {}
     hydra_cfg = HydraConfig.get()
     choices = {group: str(choice) for group, choice in hydra_cfg.runtime.choices.items() if choice is not None}
     swept = hydra_cfg.mode == RunMode.MULTIRUN
     made = {
         "run_id": secrets.token_hex(ID_BYTES),
+        "run_command": hydra_cfg.job.name,
         "run_name": " ".join([_name(choices, cfg.seed), *(_other_overrides(hydra_cfg) if swept else ())])[:MAX_NAME],
         "run_group": _sweep(hydra_cfg) if swept else f"{choices.get('base_model')}-{_about(choices)}",
     }

@@ -117,7 +117,9 @@ def check_digits(task: str, scale: int) -> None:
         ValueError: `scale` is below 1.
     """
     if find_spec("sklearn") is None:
-        raise ModuleNotFoundError(f'The task {task!r} needs scikit-learn: pip install "t2[vision]"', name="sklearn")
+        raise ModuleNotFoundError(
+            f'The task {task!r} needs scikit-learn: pip install "transformer2[vision]"', name="sklearn"
+        )
     if scale < 1:
         raise ValueError(f"scale of {task} is {scale}; allowed: at least 1.")
 

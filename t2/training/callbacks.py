@@ -19,6 +19,7 @@ from tqdm import tqdm
 from t2.evaluation.report import Report
 from t2.experts.trained import save_trained, why_not_kept
 from t2.run.metrics_csv import MetricsCSV
+from t2.run.places import typed
 from t2.run.ranks import no_bar
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
@@ -159,7 +160,7 @@ class Checkpoints(L.Callback):
         if isinstance(exception, SIGTERMException):
             log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
         if (run / LAST_CHECKPOINT).exists():
-            log.warning("Stopped; every finished step is saved. Go on with: python train.py resume=%s", run)
+            log.warning("Stopped; every finished step is saved. Go on with: %s resume=%s", typed("train"), run)
 
 
 class Progress(L.Callback):

@@ -28,6 +28,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from t2.run.files import atomic_path
+from t2.run.signals import served_after
 
 log = logging.getLogger(__name__)
 LAST_CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -48,18 +49,19 @@ class DurableCheckpoints(TorchCheckpointIO):
         self.damaged: set[Path] = set()  # never kept as the previous checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint to `path`, keeping what was there as `previous.ckpt`.
+        """Write a checkpoint to `path`, keeping what was there as `previous.ckpt`; signals are served after it.
 
         Raises:
             OSError: the file cannot be written, a full disk included; what was there is untouched.
         """
         assert storage_options is None, "a local file has no storage options"
         path = Path(path)
-        with atomic_path(path) as partial:
-            torch.save(checkpoint, partial)
-            if path.is_file() and path not in self.damaged:
-                _keep(path, path.with_name(PREVIOUS_CHECKPOINT.name))
-        self.damaged.discard(path)
+        with served_after():
+            with atomic_path(path) as partial:
+                torch.save(checkpoint, partial)
+                if path.is_file() and path not in self.damaged:
+                    _keep(path, path.with_name(PREVIOUS_CHECKPOINT.name))
+            self.damaged.discard(path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None

@@ -95,7 +95,13 @@ def validation_rows(report: Report, step: int, rows: int) -> list[list[Any]]:
 
 
 def log_training(
-    runs: Sequence[Any], results: Results, *, best_step: int, expert: Path, metadata: ExpertMetadata, figure: Path
+    runs: Sequence[Any],
+    results: Results,
+    *,
+    best_step: int,
+    expert: Path,
+    metadata: ExpertMetadata,
+    figure: Path | None,
 ) -> None:
     """Log the end of a training run: base, expert and gain in the summary, the expert as an artifact, its figure."""
     (task,) = results.scores
@@ -111,4 +117,5 @@ def log_training(
     for run in runs:
         run.summary.update({**summary_of(results), **told})
         run.log_artifact(artifact(expert, metadata.domain, about=vars(metadata) | told), aliases=[f"step{best_step}"])
-        run.log({"figures/learning_curve": wandb.Image(str(figure))})
+        if figure is not None:
+            run.log({"figures/learning_curve": wandb.Image(str(figure))})

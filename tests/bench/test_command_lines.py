@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from t2.run.configuration.check import check_configuration
-from t2.run.launch import quote_text
+from t2.run.launch_overrides import quote_text
 
 GROUPS = (
     "benchmarks",

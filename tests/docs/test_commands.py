@@ -21,7 +21,7 @@ from wandb.cli.cli import cli as wandb_cli
 from t2.adaptation.centroid_fit import fingerprint
 from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
 from t2.experts.expert import EXPERT_FILE, Expert
-from t2.run.launch import check_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, quote_text
 
 SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py")
 DOMAINS = ("sums", "reading")
@@ -176,6 +176,10 @@ def test_what_it_names_exists(command: Command) -> None:
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.M), f"no such target: {words[1]}"
     elif words[0] == "python" and words[1] in SCRIPTS:
         check_overrides(ROOT / "conf", words[1].removesuffix(".py"), quote_text(words[2:]))
+    elif words[0] == "sbatch":
+        (at,) = (number for number, word in enumerate(words) if word.endswith(".sbatch"))
+        assert (ROOT / words[at]).is_file(), words[at]
+        check_overrides(ROOT / "conf", "train", quote_text(words[at + 1 :]))
     elif words[:2] == ("python", "-m"):
         assert importlib.util.find_spec(words[2]), words[2]
         check_flags(Path(str(importlib.util.find_spec(words[2]).origin)).read_text(), words[3:])

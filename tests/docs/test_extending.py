@@ -18,6 +18,7 @@ from markdown_blocks import Command, blocks, commands
 from tiny_pool import save_pool, tiny_generator, tiny_pool
 
 from t2.adaptation.strategy import PooledModel
+from t2.cli.main import BODIES
 from t2.experts.expert import Expert
 from t2.run.launch import launch
 from t2.types import OTHER, Example
@@ -37,7 +38,6 @@ SMALL = {
         "uniform=false",
     ),
 }
-BODIES = {"train": "train", "evaluate": "evaluate_systems"}
 Run = Callable[[str], Path]
 
 
@@ -82,13 +82,12 @@ def run(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run
     def run_command(choice: str, *more: str) -> Path:
         found = [one for one in commands(blocks("bash")) if one.block.page == PAGE and choice in one.words]
         (command,) = found
-        monkeypatch.syspath_prepend(str(ROOT))
         name = command.words[1].removesuffix(".py")
         own = [word for word in command.words[2:] if not word.startswith("experts=")]
         arguments = [*own, *SMALL[name], *more, f"hydra.run.dir={tmp_path / 'run'}"]
         monkeypatch.setattr(sys, "argv", [command.words[1], *arguments])
         try:
-            launch(getattr(importlib.import_module(name), BODIES[name]), conf=installed, name=name)
+            launch(getattr(importlib.import_module(f"t2.cli.{name}"), BODIES[name]), conf=installed, name=name)
         finally:
             GlobalHydra.instance().clear()
         return tmp_path / "run"

@@ -9,9 +9,9 @@ from results_files import PAIR, results_of
 
 from t2.evaluation.figures import Difference, plot_confusion, plot_differences, plot_learning_curve
 from t2.evaluation.results import Confusion, Results, Score, Statistic
+from t2.evaluation.table import Table
 from t2.evaluation.tables import (
     BAR_CELLS,
-    Table,
     bars,
     confusion_table,
     groups_table,

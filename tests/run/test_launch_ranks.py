@@ -56,6 +56,38 @@ def test_torchrun_without_ddp_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         check_ranks(config("auto"))
 
 
+@pytest.fixture
+def step(monkeypatch: pytest.MonkeyPatch, mode: SimpleNamespace) -> None:
+    """A task of a job of Slurm with two of them on each of two nodes."""
+    asked = {"JOB_ID": "7", "NTASKS": "4", "NTASKS_PER_NODE": "2", "NNODES": "2", "STEP_ID": "0", "JOB_NAME": "t2"}
+    for name, value in asked.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+def test_tasks_of_slurm_are_the_runs_processes(
+    step: None, mode: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_ranks(config())
+    check_ranks(config("auto"))  # several runs side by side
+    with pytest.raises(ValueError, match=r"4 tasks on 2 nodes, 2 on each.*Ask for hydra\.launcher\.tasks_per_node=1"):
+        check_ranks(config(devices=1))
+    mode.mode = RunMode.MULTIRUN
+    with pytest.raises(ValueError, match="this is a run of one process"):
+        check_ranks(config("auto"))
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(ValueError, match="by --ntasks-per-node=2 --nodes=2 instead of --ntasks"):
+        check_ranks(config())
+    monkeypatch.delenv("SLURM_STEP_ID")
+    with pytest.raises(ValueError, match="write `srun python`"):
+        check_ranks(config())  # waits for the other tasks for ever
+
+
+def test_the_folder_of_a_job_has_its_number(step: None) -> None:
+    """A clock would give each task its own, and a requeued job another."""
+    assert rank_arguments(["trainer=ddp"])[-1] == "hydra.run.dir=outputs/train/slurm/7"
+    assert rank_arguments(["hydra.run.dir=run"]) == ["hydra.run.dir=run"]
+
+
 def test_only_a_later_process_of_a_divided_run_follows(second: None) -> None:
     assert is_follower(config())
     assert not is_follower(config("auto"))  # such as one of several runs that srun started

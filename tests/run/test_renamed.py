@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from t2.run.launch import check_overrides, resume_arguments
+from t2.run.launch_overrides import check_overrides
+from t2.run.launch_resume import resume_arguments
 from t2.run.renamed import MOVED_MODULES, RENAMED_CHOICES, RENAMED_KEYS, old_targets, renamed_target, target_in
 
 

@@ -34,7 +34,7 @@ def test_a_phase_that_fails_is_charged_too() -> None:
 
 def test_versions_leave_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("t2.run.results.PACKAGES", ("torch", "no-such-package"))
-    assert versions().keys() == {"python", "torch"}
+    assert versions().keys() == {"python", "t2", "torch"}
 
 
 def test_the_commit_says_when_files_differ_from_it(tmp_path: Path) -> None:

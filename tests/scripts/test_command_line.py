@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from t2.run.launch import check_overrides, quote_text
+from t2.run.launch_overrides import PLUGINS, asks_only, check_overrides, quote_text
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,38 @@ def test_a_prompt_may_hold_any_sign(text: str) -> None:
 def test_quoted_text_and_other_keys_are_left_alone() -> None:
     arguments = ["prompt='a b'", "system=null", "task=gcd", "-m", "sampling.stop=[a,b]"]
     assert quote_text(arguments) == arguments
+
+
+def test_folders_of_ones_own_are_searched(tmp_path: Path) -> None:
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "mine.yaml").write_text("defaults: [gcd]\n")
+    conf, searched = ROOT / "conf", f"hydra.searchpath=[file://{tmp_path}]"
+    for flags in (["--config-dir", str(tmp_path)], [f"--config-dir={tmp_path}"], ["-cd", str(tmp_path)], [searched]):
+        check_overrides(conf, "train", [*flags, "task=mine"])
+    other = f"hydra.searchpath=[file://{tmp_path / 'other'}]"
+    check_overrides(conf, "train", ["--config-dir", str(tmp_path), other, "task=mine"])
+    with pytest.raises(ValueError, match=r"Did you mean .* `python train\.py --help`"):
+        check_overrides(conf, "train", [searched, "task=mine", "task.nam=3"])
+    with pytest.raises(ValueError, match="there is no such folder"):
+        check_overrides(conf, "train", ["--config-dir", str(tmp_path / "no")])
+
+
+def test_a_plugin_that_is_not_installed_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf = ROOT / "conf"
+    monkeypatch.setitem(PLUGINS, "hydra/sweeper/mine", "a-plugin")
+    (tmp_path / "hparams_search").mkdir()
+    search = "# @package _global_\ndefaults: [{override /hydra/sweeper: mine}]\n"
+    (tmp_path / "hparams_search" / "mine.yaml").write_text(search)
+    for override in ("hydra/sweeper=mine", "hparams_search=mine"):
+        with pytest.raises(ValueError, match="hydra/sweeper=mine needs a plugin of Hydra: pip install a-plugin"):
+            check_overrides(conf, "train", ["--config-dir", str(tmp_path), "-m", override, "seed=0,1"])
+    with pytest.raises(ValueError, match="Did you mean 'basic'"):
+        check_overrides(conf, "train", ["-m", "hydra/launcher=basi", "seed=0,1"])
+    assert PLUGINS["hydra/sweeper/optuna"] == '"transformer2[optuna]"'
+
+
+def test_a_question_of_the_shell_is_not_checked() -> None:
+    assert asks_only(["-sc", "query=bash"])
+    assert not asks_only(["-m", "seed=1,2"])

@@ -21,10 +21,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from test_tasks_contract import NAMES, config_of, with_rows
 from tiny_pool import save_pool
 
-from adapt import adapt
-from evaluate import evaluate_systems
+from t2.cli.adapt import adapt
+from t2.cli.evaluate import evaluate_systems
+from t2.cli.train import train
 from t2.run.metrics_csv import read_metrics
-from train import train
 
 SIZES = {"train_size": 4, "val_size": 2, "test_size": 3, "val_images": 2}  # of the splits of generated data
 QUICK = ("sampling.max_new_tokens=3", "adapter.cache=false", "+adapter.progress=false")

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from script_errors import error_of
 
 from t2.run.folder_lock import folder_lock
-from t2.run.launch import resume_arguments
+from t2.run.launch_resume import resume_arguments
 from t2.training.callbacks import Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, read_checkpoint
 

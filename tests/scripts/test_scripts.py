@@ -21,7 +21,7 @@ from script_errors import error_of
 from wandb_offline import read_runs
 
 from t2.experts.expert import Expert
-from t2.run.launch import resume_arguments
+from t2.run.launch_resume import resume_arguments
 from t2.run.metrics_csv import read_metrics
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 
@@ -131,7 +131,7 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, run_script: Run, stop: signal.Signals) -> None:
-    steps = ("steps=120", "callbacks.validation.every=20")  # far more than it is let run
+    steps = ("steps=60", "callbacks.validation.every=20")  # far more than it is let run
     run_script("train", "experiment=smoke", *steps, f"hydra.run.dir={tmp_path / 'whole'}")
     broken = tmp_path / "broken"
     process = script(*steps, f"hydra.run.dir={broken}")

@@ -99,7 +99,7 @@ def test_a_scale_below_one_and_a_missing_package_are_refused_before_the_data_is_
         Digits(PROMPT, scale=0)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     assert find_spec("sklearn") is None
-    with pytest.raises(ModuleNotFoundError, match=r'"t2\[vision\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'"transformer2\[vision\]"'):
         Digits(PROMPT)
 
 

@@ -142,7 +142,7 @@ def test_a_wheel_is_read_without_being_installed(wheel, monkeypatch):
     shown = {one.metadata["image_id"]: one.images[0].load().getpixel((0, 0)) for one in task.split("train")}
     assert all(color == (int(name[-1]), len("train"), 0) for name, color in shown.items())
     assert task.about()["version"] == "1.0"
-    with pytest.raises(ModuleNotFoundError, match=r"t2\[vision\].* task\.wheel="):
+    with pytest.raises(ModuleNotFoundError, match=r"transformer2\[vision\].* task\.wheel="):
         EasyVQA()
 
 

@@ -129,7 +129,7 @@ def test_gold_answers_that_cannot_be_extracted_are_an_error(options, message):
 
 def test_without_reasoning_gym_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym.factory", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "t2\[synthetic\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "transformer2\[synthetic\]"'):
         chain_sum()
 
 

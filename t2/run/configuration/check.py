@@ -20,6 +20,7 @@ from t2.run.configuration.hints import Allowed, allowed_in, is_part
 from t2.run.configuration.settings import FILLED_IN, SCRIPTS
 from t2.run.configuration.trainer import trainer_faults
 from t2.run.messages import did_you_mean
+from t2.run.places import typed
 from t2.run.renamed import renamed_target
 
 RESERVED = ("_target_", "_partial_", "_recursive_", "_convert_", "_args_")  # Hydra's own keys of a part
@@ -58,7 +59,7 @@ def _script(plain: Mapping[str, Any], script: str) -> Iterator[str]:
     allowed = allowed_in(settings)
     for key in plain.keys() - allowed.keys():
         near = did_you_mean(key, allowed)
-        yield f"{key} is no key of {script}.py.{near} `python {script}.py --help` lists every key."
+        yield f"{key} is no key of {script}.py.{near} `{typed(script)} --help` lists every key."
     for key, values in allowed.items():
         if key in plain:
             yield from _argument(key, plain[key], values)

@@ -3,7 +3,7 @@ decides its result.
 
 A run goes on with the optimizer, the schedule's position and the random state of its checkpoint, so that a changed
 learning rate, seed or reward would be ignored or would mix two experiments. Whether RUN can be resumed at all is
-`t2.run.launch`'s to say.
+`t2.run.launch_resume`'s to say.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2.run.configuration.hints import is_part
 
 log = logging.getLogger(__name__)
-FREE = ("resume", "steps", "logger", "paths")  # top-level keys
+FREE = ("resume", "skip_finished", "logger", "paths")  # top-level keys; `steps` may change, too, with a warning
 # Which processes compute it; the random numbers are those of the prompt, whoever samples them.
 FREE_OF_TRAINER = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 ABSENT = "not set"
@@ -31,11 +31,8 @@ def check_unchanged(cfg: DictConfig) -> None:
         ValueError: another key than those of FREE has another value; all that have are named.
     """
     run = Path(cfg.resume)
-    before = OmegaConf.load(run / ".hydra" / "config.yaml")
-    was, now = (OmegaConf.to_container(one, resolve=False) for one in (before, cfg))
-    changed = dict(_differences("", was, now))
-    free = (*FREE, *FREE_OF_TRAINER)
-    refused = [line for key, line in changed.items() if key.partition(".")[0] not in free and key not in free]
+    changed = changes(cfg, run)
+    refused = [line for key, line in changed.items() if key != "steps"]
     if refused:
         raise ValueError(
             f"resume={run} goes on with a run as it was started, and these differ:\n" + "\n".join(refused) + "\n"
@@ -47,6 +44,19 @@ def check_unchanged(cfg: DictConfig) -> None:
             "that was started with it.",
             changed["steps"].strip(),
         )
+
+
+def changes(cfg: DictConfig, run: Path) -> dict[str, str]:
+    """The keys that differ from the configuration saved in `run`, without those of FREE, each with a line on how.
+
+    Raises:
+        FileNotFoundError: none was saved there.
+    """
+    before = OmegaConf.load(run / ".hydra" / "config.yaml")
+    was, now = (OmegaConf.to_container(one, resolve=False) for one in (before, cfg))
+    free = (*FREE, *FREE_OF_TRAINER)
+    found = dict(_differences("", was, now))
+    return {key: line for key, line in found.items() if key.partition(".")[0] not in free and key not in free}
 
 
 def _differences(where: str, was: Any, now: Any) -> Iterator[tuple[str, str]]:

@@ -32,9 +32,20 @@ class Script(Adapted):
     """Keys of the scripts that generate."""
 
     generation: Part
+    skip_finished: bool
 
 
-class Train(Script):
+class Pooled(Script):
+    """Keys of the scripts that choose among experts."""
+
+    experts: Part | None = None
+    strategy: Part | None = None
+    shots: NonNegativeInt
+    support_split: Literal["train", "val"]
+    pass2: Pass2
+
+
+class Train(Pooled):
     """Keys of conf/train.yaml."""
 
     task: Part
@@ -56,20 +67,15 @@ class Train(Script):
     score_workers: PositiveInt
 
 
-class Pooled(Script):
+class Applied(Pooled):
     """Keys of the scripts that apply experts."""
 
     logger: dict[str, Part] | None = None
-    experts: Part | None = None
-    strategy: Part | None = None
     expert: Text | None
     transfer: bool
-    shots: NonNegativeInt
-    support_split: Literal["train", "val"]
-    pass2: Pass2
 
 
-class Evaluate(Pooled):
+class Evaluate(Applied):
     """Keys of conf/evaluate.yaml. `sampling.max_new_tokens` and `stop` may be null: the script puts in the task's."""
 
     task: Part | None = None
@@ -90,7 +96,7 @@ class Evaluate(Pooled):
     benchmark_domains: dict[str, str | None] | None
 
 
-class Adapt(Pooled):
+class Adapt(Applied):
     """Keys of conf/adapt.yaml."""
 
     task: Part | None = None

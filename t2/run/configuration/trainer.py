@@ -35,7 +35,6 @@ OWN_KEYS: Mapping[str, tuple[Collection[Any], str]] = {
     "min_steps": ((None,), _LENGTH),
     "max_epochs": ((-1,), _LENGTH),
     "min_epochs": ((None,), _LENGTH),
-    "fast_dev_run": ((False,), f"{_LENGTH}: set steps=1"),
     "limit_train_batches": ((None,), _BATCHES),
     "overfit_batches": ((0, 0.0), _BATCHES),
     "reload_dataloaders_every_n_epochs": ((0,), _BATCHES),

@@ -1,0 +1,242 @@
+"""Adapt to a prompt, or to a task: python adapt.py experts=POOL strategy=S prompt="What is 3 + 4?"
+
+prompt=TEXT, prompt=- (lines of standard input), prompt_file=PATH (a prompt a line), interactive=true
+    pass 1's scores and mixture as bars, and the completions of the strategy, of the base and, with expert=RUN, of
+    that expert
+task=T strategy=few_shot shots=10
+    finds a mixture on solved examples of the task and saves it as `mixture.json` in the run folder
+task=T strategy=centroid
+    makes the centroids of the pool's domains out of the dispatch task T, and saves them as `centroids.safetensors`
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from t2.adaptation.centroid import Centroid
+from t2.adaptation.strategy import Choice, PooledModel
+from t2.adaptation.two_pass import TwoPass
+from t2.adapters.svf import SVF
+from t2.cli.main import run
+from t2.evaluation.benchmark import choose_support
+from t2.evaluation.results import Results, Support
+from t2.evaluation.systems import BASE, EXPERT, Searcher
+from t2.evaluation.tables import bars, history_table
+from t2.evaluation.wandb_results import log_adapted, log_search, summary_of, weights_text
+from t2.experts.centroids import CENTROIDS_FILE, Centroids
+from t2.experts.mixture_file import MIXTURE_FILE
+from t2.experts.pool import ExpertPool
+from t2.experts.trained import apply_trained, check_mixable, load_trained
+from t2.models.precision import Precision
+from t2.policy.generator import AdaptableGenerator, Generator
+from t2.run.files import decode_lines, read_lines
+from t2.run.launch import quiet_libraries
+from t2.run.phases import Phases
+from t2.run.tracking import tracked, wandb_runs
+from t2.tasks.base import Task
+from t2.tasks.dispatch import Dispatch
+from t2.types import Completion, Example
+
+log = logging.getLogger(__name__)
+
+
+def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
+    """Fit the strategy to the task, if there is one, and complete the prompts; returns completions by system."""
+    start, phases = time.perf_counter(), Phases()
+    quiet_libraries()
+    # What the configuration alone can get wrong comes before the model is loaded.
+    log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation))
+    prompts = read_prompts(cfg)
+    task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
+    check(cfg, strategy=strategy, pool=pool, task=task, completes=bool(prompts) or cfg.interactive)
+    support: Sequence[Example] = ()
+    if task is not None:
+        support = choose_support(task, shots=cfg.shots, split=cfg.support_split, seed=cfg.seed, scored=())
+    adapter = instantiate(cfg.adapter)
+    check_mixable(adapter, ["experts="] if pool is not None else [])
+    expert = load_trained(cfg.expert, adapter) if cfg.expert else None
+    lm = instantiate(cfg.base_model)
+    with phases("svd" if isinstance(adapter, SVF) else "inject"):
+        adapter.inject(lm.model, lm.source)
+    build = instantiate(cfg.generation)
+    generator: AdaptableGenerator = build(lm=lm, adapter=adapter)
+    systems: dict[str, Generator] = {BASE: build(lm=lm, adapter=adapter, weights="base")}
+    if expert is not None:
+        apply_trained(adapter, expert, source=lm.source, transfer=cfg.transfer)
+        systems[EXPERT] = generator
+    if strategy is not None:
+        systems[strategy.name] = TwoPass(generator, pool, strategy, pass2=cfg.pass2, transfer=cfg.transfer)
+    loggers = list(instantiate(cfg.get("logger") or {}).values())
+    configuration: Any = OmegaConf.to_container(cfg, resolve=True)
+    with tracked(loggers, configuration):
+        if strategy is not None:
+            model = PooledModel(generator, pool)
+            if task is not None:
+                with phases("fit"):
+                    strategy.fit(model, task, support)
+            if isinstance(strategy, Searcher):
+                results = save(cfg, model, strategy, task, phases, start=start)
+                mixture = Path(cfg.paths.run) / MIXTURE_FILE
+                log_search(wandb_runs(loggers), summary_of(results), strategy.history, mixture, task=task.name)
+            elif isinstance(strategy, Centroid) and strategy.centroids is not None:
+                save_centroids(Path(cfg.paths.run), strategy.centroids)
+        rows: list[dict[str, Any]] = []
+        completions = complete(cfg, systems, prompts, rows) if prompts else []
+        while cfg.interactive and (line := ask()):
+            completions += complete(cfg, systems, [line], rows)
+        log_adapted(wandb_runs(loggers), rows)
+    return completions
+
+
+def read_prompts(cfg: DictConfig) -> list[str]:
+    """The prompts to complete at once.
+
+    Raises:
+        FileNotFoundError: `prompt_file` is not there.
+        ValueError: an empty prompt, a file that is not UTF-8, or several sources of prompts.
+    """
+    given = [key for key in ("prompt", "prompt_file", "interactive") if cfg[key] not in (None, False)]
+    if len(given) > 1:
+        raise ValueError(f"Prompts come from one source, and {' and '.join(given)} are given. Leave one.")
+    if cfg.prompt_file is not None:
+        source, prompts = str(cfg.prompt_file), read_lines(Path(cfg.prompt_file), "Save it as UTF-8.")
+    elif cfg.prompt == "-":
+        source = "standard input"
+        prompts = decode_lines(sys.stdin.buffer.read(), source, "Convert it to UTF-8 first, as with iconv.")
+    elif cfg.prompt is not None:
+        source, prompts = "prompt", [str(cfg.prompt)]
+    else:
+        return []
+    if not prompts:
+        raise ValueError(f"There is no prompt in {source}. Give one a line.")
+    for number, prompt in enumerate(prompts, start=1):
+        if not prompt.strip():
+            where = f"Line {number} of {source}" if source != "prompt" else "The prompt"
+            raise ValueError(f"{where} is empty. Give a question, such as prompt='What is 3 + 4?'.")
+    return prompts
+
+
+def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, task: Task | None, completes: bool) -> None:
+    """Raise ValueError where the parts leave nothing to do, or lack one another."""
+    if (strategy is None) != (pool is None):
+        lacking = "experts=POOL" if pool is None else "strategy=S"
+        raise ValueError(f"A strategy chooses among the experts of a pool, and {lacking} is not given.")
+    if strategy is None and not cfg.expert:
+        raise ValueError("There is nothing to adapt with: give expert=RUN, or experts=POOL with strategy=S.")
+    finds = isinstance(strategy, Searcher)
+    if finds and task is None:
+        raise ValueError(
+            f"strategy={strategy.name} finds a mixture for a task: give task=T, or take one that was found before: "
+            "strategy=fixed strategy.mixture=RUN."
+        )
+    makes = isinstance(strategy, Centroid) and isinstance(task, Dispatch)
+    if isinstance(strategy, Centroid) and task is not None and not makes:
+        raise ValueError(
+            f"Centroids are made of a dispatch task, and {task.name} is none: give one, such as task=dispatch, or "
+            "leave the task out."
+        )
+    if not (finds or makes or completes):
+        raise ValueError("There is nothing to answer: give prompt=TEXT, prompt_file=PATH or interactive=true.")
+
+
+def save(
+    cfg: DictConfig, model: PooledModel, strategy: Searcher, task: Task, phases: Phases, *, start: float
+) -> Results:
+    """Show the mixture that was found, and write `mixture.json` and `results.json`; returns what the latter holds."""
+    assert strategy.mixture is not None, "it was fitted"
+    run = Path(cfg.paths.run)
+    strategy.save(run / MIXTURE_FILE, model.pool, task)
+    weights = dict(zip(model.pool.domains, strategy.mixture.means, strict=True))
+    fitness = max(line.best for line in strategy.history)
+    results = Results(
+        command="adapt",
+        base_model=model.lm.source,
+        adapter=type(model.adapter).__name__,
+        task=task.name,
+        strategy=strategy.name,
+        trainable_parameters=sum(map(len, strategy.mixture.weights)),
+        headline=fitness,
+        scores={},  # the support is no test: see evaluate.py
+        paired={},
+        mixing_weights={task.name: {strategy.name: weights}},
+        support=Support(n=cfg.shots, split=cfg.support_split, fitness=fitness),
+        seconds={**phases.total_seconds, "total": time.perf_counter() - start},
+        seed=cfg.seed,
+    ).write(run)
+    print(f"\n{history_table(strategy.history).text()}")
+    print(f"\nFitness on {cfg.shots} support examples of {task.name}: {fitness:.3f}\n\nMixing weights\n{bars(weights)}")
+    log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
+    return results
+
+
+def save_centroids(run: Path, centroids: Centroids) -> None:
+    """Write `centroids.safetensors`, and show how good each layer was on training prompts."""
+    path = centroids.save(run / CENTROIDS_FILE)
+    if centroids.accuracy:
+        shares = {f"layer {layer}": share for layer, share in centroids.accuracy.items()}
+        print(f"\nAccuracy of each layer in cross-validation\n{bars(shares)}")
+    log.info("Centroids, layer %d: %s\nNext: experts.centroids=%s", centroids.layer, path, run)
+
+
+def complete(
+    cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str], rows: list[dict[str, Any]]
+) -> list[dict[str, Completion]]:
+    """Every system's completion of each prompt, shown with what pass 1 found; appends them to `rows`, for a logger."""
+    sampling = instantiate(cfg.sampling, seed=cfg.seed)
+    examples = [Example(prompt=prompt, system=cfg.system) for prompt in prompts]
+    groups = {system: generator.generate(examples, sampling) for system, generator in systems.items()}
+    completions = [{system: of[index][0] for system, of in groups.items()} for index in range(len(prompts))]
+    for index, prompt in enumerate(prompts):
+        if len(prompts) > 1:
+            print(f"\n>>> {prompt}")
+        for system, generator in systems.items():
+            text, chosen = completions[index][system].text.strip(), {}
+            if isinstance(generator, TwoPass):
+                show_choice(system, generator.choices[index], generator.pool)
+                chosen = choice_columns(generator.choices[index], generator.pool)
+            print(f"\n[{system}]\n{text}")
+            rows.append({"prompt": prompt, "system": system, "answer": text, **chosen})
+    return completions
+
+
+def choice_columns(choice: Choice, pool: ExpertPool) -> dict[str, Any]:
+    """What pass 1 found for one prompt, as columns of a table."""
+    return {
+        "chosen": choice.label,
+        "mixing_weights": weights_text(dict(zip(pool.domains, choice.mixture.means, strict=True))),
+    }
+
+
+def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:
+    """Print what pass 1 found for one prompt."""
+    label = "" if choice.label is None else f": {choice.label}"
+    print(f"\n[pass 1, {system}{label}]")
+    if choice.scores:
+        print(f"Scores\n{bars(choice.scores)}")
+    print(f"Mixing weights\n{bars(dict(zip(pool.domains, choice.mixture.means, strict=True)))}")
+
+
+def ask() -> str:
+    """The next prompt; an empty one ends the loop, and so does the end of the input.
+
+    Raises:
+        ValueError: it is no UTF-8.
+    """
+    try:
+        return input("\nPrompt (empty: end)> ").strip()
+    except EOFError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The prompt is not UTF-8 text: {error}. Set the terminal to UTF-8.") from error
+
+
+if __name__ == "__main__":  # how Lightning starts further processes of `t2 adapt`
+    run("adapt")

@@ -1,0 +1,142 @@
+"""Write an adapted model for other programs: python export.py expert=RUN to=hf out=FOLDER
+
+to=hf      a folder that transformers loads, with W' in place of W for every adapted matrix
+to=lora    a folder that PEFT loads beside the base model; rank=k keeps the k largest changes of singular values
+to=gguf    a folder with the GGUF file that the base came from, its adapted matrices replaced, for llama.cpp
+
+Exported is an expert (expert=RUN), or a mixture of a pool's experts (experts=POOL with mixture=RUN, or with
+'weights={DOMAIN: 1.0}').
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from t2.adapters.svf import SVF
+from t2.cli.main import run
+from t2.evaluation.table import Table
+from t2.experts.expert import Expert, apply_expert
+from t2.experts.export_gguf import export_gguf, source_file
+from t2.experts.export_hf import check_shard_size, export_hf
+from t2.experts.export_lora import Truncated, export_lora, total_error, truncate
+from t2.experts.mixture import Mixture
+from t2.experts.mixture_file import find_mixture, load_mixture
+from t2.experts.pool import ExpertPool
+from t2.experts.provenance import of_expert, of_mixture
+from t2.run.files import check_empty
+from t2.run.launch import quiet_libraries
+from t2.run.messages import check_choice
+
+log = logging.getLogger(__name__)
+WORST = 5  # matrices whose errors are shown
+
+
+def export(cfg: DictConfig) -> Path:
+    """Load the model, apply the expert or the mixture, and write the folder; returns it."""
+    quiet_libraries()
+    # What the configuration alone can get wrong comes before the model is loaded.
+    check(cfg)
+    out = Path(cfg.out)
+    check_empty(out)
+    path = Expert.find(cfg.expert) if cfg.expert else None
+    expert = Expert.load(path) if path is not None else None
+    pool: ExpertPool | None = instantiate(cfg.get("experts"))
+    mixture = None if pool is None else read_mixture(cfg, pool)
+    adapter = instantiate(cfg.adapter)
+    if not isinstance(adapter, SVF):
+        raise ValueError(f"adapter is {type(adapter).__name__}; exported are experts of SVF: set adapter=svf.")
+    lm = instantiate(cfg.base_model)
+    adapter.inject(lm.model, lm.source)
+    if path is not None and expert is not None:
+        apply_expert(adapter, expert, source=lm.source, transfer=cfg.transfer)
+        state, applied = expert.scales, of_expert(expert, path)
+    else:
+        assert pool is not None, "checked"
+        assert mixture is not None, "there is a pool"
+        pool.check(adapter, source=lm.source, transfer=cfg.transfer)
+        state, applied = pool.state(mixture), of_mixture(pool, mixture)
+    start = perf_counter()
+    write(cfg, lm, adapter, state, out, applied)
+    size = sum(inside.stat().st_size for inside in out.rglob("*") if inside.is_file())
+    log.info("Exported to %s: %.1f MB in %.1f s\n%s", out, size / 1e6, perf_counter() - start, NEXT[cfg.to].format(out))
+    return out
+
+
+NEXT = {
+    "hf": "Next: transformers.AutoModelForCausalLM.from_pretrained({0!r}), or base_model.source={0}",
+    "gguf": "Next: llama-cli -m {0}/model.gguf, or base_model.source={0}/model.gguf base_model.sha256=null",
+    "lora": "Next: peft.PeftModel.from_pretrained(model, {0!r}), where model is the base model that was adapted",
+}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError where the configuration names nothing to export, several things, or no place for it."""
+    has_pool = cfg.get("experts") is not None
+    if (cfg.expert is not None) == has_pool:
+        got = "both are given" if has_pool else "neither is given"
+        raise ValueError(f"Exported is one expert (expert=RUN) or a mixture of a pool (experts=POOL), and {got}.")
+    given = [key for key in ("mixture", "weights") if cfg[key] is not None]
+    if given and not has_pool:
+        raise ValueError(f"{given[0]} is given, and mixes the experts of a pool: give experts=POOL in place of expert.")
+    if has_pool and len(given) != 1:
+        got = "both are given" if given else "neither is given"
+        raise ValueError(
+            f"A pool is exported as one mixture, mixture=RUN or 'weights={{DOMAIN: 1.0}}', and {got}. Give one; a "
+            "strategy that chooses for every prompt has no single model."
+        )
+    if cfg.out is None:
+        raise ValueError("There is no place for the export: give out=FOLDER, a new folder.")
+    if cfg.rank is not None and cfg.to != "lora":
+        raise ValueError(f"rank is {cfg.rank}, and to={cfg.to} has no rank: leave it out, or set to=lora.")
+    check_shard_size(cfg.max_shard_size)
+    if cfg.to == "gguf":
+        source_file(cfg.base_model.get("source", cfg.base_model._target_))
+
+
+def read_mixture(cfg: DictConfig, pool: ExpertPool) -> Mixture:
+    """The mixture that was found, or the one of the mixing weights.
+
+    Raises:
+        FileNotFoundError: there is no such mixture.
+        ValueError: it is of another pool, or the pool lacks a domain.
+    """
+    if cfg.mixture is not None:
+        return load_mixture(find_mixture(cfg.mixture), pool)
+    for domain in cfg.weights:
+        check_choice("A domain of weights", domain, pool.domains)
+    return Mixture.of(*(cfg.weights.get(domain, 0.0) for domain in pool.domains))
+
+
+def write(
+    cfg: DictConfig, lm: Any, adapter: SVF, state: Mapping[str, Tensor], out: Path, applied: Mapping[str, Any]
+) -> None:
+    """Write the folder in the chosen format."""
+    if cfg.to == "hf":
+        export_hf(lm, adapter, state, out, applied=applied, max_shard_size=cfg.max_shard_size)
+        return
+    if cfg.to == "gguf":
+        export_gguf(lm, adapter, state, out, file=source_file(lm.source), applied=applied)
+        return
+    truncated = truncate(adapter, state, cfg.rank)
+    export_lora(lm, adapter, state, out, truncated=truncated, applied=applied)
+    show_errors(truncated)
+
+
+def show_errors(truncated: list[Truncated]) -> None:
+    """Print what a LoRA leaves out of the changes: the worst matrices and all together."""
+    worst = sorted(truncated, key=lambda one: -one.relative_error)[:WORST]
+    rows = [(one.module, str(one.rank), f"{one.relative_error:.3f}") for one in worst]
+    rows.append(("all matrices", str(max(one.rank for one in truncated)), f"{total_error(truncated):.3f}"))
+    print(f"\nRelative error of the changes (0: exact)\n{Table(('matrix', 'rank', 'error'), rows).text()}\n")
+
+
+if __name__ == "__main__":  # how Lightning starts further processes of `t2 export`
+    run("export")

@@ -1,0 +1,95 @@
+"""`t2 COMMAND [group=choice] [key=value] ...`: Hydra's commands, and `t2 list`, which shows what can be chosen.
+
+Help and completion compose the configuration alone; torch and the libraries around it are imported by a command that
+runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import t2
+from t2.run.places import CONF
+
+BODIES = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export"}
+ABOUT = {
+    "train": "learn an expert of a task",
+    "evaluate": "score the base, experts and strategies on the same questions",
+    "adapt": "answer prompts, or find a mixture on a few solved examples",
+    "export": "write what was learned for transformers, PEFT or llama.cpp",
+    "list": "show what can be chosen: t2 list, t2 list task",
+}
+ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
+
+
+def main() -> None:
+    """Run the command that the command line names."""
+    command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
+    if command in ("--help", "-h"):
+        print(usage())
+    elif command == "--version":
+        print(t2.__version__)
+    elif command == "list":
+        print(listing(CONF, arguments))
+    elif command in BODIES:
+        # A file that can be started: Lightning runs it, with the same words, for each further process.
+        sys.argv = [str(Path(__file__).with_name(f"{command}.py")), *arguments]
+        run(command)
+    else:
+        raise SystemExit(f"error: {command!r} is no command of t2.\n{usage()}")
+
+
+def run(command: str) -> None:
+    """Run a command with the rest of the command line, as `python COMMAND.py` does."""
+    if {one.partition("=")[0] for one in sys.argv[1:]} & set(ASKING):
+        import hydra
+        from omegaconf import OmegaConf
+
+        OmegaConf.register_new_resolver("unused_folder", str, replace=True)  # who only asks writes into none
+
+        def nothing(_: object) -> None: ...
+
+        nothing.__module__ = f"t2.cli.{command}"  # Hydra names the command by it
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
+        return
+    from t2.run.launch import launch
+
+    launch(getattr(importlib.import_module(f"t2.cli.{command}"), BODIES[command]), conf=CONF, name=command)
+
+
+def usage() -> str:
+    """What `t2` says of itself."""
+    width = max(map(len, ABOUT))
+    lines = [f"  {name:<{width}}  {about}" for name, about in ABOUT.items()]
+    return "\n".join(["Usage: t2 COMMAND [group=choice] [key=value] ...", *lines, "t2 COMMAND --help lists its keys."])
+
+
+def listing(conf: Path, groups: Sequence[str]) -> str:
+    """The choices of the groups of conf/, of all of them if none is named, each with the first line of its file.
+
+    Raises:
+        SystemExit: there is no such group.
+    """
+    known = {path.parent.relative_to(conf).as_posix() for path in conf.rglob("*.yaml")} - {"."}
+    for group in groups:
+        if group not in known:
+            raise SystemExit(f"error: there is no group {group!r}; allowed: {', '.join(sorted(known))}.")
+    blocks = []
+    for group in groups or sorted(known):
+        files = sorted((conf / group).glob("*.yaml"))
+        width = max(len(path.stem) for path in files)
+        lines = [f"  {path.stem:<{width}}  {first_line(path)}".rstrip() for path in files]
+        blocks.append("\n".join([f"{group}=", *lines]))
+    return "\n\n".join(blocks)
+
+
+def first_line(path: Path) -> str:
+    """The first sentence of the comment that begins a file, without its `#`; empty where it begins with no comment."""
+    for line in path.read_text().splitlines():
+        if line.startswith("# @package"):
+            continue
+        return line.removeprefix("#").strip() if line.startswith("#") else ""
+    return ""

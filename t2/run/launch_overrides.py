@@ -1,0 +1,165 @@
+"""The command line of a script, before Hydra reads it: free text is quoted, and a wrong override named.
+
+The configuration is composed once for that, with the same folders of configuration files (`--config-dir`,
+`hydra.searchpath`) as Hydra will use. Not done here: values of the configuration (`t2.run.configuration.check`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ValueType
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import OmegaConf
+
+from t2.run.configuration.trainer import own_key
+from t2.run.messages import nearest
+from t2.run.places import typed
+from t2.run.renamed import renamed_override
+
+TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
+# Choices that a plugin of Hydra brings -> what to install.
+PLUGINS = {
+    "hydra/sweeper/optuna": '"transformer2[optuna]"',
+    "hydra/launcher/submitit_slurm": '"transformer2[slurm]"',
+    "hydra/launcher/submitit_local": '"transformer2[slurm]"',
+    "hydra/launcher/joblib": "hydra-joblib-launcher",
+}
+
+
+def quote_text(arguments: Sequence[str]) -> list[str]:
+    """Quote the values of free-text keys, so that they may hold characters of Hydra's grammar and of interpolations.
+
+    `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; of what is quoted already only a `${` is changed, to `\\${`.
+    """
+    quoted = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if key.lstrip("+") in TEXT_KEYS and equals and value != "null":
+            # OmegaConf halves the backslashes before a `${`, of which the last must be there to keep it literal.
+            value = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+            if not QUOTED.fullmatch(value):
+                # Hydra reads backslashes literally, except before a quote.
+                value = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
+                value = f'"{value}"'
+            argument = f"{key}={value}"
+        quoted.append(argument)
+    return quoted
+
+
+def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
+    """Compose the configuration once before Hydra does, for error messages with the nearest valid name.
+
+    Raises:
+        ValueError: an unknown group choice or key, a plugin that is not installed, or an override that does not parse.
+    """
+    flags = flags_of(arguments)
+    texts = [argument for argument in flags.overrides if "=" in argument]
+    for text in texts:
+        if (now := renamed_override(text)) is not None:
+            raise ValueError(f"{text!r}: that was renamed. Write {now}.")
+        if text.lstrip("+~").startswith("="):
+            raise ValueError(f"{text!r} has no key. Write KEY=VALUE, such as seed=1.")
+    try:
+        overrides = [text for text in map(_first_of_sweep, texts) if text]
+        if flags.config_dir is not None:
+            overrides = _with_folder(flags.config_dir, overrides)
+        _compose(Path(flags.config_path or conf), flags.config_name or name, overrides, script=name)
+    except HydraException as error:
+        raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
+    for text in texts:
+        key, _, folder = text.partition("=")
+        if key in ("hydra.run.dir", "hydra.sweep.dir") and not set("$'\"") & set(folder):
+            try:
+                Path(folder).mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(f"{text}: that folder cannot be made ({error.strerror}). Give another.") from None
+
+
+def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """Hydra's own flags, and `overrides`, of a command line."""
+    flags, others = get_args_parser().parse_known_args(list(arguments))
+    flags.overrides = [*flags.overrides, *(one for one in others if not one.startswith("-"))]
+    assert isinstance(flags, argparse.Namespace)
+    return flags
+
+
+def asks_only(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for a shell's completions, so that its words are no overrides."""
+    return bool(flags_of(arguments).shell_completion)
+
+
+def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) -> None:
+    """Compose `name` of the folder `conf`; ValueError, with a near miss named, where that fails."""
+    with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):
+        try:
+            hydra.compose(name, overrides=list(overrides))
+        except MissingConfigException as error:
+            missing = error.missing_cfg_file or ""
+            group, _, choice = missing.rpartition("/")
+            if (needed := PLUGINS.get(missing)) is not None:
+                raise ValueError(f"{group}={choice} needs a plugin of Hydra: pip install {needed}") from None
+            raise ValueError(f"{error}{_did_you_mean(choice, error.options or [])}") from None
+        except ConfigCompositionException as error:
+            key = str(error).partition("'")[2].partition("'")[0]
+            if (own := own_key(key.removeprefix("trainer."))) is not None and script == "train":
+                raise ValueError(own) from None
+            folders = [one for one in overrides if one.startswith("hydra.searchpath=")]
+            plain = hydra.compose(name, overrides=folders)
+            known = list(_keys(OmegaConf.to_container(plain, resolve=False)))
+            groups = [path.name for path in conf.iterdir() if path.is_dir()]
+            raise ValueError(
+                f"{error}{_did_you_mean(key, [*known, *groups])} `{typed(script)} --help` lists every key."
+            ) from None
+        except ValueError as error:  # a group's choice that is no text
+            raise ValueError(f"{error} (Of: {' '.join(overrides)})") from None
+
+
+def _with_folder(folder: str, overrides: Sequence[str]) -> list[str]:
+    """The overrides with a folder of configuration files among those that are searched.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    path = Path(folder).resolve()
+    if not path.is_dir():
+        raise ValueError(f"--config-dir {folder}: there is no such folder. Give one with configuration files.")
+    given = [one.partition("=")[2].strip().strip("[]") for one in overrides if one.startswith("hydra.searchpath=")]
+    others = [one for one in overrides if not one.startswith("hydra.searchpath=")]
+    return [f"hydra.searchpath=[{','.join(one for one in (*given, f'file://{path}') if one)}]", *others]
+
+
+def _first_of_sweep(text: str) -> str | None:
+    """The first value of a sweep such as `task=a,b`; None for globs, intervals and most of Hydra's own keys."""
+    try:
+        parsed = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ValueError(f"The override {text!r} does not parse: {error}") from None
+    if text.lstrip("+~").startswith("hydra."):
+        return text if text.startswith("hydra.searchpath=") else None
+    if parsed.value_type in (ValueType.GLOB_CHOICE_SWEEP, ValueType.INTERVAL_SWEEP):
+        return None
+    if parsed.is_sweep_override():
+        value = next(iter(parsed.sweep_string_iterator()))
+        return f"{parsed.get_key_element()}={value}"
+    return text
+
+
+def _keys(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _keys(value, f"{prefix}{key}.")
+
+
+def _did_you_mean(got: str, allowed: Sequence[str]) -> str:
+    near = nearest(got, allowed, cutoff=0.5)
+    return "" if near is None else f"\nDid you mean {near!r}?"
