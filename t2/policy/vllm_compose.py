@@ -5,8 +5,9 @@
     their singular values, hashes of weights       or reads the SVD cache, once
     z (k,) of each matrix, at every step        -> W' = W + (U_k s_k (z - 1)) Vh_k, and what is fused with it as it was
 
-W' is bit for bit what `SVF.merged_weights` yields in the trainer, given the same singular vectors: on two machines that
-share no SVD cache these can differ in sign, which cancels, and by rotations among equal singular values, which do not.
+W' is what `SVF.merged_weights` yields in the trainer given the same vectors: bit for bit, or in float32 with part
+of the spectrum but for the order of sums. On two machines that share no SVD cache vectors can differ in sign, which
+cancels, and by rotations among equal singular values, which do not.
 
 Not done here: any of vLLM (`t2.policy.vllm_worker`), messages between the two (`t2.policy.vllm_client`).
 """
