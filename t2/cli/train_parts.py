@@ -90,8 +90,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     adapter = instantiate(cfg.adapter)
     check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
     after = build_after(cfg, task, sampling, limit=validation.limit)
-    shards = cfg.trainer.get("strategy") == FSDP
-    if shards:
+    if shards := cfg.trainer.get("strategy") == FSDP:
         check_adapter(adapter)
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)

@@ -27,7 +27,9 @@ class UpdateMeter:
     def __init__(self, lm: LanguageModel) -> None:
         """Look up the peak of the model's device, None for a CPU and for a GPU that Lightning does not know."""
         self.model = lm.model.base_model
-        self.peak = get_available_flops(lm.device, lm.dtype) if lm.device.type == "cuda" else None
+        self.peak = (
+            get_available_flops(lm.device, lm.dtype) if torch.cuda.is_available() and lm.device.type == "cuda" else None
+        )
         self.flops_per_token = 2.0 * multiplied_weights(lm.model)
         self.seconds, self._flops = 0.0, 0.0
 

@@ -90,7 +90,9 @@ def model_of(task: DictConfig) -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def _hydra_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HydraConfig.instance(), "cfg", HydraConfig.instance().cfg)
-    monkeypatch.setattr("train.plot_learning_curve", lambda *_: None)  # half of the time, and the same for every task
+    monkeypatch.setattr(
+        "t2.cli.train.plot_learning_curve", lambda *_: None
+    )  # half of the time, and the same for every task
 
 
 @pytest.mark.parametrize("name", NAMES)
