@@ -44,7 +44,7 @@ def test_a_listing_has_every_choice_with_the_first_line_of_its_file(monkeypatch,
         listing(CONF, ["strategies"])
 
 
-@pytest.mark.parametrize("command", BODIES)
+@pytest.mark.parametrize("command", ["train", "adapt"])
 def test_help_imports_no_torch(command: str) -> None:
     code = (
         "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); import t2.cli.main as m; m.main()"

@@ -94,14 +94,14 @@ def test_several_tasks_in_one_run(tmp_path: Path, run_script: Run) -> None:
 
 def test_a_sweep_gives_every_job_its_own_run(tmp_path: Path, run_script: Run) -> None:
     run_script(
-        "train", "-m", "experiment=smoke", "task=products,gcd", "objective=rloo,reinforce", "seed=1,2", "steps=1",
+        "train", "-m", "experiment=smoke", "task=products", "objective=rloo,reinforce", "seed=1,2", "steps=1",
         f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     runs = read_runs(tmp_path)
-    assert len(runs) == 8
-    jobs = itertools.product(("products", "gcd"), ("rloo", "reinforce"), (1, 2))
-    assert {run.name for run in runs} == {f"{task}-{objective}-seed{seed} steps=1" for task, objective, seed in jobs}
-    assert len({run.id for run in runs}) == 8
+    assert len(runs) == 4
+    jobs = itertools.product(("rloo", "reinforce"), (1, 2))
+    assert {run.name for run in runs} == {f"products-{objective}-seed{seed} steps=1" for objective, seed in jobs}
+    assert len({run.id for run in runs}) == 4
     assert {run.group for run in runs} == {"-".join(tmp_path.parts[-2:])}  # one of the sweep
     assert all(len(run.values("train/score")) == 1 for run in runs)
 
@@ -131,11 +131,11 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, run_script: Run, stop: signal.Signals) -> None:
-    steps = ("steps=60", "callbacks.validation.every=20")  # far more than it is let run
+    steps = ("steps=40", "callbacks.validation.every=20")  # far more than it is let run
     run_script("train", "experiment=smoke", *steps, f"hydra.run.dir={tmp_path / 'whole'}")
     broken = tmp_path / "broken"
     process = script(*steps, f"hydra.run.dir={broken}")
-    wait_for_steps(broken, random.randint(3, 25), process)
+    wait_for_steps(broken, random.randint(3, 15), process)
     time.sleep(random.random() * 0.1)
     process.send_signal(stop)
     output = process.communicate(timeout=60)[0]
