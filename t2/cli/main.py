@@ -87,7 +87,7 @@ def listing(conf: Path, groups: Sequence[str]) -> str:
 
 
 def first_line(path: Path) -> str:
-    """The first sentence of the comment that begins a file, without its `#`; empty where it begins with no comment."""
+    """The first line of the comment that begins a file, without its `#`; empty where it begins with no comment."""
     for line in path.read_text().splitlines():
         if line.startswith("# @package"):
             continue

@@ -163,7 +163,7 @@ def write_samples(path: Path, reports: Sequence[Report]) -> None:
     it has several completions.
     """
     lines = [
-        json.dumps(_sample_line(report, index, number))
+        json.dumps(sample_line(report, index, number))
         for report in reports
         for index in range(len(report.examples))
         for number in range(len(report.samples[index]))
@@ -172,7 +172,8 @@ def write_samples(path: Path, reports: Sequence[Report]) -> None:
         partial.write_text("\n".join(lines) + "\n")
 
 
-def _sample_line(report: Report, index: int, number: int) -> dict[str, Any]:
+def sample_line(report: Report, index: int, number: int) -> dict[str, Any]:
+    """A completion with its score: sample `number` of example `index`, as samples.jsonl has it."""
     example, group = report.examples[index], report.samples[index]
     completion, grade = group[number], report.grades[index][number]
     optional = {

@@ -15,7 +15,7 @@ from typing import Any
 import wandb
 
 from t2.adaptation.few_shot import Iteration
-from t2.evaluation.report import Outcome
+from t2.evaluation.report import Outcome, sample_line
 from t2.evaluation.results import Confusion, Results
 from t2.evaluation.statistics import Paired
 from t2.experts.expert import Expert
@@ -106,19 +106,9 @@ def completion_rows(outcomes: Sequence[Outcome]) -> Iterator[dict[str, Any]]:
     """The first completions of each system on each task, with what pass 1 chose for them."""
     for outcome in outcomes:
         report = outcome.report
-        for index, example in enumerate(report.examples[:COMPLETIONS]):
-            completion, grade = report.samples[index][0], report.grades[index][0]
+        for index in range(len(report.examples[:COMPLETIONS])):
             weights = outcome.example_weights[index] if outcome.example_weights else {}
-            yield {
-                "task": report.task,
-                "system": report.system,
-                "prompt": example.prompt,
-                "reference": example.answer,
-                "answer": completion.text,
-                "score": grade.score,
-                "reason": grade.reason,
-                "finish": completion.finish,
-                "tokens": len(completion.token_ids),
+            yield sample_line(report, index, 0) | {
                 "chosen": outcome.chosen[index] if outcome.chosen else None,
                 "mixing_weights": weights_text(weights),
             }

@@ -35,7 +35,7 @@ SIGNALS = (signal.SIGUSR1, signal.SIGUSR2)  # users' sbatch files send the first
 INTERACTIVE = ("bash", "interactive")  # names of jobs in which a user types commands, as Lightning takes them
 FRUITLESS = 2  # attempts in a row that save nothing: there will be no end
 SCONTROL_TIMEOUT_S = 60
-WANDB_FLUSH_S = 1  # how often W&B writes what was logged; by default every 15 s
+WANDB_FLUSH_S = 1  # how often W&B writes what was logged (`t2.run.tracking` sets it); by default every 15 s
 Stat = tuple[int, int] | None  # time of change in nanoseconds and size in bytes; None: there is no such file
 
 
@@ -169,7 +169,6 @@ def requeued_on_signal(folder: Path, *, first: bool, limit: int | None) -> Itera
     if job is None:
         yield
         return
-    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", str(WANDB_FLUSH_S))
     answer: Requeue | None = None
     if first:
         record = Record.of_requeued(folder) or Record.new(folder, job)

@@ -14,8 +14,7 @@ from typing import Any
 import wandb
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-# W&B keeps the last 15 seconds of an offline run in memory, which a job that is killed loses.
-FLUSH_KEY, FLUSH_INTERVAL_S = "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1"
+from t2.run.slurm import WANDB_FLUSH_S
 
 
 @contextmanager
@@ -25,7 +24,8 @@ def tracked(loggers: Sequence[Logger], about: Mapping[str, Any]) -> Iterator[Non
     Raises:
         ValueError: W&B refuses to start the run.
     """
-    os.environ.setdefault(FLUSH_KEY, FLUSH_INTERVAL_S)
+    # W&B keeps the last 15 seconds of an offline run in memory, which a job that is killed loses.
+    os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", str(WANDB_FLUSH_S))
     failed = True
     try:
         try:
