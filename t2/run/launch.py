@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
 from t2.run.launch_folder import Finished, FolderTaken, in_own_folder
-from t2.run.launch_overrides import asks_only, check_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, quote_text
 from t2.run.launch_ranks import is_follower, rank_arguments
 from t2.run.launch_resume import resume_arguments
 from t2.run.launch_slurm import check_launcher
@@ -60,8 +60,7 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
         SystemExit: with 1 where the run, or a job of the sweep, has failed.
     """
     arguments = sys.argv[1:] = quote_text(sys.argv[1:])
-    if not asks_only(arguments):
-        sys.argv[1:] = checked_arguments(conf, name, arguments)
+    sys.argv[1:] = checked_arguments(conf, name, arguments)
     complete = False
     try:
         hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(_guarded(body, name))()

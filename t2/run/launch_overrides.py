@@ -92,11 +92,6 @@ def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def asks_only(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for a shell's completions, so that its words are no overrides."""
-    return bool(flags_of(arguments).shell_completion)
-
-
 def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) -> None:
     """Compose `name` of the folder `conf`; ValueError, with a near miss named, where that fails."""
     with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):

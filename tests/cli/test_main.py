@@ -56,6 +56,14 @@ def test_help_imports_no_torch(command: str) -> None:
     assert done.stdout.rstrip().endswith("False")
 
 
+def test_a_shell_completes_choices() -> None:
+    line = "python train.py task=gc"
+    environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    words = (sys.executable, "train.py", "-sc", "query=bash")
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["task=gcd", "task=gcd_30"]
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the wheel's content, as an installer leaves it, and the dependencies that are there already."""

@@ -9,7 +9,7 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from t2.run.launch_overrides import PLUGINS, asks_only, check_overrides, quote_text
+from t2.run.launch_overrides import PLUGINS, check_overrides, quote_text
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,3 @@ def test_a_plugin_that_is_not_installed_is_named_with_what_to_install(
     with pytest.raises(ValueError, match="Did you mean 'basic'"):
         check_overrides(conf, "train", ["-m", "hydra/launcher=basi", "seed=0,1"])
     assert PLUGINS["hydra/sweeper/optuna"] == '"transformer2[optuna]"'
-
-
-def test_a_question_of_the_shell_is_not_checked() -> None:
-    assert asks_only(["-sc", "query=bash"])
-    assert not asks_only(["-m", "seed=1,2"])
