@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from openai.types import CompletionUsage
 
+from t2.models.language_model import PromptTooLong
 from t2.serving.catalog import Catalog, UnknownModel
 from t2.serving.engine import STOPPED, Engine, QueueFull, Stopping
 from t2.serving.errors import APIError
@@ -195,6 +196,8 @@ def prepare(request: Request, catalog: Catalog, engine: Engine, settings: Settin
     try:
         examples = [request.example] if isinstance(request, ChatRequest) else request.examples  # type: ignore[attr-defined]
         prompts = [_encode(example, catalog, chat=chat) for example in examples]
+    except PromptTooLong as error:
+        raise APIError(413, str(error), code="context_length_exceeded") from error
     except ValueError as error:
         raise APIError(400, str(error), code="invalid_value", param="messages" if chat else "prompt") from error
     if len(prompts) > 1 and request.stream:

@@ -1,8 +1,8 @@
 """The mixtures that are being served: each row of a forward pass gets its own, and no weight is written.
 
 `Applied` keeps the scales of the mixtures in use in the adapter, and tells it which row has which. `Unmerged` lets
-pass 1 apply the dispatch expert in the factored mode: to merge it takes seconds, which pays for many prompts and not for
-one.
+pass 1 apply the dispatch expert in the factored mode: to merge it takes seconds, which pays for many prompts and not
+for one.
 """
 
 from __future__ import annotations

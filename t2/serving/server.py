@@ -47,11 +47,9 @@ def bind(host: str, port: int) -> socket.socket:
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:
-            raise OSError(
-                f"Port {port} of {host} is taken by another program. Give another one, as port={port + 1}."
-            ) from error
+            raise OSError(f"Port {port} of {host} is taken. Give another one, as port={port + 1}.") from error
         raise OSError(
-            f"Cannot listen on host={host} port={port}: {error.strerror}. Give one of this machine's."
+            f"Cannot listen on {host}, port {port}: {error.strerror}. Give a host of this machine."
         ) from error
     return made
 
