@@ -14,13 +14,22 @@ from pathlib import Path
 import t2
 from t2.run.places import CONF
 
-BODIES = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export", "serve": "serve"}
+BODIES = {
+    "train": "train",
+    "evaluate": "evaluate_systems",
+    "adapt": "adapt",
+    "export": "export",
+    "serve": "serve",
+    "estimate": "show_estimate",
+}
+ANSWERS = ("estimate",)  # from the configuration alone: such a command writes nothing
 ABOUT = {
     "train": "learn an expert of a task",
     "evaluate": "score the base, experts and strategies on the same questions",
     "adapt": "answer prompts, or find a mixture on a few solved examples",
     "export": "write what was learned for transformers, PEFT or llama.cpp",
     "serve": "answer requests over OpenAI's API, each with the experts that suit it",
+    "estimate": "memory and seconds of a training run, before anything is downloaded",
     "list": "show what can be chosen: t2 list, t2 list task",
 }
 ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -56,9 +65,11 @@ def run(command: str) -> None:
         nothing.__module__ = f"t2.cli.{command}"  # Hydra names the command by it
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
         return
+    from t2.run.ask import ask
     from t2.run.launch import launch
 
-    launch(getattr(importlib.import_module(f"t2.cli.{command}"), BODIES[command]), conf=CONF, name=command)
+    start = ask if command in ANSWERS else launch
+    start(getattr(importlib.import_module(f"t2.cli.{command}"), BODIES[command]), conf=CONF, name=command)
 
 
 def usage() -> str:
