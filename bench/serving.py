@@ -1,6 +1,6 @@
 """What a server does: throughput, time to the first token, memory, and places of clients that hang up.
 
-    python bench/serve.py [throughput] [first_token] [leak] [hang_up]      all of them if none is named
+    python bench/serving.py [throughput] [first_token] [leak] [hang_up]      all of them if none is named
 
 SmolLM2 with the pool that ships, in this process; the client is that of OpenAI, so that its time counts, too. No token
 ends an answer, so that all have the same length.
