@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,32 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
 from t2.adapters.thin_correction import ThinCorrection, exact
 
-ModeName = Literal["factored", "merged", "off"]
 HALF = (torch.bfloat16, torch.float16)
 COLUMNS = 8  # a thin factor has a multiple of these, the rest 0: tensor cores need rows of W at multiples of 16 bytes
-
-
-@dataclass
-class Mode:
-    """The mode of an adapter, shared by all of its layers, so that one assignment switches them."""
-
-    name: ModeName = "factored"
-    per_example: bool = False
-    index: Tensor | None = None  # (N,): the state of each example of a batch; None: state b for example b
-
-    @contextmanager
-    def switched(self, name: ModeName, *, per_example: bool = False) -> Iterator[None]:
-        """Within the block it is another mode."""
-        before = (self.name, self.per_example, self.index)
-        self.name, self.per_example, self.index = name, per_example, None
-        try:
-            yield
-        finally:
-            self.name, self.per_example, self.index = before
 
 
 class SVFLinear(nn.Module):
@@ -180,6 +159,14 @@ class SVFLinear(nn.Module):
         weight = dense_weight(self.base)
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
         return (exact(weight) + change).to(weight.dtype)
+
+    def merge(self, z: Tensor, dtype: torch.dtype | None) -> None:
+        """Set the weight of the merged mode to W' of z (k,), rounded to `dtype` where there is one."""
+        self.merged_weight = self.compose(z).to(dtype)
+
+    def set_per_example(self, scales: Tensor) -> None:
+        """Set the D states (D, k) that examples may have."""
+        self.example_scales = scales.to(self.input_factor.device)
 
     def _change_of(self, z: Tensor) -> Tensor:
         """z - 1 (..., k), with a 0 for each column that fills up a thin factor."""

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2.adapters.fused_targets import refuse_stacks
 from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import dense_weight
@@ -78,6 +79,7 @@ def export_gguf(
 
     reader = GGUFReader(file)
     check_state(state, adapter.sizes)
+    refuse_stacks(adapter.stacks, "A GGUF file", "Export whole weights (to=hf)")
     layouts = _Layouts(reader, adapter)
     changed = {layouts.tensor_name(module): module for module, z in state.items() if bool((z != 1).any())}
     sizes = {t.name: int(t.n_elements) * 4 if t.name in changed else int(t.n_bytes) for t in reader.tensors}
