@@ -22,12 +22,10 @@ The modes of an adapted Linear compute the same function, each at the cost that 
     per example   `per_example()`   factored; each example of a batch has its own z, and no weight is written
 
 Where k of the R singular values have a number (`t2.adapters.spectrum`), the factored mode is x Wᵀ and a thin correction
-of rank k, and states still have R multipliers, 1 where nothing is learned.
-
-Experts of a mixture that lie in one 3-D parameter (E, ., .) are E matrices, called NAME[e] (`t2.adapters.fused`).
-
-`t2.adapters.svf_linear` says how the factored mode keeps small changes of z in half precision. Not done here: choosing
-matrices (`t2.adapters.targets`), parametrizing z (`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`).
+of rank k, and states still have R multipliers, 1 where nothing is learned. Experts that lie in one 3-D parameter are as
+many matrices, NAME[0], NAME[1] and so on (`t2.adapters.fused`). `t2.adapters.svf_linear` says how the factored mode
+keeps small changes of z in half precision. Not done here: choosing matrices (`t2.adapters.targets`), parametrizing z
+(`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`).
 """
 
 from __future__ import annotations
