@@ -72,6 +72,23 @@ class SVFLinear(nn.Module):
         assert self.separate_factor is not None, "one of the two is there"
         return self.separate_factor
 
+    @property
+    def weight(self) -> Tensor:
+        """W of the present mode as the base holds it, for models that multiply by it themselves; differentiable in z.
+
+        ValueError where each example has a state of its own, since it has no one weight then.
+        """
+        if self.mode.name == "off":
+            return self.base.weight
+        if self.mode.per_example:
+            raise ValueError(
+                "This model multiplies by the weight of a Linear itself, so that examples cannot have states of their "
+                "own. Use pass2=merged and generation.mode=merged."
+            )
+        merged = self.merged_weight if self.mode.name == "merged" else self.compose(self.parametrization())
+        assert merged is not None, "the merged mode is active inside `with adapter.merged()`"
+        return merged.T if isinstance(self.base, Conv1D) else merged
+
     @torch.no_grad()
     def _settle(self) -> None:
         """Join W and U s in half precision and part them in any other; the weight of `base` becomes a view again."""
