@@ -89,6 +89,11 @@ class SVFLinear(nn.Module):
         assert merged is not None, "the merged mode is active inside `with adapter.merged()`"
         return merged.T if isinstance(self.base, Conv1D) else merged
 
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (n_out,) of the base."""
+        return self.base.bias
+
     @torch.no_grad()
     def _settle(self) -> None:
         """Join W and U s in half precision and part them in any other; the weight of `base` becomes a view again."""

@@ -16,11 +16,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import shared_rows
+from t2.policy.prefix import has_running_state
 from t2.types import Completion, Example, LazyImage, PixelImage
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def _fault(lm: LanguageModel) -> str | None:
     attention = lm.model.config.get_text_config()._attn_implementation
     if attention not in TREE_MASK_ATTENTION:
         return f"attends by {attention!r}, and only {' and '.join(TREE_MASK_ATTENTION)} take a tree mask"
+    if has_running_state(DynamicCache(config=lm.model.config)):
+        return "keeps a running state, through which a row goes in one order, and not as a tree"
     probe = _probe(lm)
     try:
         shared = token_log_probs(lm, probe, shared=True).log_probs
