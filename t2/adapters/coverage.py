@@ -16,7 +16,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.fused_targets import ROUTER, expert_counts, is_router
-from t2.adapters.targets import decoder_blocks
+from t2.adapters.targets import decoder_blocks, is_plain
 
 log = logging.getLogger(__name__)
 ENOUGH = 0.95  # below that share, `modules=all` warns
@@ -75,7 +75,7 @@ def _why(module: nn.Module, name: str, counts: set[int]) -> str:
     if "conv" in type(module).__name__.lower() and not isinstance(module, Conv1D):
         return "convolution"
     if isinstance(module, nn.Linear | Conv1D):
-        return "not chosen"
+        return "not chosen" if is_plain(module) else "a Linear with a forward of its own"
     if isinstance(module, nn.Embedding):
         return "embedding"
     return f"a parameter of {type(module).__name__}"

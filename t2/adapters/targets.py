@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
@@ -63,7 +64,7 @@ def _find(
     stacks: dict[str, tuple[nn.Module, str]] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():
-            if isinstance(module, nn.Linear | Conv1D):
+            if is_plain(module):
                 linears[f"{prefix}.{index}.{name}"] = module
         for name, module, leaf in fused_parameters(blocks[index]) if fused else ():
             stacks[f"{prefix}.{index}.{name}.{leaf}"] = (module, leaf)
@@ -73,6 +74,11 @@ def _find(
     return {name: module for name, module in linears.items() if name in matched}, {
         name: fused_target(name, *stack, width) for name, stack in stacks.items() if name in matched
     }
+
+
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+    """Whether a module is x Wᵀ + b; a Linear with a forward of its own (block-diagonal, say) multiplies otherwise."""
+    return isinstance(module, nn.Linear | Conv1D) and type(module).forward in (nn.Linear.forward, Conv1D.forward)
 
 
 def _routers(model: nn.Module, linears: dict[str, nn.Linear | Conv1D]) -> set[str]:

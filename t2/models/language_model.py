@@ -47,7 +47,7 @@ class LanguageModel:
         self.model.requires_grad_(False)
         self.model.eval()
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if length is None and getattr(self.model, "_is_stateful", False):
+        if length is None and self.is_recurrent:
             length = sys.maxsize  # a running state has no last position
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
@@ -155,6 +155,7 @@ class LanguageModel:
         if self.is_recurrent:
             del inputs["position_ids"]
             inputs |= {"cache_params": inputs.pop("past_key_values", None)}  # as these models call it
+            inputs["attention_mask"] = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :]  # of new tokens
         hidden: Tensor = self.decoder(**inputs).last_hidden_state
         return hidden
 

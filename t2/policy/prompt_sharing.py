@@ -43,7 +43,7 @@ def exceeds_window(lm: LanguageModel, completions: Sequence[Completion]) -> bool
 def prompts_can_be_shared(lm: LanguageModel) -> bool:
     """Whether shared rows compute what plain rows do on this model; where not, the log says why, once."""
     if lm.model not in _CHECKED:
-        fault = _fault(lm)
+        fault = why_not_shared(lm)
         if fault is not None:
             log.warning("Prompts are not shared: %s %s.", type(lm.model).__name__, fault)
         _CHECKED[lm.model] = fault is None
@@ -51,8 +51,8 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
 
 
 @torch.no_grad()
-def _fault(lm: LanguageModel) -> str | None:
-    """What this model does wrong with shared rows, after its name; None where nothing is."""
+def why_not_shared(lm: LanguageModel) -> str | None:
+    """What this model does wrong with shared rows, after its name; None where nothing is. Nothing is remembered."""
     attention = lm.model.config.get_text_config()._attn_implementation
     if attention not in TREE_MASK_ATTENTION:
         return f"attends by {attention!r}, and only {' and '.join(TREE_MASK_ATTENTION)} take a tree mask"
