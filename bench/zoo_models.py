@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
@@ -44,8 +45,9 @@ _LATENT = {"num_key_value_heads": 4}  # attention through a latent has as many k
 _INDEXED = _LATENT | {"index_n_heads": 4, "index_head_dim": 16}
 _HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
 OVERRIDES: dict[str, dict[str, Any]] = {
-    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "dots3_note_text", "glm4_moe_lite", "minicpm3",
-                     "youtu"), _LATENT),
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "dots3_note_text", "glm4_moe_lite", "youtu"),
+                    _LATENT),
+    "minicpm3": _LATENT | {"dim_model_base": 32},
     **dict.fromkeys(("deepseek_v32", "glm_moe_dsa"), _INDEXED),
     "longcat_flash": _LATENT | {"zero_expert_num": 2},
     **dict.fromkeys(("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"), _HYBRID),
@@ -62,6 +64,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "gptj": {"rotary_dim": 4},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lfm3": {"layer_types": ["conv", "full_attention"]},
     "mamba2": {"num_heads": 8},
@@ -111,7 +114,7 @@ def _config(model_type: str) -> Any:
         known = {*default.to_dict(), *aliases}
         small = {aliases.get(key, key): value for key, value in SMALL.items() if key in known}
         config = kind(**(small | OVERRIDES.get(model_type, {})))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, StrictDataclassError) as error:
         raise NotBuilt(f"no tiny configuration is known ({type(error).__name__})") from error
     try:
         alone = config.get_text_config() is config

@@ -105,7 +105,7 @@ def _examine(architecture: str, lm: LanguageModel) -> Row:
         base=base,
         off=off,
         merged=merged,
-        prompts="shared" if fault is None else f"plain: {fault.partition(' (')[0]}",
+        prompts="shared" if fault is None else f"plain: {re.split(r', | [(]', fault)[0]}",
         generation=same and step is not None,
         step=step or "log-probs differ",
     )

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 from t2.adapters.fused_targets import FusedTarget, expert_counts, fused_parameters, fused_target, is_router
 from t2.run.messages import did_you_mean
 
+PLAIN = ("FalconLinear",)  # classes of Linears whose own forward is x Wᵀ + b
 NAME_SETS = {
     "all": re.compile(r".*"),
     "mlp": re.compile(r"(^|.*[._])(mlp|feed_forward|ffn|moe|experts?)[._].*"),
@@ -78,7 +79,10 @@ def _find(
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
     """Whether a module is x Wᵀ + b; a Linear with a forward of its own (block-diagonal, say) multiplies otherwise."""
-    return isinstance(module, nn.Linear | Conv1D) and type(module).forward in (nn.Linear.forward, Conv1D.forward)
+    if not isinstance(module, nn.Linear | Conv1D):
+        return False
+    own = type(module).forward not in (nn.Linear.forward, Conv1D.forward)
+    return not own or type(module).__name__ in PLAIN
 
 
 def _routers(model: nn.Module, linears: dict[str, nn.Linear | Conv1D]) -> set[str]:
