@@ -72,13 +72,13 @@ def examine(architecture: str) -> Row | str:
     try:
         return _examine(architecture, lm)
     except (ValueError, *BROKEN) as error:
-        return f"fails: {type(error).__name__}: {str(error)[:80]}"
+        return f"fails: {type(error).__name__}: {str(error)[:80]}".replace("`", "")
 
 
 def _short(message: str) -> str:
     """The reason in a message of t2, without the name of the model."""
     first = message.partition(". ")[0]
-    return re.sub(r"^\w+ takes", "it takes", first.rpartition(": ")[2]).rstrip(".")
+    return re.sub(r"^\w+ takes", "it takes", first.rpartition(": ")[2]).rstrip(".").replace("`", "")
 
 
 def _examine(architecture: str, lm: LanguageModel) -> Row:

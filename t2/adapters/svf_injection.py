@@ -7,6 +7,7 @@ numbers mean, modes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.fused import FusedMatrices
+from t2.adapters.fused import FusedMatrices, has_grouped_forward
 from t2.adapters.fused_svd import decompose_stack
 from t2.adapters.fused_targets import FusedTarget
 from t2.adapters.mode import Mode
@@ -25,9 +26,11 @@ from t2.adapters.parametrizations import learned_vector
 from t2.adapters.spectrum import Learned, Spectrum
 from t2.adapters.svd import Decomposition, decompose_all
 from t2.adapters.svf_experts import SVFExperts
-from t2.adapters.svf_linear import DenseWeights, SVFLinear, dense_weight
+from t2.adapters.svf_linear import HALF, DenseWeights, SVFLinear, dense_weight
 from t2.adapters.targets import text_name
 from t2.run.ranks import no_bar
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,12 @@ class Injection:
             self.vectors, name, used.s, self.spectrum, parametrization=self.parametrization, seed=self.seed + number
         )
         layer = FusedMatrices(target, used, vector, self.mode)
+        if weight.dtype in HALF and not has_grouped_forward(target.experts):
+            log.warning(
+                "%s: %s has no grouped forward pass, so W' is rounded to %s in the factored mode, and small steps of "
+                "z are lost in it. Use base_model.dtype=float32, or leave the experts out (adapter.modules=attention).",
+                name, type(target.experts).__name__, str(weight.dtype).removeprefix("torch."),
+            )  # fmt: skip
         self._wrapper(path).matrices[target.leaf] = layer
         norms = [float(torch.linalg.vector_norm(matrix.float(), dtype=torch.float64)) for matrix in weight]
         return Unit(
