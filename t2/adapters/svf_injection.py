@@ -26,7 +26,7 @@ from t2.adapters.parametrizations import learned_vector
 from t2.adapters.spectrum import Learned, Spectrum
 from t2.adapters.svd import Decomposition, decompose_all
 from t2.adapters.svf_experts import SVFExperts
-from t2.adapters.svf_linear import HALF, DenseWeights, SVFLinear, dense_weight
+from t2.adapters.svf_linear import HALF, SVFLinear, dense_weight
 from t2.adapters.targets import text_name
 from t2.run.ranks import no_bar
 
@@ -91,7 +91,7 @@ class Injection:
             number += len(target.weight)
 
     def _linears(self, linears: Mapping[str, nn.Linear | Conv1D], sizes: Mapping[str, int]) -> Iterator[Unit]:
-        weights = DenseWeights(linears, self.arrive)
+        weights = _DenseWeights(linears, self.arrive)
         top = {path: self.spectrum.count(size) for path, size in sizes.items()} if self.truncates else None
         found = decompose_all(weights, folder=self.folder, progress=self.progress, top=top)
         for number, (path, parts) in enumerate(found):
@@ -153,6 +153,28 @@ class Injection:
     def _put(self, path: str, module: nn.Module) -> None:
         parent, _, child = path.rpartition(".")
         setattr(self.model.get_submodule(parent), child, module)
+
+
+class _DenseWeights(Mapping[str, Tensor]):
+    """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
+
+    def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
+        """Without `arrive` all weights are there."""
+        self._modules, self._arrive = modules, arrive
+
+    def __getitem__(self, path: str) -> Tensor:
+        """The weight (n_out, n_in)."""
+        if self._arrive is not None:
+            self._arrive(path)
+        return dense_weight(self._modules[path])
+
+    def __iter__(self) -> Iterator[str]:
+        """The paths."""
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._modules)
 
 
 @contextmanager

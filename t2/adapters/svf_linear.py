@@ -6,7 +6,7 @@ Not done here: anything that concerns several layers, such as switching modes or
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -229,28 +229,6 @@ def _filled_up(parts: Decomposition) -> Decomposition:
 def dense_weight(module: nn.Linear | Conv1D) -> Tensor:
     """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
-
-
-class DenseWeights(Mapping[str, Tensor]):
-    """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
-
-    def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
-        """Without `arrive` all weights are there."""
-        self._modules, self._arrive = modules, arrive
-
-    def __getitem__(self, path: str) -> Tensor:
-        """The weight (n_out, n_in)."""
-        if self._arrive is not None:
-            self._arrive(path)
-        return dense_weight(self._modules[path])
-
-    def __iter__(self) -> Iterator[str]:
-        """The paths."""
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._modules)
 
 
 def _set_dense_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:

@@ -12,7 +12,8 @@ from zoo_row import Row, examine
 # One of a kind: dense, sliding windows, parallel blocks, convolutions, running states, experts of every layout, an
 # attention through a latent, layers that share keys.
 REPRESENTATIVE = [
-    "gemma3_text", "gpt_neox", "lfm2", "mamba", "falcon_h1", "gpt_oss", "qwen3_moe", "deepseek_v3", "qwen3_next", "jetmoe",
+    "gemma3_text", "gpt_neox", "lfm2", "mamba", "falcon_h1", "gpt_oss", "qwen3_moe", "deepseek_v3", "qwen3_next",
+    "jetmoe",
 ]  # fmt: skip
 # What people use; all of it has to be green.
 WANTED = [
