@@ -79,7 +79,6 @@ def export_gguf(
 
     reader = GGUFReader(file)
     check_state(state, adapter.sizes)
-    refuse_stacks(adapter.stacks, "A GGUF file", "Export whole weights (to=hf)")
     layouts = _Layouts(reader, adapter)
     changed = {layouts.tensor_name(module): module for module, z in state.items() if bool((z != 1).any())}
     sizes = {t.name: int(t.n_elements) * 4 if t.name in changed else int(t.n_bytes) for t in reader.tensors}
@@ -115,6 +114,7 @@ class _Layouts:
 
     def __init__(self, reader: Any, adapter: SVF) -> None:
         """Read the architecture and the numbers of heads."""
+        refuse_stacks(adapter.stacks, "A GGUF file", "Export whole weights (to=hf)")
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         self.adapter = adapter
