@@ -48,7 +48,7 @@ def test_a_run_of_rl_keeps_an_expert_that_another_process_can_apply(tmp_path: Pa
 def test_an_expert_of_another_number_of_experts_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     svf = adapt(mixture())
     expert = Expert(random_state(svf), replace(METADATA, **origin(svf)))
-    monkeypatch.setitem(zoo_models.OVERRIDES, "qwen3_moe", {"num_experts": 3})
+    monkeypatch.setitem(zoo_models.OVERRIDES, "qwen3_moe", {"num_local_experts": 3, "num_experts": 3})
     fewer = adapt(tiny_architecture("qwen3_moe"))
     with pytest.raises(ValueError, match=r"4 of the expert's 24 modules .*mlp.experts.gate_up_proj\[3\] for one"):
         apply_expert(fewer, expert, source=METADATA.base_model, transfer=True)
