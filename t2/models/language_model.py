@@ -8,13 +8,15 @@ here: loading, adapting, sampling.
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.by_block import UnreadWeights
@@ -51,6 +53,8 @@ class LanguageModel:
         self.model.requires_grad_(False)
         self.model.eval()
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if length is None and self.is_recurrent:
+            length = sys.maxsize  # a running state has no last position
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
@@ -60,6 +64,19 @@ class LanguageModel:
         self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
         self.placeholder_ids = placeholder_ids(self.model)
         check_arguments(self.source, self.processor, self.tokenizer, self.chat_template_kwargs)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its head; a class that names another one as its base (Llama 4's text model) knows it."""
+        base: nn.Module = self.model.base_model
+        found: nn.Module = getattr(self.model, "model", base) if base is self.model else base
+        return found
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the model takes no positions, since running states are all that it remembers (Mamba)."""
+        stateful = getattr(self.model, "_is_stateful", False) is True
+        return stateful and "position_ids" not in inspect.signature(self.decoder.forward).parameters
 
     @property
     def device(self) -> torch.device:
@@ -131,14 +148,23 @@ class LanguageModel:
 
         `images` are those of all rows, in their order; `cache` are keyword arguments of transformers.
         """
-        hidden: Tensor = self.model.base_model(
+        hidden = self._states(
             input_ids=input_ids,
             attention_mask=self._mask_for_attention(attention_mask),
             position_ids=position_ids,
             **({"use_cache": False} | cache),
             **self.pixels(images),
-        ).last_hidden_state
+        )
         return hidden.to(self.device)
+
+    def _states(self, **inputs: Any) -> Tensor:
+        """The last hidden states of the decoder, (N, S, D)."""
+        if self.is_recurrent:
+            del inputs["position_ids"]
+            inputs |= {"cache_params": inputs.pop("past_key_values", None)}  # as these models call it
+            inputs["attention_mask"] = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :]  # of new tokens
+        hidden: Tensor = self.decoder(**inputs).last_hidden_state
+        return hidden
 
     def _mask_for_attention(self, mask: Tensor) -> Tensor:
         """A 4D bool mask as additive float mask for eager attention (Gemma 2), which adds it to the scores."""
@@ -155,7 +181,7 @@ class LanguageModel:
 
     def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
         """The logits (N, V) of the token after the inputs (N, S); `images` are those of all rows."""
-        hidden: Tensor = self.model.base_model(**inputs, **self.pixels(images)).last_hidden_state
+        hidden = self._states(**inputs, **self.pixels(images))
         return self.logits(hidden[:, -1].contiguous()).to(self.device)  # a strided row would be multiplied one by one
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
