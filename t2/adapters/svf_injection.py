@@ -91,7 +91,7 @@ class Injection:
             number += len(target.weight)
 
     def _linears(self, linears: Mapping[str, nn.Linear | Conv1D], sizes: Mapping[str, int]) -> Iterator[Unit]:
-        weights = _DenseWeights(linears, self.arrive)
+        weights = DenseWeights(linears, self.arrive)
         top = {path: self.spectrum.count(size) for path, size in sizes.items()} if self.truncates else None
         found = decompose_all(weights, folder=self.folder, progress=self.progress, top=top)
         for number, (path, parts) in enumerate(found):
@@ -155,7 +155,7 @@ class Injection:
         setattr(self.model.get_submodule(parent), child, module)
 
 
-class _DenseWeights(Mapping[str, Tensor]):
+class DenseWeights(Mapping[str, Tensor]):
     """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
 
     def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
