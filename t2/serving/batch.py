@@ -24,7 +24,7 @@ from transformers import DynamicCache
 from t2.experts.mixture import Mixture
 from t2.models.language_model import LanguageModel
 from t2.models.precision import NonFiniteError
-from t2.policy.prefix import prefill
+from t2.policy.prefix import has_running_state, prefill
 from t2.policy.sampling import choose
 from t2.serving.applied import Applied
 from t2.serving.job import Failed, Job, ServedRow, Token, rows_of
@@ -34,7 +34,12 @@ class Batch:
     """The rows that are being decoded."""
 
     def __init__(self, lm: LanguageModel, applied: Applied) -> None:
-        """An empty batch."""
+        """An empty batch; ValueError for a model that remembers more than keys and values."""
+        if has_running_state(DynamicCache(config=lm.model.config)):
+            raise ValueError(
+                f"{lm.source} keeps running states ({type(lm.model).__name__}), and rows that join a batch and leave it "
+                "have keys and values alone. Complete prompts with adapt.py, or serve a model that attends."
+            )
         self._lm, self._applied = lm, applied
         self.rows: list[ServedRow] = []
         self._cache: DynamicCache | None = None

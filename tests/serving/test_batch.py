@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tiny_models import adapt, random_state, tiny
+from transformers import Mamba2Config
 
 from t2.experts.mixture import Mixture
 from t2.policy.hf import HFGenerator
@@ -80,3 +81,11 @@ def test_scales_are_made_once_for_the_mixtures_in_use() -> None:
         assert svf.mode.name == "off"
     applied.close()
     assert not svf.mode.per_example
+
+
+def test_a_model_that_keeps_running_states_is_refused() -> None:
+    lm = tiny()
+    sizes = {"vocab_size": 261, "hidden_size": 32, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1}
+    lm.model.config = Mamba2Config(**sizes, num_hidden_layers=1, expand=2)
+    with pytest.raises(ValueError, match=r"keeps running states.*adapt.py"):
+        Batch(lm, Applied(None, None, lm.index_device))
