@@ -37,7 +37,7 @@ class Batch:
         """An empty batch; ValueError for a model that remembers more than keys and values."""
         if has_running_state(DynamicCache(config=lm.model.config)):
             raise ValueError(
-                f"{lm.source} keeps running states ({type(lm.model).__name__}), and rows that join a batch and leave it "
+                f"{lm.source} keeps running states ({type(lm.model).__name__}), and rows that join and leave a batch "
                 "have keys and values alone. Complete prompts with adapt.py, or serve a model that attends."
             )
         self._lm, self._applied = lm, applied
