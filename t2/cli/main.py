@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import t2
+from t2.run.distribution import stranger_beside
 from t2.run.places import CONF
 
 BODIES = {
@@ -37,6 +38,8 @@ ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", 
 
 def main() -> None:
     """Run the command that the command line names."""
+    if (said := stranger_beside()) is not None:
+        print(f"warning: {said}", file=sys.stderr)
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("--help", "-h"):
         print(usage())
