@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.by_block import UnreadWeights
-from t2.models.image_inputs import NEVER, chat_text, ids_with_images, pixel_inputs, placeholder_ids
+from t2.models.chat import chat_text, check_arguments, end_of_turn_id
+from t2.models.image_inputs import NEVER, ids_with_images, pixel_inputs, placeholder_ids
 from t2.models.precision import LOGITS
 from t2.models.sharding import is_sharded
 from t2.types import Example, LazyImage
@@ -41,6 +42,7 @@ class LanguageModel:
     placeholder_ids: tuple[int, ...] = field(init=False)  # of images in a prompt
     unread: UnreadWeights | None = None  # weights that are still in their files
     sharded: bool = False  # blocks are whole only while they are computed (`t2.training.sharded`)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # such as enable_thinking
 
     def __post_init__(self) -> None:
         """Freeze the model, and read context length, end and padding ids from its config and tokenizer."""
@@ -52,11 +54,12 @@ class LanguageModel:
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
-        self.end_of_turn_id = _end_of_turn_id(self.tokenizer)
+        self.end_of_turn_id = end_of_turn_id(self.tokenizer)
         self.end_ids = _end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
         self.placeholder_ids = placeholder_ids(self.model)
+        check_arguments(self.source, self.processor, self.tokenizer, self.chat_template_kwargs)
 
     @property
     def decoder(self) -> nn.Module:
@@ -198,7 +201,7 @@ class LanguageModel:
     def _chat(self, example: Example) -> str:
         """Format the example with the model's chat template, up to the beginning of the response."""
         try:
-            return chat_text(self.processor, self.tokenizer, example)
+            return chat_text(self.processor, self.tokenizer, example, self.chat_template_kwargs)
         except TemplateError as error:
             raise ValueError(
                 f"The chat template of {self.source} refuses the example ({error}). Some templates know no "
@@ -223,23 +226,3 @@ def _end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list | tuple) else {named}
     return frozenset(int(i) for i in ids.union(others) if i is not None)
-
-
-def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …), else EOS.
-
-    Gemma-it and Phi-3 end a turn with another token than EOS, and an answer that is learned must end as theirs do.
-    """
-    eos: int | None = tokenizer.eos_token_id
-    if tokenizer.chat_template is None:
-        return eos
-    answer = "the answer"
-    turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
-    try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:  # a template without assistant turns
-        return eos
-    tail = text.rpartition(answer)[2].lstrip()
-    added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
-    ends = [token for token in added if tail.startswith(token)]
-    return added[max(ends, key=len)] if ends else eos

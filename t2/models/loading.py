@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -38,11 +40,13 @@ def load_model(
     sha256: str | None = None,
     attn_implementation: str | None = None,
     by_block: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a frozen model; for the forms of `source` see `t2.models.sources`.
 
     Device `auto` is a GPU if there is one, and `balanced` all of them (`t2.models.sharding`). With `by_block` weights
-    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`.
+    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`. `chat_template_kwargs` are
+    variables of the chat template (`t2.models.chat`).
 
     Raises:
         ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks.
@@ -64,18 +68,17 @@ def load_model(
         unread = None
         if by_block:
             unread = without_weights(auto, location, {**shape, **options, "config": config}, parse_device(device))
-        model = (
-            auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
-            if unread is None
-            else unread.model
-        )
+            model = unread.model
+        else:
+            model = auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
     except OSError as error:
         if found.kind != "hub":
             raise
         raise _hub_error(found, error) from error
     if device == BALANCED:
         check_placed(model, source)
-    language_model = LanguageModel(model, tokenizer, source, processor, unread=unread)
+    variables = chat_template_kwargs or {}
+    language_model = LanguageModel(model, tokenizer, source, processor, unread=unread, chat_template_kwargs=variables)
     if unread is None:
         check_model(language_model)
     return language_model
