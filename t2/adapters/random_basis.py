@@ -19,9 +19,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.dense_weights import DenseWeights
 from t2.adapters.named_parameters import NamedParameters
 from t2.adapters.svd import decompose_all, source_slug
-from t2.adapters.svf_injection import DenseWeights
 from t2.adapters.svf_linear import dense_weight
 from t2.adapters.targets import find_targets, text_name
 from t2.run.fetch import cache_root

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.dense_weights import DenseWeights
 from t2.adapters.fused import FusedMatrices, has_grouped_forward
 from t2.adapters.fused_svd import decompose_stack
 from t2.adapters.fused_targets import FusedTarget
@@ -153,28 +154,6 @@ class Injection:
     def _put(self, path: str, module: nn.Module) -> None:
         parent, _, child = path.rpartition(".")
         setattr(self.model.get_submodule(parent), child, module)
-
-
-class DenseWeights(Mapping[str, Tensor]):
-    """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
-
-    def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
-        """Without `arrive` all weights are there."""
-        self._modules, self._arrive = modules, arrive
-
-    def __getitem__(self, path: str) -> Tensor:
-        """The weight (n_out, n_in)."""
-        if self._arrive is not None:
-            self._arrive(path)
-        return dense_weight(self._modules[path])
-
-    def __iter__(self) -> Iterator[str]:
-        """The paths."""
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._modules)
 
 
 @contextmanager
