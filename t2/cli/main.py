@@ -14,12 +14,13 @@ from pathlib import Path
 import t2
 from t2.run.places import CONF
 
-BODIES = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export"}
+BODIES = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export", "serve": "serve"}
 ABOUT = {
     "train": "learn an expert of a task",
     "evaluate": "score the base, experts and strategies on the same questions",
     "adapt": "answer prompts, or find a mixture on a few solved examples",
     "export": "write what was learned for transformers, PEFT or llama.cpp",
+    "serve": "answer requests over OpenAI's API, each with the experts that suit it",
     "list": "show what can be chosen: t2 list, t2 list task",
 }
 ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")

@@ -24,6 +24,10 @@ from t2.models.sharding import is_sharded
 from t2.types import Example, LazyImage
 
 
+class PromptTooLong(ValueError):
+    """A prompt, with what is kept for the answer, that does not fit the model's context."""
+
+
 @dataclass
 class LanguageModel:
     """A frozen model with its tokenizer, and its processor if it takes images; `end_ids` end a response."""
@@ -83,8 +87,8 @@ class LanguageModel:
         """Tokenize an example up to the beginning of the response, leaving room for `reserve` new tokens.
 
         Raises:
-            ValueError: the prompt does not fit into the context, the chat template refuses the example, or the example
-                has images and the model takes text only.
+            PromptTooLong: the prompt does not fit into the context; a ValueError.
+            ValueError: the chat template refuses the example, or the example has images and the model takes text only.
         """
         if example.images and self.processor is None:
             raise ValueError(
@@ -100,7 +104,7 @@ class LanguageModel:
         else:
             ids = self._ids(self._chat(example) + example.response_prefix, example.images)
         if len(ids) + reserve > self.context_length:
-            raise ValueError(
+            raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and {reserve} are kept for the answer, but the context of "
                 f"{self.source} is {self.context_length}. Shorten the prompt, lower max_new_tokens, or "
                 f"take a model with a longer context. The prompt begins {example.prompt[:60]!r}."

@@ -94,13 +94,14 @@ def prefill(
     states: Sequence[int],
     select: Callable[[Sequence[int]], None],
     images: Sequence[tuple[LazyImage, ...]] | None = None,
+    cache: DynamicCache | None = None,
 ) -> tuple[DynamicCache, Tensor, Tensor]:
     """Cache, last logits (B, V) and mask (B, S) of B prompts.
 
     `states` (B,) are the indices of the adapter states of the prompts, and `select` is called with the prompts that
-    come next. `images` (B,) are each prompt's images.
+    come next. `images` (B,) are each prompt's images. `cache` is an empty one; None: of the kind the model asks for.
     """
-    cache = DynamicCache(config=lm.model.config)
+    cache = DynamicCache(config=lm.model.config) if cache is None else cache
     shared = (
         0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts, lm.placeholder_ids)
     )
