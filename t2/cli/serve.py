@@ -22,7 +22,7 @@ from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
 from t2.run.launch import quiet_libraries
 from t2.run.messages import check_choice
-from t2.types import OTHER
+from t2.types import OTHER, Example
 
 log = logging.getLogger(__name__)
 INSTALL = 'Serving needs FastAPI, uvicorn, prometheus-client and openai: pip install "transformer2[serve]".'
@@ -63,6 +63,8 @@ def serve(cfg: DictConfig) -> None:
             adapter.inject(lm.model, lm.source)
             pool.check(adapter, source=lm.source, transfer=cfg.transfer)
             pooled = PooledModel(HFGenerator(lm, Unmerged(adapter)), pool)
+            for strategy in strategies.values():  # it fits the pool, and what its first prompt takes is over
+                strategy.choose(pooled, [Example("What is 3 + 4?")])
         catalog, metrics = Catalog(lm, pooled, strategies), Metrics()
         engine = Engine(lm, pooled, Applied(adapter, pool, lm.index_device), settings, metrics)
         app = make_app(Service(catalog, engine, settings, metrics, examples), key)

@@ -20,14 +20,15 @@ from openai.types import Model
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HTTPRequest
 
-from t2.serving.answering import prepare, unless_hung_up
+from t2.serving.answering import unless_hung_up
 from t2.serving.catalog import Catalog
 from t2.serving.engine import Engine
 from t2.serving.errors import APIError, of_validation
 from t2.serving.gate import Gate
 from t2.serving.metrics import Metrics
 from t2.serving.pool_info import describe_pool, heat_map
-from t2.serving.requests import ChatRequest, CompletionRequest, Request
+from t2.serving.prepare import prepare
+from t2.serving.requests import ChatRequest, CompletionRequest
 from t2.serving.settings import Settings
 
 PAGE = Path(__file__).with_name("page") / "index.html"
@@ -122,7 +123,7 @@ def _own_routes(app: FastAPI, service: Service) -> None:
         return FileResponse(PAGE, media_type="text/html", headers=headers)
 
 
-async def _answer(service: Service, request: Request, http: HTTPRequest) -> Response:
+async def _answer(service: Service, request: ChatRequest | CompletionRequest, http: HTTPRequest) -> Response:
     """Answer a request, whole or as a stream, and count it."""
     endpoint = "chat" if isinstance(request, ChatRequest) else "completions"
     known = request.model if request.model in service.catalog.names else "unknown"

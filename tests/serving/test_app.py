@@ -9,6 +9,7 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from markdown_blocks import blocks
 from served import client, make_service, strategies, tiny_pooled
 from starlette.testclient import TestClient
 
@@ -105,6 +106,14 @@ class TestAnswers:
         module = next(name for name in pool.modules if "layers.1." in name and name.endswith("mlp.up_proj"))
         expected = float((pool.experts["math"].scales[module] - 1).abs().mean())
         assert heat["mean_abs"][1][heat["modules"].index("mlp.up_proj")] == pytest.approx(expected)
+
+    def test_the_example_of_the_documentation_runs(
+        self, api: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (block,) = [one for one in blocks("python") if one.page == "docs/serving.md"]
+        monkeypatch.setattr(openai, "OpenAI", lambda **_: api)
+        exec(compile(block.text, block.page, "exec"), {})
+        assert "'mixing_weights'" in capsys.readouterr().out
 
     def test_metrics_and_health(self, http: TestClient) -> None:
         http.post("/v1/chat/completions", json=CHAT)
