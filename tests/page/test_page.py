@@ -22,7 +22,7 @@ def test_a_prompt_gets_bars_and_two_answers_that_stream(page: Page, server: str)
     requests = asked(page)
     page.get_by_role("textbox", name="Prompt").fill(SUM)
     pieces = counts_changes(page, "adapted-text")
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     answered(page)
     assert [(one["model"], one["stream"], "t2" in one) for one in requests] == [
         ("base", True, False),
@@ -54,7 +54,7 @@ def test_a_slider_sets_the_mixture_by_hand_and_a_button_goes_back(page: Page) ->
     page.get_by_role("textbox", name="Prompt").fill(SUM)
     page.get_by_label("reading", exact=True).fill("0.4")
     page.get_by_text("Set by hand: pass 1 does not run.").wait_for()
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     answered(page)
     assert requests[-1]["t2"] == {"mixing_weights": {"sums": 0, "reading": 0.4}}
     assert page.locator("#adapted-by").inner_text() == "by hand → reading 0.40"
@@ -64,7 +64,7 @@ def test_a_slider_sets_the_mixture_by_hand_and_a_button_goes_back(page: Page) ->
     page.get_by_role("button", name="Back to classifier").click()
     assert page.locator("#back").is_hidden()
     page.get_by_label("Pass 1 by").select_option("sums")
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     answered(page)
     assert (requests[-1]["model"], "t2" in requests[-1]) == ("sums", False)
     page.get_by_text("sums is applied to every prompt.").wait_for()
@@ -89,7 +89,7 @@ def test_examples_of_each_domain_fill_the_prompt(page: Page) -> None:
 def test_what_the_server_refuses_is_shown_in_its_own_sentence(page: Page, prompt: str, tokens: str, says: str) -> None:
     page.get_by_role("textbox", name="Prompt").fill(prompt)
     page.get_by_label("Longest answer").fill(tokens)
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     page.locator("#state", has_text=says).wait_for(state="attached")
     for side in ("base", "adapted"):
         assert says in page.locator(f"#{side}-text .failure").inner_text()
@@ -99,7 +99,7 @@ def test_a_server_that_is_gone_is_said(page: Page) -> None:
     """Catches: a page that waits for ever, or that shows a browser's own words."""
     page.route("**/v1/chat/completions", lambda route: route.abort())
     page.get_by_role("textbox", name="Prompt").fill("Hello")
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     page.locator("#adapted-text", has_text="The server does not answer. Is it still running?").wait_for()
 
 
@@ -113,7 +113,7 @@ def test_a_stream_that_ends_in_an_error_or_too_soon_keeps_its_text(page: Page) -
 
     page.route("**/v1/chat/completions", answer)
     page.get_by_role("textbox", name="Prompt").fill("Hello")
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     page.locator("#base-text", has_text="Half of").get_by_text("Ask for fewer tokens.").wait_for()
     page.locator("#adapted-text", has_text="Half of").get_by_text("broke off before its end").wait_for()
 
@@ -121,7 +121,7 @@ def test_a_stream_that_ends_in_an_error_or_too_soon_keeps_its_text(page: Page) -
 def test_stop_ends_both_answers_and_frees_their_places(page: Page, server: str) -> None:
     page.get_by_role("textbox", name="Prompt").fill("Tell me a long story about the sea.")
     page.get_by_label("Longest answer").fill("500")
-    page.get_by_role("button", name="Answer").click()
+    page.get_by_role("button", name="Answer", exact=True).click()
     page.locator("#adapted-text", has_text=" ").wait_for()
     page.get_by_role("button", name="Stop").click()
     for side in ("base", "adapted"):
