@@ -59,7 +59,7 @@ def make_app(service: Service, api_key: str | None = None) -> FastAPI:
     async def running(_: FastAPI) -> AsyncIterator[None]:
         service.engine.start()
         yield
-        service.engine.stop(service.settings.stop_timeout_s)
+        await asyncio.to_thread(service.engine.stop, service.settings.stop_timeout_s)
 
     app = FastAPI(title="t2", docs_url=None, redoc_url=None, lifespan=running)
     app.add_middleware(Gate, api_key=api_key, max_body_bytes=service.settings.max_body_bytes)

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from tiny_pool import save_pool
 
-from t2.run.places import ROOT
+from t2.cli.serve import serve
+from t2.run.places import CONF, ROOT
 
 QUESTION = [{"role": "user", "content": "What is 3 + 4?"}]
 
@@ -91,12 +94,16 @@ def test_a_process_serves_and_ends_in_order(served: tuple[subprocess.Popen[str],
 )
 def test_what_cannot_be_served_is_said_before_the_model_is_loaded(words: list[str], says: str) -> None:
     """In this process: the command itself takes seconds to start."""
-    from hydra import compose, initialize_config_dir
+    with pytest.raises(ValueError, match=says):
+        serve(composed(*words))
 
-    from t2.cli.serve import serve
-    from t2.run.places import CONF
 
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ImportError, match=r'pip install "transformer2\[serve\]"'):
+        serve(composed())
+
+
+def composed(*words: str) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("serve", overrides=["base_model=tiny", *words])
-        with pytest.raises(ValueError, match=says):
-            serve(cfg)
+        return compose("serve", overrides=["base_model=tiny", *words])
