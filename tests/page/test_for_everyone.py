@@ -36,10 +36,10 @@ def focused(page: Page) -> str:
     )
 
 
-def test_the_keyboard_is_enough(page: Page) -> None:
+def test_the_keyboard_is_enough(open_page: Any, server: str) -> None:
     """Catches: what no key reaches, an order that is not the eye's, a focus that nobody sees."""
+    page = open_page(server)
     requests = asked(page)
-    page.evaluate("document.activeElement.blur()")
     page.keyboard.press("Tab")
     assert focused(page) == "skip"
     page.keyboard.press("Enter")

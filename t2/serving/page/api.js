@@ -2,7 +2,7 @@
 
 let key = null; // kept in memory alone: a reload asks again
 
-/** What the server answered instead: `message` is its own sentence, `status` its HTTP status (0: there is no answer). */
+/** What the server answered instead: `message` is its own sentence, `status` that of HTTP (0: there is no answer). */
 export class Refusal extends Error {
   constructor(status, message) {
     super(message);

@@ -51,8 +51,9 @@ function axis(layers) {
 function summary(name, layers, modules, table, low, high) {
   const row = table.findIndex((values) => values.includes(high));
   const place = `layer ${layers[row]}, ${modules[table[row].indexOf(high)]}`;
-  return `Heat map of the expert ${name}: mean |z − 1| of ${layers.length} layers by ${modules.length} kinds of matrix, `
-    + `from ${number(low)} to ${number(high)}; most in ${place}. The table below has every number.`;
+  const size = `${layers.length} layers by ${modules.length} kinds of matrix`;
+  return `Heat map of the expert ${name}: mean |z − 1| of ${size}, from ${number(low)} to ${number(high)}; most in `
+    + `${place}. The table below has every number.`;
 }
 
 const caption = (name) => make("caption", { textContent: `Mean |z − 1| of the expert ${name}` });

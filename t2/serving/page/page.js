@@ -63,9 +63,10 @@ function exampleButtons([domain, prompts]) {
 
 async function showExpert(experts) {
   const about = experts.find((expert) => expert.name === at("expert").value);
-  const score = (value) => (value === null || value === undefined ? "?" : value.toFixed(2));
-  at("expert-about").textContent = `${about.description}. ${about.numbers.toLocaleString("en")} numbers, trained on `
-    + `${about.task} by ${about.objective}: validation score ${score(about.val_before)} before, ${score(about.val_after)} after.`;
+  const { val_before: before, val_after: after } = about;
+  const scores = before == null || after == null ? "" : `: score ${before.toFixed(2)} before, ${after.toFixed(2)} after`;
+  const numbers = `${about.numbers.toLocaleString("en")} numbers, trained on ${about.task}`;
+  at("expert-about").textContent = [about.description, numbers + scores].filter(Boolean).join(". ") + ".";
   const mine = ++drawing;
   try {
     const table = await get(`v1/t2/experts/${encodeURIComponent(about.name)}`);
@@ -145,8 +146,8 @@ function adapt(request, signal) {
     const by = request.t2 ? "by hand" : found(t2) || "always";
     adapted.by.textContent = `${request.t2 ? "" : `${request.model}: `}${by} → ${inWords(t2.mixing_weights)}`;
     if (request.t2) return;
-    const took = t2.label === null ? `${request.model} is applied to every prompt.` : `The label is ${t2.label}, after ${seconds(t2.pass1_s)}.`;
-    likelihoods.show(t2.scores, t2.label, took);
+    const chosen = `The label is ${t2.label}, after ${seconds(t2.pass1_s)}.`;
+    likelihoods.show(t2.scores, t2.label, t2.label === null ? `${request.model} is applied to every prompt.` : chosen);
     if (!weights.byHand) weights.show(t2.mixing_weights);
   });
 }
