@@ -140,5 +140,5 @@ def test_a_key_is_asked_for_where_the_server_wants_one_and_a_base_is_shown_alone
         for hidden in ("pass1", "adapted-answer", "expert-section"):
             assert page.locator(f"#{hidden}").is_hidden()
         ask(page)
-        page.locator("#base-numbers", has_text="Tokens per second").wait_for()
+        page.locator("#base-numbers", has_text="Tokens/s").wait_for()
         assert violations(page) == []

@@ -44,7 +44,7 @@ def test_a_prompt_gets_bars_and_two_answers_that_stream(page: Page, server: str)
     assert page.locator("#likelihoods .chosen .name").all_inner_texts() == ["sums"]
     assert [page.get_by_label(name, exact=True).input_value() for name in ("sums", "reading")] == ["1", "0"]
     numbers = page.locator("#adapted-numbers dt").all_inner_texts()
-    assert numbers == ["Pass 1", "Pass 2", "First token", "Tokens", "Tokens per second"]
+    assert numbers == ["Pass 1", "Pass 2", "First token", "Tokens", "Tokens/s"]
     assert page.locator("#base-numbers dt").all_inner_texts() == numbers[1:]
 
 

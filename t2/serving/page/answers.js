@@ -56,7 +56,7 @@ export class Answer {
     if (pass2_s) rows.push(["Pass 2", seconds(pass2_s)]);
     if (this.first !== null) rows.push(["First token", seconds(this.first)]);
     if (this.tokens) rows.push(["Tokens", String(this.tokens)]);
-    if (this.tokens && pass2_s) rows.push(["Tokens per second", (this.tokens / pass2_s).toFixed(1)]);
+    if (this.tokens && pass2_s) rows.push(["Tokens/s", (this.tokens / pass2_s).toFixed(1)]);
     return rows;
   }
 }

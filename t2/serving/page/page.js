@@ -64,7 +64,8 @@ function exampleButtons([domain, prompts]) {
 async function showExpert(experts) {
   const about = experts.find((expert) => expert.name === at("expert").value);
   const { val_before: before, val_after: after } = about;
-  const scores = before == null || after == null ? "" : `: score ${before.toFixed(2)} before, ${after.toFixed(2)} after`;
+  const isScored = typeof before === "number" && typeof after === "number";
+  const scores = isScored ? `: score ${before.toFixed(2)} before, ${after.toFixed(2)} after` : "";
   const numbers = `${about.numbers.toLocaleString("en")} numbers, trained on ${about.task}`;
   at("expert-about").textContent = [about.description, numbers + scores].filter(Boolean).join(". ") + ".";
   const mine = ++drawing;
