@@ -31,12 +31,14 @@ from t2.serving.prepare import prepare
 from t2.serving.requests import ChatRequest, CompletionRequest
 from t2.serving.settings import Settings
 
-PAGE = Path(__file__).with_name("page") / "index.html"
-# The page is one file: nothing is loaded from anywhere, and it talks to this server alone.
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+PAGE = Path(__file__).with_name("page")
+# The page loads nothing from elsewhere, and talks to this server alone; it has no inline script or style.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # another version of t2 may answer here tomorrow
+}
 
 
 @dataclass(frozen=True)
@@ -115,12 +117,17 @@ def _own_routes(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    files = {path.name: path for path in PAGE.iterdir()}
+
     @app.get("/")
     async def page() -> FileResponse:
-        if not PAGE.is_file():
-            raise APIError(404, "This server has no page; its API is under /v1.", code="not_found")
-        headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
-        return FileResponse(PAGE, media_type="text/html", headers=headers)
+        return FileResponse(files["index.html"], headers=PAGE_HEADERS)
+
+    @app.get("/page/{name}")
+    async def page_file(name: str) -> FileResponse:
+        if name not in files:
+            raise APIError(404, f"The page has no file {name!r}.", code="not_found")
+        return FileResponse(files[name], headers=PAGE_HEADERS)
 
 
 async def _answer(service: Service, request: ChatRequest | CompletionRequest, http: HTTPRequest) -> Response:

@@ -7,6 +7,7 @@ point here), and no server sends CORS headers, so that no other page reads what 
 
 from __future__ import annotations
 
+import re
 import secrets
 from urllib.parse import urlsplit
 
@@ -16,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from t2.serving.errors import APIError
 from t2.serving.settings import is_loopback
 
-OPEN = ("/", "/health")  # paths that need no key: the page asks for it, and a supervisor has none
+# What needs no key: the page, which asks for it, and what it is made of; a supervisor has none.
+OPEN = re.compile(r"/|/page/[^/]+|/health")
 
 
 class TooLarge(Exception):
@@ -76,7 +78,7 @@ class Gate:
                     "127.0.0.1 alone.",
                     code="invalid_host",
                 )
-        elif scope["path"] not in OPEN and not self._knows(headers.get("authorization", "")):
+        elif not OPEN.fullmatch(scope["path"]) and not self._knows(headers.get("authorization", "")):
             return APIError(
                 401, "The API key is missing or wrong. Send Authorization: Bearer KEY.", code="invalid_api_key"
             )
