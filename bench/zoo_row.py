@@ -72,7 +72,7 @@ def examine(architecture: str) -> Row | str:
     try:
         return _examine(architecture, lm)
     except (ValueError, *BROKEN) as error:
-        return f"fails: {type(error).__name__}: {str(error)[:80]}".replace("`", "")
+        return f"fails ({type(error).__name__}): {str(error)[:60].strip(' :')}".replace("`", "").removesuffix(": ")
 
 
 def _short(message: str) -> str:

@@ -58,3 +58,17 @@ def test_the_name_set_mlp_has_the_experts() -> None:
         "block_sparse_moe.experts.gate_up_proj",
         "block_sparse_moe.experts.down_proj",
     }
+
+
+def test_a_linear_with_a_forward_of_its_own_is_left() -> None:
+    class Grouped(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    class FalconLinear(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight.T
+
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.ModuleDict({"a": Grouped(4, 4), "b": FalconLinear(4, 4), "c": nn.Linear(4, 4)})])
+    assert list(find_targets(model, "all", None)) == ["layers.0.b", "layers.0.c"]
