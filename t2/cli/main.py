@@ -20,6 +20,7 @@ ABOUT = {
     "evaluate": "score the base, experts and strategies on the same questions",
     "adapt": "answer prompts, or find a mixture on a few solved examples",
     "export": "write what was learned for transformers, PEFT or llama.cpp",
+    "lm_eval": "score it with lm-evaluation-harness: t2 lm_eval --model t2 --model_args ... --tasks ...",
     "list": "show what can be chosen: t2 list, t2 list task",
 }
 ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -34,6 +35,8 @@ def main() -> None:
         print(t2.__version__)
     elif command == "list":
         print(listing(CONF, arguments))
+    elif command == "lm_eval":
+        importlib.import_module("t2.cli.lm_eval").main(arguments)
     elif command in BODIES:
         # A file that can be started: Lightning runs it, with the same words, for each further process.
         sys.argv = [str(Path(__file__).with_name(f"{command}.py")), *arguments]
