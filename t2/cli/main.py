@@ -31,6 +31,7 @@ ABOUT = {
     "export": "write what was learned for transformers, PEFT or llama.cpp",
     "serve": "answer requests over OpenAI's API, each with the experts that suit it",
     "estimate": "memory and seconds of a training run, before anything is downloaded",
+    "lm_eval": "score it with lm-evaluation-harness: t2 lm_eval --model t2 --model_args ... --tasks ...",
     "list": "show what can be chosen: t2 list, t2 list task",
 }
 ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
@@ -47,6 +48,8 @@ def main() -> None:
         print(t2.__version__)
     elif command == "list":
         print(listing(CONF, arguments))
+    elif command == "lm_eval":
+        importlib.import_module("t2.cli.lm_eval").main(arguments)
     elif command in BODIES:
         # A file that can be started: Lightning runs it, with the same words, for each further process.
         sys.argv = [str(Path(__file__).with_name(f"{command}.py")), *arguments]

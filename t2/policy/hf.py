@@ -168,6 +168,19 @@ class HFGenerator:
             return nullcontext()  # the adapter's own: factored
         return self.adapter.merged({} if self.weights == "base" else self._state, dtype=self.dtype)
 
+    @contextmanager
+    def applied(self) -> Iterator[Callable[[int], None]]:
+        """Within the block the model has the weights of this generator, for other forwards than its own.
+
+        Call the yielded function with the number of rows before each forward. Not for states per example.
+        """
+        if not self._state or self.merges or not isinstance(self.adapter, PerExampleAdapter):
+            with self._mode():
+                yield lambda rows: None
+            return
+        with self.adapter.per_example(self._one_state([0])) as choose_states:
+            yield lambda rows: choose_states(torch.zeros(rows, dtype=torch.long, device=self.lm.index_device))
+
     def _one_state(self, _: Sequence[int]) -> Mapping[str, Tensor]:
         """The given state as the only one of `with_per_example_scales`, module -> (1, R)."""
         assert self.adapter is not None, "with_state checked it"

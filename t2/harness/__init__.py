@@ -1,0 +1,1 @@
+"""Bridges to other people's evaluation and training loops: lm-evaluation-harness, verifiers."""
