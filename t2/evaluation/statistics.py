@@ -78,25 +78,27 @@ def compare_runs(
     """Mean of several runs' scores (S, n) minus that of `others` (S, n), over the same examples in the same order.
 
     The interval is the percentile bootstrap that draws runs and examples both (the crossed, or pigeonhole, bootstrap:
-    Owen 2007, arXiv 0711.4386), since another seed would give other scores on the same questions. The p-value is that
-    of `compare_scores` for the runs' averages.
+    Owen 2007, arXiv 0711.4386), since another seed would give other scores on the same questions. The p-value is of the
+    same draws: twice the share of them on the other side of 0 (with the +1s of Phipson and Smyth 2010), so that it and
+    the interval say the same. A single run is compared as by `compare_scores`.
 
     Raises:
         ValueError: there is no run, or not as many others, or what `compare_scores` refuses.
     """
     if not runs or len(runs) != len(others):
         raise ValueError(f"{len(runs)} runs against {len(others)}; a comparison needs one or more, and as many.")
-    averages, bases = ([math.fsum(of) / len(rows) for of in zip(*rows, strict=True)] for rows in (runs, others))
-    paired = compare_scores(averages, bases, resamples=resamples, seed=seed)
     if len(runs) == 1:
-        return paired
+        return compare_scores(runs[0], others[0], resamples=resamples, seed=seed)
+    averages, bases = ([math.fsum(of) / len(rows) for of in zip(*rows, strict=True)] for rows in (runs, others))
+    difference = compare_scores(averages, bases, resamples=1, seed=seed).difference  # which also refuses what it does
     differences = np.asarray(runs, np.float64) - np.asarray(others, np.float64)  # (S, n)
     s, n = differences.shape
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(s, [1 / s] * s, size=resamples) @ differences  # (resamples, n)
     means = (drawn * rng.multinomial(n, [1 / n] * n, size=resamples)).sum(axis=1) / (s * n)
     low, high = np.quantile(means, (0.025, 0.975))
-    return Paired(paired.difference, (float(low), float(high)), paired.p_value)
+    beyond = 1 + min(int((means <= 0).sum()), int((means >= 0).sum()))
+    return Paired(difference, (float(low), float(high)), min(1.0, 2 * beyond / (resamples + 1)))
 
 
 def _bootstrap_ci95(differences: Values, resamples: int, seed: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import comb, isnan
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -233,6 +234,17 @@ def test_runs_that_differ_widen_the_interval_of_their_average():
     assert compare_scores([0.5] * 40, base).ci95 == (0.5, 0.5)
     both = compare_runs(runs, [base] * len(runs))
     assert (both.difference, both.ci95) == (0.5, (0.0, 1.0))
+    assert compare_scores([0.5] * 40, base).p_value < 1e-3
+    assert both.p_value == pytest.approx(0.5, abs=0.03)  # a quarter of the draws has the run without a difference twice
+
+
+def test_the_p_value_of_several_runs_says_what_their_interval_says():
+    rng = np.random.default_rng(0)
+    for shift in (0.0, 0.05, 0.1, 0.2, 0.3):
+        runs = [[float(one) for one in rng.random(60) < 0.4 + shift + spread] for spread in (-0.05, 0.0, 0.05)]
+        base = [[float(one) for one in rng.random(60) < 0.4]] * 3
+        found = compare_runs(runs, base)
+        assert (found.p_value < 0.05) == (found.ci95[0] > 0 or found.ci95[1] < 0)
 
 
 def test_one_run_is_compared_as_scores_are():
