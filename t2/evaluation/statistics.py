@@ -90,7 +90,7 @@ def compare_runs(
     if len(runs) == 1:
         return compare_scores(runs[0], others[0], resamples=resamples, seed=seed)
     averages, bases = ([math.fsum(of) / len(rows) for of in zip(*rows, strict=True)] for rows in (runs, others))
-    difference = compare_scores(averages, bases, resamples=1, seed=seed).difference  # which also refuses what it does
+    difference = compare_scores(averages, bases, resamples=99, seed=seed).difference  # which also refuses what it does
     differences = np.asarray(runs, np.float64) - np.asarray(others, np.float64)  # (S, n)
     s, n = differences.shape
     rng = np.random.default_rng(seed)
