@@ -10,9 +10,9 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
-/** Seconds with two or three digits: 0.042 s, 0.42 s, 4.2 s, 42 s. */
+/** Seconds with two digits: 0.042 s, 0.42 s, 4.2 s, 42 s. */
 export function seconds(value) {
-  const digits = value >= 10 ? 0 : value >= 1 ? 1 : value >= 0.1 ? 2 : 3;
+  const digits = value >= 9.95 ? 0 : value >= 0.995 ? 1 : value >= 0.0995 ? 2 : 3;
   return `${value.toFixed(digits)} s`;
 }
 
