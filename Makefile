@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-slurm test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test test-vllm test-slurm test-page zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -47,6 +47,16 @@ test-vllm: $(VLLM_READY)
 test-slurm: $(READY)
 	@trap 'scripts/slurm/down.sh' EXIT; trap 'exit 130' INT TERM; \
 	out=$$(scripts/slurm/up.sh) && eval "$$out" && $(BIN)/pytest --no-skips -n 3 tests/slurm
+
+# Every architecture that transformers has, as a tiny random model: writes the tables of docs/models.md (a minute or two).
+zoo: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python bench/zoo.py
+
+# The server's page in headless Chromium, with the real model. Chromium is installed where root may, on Debian.
+# SCREENSHOTS=docs/figures also makes the images of docs/serving.md anew.
+test-page: $(READY)
+	@chromium=$$(scripts/chromium.sh) && \
+	T2_CHROMIUM=$$chromium T2_SCREENSHOTS=$(SCREENSHOTS) OMP_NUM_THREADS=1 $(BIN)/pytest --no-skips tests/page
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:

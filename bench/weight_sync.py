@@ -4,7 +4,8 @@
 
 One server of SmolLM2 on this machine. `z` is what generation=vllm_server does. `W' by HTTP` composes all W' in the
 trainer and posts them as z is posted; `W' by file` writes them to memory that both can read, which servers on other
-machines cannot. Both load them by vLLM's own reload. The first of each is not counted. Not measured: generation.
+machines cannot. `W' in process` is what generation=vllm does, without any server. All but z load by vLLM's own reload.
+The first of each is not counted. Not measured: generation.
 """
 
 from __future__ import annotations
@@ -32,13 +33,17 @@ from safetensors.torch import load, load_file, save, save_file
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
+from t2.policy.vllm import VLLMGenerator
 from t2.policy.vllm_client import VLLMServer, VLLMServers
 from t2.policy.vllm_compose import specification_of
+from t2.policy.vllm_engine import EngineSettings
 from t2.policy.vllm_weights import complete_weights
 from t2.policy.vllm_worker import SVFWorker
+from t2.types import Example, Sampling
 
 ADAPTERS: dict[str, dict[str, Any]] = {"full": {}, "top16": {"spectrum": "top", "rank": 16}}
 WAYS = ("z", "W' by HTTP", "W' by file")
+IN_PROCESS = "W' in process"
 START_S, TIMEOUT_S = 300.0, 600.0
 
 
@@ -82,18 +87,25 @@ def serving(folder: Path) -> Iterator[str]:
         started.wait(60)
 
 
-def measure(url: str, adapter: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each way."""
+def loaded(adapter: str) -> tuple[LanguageModel, SVF, Callable[[], None]]:
+    """SmolLM2, the adapter, and a function that gives it another z."""
     lm: LanguageModel = instantiate(OmegaConf.load(ROOT / "conf" / "base_model" / "smollm2_135m.yaml"))
     svf = SVF(progress=False, **ADAPTERS[adapter])
     svf.inject(lm.model, lm.source)
-    server = VLLMServer(url, timeout_s=TIMEOUT_S, start=["python"])
-    servers = VLLMServers([server], lambda: specification_of(lm, svf))
     random = torch.Generator().manual_seed(0)
 
     def move() -> None:
         state = {name: 1 + 0.01 * torch.randn(s.shape, generator=random) for name, s in svf.singular_values.items()}
         svf.load({name: torch.where(svf.learnable()[name], z, 1.0) for name, z in state.items()})
+
+    return lm, svf, move
+
+
+def measure(url: str, adapter: str, rounds: int) -> list[dict[str, Any]]:
+    """A row for each way."""
+    lm, svf, move = loaded(adapter)
+    server = VLLMServer(url, timeout_s=TIMEOUT_S, start=["python"])
+    servers = VLLMServers([server], lambda: specification_of(lm, svf))
 
     def send_z() -> int:
         before = servers.sync_bytes
@@ -116,6 +128,22 @@ def measure(url: str, adapter: str, rounds: int) -> list[dict[str, Any]]:
         seconds, sent = _timed(send, move, rounds)
         rows.append({"adapter": adapter, "way": way, "seconds": seconds, "bytes": sent})
     return rows
+
+
+def measure_in_process(adapter: str, rounds: int) -> dict[str, Any]:
+    """The row of an engine in this process: a completion of one token with another z, minus one with the same."""
+    lm, svf, move = loaded(adapter)
+    generator = VLLMGenerator(lm, svf, engine=EngineSettings(max_length=512))
+    one = Sampling(max_new_tokens=1)
+
+    def generate() -> int:
+        generator.generate([Example(prompt="1 + 1 =")], one)
+        return 0
+
+    synced, _ = _timed(generate, move, rounds)
+    plain, _ = _timed(generate, lambda: None, rounds)
+    size = sum(weight.nbytes for _, weight in complete_weights(lm, set(svf.layers), svf))
+    return {"adapter": adapter, "way": IN_PROCESS, "seconds": [one - median(plain) for one in synced], "bytes": size}
 
 
 def _timed(send: Callable[[], int], move: Callable[[], None], rounds: int) -> tuple[list[float], int]:
@@ -147,6 +175,7 @@ def main(argv: Sequence[str]) -> None:
         for adapter in args.adapters:
             with serving(Path(folder)) as url:
                 rows += measure(url, adapter, args.rounds)
+            rows.append(measure_in_process(adapter, args.rounds))
     finish(args, table(rows), {"rows": rows})
 
 

@@ -9,6 +9,7 @@ import torch
 from tiny_models import tiny
 
 from t2.adapters.peft import PeftAdapter
+from t2.adapters.random_basis import RandomBasis
 from t2.adapters.steering import Steering
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
@@ -25,9 +26,10 @@ MAKERS: dict[str, Any] = {
     "vera": lambda seed: PeftAdapter("vera", {"r": 8}, seed=seed),
     "tinylora": lambda seed: PeftAdapter("tinylora", {"u": 8}, seed=seed),
     "steering": lambda seed: Steering(),
+    "random_basis": lambda seed: RandomBasis(4, cache=False, progress=False, seed=seed),
 }
 PEFT = ("lora", "dora", "ia3", "vera", "tinylora")
-OTHERS = (*PEFT, "steering")  # those without multipliers
+OTHERS = (*PEFT, "steering", "random_basis")  # those without multipliers
 each_adapter = pytest.mark.parametrize("name", list(MAKERS))
 each_peft = pytest.mark.parametrize("name", PEFT)
 each_other = pytest.mark.parametrize("name", OTHERS)

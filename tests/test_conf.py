@@ -51,7 +51,7 @@ def check_signature(where: str, node: dict[str, Any]) -> None:
 
 
 def test_the_globs_found_something() -> None:
-    assert {"train", "evaluate", "adapt", "export"} == set(PRIMARIES)
+    assert {"train", "evaluate", "adapt", "export", "serve"} == set(PRIMARIES)
     assert len(CHOICES) > 25
 
 
@@ -66,7 +66,8 @@ def test_primaries_fit_what_they_build(name: str) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_composes_and_fits_what_it_builds(choice: str) -> None:
     group, _, option = choice.rpartition("/") if choice.startswith("hydra/") else choice.partition("/")
-    primary = "evaluate" if group in EVALUATED or choice.startswith("experiment/study/") else "train"
+    command = re.search(r"Command:.*?(train|evaluate)\.py", (CONF / f"{choice}.yaml").read_text())
+    primary = "evaluate" if group in EVALUATED else command[1] if command else "train"
     found = list(targets(OmegaConf.to_container(compose(primary, f"{group}={option}"), resolve=False)))
     for where, node in found:
         check_signature(f"conf/{choice}.yaml{where}", node)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-SCRIPTS = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt", "export")]
+SCRIPTS = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt", "export", "serve")]
 CODE = [
     *SCRIPTS,
     *sorted(ROOT.glob("t2/**/*.py")),
@@ -59,4 +59,4 @@ def test_the_tree_is_the_packages_that_the_import_linter_orders() -> None:
     contract = (ROOT / "pyproject.toml").read_text().partition("layers = [")[2].partition("]")[0]
     layers = set(re.findall(r'"(\w+)"', contract))
     assert layers == {path.stem for path in (ROOT / "t2").iterdir() if not path.name.startswith("__")} - {"py"}
-    assert len(layers) == 13
+    assert len(layers) == 15

@@ -13,12 +13,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from cost_model import GPU, SHAPES
+from cost_model import SHAPES
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from t2.adapters.svd import Decomposition
 from t2.adapters.svf import SVF
+from t2.costs.gpus import GPU
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import byte_tokenizer
 
@@ -47,18 +48,12 @@ def clock(run: Callable[[], object], device: torch.device) -> float:
 
 def random_llama(shape: str, dtype: torch.dtype, device: torch.device) -> LanguageModel:
     """A Llama of a shape of the cost model with random weights, made on the device; nothing ends its completions."""
-    size = SHAPES[shape]
-    config = LlamaConfig(
-        hidden_size=size.hidden, intermediate_size=size.intermediate, num_hidden_layers=size.blocks,
-        num_attention_heads=size.heads, num_key_value_heads=size.kv_heads, vocab_size=size.vocabulary,
-        tie_word_embeddings=size.tied, max_position_embeddings=4096,
-    )  # fmt: skip
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
             torch.manual_seed(0)
-            model = LlamaForCausalLM(config)
+            model = LlamaForCausalLM(SHAPES[shape])
     finally:
         torch.set_default_dtype(before)
     lm = LanguageModel(model, byte_tokenizer(), f"random:{shape}")

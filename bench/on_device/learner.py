@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cost_model import Work
 from torch import Tensor
 
 from t2.adapters.svf import SVF
+from t2.costs.step import Work
 from t2.models.language_model import LanguageModel
 from t2.policy.hf import HFGenerator
 from t2.training.objectives import RLOO

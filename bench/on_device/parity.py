@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cost_model import SHAPES, Work
+from cost_model import shape as shape_of
 from torch import Tensor
 
 from on_device.build import Bench, clock, inject, random_llama, random_state, synchronized
 from on_device.learner import Learner
 from t2.adapters.svd import decompose, reconstruction_error
 from t2.adapters.svf import SVF
+from t2.costs.step import Work
 from t2.models.language_model import LanguageModel
 from t2.models.loading import load_model
 from t2.models.tiny import tiny_model
@@ -102,15 +104,15 @@ def svd(bench: Bench, shapes: list[str]) -> list[dict[str, Any]]:
     found: dict[tuple[int, int], tuple[float, float]] = {}
     rows = []
     for name in shapes:
-        shape, total = SHAPES[name], 0.0
-        for size in shape.matrices().values():
+        sizes, total = Counter(shape_of(name).adapted), 0.0
+        for size, times in sizes.items():
             if size not in found:
                 weight = torch.randn(size, device=bench.device) / size[1] ** 0.5
                 start = synchronized(bench.device)
                 parts = decompose(weight)
                 found[size] = synchronized(bench.device) - start, reconstruction_error(parts, weight)
-            total += found[size][0] * shape.blocks
-        largest = max(shape.matrices().values(), key=lambda one: one[0] * one[1])
+            total += found[size][0] * times
+        largest = max(sizes, key=lambda one: one[0] * one[1])
         rows.append(
             {"shape": name, "largest": f"{largest[0]}x{largest[1]}", "its seconds": found[largest][0]}
             | {"its error": f"{found[largest][1]:.1g}", "all, seconds": total}

@@ -7,11 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from cost_model import GPU, SHAPES, Work, flops, memory, seconds
+from cost_model import shape as shape_of
 from measure import peak_memory
 
 from on_device.build import Bench, clock, inject, random_llama
 from on_device.learner import Learner
+from t2.costs.gpus import GPU
+from t2.costs.placement import seconds
+from t2.costs.step import Work, flops, memory
 from t2.training.rollout import Rollout
 
 NUMBER_BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
@@ -19,7 +22,8 @@ NUMBER_BYTES = {torch.float32: 4, torch.bfloat16: 2, torch.float16: 2}
 
 def step(bench: Bench, shape: str, dtype: torch.dtype, gpu: GPU) -> dict[str, list[dict[str, Any]]]:
     """Tables `seconds` and `memory` of a step, measured and predicted."""
-    work = Work(number_bytes=NUMBER_BYTES[dtype])
+    size = NUMBER_BYTES[dtype]
+    work = Work(number_bytes=size, merged_bytes=size)
     if bench.small:
         work = replace(work, prompts=2, samples=2, prompt_tokens=40, new_tokens=4)
     name = f"{shape} {str(dtype).removeprefix('torch.')}"
@@ -33,7 +37,7 @@ def step(bench: Bench, shape: str, dtype: torch.dtype, gpu: GPU) -> dict[str, li
     learner.step(0)  # kernels are chosen, and memory is reserved
     found = _phases(bench, learner)
     measured = found["seconds"]
-    expected, operations = seconds(SHAPES[shape], work, gpu), flops(SHAPES[shape], work)
+    expected, operations = seconds(shape_of(shape), work, gpu), flops(shape_of(shape), work)
     peak = gpu.half_flops if work.number_bytes == 2 else gpu.fp32_flops
     step_seconds = sum(measured[phase] for phase in ("rollout", "score", "update"))
     spent = [
@@ -42,7 +46,7 @@ def step(bench: Bench, shape: str, dtype: torch.dtype, gpu: GPU) -> dict[str, li
         | {"predicted rollout": expected["merge"] + expected["prefill"] + expected["decode"]}
         | {"predicted update": expected["update"]}
     ]  # fmt: skip
-    parts = {part: count / 1e9 for part, count in memory(SHAPES[shape], work).items()}
+    parts = {part: count / 1e9 for part, count in memory(shape_of(shape), work).items()}
     taken = {part: count / 1e9 for part, count in (allocated | found["peaks"]).items()}
     held = parts["weights"] + parts["factors"]
     foreseen = {

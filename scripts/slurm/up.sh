@@ -73,7 +73,7 @@ healthy() {
   alive munged munged && alive slurmctld slurmctld || return 1
   local n; for n in $NAMES; do alive "slurmd-$n" slurmd || return 1; done
   timeout 5 scontrol ping 2>/dev/null | grep -q UP || return 1
-  local s; s=$(timeout 5 sinfo -h -N -o '%N %T' 2>/dev/null) || return 1
+  local s; s=$(timeout 5 sinfo -h -N -p debug -o '%N %T' 2>/dev/null) || return 1
   [ "$(grep -cE ' (idle|mixed|allocated|completing)$' <<<"$s")" = "$NODES" ] || return 1
   { alive mariadbd mariadbd && alive slurmdbd slurmdbd && timeout 5 sacct -n >/dev/null 2>&1; }
 }
@@ -207,6 +207,9 @@ SlurmdParameters=config_overrides
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_interval=1,sched_min_interval=0
 PriorityType=priority/basic
+# jobs of spare give way to those of urgent: they are requeued, and jobs of debug are not touched
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 # Lightning takes 15000 + the last 4 digits of the job id for MASTER_PORT: two fresh clusters must not both begin at 1
 FirstJobId=$((RANDOM % 8000 + 1000))
 MaxJobId=9999999
@@ -226,7 +229,9 @@ JobCompLoc=$LOG/jobcomp.txt
 $ACCT_CONF
 DefMemPerCPU=512
 GresTypes=gpu
-${NODE_LINES}PartitionName=debug Nodes=ALL Default=YES MaxTime=$MAXTIME DefaultTime=5 State=UP OverSubscribe=NO
+${NODE_LINES}PartitionName=debug Nodes=ALL Default=YES MaxTime=$MAXTIME DefaultTime=5 State=UP OverSubscribe=NO PriorityTier=10 PreemptMode=OFF
+PartitionName=urgent Nodes=ALL MaxTime=$MAXTIME DefaultTime=5 State=UP OverSubscribe=NO PriorityTier=10 PreemptMode=OFF
+PartitionName=spare Nodes=ALL MaxTime=$MAXTIME DefaultTime=5 State=UP OverSubscribe=NO PriorityTier=1 GraceTime=0
 CONF
 
 end=$((SECONDS + 20)) ok=0
@@ -240,5 +245,5 @@ for n in $NAMES; do slurmd -f "$CONF" -N "$n" || die "slurmd $n did not start"; 
 
 for _ in $(seq 1 60); do if healthy; then break; fi; sleep 0.5; done
 if ! healthy; then scontrol ping >&2 || true; sinfo -R >&2 || true; die "cluster not healthy after 30 s"; fi
-say "up in $DIR: $SHAPE, ${MEM} MB per node, partition debug, nodes $NAMES"
+say "up in $DIR: $SHAPE, ${MEM} MB per node, partitions debug, urgent and spare, nodes $NAMES"
 emit

@@ -22,7 +22,7 @@ from torch import Tensor
 from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
 from t2.adapters.targets import decoder_blocks
-from t2.experts.centroids import Centroids, Source
+from t2.experts.centroids import Centroids, Prototype, Source
 from t2.experts.fingerprint import fingerprint_of, same_weights
 from t2.policy.mean_states import check_layer, mean_states
 from t2.tasks.base import Split
@@ -34,6 +34,8 @@ from t2.types import OTHER
 log = logging.getLogger(__name__)
 FOLDS = 5  # of a label with one task
 
+_OfLabel = tuple[Prototype, Mapping[str, Prototype]]  # the label's, and those of its tasks
+
 
 @dataclass(frozen=True)
 class _Prompts:
@@ -43,9 +45,14 @@ class _Prompts:
     labels: tuple[str, ...]
     tasks: tuple[str, ...]
 
-    def of(self, label: str) -> list[str]:
-        """The prompts of one label, sorted: a task with one label more has them in another order."""
-        return sorted(text for text, own in zip(self.texts, self.labels, strict=True) if own == label)
+    def of(self, label: str, task: str | None = None) -> list[str]:
+        """The prompts of a label, or of one task of it, sorted: with one label more they come in another order."""
+        rows = zip(self.texts, self.labels, self.tasks, strict=True)
+        return sorted(text for text, own, of in rows if own == label and task in (None, of))
+
+    def tasks_of(self, label: str) -> list[str]:
+        """The tasks that a label has prompts of."""
+        return sorted({of for own, of in zip(self.labels, self.tasks, strict=True) if own == label})
 
 
 def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = None) -> Centroids:
@@ -72,16 +79,13 @@ def make_centroids(model: PooledModel, task: Dispatch, *, layer: int | None = No
             layer = _best(accuracy)
         check_layer(model.lm, layer)
         sources = {label: Source(*_digest(train.of(label)), *_digest(val.of(label))) for label in labels}
-        vectors, cosines = _known(model, sources, layer)
-        missing = [label for label in labels if label not in vectors]
+        kept = _known(model, sources, layer)
+        missing = [label for label in labels if label not in kept]
         log.info("Centroids of %s at layer %d.", ", ".join(missing) or "nothing new", layer)
-        for label in missing:
-            vectors[label] = mean_states(model.lm, train.of(label), [layer])[:, 0].mean(dim=0)
-            own = mean_states(model.lm, val.of(label), [layer])[:, 0]
-            cosines[label] = cosines_of(own, vectors[label][None])[:, 0]
+        made = kept | {label: _of_label(model, label, train, val, layer) for label in missing}
     return Centroids(
-        vectors={label: vectors[label] for label in labels},
-        cosines={label: cosines[label] for label in labels},
+        labels={label: made[label][0] for label in labels},
+        tasks={label: made[label][1] for label in labels},
         sources=sources,
         layer=layer,
         base_model=model.lm.source,
@@ -166,15 +170,30 @@ def _accuracy(states: Tensor, labels: Sequence[str], folds: Sequence[Hashable]) 
     return sum(shares) / len(shares) if shares else 0.0
 
 
-def _known(model: PooledModel, sources: dict[str, Source], layer: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Vectors and cosines of the pool's own centroids whose prompts, model and layer are the same."""
+def _of_label(model: PooledModel, label: str, train: _Prompts, val: _Prompts, layer: int) -> _OfLabel:
+    """The prototype of a label and those of its tasks; a task without validation prompts is not told apart."""
+
+    def states(split: _Prompts) -> dict[str, Tensor]:  # task -> (n, D)
+        return {task: mean_states(model.lm, split.of(label, task), [layer])[:, 0] for task in split.tasks_of(label)}
+
+    def prototype(own: Tensor, held_out: Tensor) -> Prototype:
+        vector = own.mean(dim=0)
+        return Prototype(vector, cosines_of(held_out, vector[None])[:, 0])
+
+    own, held_out = states(train), states(val)
+    tasks = {task: prototype(own[task], held_out[task]) for task in own if task in held_out}
+    return prototype(torch.cat([*own.values()]), torch.cat([*held_out.values()])), tasks
+
+
+def _known(model: PooledModel, sources: dict[str, Source], layer: int) -> dict[str, _OfLabel]:
+    """The pool's own centroids, of labels whose prompts, model and layer are the same."""
     known = model.pool.centroids
     if known is None or known.layer != layer or known.base_model != model.lm.source:
-        return {}, {}
+        return {}
     if not same_weights(known.fingerprint, fingerprint(model)):
-        return {}, {}
-    labels = [label for label, source in sources.items() if known.sources.get(label) == source]
-    return {label: known.vectors[label] for label in labels}, {label: known.cosines[label] for label in labels}
+        return {}
+    same = [label for label, source in sources.items() if known.sources.get(label) == source]
+    return {label: (known.labels[label], known.tasks[label]) for label in same}
 
 
 def _digest(prompts: Sequence[str]) -> tuple[int, str]:

@@ -32,7 +32,7 @@ class Direct(nn.Module):
     """
 
     def __init__(self, singular_values: Tensor) -> None:
-        """Initialize delta to 0 for singular values (R,)."""
+        """Initialize delta to 0 for singular values (R,), or (E, R) of E matrices."""
         super().__init__()
         self.delta = nn.Parameter(torch.zeros_like(singular_values))
 
@@ -53,7 +53,7 @@ class SigmoidNuclear(nn.Module):
     """z = m * sum(s) / sum(s * m) with m = sigmoid(p), which keeps the nuclear norm of W."""
 
     def __init__(self, singular_values: Tensor, *, seed: int, init_mean: float = 0.1, init_std: float = 0.01) -> None:
-        """Draw p (R,) from N(init_mean, init_std²), as the authors' code does."""
+        """Draw p (R,), or (E, R) of E matrices, from N(init_mean, init_std²), as the authors' code does."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(singular_values.shape, generator=generator, dtype=singular_values.dtype)
@@ -63,9 +63,9 @@ class SigmoidNuclear(nn.Module):
         self.init_mean = init_mean
 
     def forward(self) -> Tensor:
-        """The effective multiplier z (R,)."""
+        """The effective multiplier z (R,), or (E, R)."""
         m = torch.sigmoid(self.p)
-        return m * (self.s.sum() / (self.s * m).sum())
+        return m * (self.s.sum(-1, keepdim=True) / (self.s * m).sum(-1, keepdim=True))
 
     @torch.no_grad()
     def check(self, z: Tensor) -> None:
@@ -77,7 +77,8 @@ class SigmoidNuclear(nn.Module):
         z = z.to(self.p)
         if not bool((z > 0).all()):
             raise ValueError("sigmoid_nuclear can only hold positive multipliers; use parametrization=direct.")
-        ratio = float((self.s * z).sum() / self.s.sum())
+        ratios = ((self.s * z).sum(-1) / self.s.sum(-1)).flatten()
+        ratio = float(ratios[(ratios - 1.0).abs().argmax()])
         if not math.isclose(ratio, 1.0, rel_tol=NUCLEAR_NORM_TOLERANCE):
             raise ValueError(
                 f"This z changes a matrix's nuclear norm by a factor {ratio:.4f}; sigmoid_nuclear keeps it at 1. "
@@ -94,42 +95,52 @@ class SigmoidNuclear(nn.Module):
         self.check(z)
         z = z.to(self.p)
         start = torch.sigmoid(torch.tensor(self.init_mean))
-        m = z * torch.minimum(start, 0.99 / z.max())
+        m = z * torch.minimum(start, 0.99 / z.amax(-1, keepdim=True))
         self.p.copy_(torch.logit(m))
 
 
 class Tied(nn.Module):
-    """Multipliers (k,) of one matrix that read a shorter vector (g,), which other matrices may read, too."""
+    """Multipliers (k,) of one matrix that read a shorter vector (g,), which other matrices may read, too.
 
-    def __init__(self, vector: Direct, group: Tensor) -> None:
-        """Read number group[i] of `vector` for multiplier i; group (k,)."""
+    Those of the E matrices of one parameter, (E, k), read a vector each, (E, g), or all of them the same (`copies`).
+    """
+
+    def __init__(self, vector: Direct, group: Tensor, copies: int | None = None) -> None:
+        """Read number group[i] of `vector` for multiplier i; group (k,). `copies` is E where all read one vector."""
         super().__init__()
-        self.vector = vector
+        self.vector, self.copies = vector, copies
         self.register_buffer("group", group, persistent=False)
         self.group: Tensor
 
     def forward(self) -> Tensor:
-        """The effective multiplier z (k,); its gradient reaches each number as a sum over the group."""
+        """The effective multiplier z (k,), or (E, k); its gradient reaches each number as a sum over the group."""
         numbers: Tensor = self.vector()
-        return numbers.to(self.group.device)[self.group]  # matrices on several GPUs may share a vector
+        return self._full(numbers.to(self.group.device))  # matrices on several GPUs may share a vector
 
     def numbers(self, z: Tensor) -> Tensor:
-        """The multiplier of each group (g,) out of z (k,), that of its first member."""
+        """The multiplier of each group (g,), or (E, g), out of z (k,), or (E, k): that of its first member."""
         group = self.group.to(z.device)
         first = torch.searchsorted(group, torch.arange(int(group[-1]) + 1, device=z.device))
-        return z[first]
+        return (z if self.copies is None else z[0])[..., first]
 
     def check(self, z: Tensor) -> None:
-        """Raise ValueError unless z (k,) has one value for each group."""
-        if not torch.equal(self.numbers(z)[self.group.to(z.device)], z):
+        """Raise ValueError unless z (k,), or (E, k), has one value for each group."""
+        if not torch.equal(self._full(self.numbers(z)), z):
             raise ValueError(
                 "This z has different multipliers within a group, and this adapter has one number for a group. Set "
                 "adapter.groups=null for this expert."
+                if self.copies is None
+                else "This z has different multipliers for experts that share a vector in this adapter. Set "
+                "adapter.tie=none for this expert."
             )
 
     def set_effective(self, z: Tensor) -> None:
-        """Set the vector such that the multiplier is z (k,), which has passed `check`."""
+        """Set the vector such that the multiplier is z (k,), or (E, k), which has passed `check`."""
         self.vector.set_effective(self.numbers(z))
+
+    def _full(self, numbers: Tensor) -> Tensor:
+        z = numbers[..., self.group.to(numbers.device)]
+        return z if self.copies is None else z.expand(self.copies, -1)
 
 
 Parametrization = Direct | SigmoidNuclear | Tied
@@ -151,18 +162,23 @@ def learned_vector(
 ) -> Parametrization:
     """The parametrization of a module's learned singular values s (k,), whose numbers are in `vectors`.
 
-    They are added, unless a module that it shares them with has done so.
+    They are added, unless a module that it shares them with has done so. For E matrices in one parameter s is (E, k),
+    and so are the multipliers; with tie=modules and tie=all, all of them read one vector.
     """
-    length = len(s) if spectrum.groups is None else spectrum.groups
+    length = s.shape[-1] if spectrum.groups is None else spectrum.groups
+    stacked, one_for_all = s.ndim == 2, spectrum.tie in ("modules", "all")
     key = spectrum.vector_key(module, length).replace(".", "/")  # a ModuleDict key may not hold a dot
+    key += f"/{len(s)}" if stacked and spectrum.tie == "layers" else ""  # blocks may have different numbers of experts
     if key not in vectors:
-        vectors[key] = make_parametrization(parametrization, s[:length], seed=seed)
+        first = (s[0] if stacked and one_for_all else s)[..., :length]
+        vectors[key] = make_parametrization(parametrization, first, seed=seed)
     vector = vectors[key]
     if spectrum.groups is None and spectrum.tie == "none":
         assert isinstance(vector, Direct | SigmoidNuclear), "it was made above"
         return vector
     assert isinstance(vector, Direct), "SVF refuses others for shared numbers"
-    return Tied(vector, spectrum.group_of(len(s)).to(s.device))
+    copies = len(s) if stacked and one_for_all else None
+    return Tied(vector, spectrum.group_of(s.shape[-1]).to(s.device), copies)
 
 
 def check_shared(wanted: Mapping[str, tuple[Parametrization, Tensor]]) -> None:

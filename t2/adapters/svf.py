@@ -22,10 +22,10 @@ The modes of an adapted Linear compute the same function, each at the cost that 
     per example   `per_example()`   factored; each example of a batch has its own z, and no weight is written
 
 Where k of the R singular values have a number (`t2.adapters.spectrum`), the factored mode is x Wᵀ and a thin correction
-of rank k, and states still have R multipliers, 1 where nothing is learned.
-
-`t2.adapters.svf_linear` says how the factored mode keeps small changes of z in half precision. Not done here: choosing
-matrices (`t2.adapters.targets`), parametrizing z (`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`).
+of rank k, and states still have R multipliers, 1 where nothing is learned. Experts that lie in one 3-D parameter are as
+many matrices, NAME[0], NAME[1] and so on (`t2.adapters.fused`). `t2.adapters.svf_linear` says how the factored mode
+keeps small changes of z in half precision. Not done here: choosing matrices (`t2.adapters.targets`), parametrizing z
+(`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`).
 """
 
 from __future__ import annotations
@@ -39,12 +39,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.parametrizations import check_shared, learned_vector, make_parametrization
+from t2.adapters.coverage import Coverage, coverage_of
+from t2.adapters.mode import Mode
+from t2.adapters.parametrizations import check_shared, make_parametrization
 from t2.adapters.spectrum import Learned, Spectrum, SpectrumName, Tie
 from t2.adapters.states import check_per_example, check_state
-from t2.adapters.svd import decompose_all, source_slug
-from t2.adapters.svf_linear import DenseWeights, Mode, SVFLinear, dense_weight
-from t2.adapters.targets import find_targets, text_name
+from t2.adapters.svd import source_slug
+from t2.adapters.svf_injection import Injection, Unit, restored
+from t2.adapters.svf_linear import SVFLinear
+from t2.adapters.targets import find_matrices
 from t2.run.fetch import cache_root
 from t2.run.messages import check_choice
 
@@ -96,12 +99,14 @@ class SVF(nn.Module):
                 f"of its own; got {self.spectrum}. Set adapter.parametrization=direct."
             )
         self.mode = Mode()
-        self.layers: dict[str, SVFLinear] = {}  # by `text_name`; frozen, hence no submodules
+        self.units: dict[str, Unit] = {}  # by `text_name`; frozen, hence no submodules
+        self.layers: dict[str, SVFLinear] = {}  # those of them that are Linears
         self.paths: dict[str, str] = {}  # `text_name` -> the module's name in this model
+        self.coverage: Coverage | None = None  # of the blocks' weights; None before `inject`
         self.vectors = nn.ModuleDict()  # of parametrizations: all that a checkpoint holds
-        self.learned: dict[str, Learned] = {}  # `text_name` -> which singular values have a number
-        self.singular_values: dict[str, Tensor] = {}  # `text_name` -> s (R,), fp32, on the CPU; NaN: not computed
-        self.frobenius_norms: dict[str, float] = {}  # `text_name` -> that of the matrix
+        self.learned: dict[str, Learned] = {}  # matrix -> which singular values have a number
+        self.singular_values: dict[str, Tensor] = {}  # matrix -> s (R,), fp32, on the CPU; NaN: not computed
+        self.frobenius_norms: dict[str, float] = {}  # matrix -> its own
 
     def inject(self, model: nn.Module, source: str, *, arrive: Callable[[str], None] | None = None) -> None:
         """Wrap the chosen matrices of `model`, which changes; `source` names the folder of the SVD cache.
@@ -109,29 +114,29 @@ class SVF(nn.Module):
         `arrive` is called with a matrix's name before it is read. ValueError: a pattern matches no matrix, a layer does
         not exist, or the model has an adapter already.
         """
-        targets = find_targets(model, self.modules_spec, self.layers_spec)
+        linears, stacks = find_matrices(model, self.modules_spec, self.layers_spec)
+        self.coverage = coverage_of(model, linears, stacks)
+        self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)
         folder = cache_root() / "svd" / source_slug(source) if self.cache else None
-        weights = DenseWeights(targets, arrive)
-        sizes = {path: min(dense_weight(module).shape) for path, module in targets.items()}
-        self.spectrum.check(sizes)
-        truncates = self.spectrum.name == "top" and self.decomposition == "auto"
-        top = {path: self.spectrum.count(size) for path, size in sizes.items()} if truncates else None
-        found = decompose_all(weights, folder=folder, progress=self.progress, top=top)
-        for number, (path, parts) in enumerate(found):
-            name = text_name(model, path)
-            s = torch.cat([parts.s, parts.s.new_full((sizes[path] - len(parts.s),), torch.nan)])
-            index = self.spectrum.select(name, s, number=number)
-            used = parts if len(index) == len(s) else parts.only(index)
-            vector = learned_vector(
-                self.vectors, name, used.s, self.spectrum, parametrization=self.parametrization, seed=self.seed + number
-            )
-            layer = SVFLinear(targets[path], used, vector, self.mode)
-            parent, _, child = path.rpartition(".")
-            setattr(model.get_submodule(parent), child, layer)
-            self.paths[name], self.layers[name] = path, layer
-            self.learned[name] = Learned(name, index.cpu(), len(s))
-            self.singular_values[name] = s.detach().cpu()
-            self.frobenius_norms[name] = float(torch.linalg.vector_norm(weights[path].float(), dtype=torch.float64))
+        injection = Injection(model, self.spectrum, self.parametrization, self.seed, folder, self.progress,
+                              self.truncates, self.mode, self.vectors, arrive)  # fmt: skip
+        for unit in injection.wrap(linears, stacks):
+            self.units[unit.name] = unit
+            if isinstance(unit.layer, SVFLinear):
+                self.layers[unit.name], self.paths[unit.name] = unit.layer, unit.path
+            self.learned |= unit.learned
+            self.singular_values |= unit.singular_values
+            self.frobenius_norms |= unit.frobenius_norms
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the k largest singular values are computed alone, where that is cheaper."""
+        return self.spectrum.name == "top" and self.decomposition == "auto"
+
+    @property
+    def stacks(self) -> list[str]:
+        """The parameters of experts, each of which holds several matrices."""
+        return [name for name in self.units if name not in self.layers]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -145,8 +150,12 @@ class SVF(nn.Module):
     @torch.no_grad()
     def state(self) -> dict[str, Tensor]:
         """The effective multiplier z of each matrix: module name -> fp32 (R,), on the CPU."""
-        learned = {name: layer.parametrization().detach().float().cpu() for name, layer in self.layers.items()}
-        return {name: self.learned[name].full(z).clone() for name, z in learned.items()}
+        found: dict[str, Tensor] = {}
+        for unit in self.units.values():
+            z = unit.layer.parametrization().detach().float().cpu()  # (k,), or (E, k)
+            rows = z.view(-1, z.shape[-1])
+            found |= {one.module: one.full(row).clone() for one, row in zip(unit.learned.values(), rows, strict=True)}
+        return found
 
     def learnable(self) -> dict[str, Tensor]:
         """Which multipliers of each matrix can differ from 1: module name -> bool (R,), on the CPU."""
@@ -160,10 +169,13 @@ class SVF(nn.Module):
                 cannot represent. Nothing has changed then.
         """
         check_state(state, self.sizes)
-        wanted = {name: (layer.parametrization, self._multiplier(name, state)) for name, layer in self.layers.items()}
-        for name in state:
+        wanted = {
+            name: (unit.layer.parametrization, self._multiplier(unit, state)) for name, unit in self.units.items()
+        }
+        for name, unit in self.units.items():
             parametrization, z = wanted[name]
-            parametrization.check(z)
+            if not state.keys().isdisjoint(unit.learned):
+                parametrization.check(z)
         check_shared(wanted)
         for parametrization, z in wanted.values():
             parametrization.set_effective(z)
@@ -185,16 +197,12 @@ class SVF(nn.Module):
         """
         if state is not None:
             check_state(state, self.sizes)
-        before = {name: layer.merged_weight for name, layer in self.layers.items()}
-        try:
+        with restored(self.units.values(), "merged_weight"):
             with torch.no_grad():
-                for name, layer in self.layers.items():
-                    layer.merged_weight = layer.compose(self._multiplier(name, state)).to(dtype)
+                for unit in self.units.values():
+                    unit.layer.merge(self._multiplier(unit, state), dtype)
             with self.mode.switched("merged"):
                 yield
-        finally:
-            for name, layer in self.layers.items():
-                layer.merged_weight = before[name]
 
     @contextmanager
     def per_example(self, scales: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
@@ -204,20 +212,15 @@ class SVF(nn.Module):
         index[n] applies to example n.
 
         Raises:
-            ValueError: the modules of `scales` are not exactly the adapted ones, a shape does not fit, or a multiplier
-                that the spectrum leaves at 1 is not 1.
+            ValueError: the modules of `scales` are not exactly the adapted ones, a shape does not fit, a multiplier
+                that the spectrum leaves at 1 is not 1, or experts whose class has no grouped forward pass.
         """
         check_per_example(scales, self.sizes)
-        chosen = {name: self.learned[name].of(states) for name, states in scales.items()}
-        before = {name: layer.example_scales for name, layer in self.layers.items()}
-        for name, layer in self.layers.items():
-            layer.example_scales = chosen[name].to(layer.input_factor.device)
-        try:
+        with restored(self.units.values(), "example_scales"):
+            for unit in self.units.values():
+                unit.layer.set_per_example(unit.learned_of(scales))
             with self.mode.switched("factored", per_example=True):
                 yield self._select
-        finally:
-            for name, layer in self.layers.items():
-                layer.example_scales = before[name]
 
     @torch.no_grad()
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -228,18 +231,20 @@ class SVF(nn.Module):
         """
         if state is not None:
             check_state(state, self.sizes)
-        for name, layer in self.layers.items():
-            weight = layer.compose(self._multiplier(name, state))
-            yield f"{self.paths[name]}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
+        for unit in self.units.values():
+            weight = unit.layer.compose(self._multiplier(unit, state))
+            if isinstance(unit.layer, SVFLinear):
+                yield f"{unit.path}.weight", weight.T if isinstance(unit.layer.base, Conv1D) else weight
+            else:
+                yield unit.path, weight
 
     def _select(self, index: Tensor) -> None:
         self.mode.index = index
 
-    def _multiplier(self, name: str, state: Mapping[str, Tensor] | None) -> Tensor:
-        """The z of one matrix, of those singular values that have a number (k,), on its device."""
-        layer = self.layers[name]
+    def _multiplier(self, unit: Unit, state: Mapping[str, Tensor] | None) -> Tensor:
+        """The z of a unit, of those singular values that have a number (k,), or (E, k), on its device."""
         if state is None:
-            present: Tensor = layer.parametrization()
+            present: Tensor = unit.layer.parametrization()
             return present
-        z = state.get(name, torch.ones_like(self.singular_values[name]))
-        return self.learned[name].of(z).to(layer.input_factor.device)
+        given = {name: state.get(name, torch.ones_like(self.singular_values[name])) for name in unit.learned}
+        return unit.learned_of(given).to(unit.layer.input_factor.device)

@@ -6,10 +6,8 @@ Not done here: anything that concerns several layers, such as switching modes or
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,32 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
 from t2.adapters.thin_correction import ThinCorrection, exact
 
-ModeName = Literal["factored", "merged", "off"]
 HALF = (torch.bfloat16, torch.float16)
 COLUMNS = 8  # a thin factor has a multiple of these, the rest 0: tensor cores need rows of W at multiples of 16 bytes
-
-
-@dataclass
-class Mode:
-    """The mode of an adapter, shared by all of its layers, so that one assignment switches them."""
-
-    name: ModeName = "factored"
-    per_example: bool = False
-    index: Tensor | None = None  # (N,): the state of each example of a batch; None: state b for example b
-
-    @contextmanager
-    def switched(self, name: ModeName, *, per_example: bool = False) -> Iterator[None]:
-        """Within the block it is another mode."""
-        before = (self.name, self.per_example, self.index)
-        self.name, self.per_example, self.index = name, per_example, None
-        try:
-            yield
-        finally:
-            self.name, self.per_example, self.index = before
 
 
 class SVFLinear(nn.Module):
@@ -92,6 +71,28 @@ class SVFLinear(nn.Module):
             return self.joint_weight[:, self.input_factor.shape[1] :]
         assert self.separate_factor is not None, "one of the two is there"
         return self.separate_factor
+
+    @property
+    def weight(self) -> Tensor:
+        """W of the present mode as the base holds it, for models that multiply by it themselves; differentiable in z.
+
+        ValueError where each example has a state of its own, since it has no one weight then.
+        """
+        if self.mode.name == "off":
+            return self.base.weight
+        if self.mode.per_example:
+            raise ValueError(
+                "This model multiplies by the weight of a Linear itself, so that examples cannot have states of their "
+                "own. Use pass2=merged and generation.mode=merged."
+            )
+        merged = self.merged_weight if self.mode.name == "merged" else self.compose(self.parametrization())
+        assert merged is not None, "the merged mode is active inside `with adapter.merged()`"
+        return merged.T if isinstance(self.base, Conv1D) else merged
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (n_out,) of the base."""
+        return self.base.bias
 
     @torch.no_grad()
     def _settle(self) -> None:
@@ -181,6 +182,14 @@ class SVFLinear(nn.Module):
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
         return (exact(weight) + change).to(weight.dtype)
 
+    def merge(self, z: Tensor, dtype: torch.dtype | None) -> None:
+        """Set the weight of the merged mode to W' of z (k,), rounded to `dtype` where there is one."""
+        self.merged_weight = self.compose(z).to(dtype)
+
+    def set_per_example(self, scales: Tensor) -> None:
+        """Set the D states (D, k) that examples may have."""
+        self.example_scales = scales.to(self.input_factor.device)
+
     def _change_of(self, z: Tensor) -> Tensor:
         """z - 1 (..., k), with a 0 for each column that fills up a thin factor."""
         missing = self.input_factor.shape[0] - z.shape[-1]
@@ -220,28 +229,6 @@ def _filled_up(parts: Decomposition) -> Decomposition:
 def dense_weight(module: nn.Linear | Conv1D) -> Tensor:
     """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed."""
     return module.weight.T if isinstance(module, Conv1D) else module.weight
-
-
-class DenseWeights(Mapping[str, Tensor]):
-    """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
-
-    def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
-        """Without `arrive` all weights are there."""
-        self._modules, self._arrive = modules, arrive
-
-    def __getitem__(self, path: str) -> Tensor:
-        """The weight (n_out, n_in)."""
-        if self._arrive is not None:
-            self._arrive(path)
-        return dense_weight(self._modules[path])
-
-    def __iter__(self) -> Iterator[str]:
-        """The paths."""
-        return iter(self._modules)
-
-    def __len__(self) -> int:
-        """How many there are."""
-        return len(self._modules)
 
 
 def _set_dense_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:

@@ -1,9 +1,9 @@
 """Finds the matrices of a model that an adapter wraps, by name set or pattern and by layer.
 
-Targets are the Linear and Conv1D modules inside the decoder blocks; embeddings, the head, and the vision encoder and
-projector of a vision-language model are never adapted. The paper's experiments (arXiv 2501.06252, Table 4) use `mlp`,
-q + v (its "attention") and both; `all` is every linear of a block. Not covered: mixture-of-experts weights held as 3-D
-parameters, which are no Linear modules.
+Targets are the Linear and Conv1D modules inside the decoder blocks, and the matrices of experts that one 3-D parameter
+holds (`t2.adapters.fused_targets`); embeddings, the head, and the vision encoder and projector of a vision-language
+model are never adapted, and routers only where they are named. The paper's experiments (arXiv 2501.06252, Table 4) use
+`mlp`, q + v (its "attention") and both; `all` is every matrix of a block.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import TypeGuard
 
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.fused_targets import FusedTarget, expert_counts, fused_parameters, fused_target, is_router
 from t2.run.messages import did_you_mean
 
+PLAIN = ("FalconLinear",)  # classes of Linears whose own forward is x Wᵀ + b
 NAME_SETS = {
     "all": re.compile(r".*"),
-    "mlp": re.compile(r"(^|.*[._])(mlp|feed_forward|ffn)[._].*"),
+    "mlp": re.compile(r"(^|.*[._])(mlp|feed_forward|ffn|moe|experts?)[._].*"),
     "attention": re.compile(r"(^|.*[._])(attn|attention)[._].*"),
 }
 
@@ -28,15 +31,28 @@ NAME_SETS = {
 def find_targets(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
 ) -> dict[str, nn.Linear | Conv1D]:
-    """Find the chosen matrices of `model`: module name -> module, in the order of the model.
+    """The modules among `find_matrices`, for adapters that take no 3-D parameters; raises as it does."""
+    return _find(model, modules, layers, fused=False)[0]
 
-    A pattern is a name set (`all`, `mlp`, `attention`), the last part of a module's name (`q_proj`), or a regular
-    expression that must match the name within its block completely (`mlp\\.(up|down)_proj`).
+
+def find_matrices(
+    model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
+) -> tuple[dict[str, nn.Linear | Conv1D], dict[str, FusedTarget]]:
+    """Find the chosen matrices of `model`: module name -> module, and parameter name -> parameter of experts, in order.
+
+    A pattern is a name set (`all`, `mlp`, `attention`), the last part of a name (`q_proj`), or a regular expression
+    that must match the name within its block completely (`mlp\\.(up|down)_proj`). Name sets leave routers out.
 
     Raises:
-        ValueError: a pattern that matches nothing or is no regular expression, a layer out of range, or a model that
-            is adapted already.
+        ValueError: a pattern that matches nothing or is no regular expression, a layer out of range, a model that is
+            adapted already, or a parameter whose orientation is unknown.
     """
+    return _find(model, modules, layers, fused=True)
+
+
+def _find(
+    model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None, *, fused: bool
+) -> tuple[dict[str, nn.Linear | Conv1D], dict[str, FusedTarget]]:
     prefix, blocks = decoder_blocks(model)
     chosen = chosen_layers(len(blocks), layers)
     patterns = [modules] if isinstance(modules, str) else list(modules)
@@ -45,18 +61,46 @@ def find_targets(
     for name, module in blocks.named_modules():
         if name.endswith((".base", ".base_layer")) or type(module).__name__ == "SVFLinear":
             raise ValueError(f"The model has an adapter already (at {prefix}.{name}); load it afresh.")
-    inside: dict[str, nn.Linear | Conv1D] = {}
+    linears: dict[str, nn.Linear | Conv1D] = {}
+    stacks: dict[str, tuple[nn.Module, str]] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():
-            if isinstance(module, nn.Linear | Conv1D):
-                inside[f"{prefix}.{index}.{name}"] = module
+            if is_plain(module):
+                linears[f"{prefix}.{index}.{name}"] = module
+        for name, module, leaf in fused_parameters(blocks[index]) if fused else ():
+            stacks[f"{prefix}.{index}.{name}.{leaf}"] = (module, leaf)
+    matched = _matched([*linears, *stacks], patterns, prefix, _routers(model, linears))
+    config = getattr(model, "config", None)
+    width = getattr(config.get_text_config() if config is not None else None, "hidden_size", None)
+    return {name: module for name, module in linears.items() if name in matched}, {
+        name: fused_target(name, *stack, width) for name, stack in stacks.items() if name in matched
+    }
+
+
+def is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+    """Whether a module is x Wᵀ + b; a Linear with a forward of its own (block-diagonal, say) multiplies otherwise."""
+    if not isinstance(module, nn.Linear | Conv1D):
+        return False
+    own = type(module).forward not in (nn.Linear.forward, Conv1D.forward)
+    return not own or type(module).__name__ in PLAIN
+
+
+def _routers(model: nn.Module, linears: dict[str, nn.Linear | Conv1D]) -> set[str]:
+    """The names of those Linears that are routers."""
+    counts = expert_counts(model)
+    return {name for name, module in linears.items() if is_router(name, module, counts)}
+
+
+def _matched(names: Sequence[str], patterns: Sequence[str], prefix: str, routers: set[str]) -> set[str]:
+    """The names that a pattern matches; ValueError where one matches none."""
     matched: set[str] = set()
     for pattern in patterns:
-        hits = {name for name in inside if _matches(pattern, _within_block(name, prefix))}
+        hits = {name for name in names if _matches(pattern, _within_block(name, prefix))}
+        hits -= routers if pattern in NAME_SETS else set()
         if not hits:
-            raise ValueError(_nothing_matched(pattern, sorted({_within_block(name, prefix) for name in inside})))
+            raise ValueError(_nothing_matched(pattern, sorted({_within_block(name, prefix) for name in names})))
         matched |= hits
-    return {name: module for name, module in inside.items() if name in matched}
+    return matched
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:

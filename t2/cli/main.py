@@ -12,14 +12,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import t2
+from t2.run.distribution import stranger_beside
 from t2.run.places import CONF
 
-BODIES = {"train": "train", "evaluate": "evaluate_systems", "adapt": "adapt", "export": "export"}
+BODIES = {
+    "train": "train",
+    "evaluate": "evaluate_systems",
+    "adapt": "adapt",
+    "export": "export",
+    "serve": "serve",
+    "estimate": "show_estimate",
+}
+ANSWERS = ("estimate",)  # from the configuration alone: such a command writes nothing
 ABOUT = {
     "train": "learn an expert of a task",
     "evaluate": "score the base, experts and strategies on the same questions",
     "adapt": "answer prompts, or find a mixture on a few solved examples",
     "export": "write what was learned for transformers, PEFT or llama.cpp",
+    "serve": "answer requests over OpenAI's API, each with the experts that suit it",
+    "estimate": "memory and seconds of a training run, before anything is downloaded",
     "lm_eval": "score it with lm-evaluation-harness: t2 lm_eval --model t2 --model_args ... --tasks ...",
     "list": "show what can be chosen: t2 list, t2 list task",
 }
@@ -28,6 +39,8 @@ ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", 
 
 def main() -> None:
     """Run the command that the command line names."""
+    if (said := stranger_beside()) is not None:
+        print(f"warning: {said}", file=sys.stderr)
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("--help", "-h"):
         print(usage())
@@ -58,9 +71,11 @@ def run(command: str) -> None:
         nothing.__module__ = f"t2.cli.{command}"  # Hydra names the command by it
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
         return
+    from t2.run.ask import ask
     from t2.run.launch import launch
 
-    launch(getattr(importlib.import_module(f"t2.cli.{command}"), BODIES[command]), conf=CONF, name=command)
+    start = ask if command in ANSWERS else launch
+    start(getattr(importlib.import_module(f"t2.cli.{command}"), BODIES[command]), conf=CONF, name=command)
 
 
 def usage() -> str:

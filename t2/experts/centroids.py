@@ -1,4 +1,4 @@
-"""Centroids: one vector per domain of a pool, the mean hidden state of prompts that its expert is for, and their file.
+"""Centroids: a vector per domain of a pool and one per task of it, mean hidden states of prompts, and their file.
 
 They belong to a model and to a layer of it, and to the names of a pool's domains, not to its experts: an expert that is
 trained again keeps its vector, and a new one adds its own. A file is safetensors with string metadata; nothing is
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from t2.run.messages import did_you_mean
 from t2.run.places import located, typed
 from t2.types import OTHER
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CENTROIDS_FILE = "centroids.safetensors"  # its name in a run's folder and in a folder of experts
 POOLING = "mean over the tokens of the bare prompt but the first"
 AGAIN = f"Make it again: {typed('adapt')} experts=POOL strategy=centroid task=TASK, with a dispatch task."
@@ -42,16 +42,43 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Prototype:
+    """A mean (D,) in fp32, and the cosines (n,) with it of validation prompts of its own, which are not part of it."""
+
+    vector: Tensor
+    cosines: Tensor
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless both are finite numbers, and there are some."""
+        if self.vector.ndim != 1 or self.cosines.ndim != 1 or not len(self.cosines):
+            raise ValueError(
+                f"a vector has the shape {tuple(self.vector.shape)} and its cosines {tuple(self.cosines.shape)}; "
+                "expected (D,) and (n,), of n prompts."
+            )
+        if not bool(torch.cat([self.vector, self.cosines]).isfinite().all()):
+            raise ValueError("a vector or its cosines are not finite.")
+
+    def threshold(self, share: float) -> float:
+        """The cosine that a prompt of its own is below with a probability of about `share`.
+
+        The k-th lowest of the n that validation prompts have, k = share (n + 1) rounded down (split conformal
+        prediction, arXiv 2107.07511), and the lowest where that is 0: then the probability is 1 / (n + 1).
+        """
+        own = self.cosines.sort().values
+        return float(own[max(1, math.floor(share * (len(own) + 1))) - 1])
+
+
+@dataclass(frozen=True)
 class Centroids:
-    """A vector (D,) per label, and the cosines (n,) with it that other prompts of the label have.
+    """The prototype of each label, and those of its tasks.
 
     Labels are domains, and `other` where there were prompts that no expert is for. `accuracy` is that of each layer in
     cross-validation; empty where the layer was given. `prompts` are hashes (`t2.tasks.prompt_hash`) of all prompts
     behind vectors and cosines; None: unknown.
     """
 
-    vectors: Mapping[str, Tensor]  # label -> (D,) fp32
-    cosines: Mapping[str, Tensor]  # label -> (n,) fp32, of validation prompts
+    labels: Mapping[str, Prototype]
+    tasks: Mapping[str, Mapping[str, Prototype]]  # label -> task -> prototype
     sources: Mapping[str, Source]
     layer: int  # the decoder block, the first is 1
     base_model: str
@@ -61,33 +88,23 @@ class Centroids:
     prompts: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless every label has a finite vector of one size, cosines and a source."""
-        if not self.vectors or not self.vectors.keys() == self.cosines.keys() == self.sources.keys():
+        """Raise ValueError unless every label has a prototype, tasks and a source, and vectors have one size."""
+        if not self.labels or not self.labels.keys() == self.tasks.keys() == self.sources.keys():
             raise ValueError(
-                f"it has vectors of {_listed(self.vectors)}, cosines of {_listed(self.cosines)} and prompts of "
+                f"it has prototypes of {_listed(self.labels)}, tasks of {_listed(self.tasks)} and prompts of "
                 f"{_listed(self.sources)}; each label has one of each."
             )
-        shapes = {tuple(vector.shape) for vector in self.vectors.values()}
-        if len(shapes) > 1 or len(next(iter(shapes))) != 1:
-            raise ValueError(f"its vectors have the shapes {sorted(shapes)}; expected one (D,) for all.")
-        for label, vector in self.vectors.items():
-            own = self.cosines[label]
-            if own.ndim != 1 or not len(own) or not bool(torch.cat([vector, own]).isfinite().all()):
-                raise ValueError(f"the vector or the cosines of {label!r} are empty or not finite.")
+        without = [label for label, own in self.tasks.items() if not own]
+        if without:
+            raise ValueError(f"no task of {_listed(without)} has a prototype; each label has one or more.")
+        every = [*self.labels.values(), *(one for own in self.tasks.values() for one in own.values())]
+        if len({len(one.vector) for one in every}) > 1:
+            raise ValueError(f"its vectors have {sorted({len(one.vector) for one in every})} numbers; one D for all.")
 
     @property
     def domains(self) -> tuple[str, ...]:
         """The labels without `other`."""
-        return tuple(label for label in self.vectors if label != OTHER)
-
-    def threshold(self, label: str, share: float) -> float:
-        """The cosine with the label's vector that a prompt of the label is below with a probability of about `share`.
-
-        The k-th lowest of the n that validation prompts have, k = share (n + 1) rounded down (split conformal
-        prediction, arXiv 2107.07511), and the lowest where that is 0: then the probability is 1 / (n + 1).
-        """
-        own = self.cosines[label].sort().values
-        return float(own[max(1, math.floor(share * (len(own) + 1))) - 1])
+        return tuple(label for label in self.labels if label != OTHER)
 
     def check(self, domains: Sequence[str], *, base_model: str, fingerprint: str, layer: int | None = None) -> None:
         """Raise ValueError unless these are for the domains, the loaded model and, if one is given, the layer."""
@@ -123,9 +140,13 @@ class Centroids:
         if self.prompts is not None:
             about["prompts"] = sorted(self.prompts)
         strings = {name: json.dumps(value) for name, value in about.items()} | {"fingerprint": self.fingerprint}
-        tensors = {"vectors": self.vectors, "cosines": self.cosines}
+        every = dict(self.labels) | {
+            f"{label}/{task}": one for label, own in self.tasks.items() for task, one in own.items()
+        }
         # Cloned because safetensors refuses tensors that share memory.
-        flat = {f"{kind}/{label}": one.float() for kind, of in tensors.items() for label, one in of.items()}
+        flat = {f"vectors/{name}": one.vector.float().clone() for name, one in every.items()} | {
+            f"cosines/{name}": one.cosines.float().clone() for name, one in every.items()
+        }
         save_tensors(path, flat, strings)
         return path
 
@@ -158,12 +179,15 @@ class Centroids:
             raise ValueError(f"its format_version is {about['format_version']}; this t2 reads {FORMAT_VERSION}.")
         if about["pooling"] != POOLING:
             raise ValueError(f"its vectors are the {about['pooling']}; this t2 takes the {POOLING}.")
-        kinds: dict[str, dict[str, Tensor]] = {"vectors": {}, "cosines": {}}
-        for name, tensor in sorted(tensors.items()):
-            kind, _, label = name.partition("/")
-            kinds[kind][label] = tensor
+        labels: dict[str, Prototype] = {}
+        tasks: dict[str, dict[str, Prototype]] = {}
+        for name in sorted(name.removeprefix("vectors/") for name in tensors if name.startswith("vectors/")):
+            label, _, task = name.partition("/")
+            of = tasks.setdefault(label, {}) if task else labels
+            of[task or label] = Prototype(tensors[f"vectors/{name}"], tensors[f"cosines/{name}"])
         return cls(
-            **kinds,
+            labels=labels,
+            tasks=tasks,
             sources={label: Source(**source) for label, source in about["sources"].items()},
             layer=int(about["layer"]),
             base_model=str(about["base_model"]),
@@ -174,5 +198,5 @@ class Centroids:
         )
 
 
-def _listed(labels: Sequence[str] | Mapping[str, object]) -> str:
+def _listed(labels: Iterable[str]) -> str:
     return ", ".join(sorted(labels)) or "nothing"

@@ -33,6 +33,7 @@ class ExpertMetadata:
     `prompts` are hashes (`t2.tasks.prompt_hash`) of the questions that it was trained and validated on; None: unknown.
     `learned` says which singular values have a number of their own, as `t2.adapters.spectrum.Spectrum` writes it;
     None: every one. `adapter` holds the settings of another adapter than SVF, as JSON (`t2.experts.adapter_weights`).
+    `coverage` says how much of the blocks' weights was adapted, and what was left (`t2.adapters.coverage`).
     """
 
     base_model: str
@@ -50,6 +51,7 @@ class ExpertMetadata:
     prompts: frozenset[str] | None = None
     learned: str | None = None
     adapter: str | None = None
+    coverage: str | None = None
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -77,7 +79,7 @@ class ExpertMetadata:
                 f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Use the t2 that saved it"
                 f" ({strings.get('t2_version', 'version unknown')}), or train the expert again."
             )
-        optional = {"val_before", "val_after", "git_commit", "prompts", "learned", "adapter"}
+        optional = {"val_before", "val_after", "git_commit", "prompts", "learned", "adapter", "coverage"}
         missing = [f.name for f in fields(cls) if f.name not in strings and f.name not in optional]
         if missing:
             raise ValueError(f"its metadata lacks {', '.join(missing)}. Save it again with Expert.save.")
@@ -107,6 +109,7 @@ class ExpertMetadata:
             prompts=frozenset(strings["prompts"].split()) if "prompts" in strings else None,
             learned=strings.get("learned"),
             adapter=strings.get("adapter"),
+            coverage=strings.get("coverage"),
         )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from t2.adapters.fused_targets import refuse_stacks
 from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import dense_weight
@@ -113,6 +114,7 @@ class _Layouts:
 
     def __init__(self, reader: Any, adapter: SVF) -> None:
         """Read the architecture and the numbers of heads."""
+        refuse_stacks(adapter.stacks, "A GGUF file", "Export whole weights (to=hf)")
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         self.adapter = adapter

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
+from t2.adapters.svf_linear import SVFLinear
 from t2.experts.provenance import save_provenance
 from t2.models.language_model import LanguageModel
 from t2.run.files import atomic_folder
@@ -44,16 +45,34 @@ def merge_into_base(lm: LanguageModel, adapter: SVF, state: Mapping[str, Tensor]
         ValueError: `state` does not fit the adapted matrices; nothing has changed then.
     """
     check_state(state, adapter.sizes)
-    known = {name: learned.of(state[name]) for name, learned in adapter.learned.items() if name in state}
-    for name, path in adapter.paths.items():
-        layer = adapter.layers.pop(name)
-        if name in known:
-            weight = layer.compose(known[name].to(layer.input_factor.device))
-        else:
-            weight = layer.base.weight.T if isinstance(layer.base, Conv1D) else layer.base.weight
-        layer.base.weight.data = (weight.T if isinstance(layer.base, Conv1D) else weight).contiguous()
-        parent, _, child = path.rpartition(".")
-        setattr(lm.model.get_submodule(parent), child, layer.base)
+    given = {name: state[name] if name in state else torch.ones(size) for name, size in adapter.sizes.items()}
+    known = {name: unit.learned_of(given) for name, unit in adapter.units.items()}
+    adapter.layers.clear()
+    for name in list(adapter.units):
+        unit = adapter.units.pop(name)
+        changes = not state.keys().isdisjoint(unit.learned)
+        if isinstance(unit.layer, SVFLinear):
+            _unwrap(lm, unit.path, unit.layer, known[name] if changes else None)
+            continue
+        target = unit.layer.target
+        if changes:
+            target.weight.data = unit.layer.compose(known[name].to(unit.layer.input_factor.device))
+        _put(lm, unit.path.rpartition(".")[0], target.experts)
+
+
+def _unwrap(lm: LanguageModel, path: str, layer: SVFLinear, z: Tensor | None) -> None:
+    """Put a Linear back where it was, with W' of z (k,), or with its own weight."""
+    if z is not None:
+        weight = layer.compose(z.to(layer.input_factor.device))
+    else:
+        weight = layer.base.weight.T if isinstance(layer.base, Conv1D) else layer.base.weight
+    layer.base.weight.data = (weight.T if isinstance(layer.base, Conv1D) else weight).contiguous()
+    _put(lm, path, layer.base)
+
+
+def _put(lm: LanguageModel, path: str, module: nn.Module) -> None:
+    parent, _, child = path.rpartition(".")
+    setattr(lm.model.get_submodule(parent), child, module)
 
 
 def export_hf(

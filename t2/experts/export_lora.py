@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.fused_targets import refuse_stacks
 from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
 from t2.adapters.thin_correction import exact
@@ -74,6 +75,7 @@ def truncate(adapter: SVF, state: Mapping[str, Tensor], rank: int | None) -> lis
         ValueError: `state` does not fit the adapted matrices or changes none, or `rank` is below 1 or above every R.
     """
     check_state(state, adapter.sizes)
+    refuse_stacks(adapter.stacks, "A LoRA", "Export whole weights (to=hf)")
     if rank is not None:
         check_range(f"rank (null for all; the matrices have up to {max(adapter.sizes.values())} singular values)", rank,
                     at_least=1, at_most=max(adapter.sizes.values()))  # fmt: skip

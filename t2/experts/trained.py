@@ -37,7 +37,7 @@ def origin(adapter: Adapter) -> dict[str, Any]:
         return {"fingerprint": adapter_fingerprint(adapter), **about}
     if isinstance(adapter, SVF):
         learned = None if adapter.spectrum.is_default else str(adapter.spectrum)
-        about = {"parametrization": adapter.parametrization}
+        about = {"parametrization": adapter.parametrization, "coverage": str(adapter.coverage)}
         return {"fingerprint": adapter_fingerprint(adapter), "learned": learned, **about}
     raise ValueError(
         f"What a {type(adapter).__name__} learns cannot be saved: derive it from SVF, or give it what "

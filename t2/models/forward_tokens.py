@@ -37,7 +37,7 @@ def count_forward_tokens(lm: LanguageModel | None) -> Iterator[ForwardTokens]:
         # Embeddings (N, S, D) stand for ids (N, S) where images are among the tokens.
         tokens.count += int(ids.numel() if ids is not None else kwargs["inputs_embeds"][..., 0].numel())
 
-    handle = lm.model.base_model.register_forward_pre_hook(add, with_kwargs=True)
+    handle = lm.decoder.register_forward_pre_hook(add, with_kwargs=True)
     try:
         yield tokens
     finally:

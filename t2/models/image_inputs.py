@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from t2.types import Example, LazyImage
+from t2.types import LazyImage
 
 PLACEHOLDERS = ("image_token_id", "image_token_index", "video_token_id")  # their names in model configs
 NEVER = -1e9  # the logit of a placeholder; finite, so that entropies stay finite
@@ -25,32 +25,6 @@ def placeholder_ids(model: PreTrainedModel) -> tuple[int, ...]:
     """The ids of image placeholders, which a model must not generate: no image belongs to them."""
     named = {getattr(model.config, name, None) for name in PLACEHOLDERS}
     return tuple(sorted(int(token) for token in named if token is not None))
-
-
-def chat_text(processor: Any, tokenizer: Any, example: Example) -> str:
-    """Format the example with the chat template, images first, up to the beginning of the response.
-
-    A chat template of the processor that mentions images gets a turn as a list of parts; any other one, such as that
-    of a text-only model that an encoder was added to, gets a string with placeholders.
-
-    Raises:
-        jinja2.TemplateError: the template refuses the example.
-    """
-    own: str | None = getattr(processor, "chat_template", None)
-    in_parts = own is not None and "image" in own
-
-    def turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
-        if in_parts:
-            return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
-        return {"role": role, "content": f"{processor.image_token}\n" * images + text if images else text}
-
-    messages = [] if example.system is None else [turn("system", example.system)]
-    for question, answer in example.shots:
-        messages += [turn("user", question), turn("assistant", answer)]
-    messages.append(turn("user", example.prompt, len(example.images)))
-    template = tokenizer if own is None else processor
-    text: str = template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text
 
 
 def ids_with_images(processor: Any, text: str, images: Sequence[LazyImage]) -> list[int]:

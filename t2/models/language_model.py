@@ -8,20 +8,27 @@ here: loading, adapting, sampling.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.by_block import UnreadWeights
-from t2.models.image_inputs import NEVER, chat_text, ids_with_images, pixel_inputs, placeholder_ids
+from t2.models.chat import chat_text, check_arguments, end_of_turn_id
+from t2.models.image_inputs import NEVER, ids_with_images, pixel_inputs, placeholder_ids
 from t2.models.precision import LOGITS
 from t2.models.sharding import is_sharded
 from t2.types import Example, LazyImage
+
+
+class PromptTooLong(ValueError):
+    """A prompt, with what is kept for the answer, that does not fit the model's context."""
 
 
 @dataclass
@@ -39,20 +46,37 @@ class LanguageModel:
     placeholder_ids: tuple[int, ...] = field(init=False)  # of images in a prompt
     unread: UnreadWeights | None = None  # weights that are still in their files
     sharded: bool = False  # blocks are whole only while they are computed (`t2.training.sharded`)
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)  # such as enable_thinking
 
     def __post_init__(self) -> None:
         """Freeze the model, and read context length, end and padding ids from its config and tokenizer."""
         self.model.requires_grad_(False)
         self.model.eval()
         length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if length is None and self.is_recurrent:
+            length = sys.maxsize  # a running state has no last position
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
-        self.end_of_turn_id = _end_of_turn_id(self.tokenizer)
+        self.end_of_turn_id = end_of_turn_id(self.tokenizer)
         self.end_ids = _end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
         self.placeholder_ids = placeholder_ids(self.model)
+        check_arguments(self.source, self.processor, self.tokenizer, self.chat_template_kwargs)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The model without its head; a class that names another one as its base (Llama 4's text model) knows it."""
+        base: nn.Module = self.model.base_model
+        found: nn.Module = getattr(self.model, "model", base) if base is self.model else base
+        return found
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the model takes no positions, since running states are all that it remembers (Mamba)."""
+        stateful = getattr(self.model, "_is_stateful", False) is True
+        return stateful and "position_ids" not in inspect.signature(self.decoder.forward).parameters
 
     @property
     def device(self) -> torch.device:
@@ -83,8 +107,8 @@ class LanguageModel:
         """Tokenize an example up to the beginning of the response, leaving room for `reserve` new tokens.
 
         Raises:
-            ValueError: the prompt does not fit into the context, the chat template refuses the example, or the example
-                has images and the model takes text only.
+            PromptTooLong: the prompt does not fit into the context; a ValueError.
+            ValueError: the chat template refuses the example, or the example has images and the model takes text only.
         """
         if example.images and self.processor is None:
             raise ValueError(
@@ -100,7 +124,7 @@ class LanguageModel:
         else:
             ids = self._ids(self._chat(example) + example.response_prefix, example.images)
         if len(ids) + reserve > self.context_length:
-            raise ValueError(
+            raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and {reserve} are kept for the answer, but the context of "
                 f"{self.source} is {self.context_length}. Shorten the prompt, lower max_new_tokens, or "
                 f"take a model with a longer context. The prompt begins {example.prompt[:60]!r}."
@@ -124,14 +148,23 @@ class LanguageModel:
 
         `images` are those of all rows, in their order; `cache` are keyword arguments of transformers.
         """
-        hidden: Tensor = self.model.base_model(
+        hidden = self._states(
             input_ids=input_ids,
             attention_mask=self._mask_for_attention(attention_mask),
             position_ids=position_ids,
             **({"use_cache": False} | cache),
             **self.pixels(images),
-        ).last_hidden_state
+        )
         return hidden.to(self.device)
+
+    def _states(self, **inputs: Any) -> Tensor:
+        """The last hidden states of the decoder, (N, S, D)."""
+        if self.is_recurrent:
+            del inputs["position_ids"]
+            inputs |= {"cache_params": inputs.pop("past_key_values", None)}  # as these models call it
+            inputs["attention_mask"] = inputs["attention_mask"][:, -inputs["input_ids"].shape[1] :]  # of new tokens
+        hidden: Tensor = self.decoder(**inputs).last_hidden_state
+        return hidden
 
     def _mask_for_attention(self, mask: Tensor) -> Tensor:
         """A 4D bool mask as additive float mask for eager attention (Gemma 2), which adds it to the scores."""
@@ -148,7 +181,7 @@ class LanguageModel:
 
     def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
         """The logits (N, V) of the token after the inputs (N, S); `images` are those of all rows."""
-        hidden: Tensor = self.model.base_model(**inputs, **self.pixels(images)).last_hidden_state
+        hidden = self._states(**inputs, **self.pixels(images))
         return self.logits(hidden[:, -1].contiguous()).to(self.device)  # a strided row would be multiplied one by one
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
@@ -172,7 +205,7 @@ class LanguageModel:
     def _chat(self, example: Example) -> str:
         """Format the example with the model's chat template, up to the beginning of the response."""
         try:
-            return chat_text(self.processor, self.tokenizer, example)
+            return chat_text(self.processor, self.tokenizer, example, self.chat_template_kwargs)
         except TemplateError as error:
             raise ValueError(
                 f"The chat template of {self.source} refuses the example ({error}). Some templates know no "
@@ -197,23 +230,3 @@ def _end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list | tuple) else {named}
     return frozenset(int(i) for i in ids.union(others) if i is not None)
-
-
-def _end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …), else EOS.
-
-    Gemma-it and Phi-3 end a turn with another token than EOS, and an answer that is learned must end as theirs do.
-    """
-    eos: int | None = tokenizer.eos_token_id
-    if tokenizer.chat_template is None:
-        return eos
-    answer = "the answer"
-    turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
-    try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:  # a template without assistant turns
-        return eos
-    tail = text.rpartition(answer)[2].lstrip()
-    added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
-    ends = [token for token in added if tail.startswith(token)]
-    return added[max(ends, key=len)] if ends else eos

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -38,11 +40,13 @@ def load_model(
     sha256: str | None = None,
     attn_implementation: str | None = None,
     by_block: bool = False,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a frozen model; for the forms of `source` see `t2.models.sources`.
 
     Device `auto` is a GPU if there is one, and `balanced` all of them (`t2.models.sharding`). With `by_block` weights
-    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`.
+    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`. `chat_template_kwargs` are
+    variables of the chat template (`t2.models.chat`).
 
     Raises:
         ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks.
@@ -64,18 +68,17 @@ def load_model(
         unread = None
         if by_block:
             unread = without_weights(auto, location, {**shape, **options, "config": config}, parse_device(device))
-        model = (
-            auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
-            if unread is None
-            else unread.model
-        )
+            model = unread.model
+        else:
+            model = auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
     except OSError as error:
         if found.kind != "hub":
             raise
         raise _hub_error(found, error) from error
     if device == BALANCED:
         check_placed(model, source)
-    language_model = LanguageModel(model, tokenizer, source, processor, unread=unread)
+    variables = chat_template_kwargs or {}
+    language_model = LanguageModel(model, tokenizer, source, processor, unread=unread, chat_template_kwargs=variables)
     if unread is None:
         check_model(language_model)
     return language_model
@@ -96,14 +99,18 @@ def check_logits(language_model: LanguageModel) -> None:
         ValueError: they differ: the architecture has operations after its head that t2 does not implement.
     """
     model, name = language_model.model, type(language_model.model).__name__
-    if "position_ids" not in inspect.signature(model.base_model.forward).parameters:
+    taken = inspect.signature(language_model.decoder.forward).parameters
+    if "position_ids" not in taken and not (
+        language_model.is_recurrent and {"attention_mask", "cache_params"} <= {*taken}
+    ):
         raise ValueError(f"{name} takes no position_ids, which padded prompts need. Choose another architecture.")
     vocabulary = model.get_input_embeddings().weight.shape[0]
     random = torch.Generator().manual_seed(0)
     input_ids = torch.randint(vocabulary, (1, 8), generator=random).to(language_model.device)  # (1, S)
     mask, positions = torch.ones_like(input_ids), torch.arange(8, device=input_ids.device)[None]
     input_ids[torch.isin(input_ids, torch.tensor(language_model.placeholder_ids, device=input_ids.device))] = 0
-    expected = model(input_ids=input_ids, attention_mask=mask, position_ids=positions).logits.float()
+    placed = {} if language_model.is_recurrent else {"position_ids": positions}
+    expected = model(input_ids=input_ids, attention_mask=mask, **placed).logits.float()
     expected = language_model.without_placeholders(expected)
     got = language_model.logits(language_model.hidden_states(input_ids, mask, positions))
     # A softcap or scale in half precision rounds a few units in the last place away from ours in float32.

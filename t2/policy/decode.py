@@ -76,7 +76,7 @@ def decode(
         splits = len(set(parents)) < len(parents)
         if splits or len(parents) <= (1 - COMPACT_SHARE) * len(branches):
             index = torch.tensor(parents, device=lm.index_device)
-            cache.batch_select_indices(index)
+            cache.reorder_cache(index)  # which layers with a running state know, too
             mask, branches = mask[index], following
             select([branch.rows[0] for branch in branches])
         else:  # ended branches wait where they are

@@ -94,27 +94,35 @@ def prefill(
     states: Sequence[int],
     select: Callable[[Sequence[int]], None],
     images: Sequence[tuple[LazyImage, ...]] | None = None,
+    cache: DynamicCache | None = None,
 ) -> tuple[DynamicCache, Tensor, Tensor]:
     """Cache, last logits (B, V) and mask (B, S) of B prompts.
 
     `states` (B,) are the indices of the adapter states of the prompts, and `select` is called with the prompts that
-    come next. `images` (B,) are each prompt's images.
+    come next. `images` (B,) are each prompt's images. `cache` is an empty one; None: of the kind the model asks for.
     """
-    cache = DynamicCache(config=lm.model.config)
-    shared = (
-        0 if _slides(lm, prompts) or len(set(states)) == len(states) else common_prefix(prompts, lm.placeholder_ids)
-    )
+    cache = DynamicCache(config=lm.model.config) if cache is None else cache
+    alone = _slides(lm, prompts) or has_running_state(cache) or len(set(states)) == len(states)
+    shared = 0 if alone else common_prefix(prompts, lm.placeholder_ids)
     if shared:
         first_of = {state: index for index, state in reversed(list(enumerate(states)))}
         leaders = sorted(first_of.values())
         select(leaders)
         _read(lm, [prompts[index][:shared] for index in leaders], cache, 0)
         row_of = {states[index]: row for row, index in enumerate(leaders)}
-        cache.batch_select_indices(torch.tensor([row_of[state] for state in states], device=lm.index_device))
+        cache.reorder_cache(torch.tensor([row_of[state] for state in states], device=lm.index_device))
     select(range(len(prompts)))
     all_images = [image for of_one in images or () for image in of_one]
     logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, all_images)
     return cache, logits, mask
+
+
+def has_running_state(cache: DynamicCache) -> bool:
+    """Whether a layer keeps a state instead of tokens (Mamba, linear attention), which padding in between would reach.
+
+    Padding before a prompt does not: the models set its inputs to 0.
+    """
+    return any(hasattr(layer, "recurrent_states") for layer in cache.layers)
 
 
 def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:

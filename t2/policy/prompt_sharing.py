@@ -16,11 +16,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import shared_rows
+from t2.policy.prefix import has_running_state
 from t2.types import Completion, Example, LazyImage, PixelImage
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def exceeds_window(lm: LanguageModel, completions: Sequence[Completion]) -> bool
 def prompts_can_be_shared(lm: LanguageModel) -> bool:
     """Whether shared rows compute what plain rows do on this model; where not, the log says why, once."""
     if lm.model not in _CHECKED:
-        fault = _fault(lm)
+        fault = why_not_shared(lm)
         if fault is not None:
             log.warning("Prompts are not shared: %s %s.", type(lm.model).__name__, fault)
         _CHECKED[lm.model] = fault is None
@@ -50,11 +51,13 @@ def prompts_can_be_shared(lm: LanguageModel) -> bool:
 
 
 @torch.no_grad()
-def _fault(lm: LanguageModel) -> str | None:
-    """What this model does wrong with shared rows, after its name; None where nothing is."""
+def why_not_shared(lm: LanguageModel) -> str | None:
+    """What this model does wrong with shared rows, after its name; None where nothing is. Nothing is remembered."""
     attention = lm.model.config.get_text_config()._attn_implementation
     if attention not in TREE_MASK_ATTENTION:
         return f"attends by {attention!r}, and only {' and '.join(TREE_MASK_ATTENTION)} take a tree mask"
+    if has_running_state(DynamicCache(config=lm.model.config)):
+        return "keeps a running state, through which a row goes in one order, and not as a tree"
     probe = _probe(lm)
     try:
         shared = token_log_probs(lm, probe, shared=True).log_probs

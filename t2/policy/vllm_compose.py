@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.fused_targets import refuse_stacks
 from t2.adapters.svd import content_key, decompose_all, source_slug
 from t2.adapters.svf import SVF
 from t2.adapters.thin_correction import exact
@@ -69,12 +70,12 @@ class Specification:
 
 def specification_of(lm: LanguageModel, adapter: SVF) -> Specification:
     """What an engine has to know of the trainer's model and adapter; hashes all weights once."""
-    truncates = adapter.spectrum.name == "top" and adapter.decomposition == "auto"
+    refuse_stacks(adapter.stacks, "generation=vllm_server", "Use generation=hf")
     matrices = {
         name: Matrix(
             weight=f"{adapter.paths[name]}.weight",
             index=None if learned.is_all else learned.index.tolist(),
-            top=adapter.spectrum.count(learned.size) if truncates else None,
+            top=adapter.spectrum.count(learned.size) if adapter.truncates else None,
             transposed=isinstance(adapter.layers[name].base, Conv1D),
         )
         for name, learned in adapter.learned.items()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from t2.adapters.base import Adapter, NamedAdapter
+from t2.adapters.fused_targets import refuse_stacks
 from t2.models.language_model import LanguageModel
 
 
@@ -23,6 +24,7 @@ def complete_weights(
 
     `state` replaces the adapter's own. Names are those of the base model's checkpoint.
     """
+    refuse_stacks(getattr(adapter, "stacks", ()), "vLLM", "Use generation=hf")
     merged: set[str] = set()
     for name, weight in adapter.merged_weights(state) if adapter is not None else ():
         merged.add(name)

@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from t2.run.configuration.trainer import own_key
 from t2.run.messages import nearest
@@ -63,18 +63,7 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
     """
     flags = flags_of(arguments)
     texts = [argument for argument in flags.overrides if "=" in argument]
-    for text in texts:
-        if (now := renamed_override(text)) is not None:
-            raise ValueError(f"{text!r}: that was renamed. Write {now}.")
-        if text.lstrip("+~").startswith("="):
-            raise ValueError(f"{text!r} has no key. Write KEY=VALUE, such as seed=1.")
-    try:
-        overrides = [text for text in map(_first_of_sweep, texts) if text]
-        if flags.config_dir is not None:
-            overrides = _with_folder(flags.config_dir, overrides)
-        _compose(Path(flags.config_path or conf), flags.config_name or name, overrides, script=name)
-    except HydraException as error:
-        raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
+    composed(Path(flags.config_path or conf), flags.config_name or name, texts, folder=flags.config_dir, script=name)
     for text in texts:
         key, _, folder = text.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not set("$'\"") & set(folder):
@@ -82,6 +71,28 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
                 Path(folder).mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise ValueError(f"{text}: that folder cannot be made ({error.strerror}). Give another.") from None
+
+
+def composed(
+    conf: Path, name: str, texts: Sequence[str], *, folder: str | None = None, script: str | None = None
+) -> DictConfig:
+    """The configuration `name` of `conf` under overrides, of sweeps their first values; most of Hydra's own keys count
+    for nothing.
+
+    `folder` is searched for configuration files, too. ValueError as of `check_overrides`.
+    """
+    for text in texts:
+        if (now := renamed_override(text)) is not None:
+            raise ValueError(f"{text!r}: that was renamed. Write {now}.")
+        if text.lstrip("+~").startswith("="):
+            raise ValueError(f"{text!r} has no key. Write KEY=VALUE, such as seed=1.")
+    try:
+        overrides = [text for text in map(_first_of_sweep, texts) if text]
+        if folder is not None:
+            overrides = _with_folder(folder, overrides)
+        return _compose(conf, name, overrides, script=script or name)
+    except HydraException as error:
+        raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
 
 
 def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
@@ -92,11 +103,11 @@ def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) -> None:
+def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) -> DictConfig:
     """Compose `name` of the folder `conf`; ValueError, with a near miss named, where that fails."""
     with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         try:
-            hydra.compose(name, overrides=list(overrides))
+            return hydra.compose(name, overrides=list(overrides))
         except MissingConfigException as error:
             missing = error.missing_cfg_file or ""
             group, _, choice = missing.rpartition("/")

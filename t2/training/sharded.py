@@ -27,10 +27,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from t2.adapters.fused_targets import refuse_stacks
 from t2.adapters.shardable import hold_as_parameters
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
-from t2.adapters.targets import decoder_blocks
+from t2.adapters.targets import decoder_blocks, find_matrices
 from t2.models.language_model import LanguageModel
 from t2.models.loading import check_model
 from t2.training.checkpoint import note_frozen_norms
@@ -56,6 +57,8 @@ def shard(lm: LanguageModel, adapter: object, *, machine: int) -> Lockstep:
         ValueError: the model's blocks or the adapter cannot be sharded, or what injecting and checking refuse.
     """
     adapter = check_adapter(adapter)
+    _, stacks = find_matrices(lm.model, adapter.modules_spec, adapter.layers_spec)
+    refuse_stacks(stacks, "trainer=fsdp", "Use trainer=ddp, where every process holds the whole model")
     blocks = _Blocks(lm, adapter, machine)
     adapter.inject(lm.model, lm.source, arrive=blocks.arrive)
     blocks.finish()

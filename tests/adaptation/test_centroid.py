@@ -11,9 +11,12 @@ import torch
 from t2.adaptation import centroid as module
 from t2.adaptation.centroid import Centroid
 from t2.adaptation.strategy import PooledModel
+from t2.experts.centroids import Prototype
 from t2.experts.mixture import Mixture
 from t2.types import OTHER, Example
 from tests.adaptation.centroid_setup import Wording, dispatch_task, with_centroids
+
+FAR = {"far": Prototype(torch.ones(3), torch.ones(5))}  # a task that no planted state is of
 
 
 def pooled(**settings) -> PooledModel:
@@ -36,12 +39,12 @@ def test_prompts_that_no_vector_has_seen_go_to_their_domain_and_other_to_the_bas
 def planted(monkeypatch):
     """A model whose prompts have these states, and whose centroids are the axes."""
 
-    def plant(*states, cosines=(0.9, 0.9), other=True):
+    def plant(*states, cosines=(0.9, 0.9), other=True, tasks=None):
         model = pooled(other=other)
-        axes = dict(zip(("math", "words", OTHER), torch.eye(3), strict=True))
-        own = {"math": torch.full((5,), cosines[0]), "words": torch.full((5,), cosines[1]), OTHER: torch.ones(5)}
-        labels = model.pool.centroids.vectors
-        kept = {"vectors": {label: axes[label] for label in labels}, "cosines": {label: own[label] for label in labels}}
+        axes = zip(("math", "words", OTHER), torch.eye(3), (*cosines, 1.0), strict=True)
+        every = {label: Prototype(axis, torch.full((5,), own)) for label, axis, own in axes}
+        labels = {label: every[label] for label in model.pool.centroids.labels}
+        kept = {"labels": labels, "tasks": {label: (tasks or {}).get(label, FAR) for label in labels}}
         monkeypatch.setattr(module, "mean_states", lambda *_: torch.tensor(states)[:, None])
         return replace(model, pool=replace(model.pool, centroids=replace(model.pool.centroids, **kept)))
 
@@ -104,6 +107,32 @@ def test_the_order_of_the_pool_does_not_matter():
     assert found[0].mixture == Mixture.of(0, 1)
 
 
+NEAR_WORDS = {"words": {"spell": Prototype(torch.tensor([1.0, 1.0, 0.0]), torch.full((9,), 0.95))}}
+
+
+@pytest.mark.parametrize(
+    ("state", "novelty", "label"),
+    [
+        ([4.0, 3.0, 0.0], 0.1, "words"),  # nearer to math as a whole, but as near to a task of words as its own
+        ([4.0, 3.0, 0.0], None, "math"),
+        ([4.0, 1.0, 0.0], 0.1, "math"),  # too far from that task: cosine 0.857
+    ],
+)
+def test_a_prompt_as_near_to_a_task_as_its_own_has_the_label_of_the_task(planted, state, novelty, label):
+    for refuse in (None, 0.5):
+        model = planted(state, cosines=(0.1, 0.1), tasks=NEAR_WORDS)
+        (choice,) = Centroid(novelty=novelty, refuse=refuse).choose(model, QUESTIONS[:1])
+        assert choice.label == label
+
+
+def test_of_tasks_that_a_prompt_may_be_of_the_nearest_decides(planted):
+    vectors = {"math": [4.0, 3.0, 1.0], "words": [4.0, 3.0, 0.5], OTHER: [4.0, 3.0, 0.0]}
+    tasks = {label: {"own": Prototype(torch.tensor(one), torch.full((9,), 0.5))} for label, one in vectors.items()}
+    for state, label in (([4.0, 3.0, 0.9], "math"), ([4.0, 3.0, 0.5], "words"), ([4.0, 3.0, -0.1], OTHER)):
+        (choice,) = Centroid().choose(planted(state, tasks=tasks), QUESTIONS[:1])
+        assert (choice.label, choice.scores[label] > 0.3) == (label, True)
+
+
 # What is fitted
 
 
@@ -141,6 +170,7 @@ def test_centroids_of_another_layer_or_pool_are_refused():
         ({"temperature": 0.0}, "strategy.temperature is 0.0"),
         ({"refuse": 0.0}, "strategy.refuse is 0.0"),
         ({"refuse": 1.0}, "strategy.refuse is 1.0"),
+        ({"novelty": 0.0}, "strategy.novelty is 0.0"),
         ({"layer": 0}, "strategy.layer is 0"),
     ],
 )

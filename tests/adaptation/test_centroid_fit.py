@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from t2.adaptation import centroid_fit as module
 from t2.adaptation.centroid_fit import cosines_of, make_centroids
 from t2.adaptation.strategy import PooledModel
+from t2.experts.centroids import Prototype
 from t2.experts.fingerprint import fingerprint_of
 from t2.policy.mean_states import mean_states
 from t2.types import OTHER
 from tests.adaptation.centroid_setup import Wording, dispatch_task, with_centroids
 
+WORDS = {"sums": "+", "products": "*", "spell": "tree", "talk": "Hello"}  # a word that only prompts of the task have
 CODE = Wording("Write a function that adds {}.", "code")
 
 
@@ -51,10 +53,18 @@ def test_a_vector_is_the_mean_over_train_prompts_and_cosines_are_those_of_val_pr
     with model.adapter.disabled():
         vector = mean_states(model.lm, train, [2])[:, 0].mean(dim=0)
         own = mean_states(model.lm, val, [2])[:, 0]
-    torch.testing.assert_close(made.vectors[label], vector)
-    torch.testing.assert_close(made.cosines[label], F.cosine_similarity(own, vector[None]))
+    torch.testing.assert_close(made.labels[label].vector, vector)
+    torch.testing.assert_close(made.labels[label].cosines.sort()[0], F.cosine_similarity(own, vector[None]).sort()[0])
     source = made.sources[label]
     assert (source.prompts, source.val_prompts) == (6, 6)
+    for task, one in made.tasks[label].items():
+        own, held_out = ([q for q in split if WORDS[task] in q] for split in (train, val))
+        with model.adapter.disabled():
+            vector = mean_states(model.lm, own, [2])[:, 0].mean(dim=0)
+            states = mean_states(model.lm, held_out, [2])[:, 0]
+        torch.testing.assert_close(one.vector, vector)
+        torch.testing.assert_close(one.cosines, F.cosine_similarity(states, vector[None]))
+    assert list(made.tasks[label]) == {"math": ["products", "sums"], "words": ["spell"], OTHER: ["talk"]}[label]
     assert source.sha256 == hashlib.sha256(json.dumps(train).encode()).hexdigest()
     assert source.val_sha256 == hashlib.sha256(json.dumps(val).encode()).hexdigest()
 
@@ -64,7 +74,7 @@ def test_the_file_says_what_it_is_of():
     made = make_centroids(model, dispatch_task(), layer=2)
     assert (made.layer, made.base_model, made.task, made.accuracy) == (2, "tiny:llama", "dispatch", {})
     assert made.fingerprint == fingerprint_of(model.adapter.singular_values)
-    assert list(made.vectors) == ["math", OTHER, "words"]
+    assert list(made.labels) == ["math", OTHER, "words"]
 
 
 def test_no_question_of_the_test_split_is_used(monkeypatch):
@@ -128,8 +138,8 @@ def test_a_new_expert_costs_its_own_prompts_and_changes_no_other_vector(monkeypa
     asked = noting(monkeypatch)
     made = make_centroids(grown, dispatch_task(more={"code": CODE}), layer=1)
     assert sorted(asked) == sorted(one.prompt for split in ("train", "val") for one in CODE.split(split))
-    assert set(made.vectors) == {"math", "words", "code", OTHER}
-    assert all(made.vectors[label] is model.pool.centroids.vectors[label] for label in ("math", "words", OTHER))
+    assert set(made.labels) == {"math", "words", "code", OTHER}
+    assert all(made.labels[label] is model.pool.centroids.labels[label] for label in ("math", "words", OTHER))
 
 
 def test_a_domain_whose_prompts_have_changed_is_computed_again(monkeypatch):
@@ -137,19 +147,20 @@ def test_a_domain_whose_prompts_have_changed_is_computed_again(monkeypatch):
     asked = noting(monkeypatch)
     made = make_centroids(model, dispatch_task(val_size=5), layer=1)
     assert len(asked) == 3 * (6 + 5)
-    assert len(made.cosines["math"]) == 5
+    assert len(made.labels["math"].cosines) == 5
 
 
 @pytest.mark.parametrize("change", ["layer", "base_model", "fingerprint"])
 def test_vectors_of_another_layer_or_model_are_not_taken_over(change):
     model = with_centroids(pooled(), layer=1)
     wrong = {"layer": 2, "base_model": "tiny:other", "fingerprint": '{"a": 1.0}'}[change]
+    nothing = Prototype(torch.zeros(32), torch.ones(1))
     foreign = replace(
         model.pool.centroids,
-        **{change: wrong, "vectors": {label: torch.zeros(32) for label in model.pool.centroids.vectors}},
+        **{change: wrong, "labels": dict.fromkeys(model.pool.centroids.labels, nothing)},
     )
     made = make_centroids(replace(model, pool=replace(model.pool, centroids=foreign)), dispatch_task(), layer=1)
-    assert all(vector.any() for vector in made.vectors.values())
+    assert all(one.vector.any() for one in made.labels.values())
 
 
 @pytest.mark.parametrize("domains", [("math",), ("math", "words", "code")])

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import make_parametrization
 from t2.adapters.svd import decompose
-from t2.adapters.svf_linear import Mode, SVFLinear, dense_weight
+from t2.adapters.svf_linear import SVFLinear, dense_weight
 
 
 def layer_of(

@@ -60,3 +60,21 @@ def test_singular_values_are_those_of_the_base():
         weight = original("gpt2").model.get_submodule(name).weight
         torch.testing.assert_close(s, torch.linalg.svdvals(weight), rtol=1e-4, atol=1e-5)
         assert s.device.type == "cpu"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_model_that_multiplies_by_a_weight_itself_gets_that_of_the_mode(architecture: str) -> None:
+    """As Mamba does; W where W' is asked for would leave a z that nothing moves."""
+    _lm, svf = adapted(architecture, spread=0.1)
+    name, layer = next(iter(svf.layers.items()))
+    base, composed = layer.base.weight, dict(svf.merged_weights())[f"{svf.paths[name]}.weight"]
+    torch.testing.assert_close(layer.weight, composed)
+    (gradient,) = torch.autograd.grad(layer.weight.sum(), layer.parametrization.parameters())
+    assert bool((gradient != 0).all())
+    with svf.disabled():
+        assert layer.weight is base
+    with svf.merged({}):
+        assert torch.equal(layer.weight, base)
+    states = {one: z[None] for one, z in svf.state().items()}
+    with svf.per_example(states), pytest.raises(ValueError, match="multiplies by the weight of a Linear itself"):
+        _ = layer.weight

@@ -19,11 +19,11 @@ from tiny_pool import pooled, save_pool
 from wandb.cli.cli import cli as wandb_cli
 
 from t2.adaptation.centroid_fit import fingerprint
-from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
+from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.run.launch_overrides import check_overrides, quote_text
 
-SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py")
+SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py", "serve.py")
 DOMAINS = ("sums", "reading")
 DISPATCH = "names"  # the file of the dispatch expert
 ALL = commands(blocks("bash"))
@@ -66,10 +66,11 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Experts of the shipped pool's domains, for the tiny model."""
     folder = save_pool(tmp_path_factory.mktemp("experts") / "pool", (*DOMAINS, DISPATCH))
     model = pooled(*DOMAINS, layers=2)
-    vectors = {domain: torch.eye(32)[at] for at, domain in enumerate(DOMAINS)}
+    labels = {domain: Prototype(torch.eye(32)[at], torch.ones(1)) for at, domain in enumerate(DOMAINS)}
     sources = dict.fromkeys(DOMAINS, Source(1, "", 1, ""))
-    one = {"layer": 1, "base_model": model.lm.source, "fingerprint": fingerprint(model), "task": "", "accuracy": {}}
-    Centroids(vectors, dict.fromkeys(DOMAINS, torch.ones(1)), sources, **one).save(folder / CENTROIDS_FILE)
+    about = {"layer": 1, "base_model": model.lm.source, "fingerprint": fingerprint(model), "task": "", "accuracy": {}}
+    tasks = {domain: {domain: one} for domain, one in labels.items()}
+    Centroids(labels, tasks, sources, **about).save(folder / CENTROIDS_FILE)
     return folder
 
 

@@ -43,5 +43,9 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
 
 def test_the_figures_are_there_and_readable_on_dark_pages(site: Path) -> None:
     figures = sorted((site / "figures").glob("*"))
-    assert [path.name for path in figures] == ["shared_prompts.svg", "study.svg", "svf.svg", "two_passes.svg"]
-    assert all("fill: #ffffff" in path.read_text() for path in figures)  # a ground of its own
+    drawn = [path for path in figures if path.suffix == ".svg"]
+    assert [path.name for path in drawn] == ["shared_prompts.svg", "study.svg", "svf.svg", "two_passes.svg"]
+    assert all("fill: #ffffff" in path.read_text() for path in drawn)  # a ground of its own
+    shots = [path for path in figures if path not in drawn]
+    assert [path.name for path in shots] == ["serve_dark.png", "serve_light.png", "serve_phone.png"]
+    assert all(path.stat().st_size < 150_000 for path in shots)

@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_pool import save_pool, singular_values
 
-from t2.experts.centroids import CENTROIDS_FILE, Centroids, Source
+from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.pool import ExpertPool
 from t2.run.files import read_tensors, save_tensors
 from t2.types import OTHER
 
 FINGERPRINT = fingerprint_of(singular_values())
+ONES = Prototype(torch.ones(2), torch.ones(1))
 
 
 def some_centroids(*labels: str, layer: int = 2, size: int = 4) -> Centroids:
     generator = torch.Generator().manual_seed(0)
     names = labels or ("math", "letters", OTHER)
+
+    def prototype() -> Prototype:
+        return Prototype(torch.randn(size, generator=generator), torch.rand(5, generator=generator))
+
     return Centroids(
-        vectors={label: torch.randn(size, generator=generator) for label in names},
-        cosines={label: torch.rand(5, generator=generator) for label in names},
+        labels={label: prototype() for label in names},
+        tasks={label: {f"{label} {task}": prototype() for task in ("short", "long/wide")} for label in names},
         sources={label: Source(3, "abc", 5, label) for label in names},
         layer=layer,
         base_model="org/small",
@@ -35,8 +41,11 @@ def some_centroids(*labels: str, layer: int = 2, size: int = 4) -> Centroids:
 
 
 def fields(one: Centroids) -> dict[str, object]:
-    lists = {kind: {label: t.tolist() for label, t in getattr(one, kind).items()} for kind in ("vectors", "cosines")}
-    return vars(one) | lists
+    def numbers(own: Mapping[str, Prototype]) -> dict[str, object]:
+        return {name: (found.vector.tolist(), found.cosines.tolist()) for name, found in own.items()}
+
+    tasks = {label: numbers(own) for label, own in one.tasks.items()}
+    return vars(one) | {"labels": numbers(one.labels), "tasks": tasks}
 
 
 def test_a_file_holds_all_there_is(tmp_path):
@@ -48,8 +57,8 @@ def test_a_file_holds_all_there_is(tmp_path):
 
 
 def test_the_threshold_is_the_cosine_that_all_but_a_share_reach():
-    one = replace(some_centroids(), cosines={label: torch.arange(99.0, 0, -1) for label in ("math", "letters", OTHER)})
-    assert [one.threshold("math", share) for share in (0.05, 0.011, 0.01, 1e-6)] == [5.0, 1.0, 1.0, 1.0]
+    one = Prototype(torch.ones(2), torch.arange(99.0, 0, -1))
+    assert [one.threshold(share) for share in (0.05, 0.011, 0.01, 1e-6)] == [5.0, 1.0, 1.0, 1.0]
 
 
 CHANGES = {
@@ -79,7 +88,7 @@ def test_all_that_does_not_fit_is_said_at_once():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format_version": 2}, "format_version is 2; this t2 reads 1"),
+        ({"format_version": 1}, "format_version is 1; this t2 reads 2"),
         ({"pooling": "last token"}, "vectors are the last token; this t2 takes the mean over"),
         ({"layer": None}, "cannot be used as centroids"),
         ({"sources": {}}, "prompts of nothing"),
@@ -104,15 +113,28 @@ def test_what_is_no_file_of_centroids_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vectors": {}}, "it has vectors of nothing"),
-        ({"vectors": {"math": torch.ones(2), "letters": torch.ones(3), OTHER: torch.ones(2)}}, "shapes"),
-        ({"vectors": {"math": torch.ones(2), "letters": torch.ones(2) / 0, OTHER: torch.ones(2)}}, "'letters'.*finite"),
-        ({"cosines": {"math": torch.ones(0), "letters": torch.ones(1), OTHER: torch.ones(1)}}, "'math' are empty"),
+        ({"labels": {}}, "it has prototypes of nothing"),
+        ({"tasks": {"math": {}, "letters": {"a": ONES}, OTHER: {"b": ONES}}}, "no task of math has a prototype"),
+        ({"labels": {"math": ONES, "letters": ONES, OTHER: ONES}}, r"vectors have \[2, 4\] numbers"),
     ],
 )
-def test_vectors_that_cannot_be_compared_are_refused(changes, message):
+def test_prototypes_that_cannot_be_compared_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         replace(some_centroids(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("vector", "cosines", "message"),
+    [
+        (torch.ones(2) / 0, torch.ones(1), "not finite"),
+        (torch.ones(2), torch.ones(1) / 0, "not finite"),
+        (torch.ones(2), torch.ones(0), "of n prompts"),
+        (torch.ones(2, 2), torch.ones(1), r"the shape \(2, 2\)"),
+    ],
+)
+def test_a_prototype_without_numbers_is_refused(vector, cosines, message):
+    with pytest.raises(ValueError, match=message):
+        Prototype(vector, cosines)
 
 
 # In a pool

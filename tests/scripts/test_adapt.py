@@ -96,7 +96,7 @@ def test_centroids_are_made_of_a_dispatch_task_saved_and_applied_later(adapt, fo
     sizes = ("task.train_size=4", "task.val_size=3", "task.test_size=2")
     shown = adapt("strategy=centroid", "task=dispatch", *domains, *sizes, "shots=0")
     made = Centroids.load(tmp_path / "run")
-    assert set(made.vectors) == {"math", "letters", "other"}
+    assert set(made.labels) == {"math", "letters", "other"}
     assert f"layer {made.layer} " in shown
     later = adapt("strategy=centroid", f"+experts.centroids={tmp_path / 'run'}", "prompt=hello", run="later")
     assert "[pass 1, centroid: " in later

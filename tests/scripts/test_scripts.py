@@ -131,11 +131,11 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, run_script: Run, stop: signal.Signals) -> None:
-    steps = ("steps=40", "callbacks.validation.every=20")  # far more than it is let run
+    steps = ("steps=24", "callbacks.validation.every=12")  # far more than it is let run
     run_script("train", "experiment=smoke", *steps, f"hydra.run.dir={tmp_path / 'whole'}")
     broken = tmp_path / "broken"
     process = script(*steps, f"hydra.run.dir={broken}")
-    wait_for_steps(broken, random.randint(3, 15), process)
+    wait_for_steps(broken, random.randint(3, 11), process)
     time.sleep(random.random() * 0.1)
     process.send_signal(stop)
     output = process.communicate(timeout=60)[0]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -121,3 +123,27 @@ def test_an_sbatch_file_goes_on_after_its_time_limit_and_its_folder_is_its_own(t
     assert "it goes on from its last step" in shown
     assert requeues(tmp_path / "run") >= 1
     assert torch.equal(z(tmp_path / "run"), z(tmp_path / "whole"))
+
+
+def test_a_job_that_gives_way_to_one_of_higher_priority_goes_on_from_its_last_step(sweep: Run, tmp_path: Path) -> None:
+    """Slurm itself requeues it, with no signal before, and z is that of the job beside it, bit for bit."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(sweep, "hydra.launcher.partition=spare", "+task.name=slow,letters")
+        run, whole = tmp_path / "sweep" / "0", tmp_path / "sweep" / "1"
+        end = time.monotonic() + 240
+        while not (run / "checkpoints" / "last.ckpt").is_file() and time.monotonic() < end:
+            time.sleep(0.5)
+        job = str(json.loads((run / JOB_FILE).read_text())["job"])
+        where = slurm("squeue", "--noheader", "--format=%N", f"--jobs={job}")
+        slurm("sbatch", "--wait", "--partition=urgent", "--exclusive", f"--nodelist={where}", "--wrap=true")
+        done = running.result()
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "it goes on from its last step" in (run / "train.log").read_text()
+    assert "it goes on from its last step" not in (whole / "train.log").read_text()
+    assert requeues(run) == 0  # at its own request
+    assert torch.equal(z(run), z(whole))
+
+
+def slurm(*words: str) -> str:
+    """What a command of Slurm says."""
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, check=True).stdout.strip()

@@ -9,15 +9,17 @@ import pytest
 import rank_cases
 import shard_cases
 import torch
-from cost_model import Shape, Work
+from cost_model import llama
 from rank_cases import CLIPPED_STEP
-from scale_plan import frozen
 from shard_cases import BLOCKS, CASES, OF_FOUR, OF_TWO
 from tiny_models import tiny
 from torch import nn
 from training_run import fit, flat, make_module
 
 import t2.training.module
+from t2.costs.placement import frozen
+from t2.costs.shapes import on_meta, shape_of
+from t2.costs.step import Work
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.sharded import check_adapter, check_shardable, frozen_bytes
 
@@ -109,7 +111,8 @@ def test_a_process_holds_half_of_the_frozen_numbers(one: Any, two: Any) -> None:
 
 def test_the_plan_counts_these_bytes(one: Any, two: Any) -> None:
     """The documentation's table of memory rests on it."""
-    outside, blocks = frozen(Shape(32, 48, BLOCKS, 4, 2, 261, False), Work(modules="mlp", number_bytes=4))
+    shape = shape_of(on_meta(llama(32, 48, BLOCKS, 4, 2, 261)), "mlp")
+    outside, blocks = frozen(shape, Work(number_bytes=4))
     rotary = 2 * 4 * 4  # two buffers of 4 numbers in fp32
     assert two[0]["files"]["whole"] == outside + blocks + rotary
     assert two[0]["files"]["here"] == outside + blocks / 2 + rotary

@@ -67,6 +67,15 @@ class Train(Pooled):
     score_workers: PositiveInt
 
 
+class Estimate(Train):
+    """Keys of conf/estimate.yaml."""
+
+    gpu: Text | int | None
+    devices: PositiveInt | None
+    prompt_tokens: PositiveInt
+    validation_examples: PositiveInt
+
+
 class Applied(Pooled):
     """Keys of the scripts that apply experts."""
 
@@ -123,4 +132,10 @@ class Export(Adapted):
 
 # Arguments of parts that may be null, since the script puts them in.
 FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens", "stop")}}
-SCRIPTS: dict[str, type[Any]] = {"train": Train, "evaluate": Evaluate, "adapt": Adapt, "export": Export}
+SCRIPTS: dict[str, type[Any]] = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "adapt": Adapt,
+    "export": Export,
+    "estimate": Estimate,
+}

@@ -1,0 +1,89 @@
+"""The chat template of a model: a prompt as its text, the token that ends a turn, and the template's own variables.
+
+Models that can think before they answer have a variable that switches it off (`enable_thinking` of Qwen3 and SmolLM3):
+an answer of a few tokens would be cut off within the thoughts, and earn nothing. `base_model.chat_template_kwargs` sets
+such variables. Not done here: tokenizing, images (`t2.models.image_inputs`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from t2.types import Example
+
+
+def template_of(processor: Any, tokenizer: Any) -> str | None:
+    """The chat template that prompts are written in: the processor's, else the tokenizer's."""
+    own: str | None = getattr(processor, "chat_template", None)
+    return own if own is not None else tokenizer.chat_template
+
+
+def check_arguments(source: str, processor: Any, tokenizer: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise ValueError where a variable is none of the template's, which would pass over it in silence."""
+    if not arguments:
+        return
+    template = template_of(processor, tokenizer)
+    for name in arguments:
+        if template is None or re.search(rf"\b{re.escape(name)}\b", template) is None:
+            raise ValueError(
+                f"base_model.chat_template_kwargs sets {name!r}, which the chat template of {source} does not mention"
+                f"{'; it has none' if template is None else ''}. Leave it out, or see that template for its name."
+            )
+
+
+def chat_text(processor: Any, tokenizer: Any, example: Example, arguments: Mapping[str, Any]) -> str:
+    """Format the example with the chat template, images first, up to the beginning of the response.
+
+    A chat template of the processor that mentions images gets a turn as a list of parts; any other one, such as that
+    of a text-only model that an encoder was added to, gets a string with placeholders. `arguments` are variables of
+    the template.
+
+    Raises:
+        jinja2.TemplateError: the template refuses the example.
+        ValueError: the template drops the prompt.
+    """
+    own: str | None = getattr(processor, "chat_template", None)
+    in_parts = own is not None and "image" in own
+
+    def turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
+        if in_parts:
+            return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
+        return {"role": role, "content": f"{processor.image_token}\n" * images + text if images else text}
+
+    messages = [] if example.system is None else [turn("system", example.system)]
+    for question, answer in example.shots:
+        messages += [turn("user", question), turn("assistant", answer)]
+    messages.append(turn("user", example.prompt, len(example.images)))
+    template = tokenizer if own is None else processor
+    text: str = template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments)
+    if example.prompt.strip() not in text:
+        raise ValueError(
+            f"The chat template drops the prompt {example.prompt[:60]!r}: it reads turns of another form than "
+            f"{'parts' if in_parts else 'a string'}. Load the model with its own processor and template."
+        )
+    return text
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …), else EOS.
+
+    Gemma-it and Phi-3 end a turn with another token than EOS, and an answer that is learned must end as theirs do.
+    """
+    eos: int | None = tokenizer.eos_token_id
+    if tokenizer.chat_template is None:
+        return eos
+    answer = "the answer"
+    turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # a template without assistant turns
+        return eos
+    tail = text.rpartition(answer)[2].lstrip()
+    added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}
+    ends = [token for token in added if tail.startswith(token)]
+    return added[max(ends, key=len)] if ends else eos

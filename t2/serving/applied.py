@@ -1,0 +1,77 @@
+"""The mixtures that are being served: each row of a forward pass gets its own, and no weight is written.
+
+`Applied` keeps the scales of the mixtures in use in the adapter, and tells it which row has which. `Unmerged` lets
+pass 1 apply the dispatch expert in the factored mode: to merge it takes seconds, which pays for many prompts and not
+for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from t2.adaptation.two_pass import is_base
+from t2.adapters.svf import SVF
+from t2.experts.mixture import Mixture
+from t2.experts.pool import ExpertPool
+
+
+class Applied:
+    """Applies a mixture to each row of a forward pass; without a pool all rows are the base model's."""
+
+    def __init__(self, adapter: SVF | None, pool: ExpertPool | None, device: torch.device) -> None:
+        """Rows are chosen on `device`."""
+        self._adapter, self._pool, self._device = adapter, pool, device
+        self._table: list[Mixture] = []  # of which the adapter holds the scales
+        self._open = ExitStack()
+        self._select: Any = None
+
+    @contextmanager
+    def rows(self, mixtures: Sequence[Mixture], keep: Sequence[Mixture] = ()) -> Iterator[None]:
+        """Within the block row n has mixtures[n]. The scales of `keep` stay beside theirs, for the next call."""
+        if self._adapter is None or self._pool is None:
+            yield
+            return
+        if all(map(is_base, mixtures)):
+            with self._adapter.disabled():
+                yield
+            return
+        if not set(mixtures) <= set(self._table):
+            self._hold(list(dict.fromkeys([*mixtures, *keep])))
+        number = {mixture: index for index, mixture in enumerate(self._table)}
+        self._select(torch.tensor([number[mixture] for mixture in mixtures], device=self._device))
+        yield
+
+    def close(self) -> None:
+        """Give the adapter its own mode back."""
+        self._open.close()
+        self._table = []
+
+    def _hold(self, mixtures: list[Mixture]) -> None:
+        assert self._adapter is not None, "checked by rows()"
+        assert self._pool is not None, "checked by rows()"
+        self.close()
+        self._select = self._open.enter_context(self._adapter.per_example(self._pool.scales(mixtures)))
+        self._table = mixtures
+
+
+class Unmerged(SVF):
+    """The adapter that strategies see: as the one it is made of, but a given state is loaded rather than merged."""
+
+    def __init__(self, svf: SVF) -> None:
+        """Share everything with `svf`, whose own z the server has no other use for."""
+        vars(self).update(vars(svf))
+        self._loaded: Mapping[str, Tensor] | None = None
+
+    @contextmanager
+    def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Within the block the model has the z of `state`, or the present one, in the factored mode."""
+        if state is not None and state is not self._loaded:
+            self.load(state)
+            self._loaded = state
+        with self.mode.switched("factored"):
+            yield

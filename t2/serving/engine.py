@@ -1,0 +1,228 @@
+"""The thread that owns the model: it takes waiting jobs, runs their pass 1 together, and decodes them in one batch.
+
+           submit                    between two steps               every step
+    HTTP ---------> queue (bounded) -------------------> pass 1 ---> `Batch.join` ---> `Batch.step` ---> events
+
+A job waits until its samples have places. Running rows wait while prompts are read, so that at most `prefill_tokens` of
+them are read between two steps. Not done here: HTTP (`t2.serving.app`), the arithmetic of a step (`t2.serving.batch`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+
+import torch
+
+from t2.adaptation.strategy import Choice, PooledModel
+from t2.experts.mixture import Mixture
+from t2.models.language_model import LanguageModel
+from t2.serving.applied import Applied
+from t2.serving.batch import Batch
+from t2.serving.job import Ask, Chosen, Ended, Event, Failed, Job, Token
+from t2.serving.metrics import Metrics
+from t2.serving.settings import Settings
+
+log = logging.getLogger(__name__)
+INTERNAL = "The server failed while it answered; its log says more. Send the request again."
+STOPPED = "The server is stopping. Send the request to another one, or later."
+
+
+class QueueFull(Exception):
+    """As many requests wait as may."""
+
+
+class Stopping(Exception):
+    """The server takes no new requests."""
+
+
+class Engine:
+    """Runs jobs in a thread of its own; `submit` and `stop` may be called from others."""
+
+    def __init__(
+        self, lm: LanguageModel, model: PooledModel | None, applied: Applied, settings: Settings, metrics: Metrics
+    ) -> None:
+        """`model` is what strategies choose with; None: there is no pool."""
+        self._model, self._settings, self._metrics = model, settings, metrics
+        self._batch, self._applied = Batch(lm, applied), applied
+        self._running: dict[int, tuple[Job, int]] = {}  # number -> the job, and its samples that have not ended
+        self._waiting: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        """Begin to take jobs."""
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs have no place yet."""
+        return len(self._waiting)
+
+    @property
+    def rows(self) -> int:
+        """How many samples are being decoded."""
+        return len(self._batch.rows)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether new jobs are refused."""
+        return self._stopping
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are being taken."""
+        return self._thread.is_alive()
+
+    def submit(self, ask: Ask, emit: Callable[[Event], None]) -> Job:
+        """Let a job wait for its places.
+
+        Raises:
+            QueueFull: as many jobs wait as may.
+            Stopping: `stop` was called.
+        """
+        with self._changed:
+            if self._stopping or not self._thread.is_alive():
+                raise Stopping(STOPPED)
+            waiting = sum(not job.over for job in self._waiting)
+            free = waiting == 0 and self.rows + ask.sampling.samples <= self._settings.max_concurrent
+            if waiting >= self._settings.max_waiting and not free:
+                raise QueueFull(
+                    f"{waiting} requests wait, and no more than {self._settings.max_waiting} may. Send it again later."
+                )
+            job = Job(ask, emit)
+            self._waiting.append(job)
+            self._changed.notify()
+        return job
+
+    def refuse(self) -> None:
+        """Take no new jobs; those that were taken go on."""
+        self._stopping = True
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Take no new jobs, and return when the thread has ended; jobs that are left after `timeout_s` fail."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            for job in [*self._waiting, *(one for one, _ in list(self._running.values()))]:
+                job.finish(Failed(STOPPED))
+            self._thread.join()
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while (joining := self._next()) is not None:
+                self._guarded(partial(self._admit, joining), joining)
+                self._guarded(self._batch.step, [one for one, _ in self._running.values()])
+                self._metrics.rows.set(self.rows)
+                self._running = {number: one for number, one in self._running.items() if not one[0].over}
+        self._applied.close()
+
+    def _next(self) -> list[Job] | None:
+        """The jobs that join before the next step; waits where nothing runs. None: there is nothing more to do."""
+        with self._changed:
+            self._batch.drop()
+            while True:
+                joining = self._take()
+                self._metrics.waiting.set(len(self._waiting))
+                if joining or self._batch.rows:
+                    return joining
+                if self._stopping and not self._waiting:
+                    return None
+                self._changed.wait()
+
+    def _take(self) -> list[Job]:
+        """The first of the waiting whose samples have places, and whose prompts are not too long together."""
+        taken: list[Job] = []
+        places, tokens = self._settings.max_concurrent - self.rows, 0
+        while self._waiting:
+            job = self._waiting[0]
+            samples, length = job.ask.sampling.samples, len(job.ask.prompt_ids)
+            if not job.over and (samples > places or (taken and tokens + length > self._settings.prefill_tokens)):
+                break
+            self._waiting.popleft()
+            if not job.over:
+                taken.append(job)
+                places, tokens = places - samples, tokens + length
+        return taken
+
+    def _admit(self, jobs: Sequence[Job]) -> None:
+        """Run pass 1 of the jobs, one batch for each strategy, and let them join."""
+        by: dict[int, list[Job]] = {}
+        for job in jobs:
+            by.setdefault(-1 if isinstance(job.ask.by, Mixture) else id(job.ask.by), []).append(job)
+        for group in by.values():
+            self._choose(group)
+        ready = [job for job in jobs if not job.over]
+        for job in ready:
+            job.pass2_start_s = perf_counter()
+            self._running[job.number] = (job, job.ask.sampling.samples)
+            job.emit = self._counted(job, job.emit)
+        if ready:
+            self._batch.join(ready)
+
+    def _choose(self, jobs: Sequence[Job]) -> None:
+        """Choose the mixtures of jobs that have one strategy, or none; a job whose prompt is refused fails alone."""
+        start, by = perf_counter(), jobs[0].ask.by
+        if isinstance(by, Mixture):
+            for job in jobs:
+                assert isinstance(job.ask.by, Mixture), "they were grouped so"
+                self._set(job, Choice(job.ask.by), 0.0)
+            return
+        assert self._model is not None, "strategies need a pool"
+        try:
+            choices = by.choose(self._model, [job.ask.example for job in jobs])
+        except ValueError as error:
+            if len(jobs) > 1:
+                for job in jobs:
+                    self._choose([job])
+            else:
+                jobs[0].finish(Failed(str(error), asked_wrong=True))
+            return
+        pass1_s = perf_counter() - start
+        self._metrics.pass1_s.observe(pass1_s)
+        for job, choice in zip(jobs, choices, strict=True):
+            self._model.pool.check_mixture(choice.mixture)
+            self._set(job, choice, pass1_s)
+
+    def _set(self, job: Job, choice: Choice, pass1_s: float) -> None:
+        job.mixture = choice.mixture
+        job.tell(Chosen(choice, pass1_s))
+
+    def _counted(self, job: Job, emit: Callable[[Event], None]) -> Callable[[Event], None]:
+        """`emit`, which counts tokens too, and ends the job after the last one of its last sample."""
+        left, first = job.ask.sampling.samples, True
+
+        def counted(event: Event) -> None:
+            nonlocal left, first
+            emit(event)
+            if not isinstance(event, Token):
+                return
+            self._metrics.completion_tokens.inc()
+            if first:
+                first = False
+                self._metrics.first_token_s.observe(perf_counter() - job.arrived_s)
+            left -= event.finish is not None
+            if not left:
+                pass2_s = perf_counter() - job.pass2_start_s
+                self._metrics.pass2_s.observe(pass2_s)
+                job.finish(Ended(pass2_s))
+
+        return counted
+
+    def _guarded(self, work: Callable[[], None], jobs: Sequence[Job]) -> None:
+        """Do it; where it fails, so do these jobs, and the thread goes on with the others."""
+        try:
+            work()
+        except Exception:
+            log.exception("The model failed, and %d requests with it.", len(jobs))
+            for job in jobs:
+                job.finish(Failed(INTERNAL))
+            self._batch.drop()
+            self._applied.close()
