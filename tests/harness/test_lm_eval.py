@@ -128,7 +128,7 @@ def test_arguments_that_cannot_be_used_are_refused_with_a_sentence(arguments, me
 TASK = {
     "task": "numbers", "dataset_path": "json", "test_split": "test", "output_type": "generate_until",
     "doc_to_text": "{{question}}", "doc_to_target": "{{answer}}",
-    "generation_kwargs": {"max_gen_toks": 16, "do_sample": False, "until": ["\n"]},
+    "generation_kwargs": {"max_gen_toks": 16, "do_sample": False, "until": []},
     "filter_list": [{"name": "number", "filter": [
         {"function": "regex", "regex_pattern": "(-?[0-9]+)", "group_select": -1}, {"function": "take_first"}]}],
     "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
@@ -150,7 +150,7 @@ def test_the_command_scores_what_evaluate_scores(run_script, tmp_path, monkeypat
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = [f"task.data_files.all={file}", "task.val_size=1", "task.test_size=4"]
     model = "base_model=smollm2_135m,experts=smollm2_135m,strategy=classifier"
-    run_script("evaluate", "task=asdiv", *data, "task.max_new_tokens=16", 'task.form.stop=["\\n"]', *model.split(","),
+    run_script("evaluate", "task=asdiv", *data, "task.max_new_tokens=16", *model.split(","),
                "singles=false", "uniform=false", "all_at_1=false", "controls=null", "logger=none",
                f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
     ours = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]
