@@ -30,6 +30,7 @@ from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.models.forward_tokens import count_forward_tokens
 from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
+from t2.policy.hf import HFGenerator
 from t2.run.messages import check_choice
 from t2.run.phases import Phases
 from t2.types import Completion, Example, Sampling
@@ -91,6 +92,11 @@ class TwoPass:
         if not isinstance(generator.adapter, SVF):
             found = "no adapter" if generator.adapter is None else f"a {type(generator.adapter).__name__}"
             raise ValueError(f"The generator has {found}, and mixtures of experts need SVF; set adapter=svf.")
+        if pool.loras and not isinstance(generator, HFGenerator):
+            raise ValueError(
+                f"The pool has LoRAs ({', '.join(pool.loras)}), which {type(generator).__name__} does not mix. Use "
+                "generation=hf, or a pool without them."
+            )
         pool.check(generator.adapter, source=generator.lm.source, transfer=transfer)
         self.generator, self.pool, self.strategy, self.pass2 = generator, pool, strategy, pass2
         self.phases = Phases()

@@ -25,7 +25,7 @@ Where k of the R singular values have a number (`t2.adapters.spectrum`), the fac
 of rank k, and states still have R multipliers, 1 where nothing is learned. Experts that lie in one 3-D parameter are as
 many matrices, NAME[0], NAME[1] and so on (`t2.adapters.fused`). `t2.adapters.svf_linear` says how the factored mode
 keeps small changes of z in half precision. Not done here: choosing matrices (`t2.adapters.targets`), parametrizing z
-(`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`).
+(`t2.adapters.parametrizations`), mixing experts (`t2.experts.pool`), LoRAs in a state (`t2.adapters.low_rank`).
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.coverage import Coverage, coverage_of
+from t2.adapters.low_rank import LowRankChanges
 from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import check_shared, make_parametrization
 from t2.adapters.spectrum import Learned, Spectrum, SpectrumName, Tie
-from t2.adapters.states import check_per_example, check_state
+from t2.adapters.states import check_state
 from t2.adapters.svd import source_slug
 from t2.adapters.svf_injection import Injection, Unit, restored
 from t2.adapters.svf_linear import SVFLinear
@@ -107,6 +108,7 @@ class SVF(nn.Module):
         self.learned: dict[str, Learned] = {}  # matrix -> which singular values have a number
         self.singular_values: dict[str, Tensor] = {}  # matrix -> s (R,), fp32, on the CPU; NaN: not computed
         self.frobenius_norms: dict[str, float] = {}  # matrix -> its own
+        self.low_rank = LowRankChanges()  # of LoRAs that are mixed with z
 
     def inject(self, model: nn.Module, source: str, *, arrive: Callable[[str], None] | None = None) -> None:
         """Wrap the chosen matrices of `model`, which changes; `source` names the folder of the SVD cache.
@@ -195,12 +197,11 @@ class SVF(nn.Module):
         Raises:
             ValueError: `state` does not fit the adapted matrices.
         """
-        if state is not None:
-            check_state(state, self.sizes)
+        own, changes = self.low_rank.of_state(state, self.sizes)
         with restored(self.units.values(), "merged_weight"):
-            with torch.no_grad():
+            with torch.no_grad(), self.low_rank.applied(changes, self.layers):
                 for unit in self.units.values():
-                    unit.layer.merge(self._multiplier(unit, state), dtype)
+                    unit.layer.merge(self._multiplier(unit, own), dtype)
             with self.mode.switched("merged"):
                 yield
 
@@ -208,18 +209,17 @@ class SVF(nn.Module):
     def per_example(self, scales: Mapping[str, Tensor]) -> Iterator[Callable[[Tensor], None]]:
         """Within the block each example of a batch has its own z, one of the D in `scales` (module -> (D, R)).
 
-        State b applies to example b until the yielded function is called with an index (N,): from then on state
-        index[n] applies to example n.
+        State b applies to example b until the yielded function is called with an index (N,): then index[n] to n.
 
         Raises:
             ValueError: the modules of `scales` are not exactly the adapted ones, a shape does not fit, a multiplier
                 that the spectrum leaves at 1 is not 1, or experts whose class has no grouped forward pass.
         """
-        check_per_example(scales, self.sizes)
+        own, changes = self.low_rank.of_states(scales, self.sizes)
         with restored(self.units.values(), "example_scales"):
             for unit in self.units.values():
-                unit.layer.set_per_example(unit.learned_of(scales))
-            with self.mode.switched("factored", per_example=True):
+                unit.layer.set_per_example(unit.learned_of(own))
+            with self.low_rank.applied(changes, self.layers), self.mode.switched("factored", per_example=True):
                 yield self._select
 
     @torch.no_grad()
@@ -229,10 +229,10 @@ class SVF(nn.Module):
         Raises:
             ValueError: `state` does not fit the adapted matrices.
         """
-        if state is not None:
-            check_state(state, self.sizes)
+        own, changes = self.low_rank.of_state(state, self.sizes)
         for unit in self.units.values():
-            weight = unit.layer.compose(self._multiplier(unit, state))
+            with self.low_rank.applied(changes, self.layers):
+                weight = unit.layer.compose(self._multiplier(unit, own))
             if isinstance(unit.layer, SVFLinear):
                 yield f"{unit.path}.weight", weight.T if isinstance(unit.layer.base, Conv1D) else weight
             else:

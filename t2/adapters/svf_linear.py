@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.low_rank import Term, add_terms, dense_terms
 from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
@@ -53,6 +54,7 @@ class SVFLinear(nn.Module):
         self.example_scales: Tensor | None = None  # (D, k), D distinct states
         self.merged_weight: Tensor | None = None  # (n_out, n_in)
         self.is_sharded = False  # `t2.adapters.shardable`
+        self.terms: tuple[Term, ...] = ()  # `t2.adapters.low_rank`
         weight = dense_weight(base)
         self.is_thin = len(parts.s) < min(weight.shape)
         parts = _filled_up(parts) if self.is_thin else parts
@@ -137,7 +139,8 @@ class SVFLinear(nn.Module):
         if self.mode.name == "merged":
             assert self.merged_weight is not None, "the merged mode is active inside `with adapter.merged()`"
             return self._merged(x, self.merged_weight)
-        return self._factored(x, self._scale_for(x))
+        y = self._factored(x, self._scale_for(x))
+        return add_terms(y, x, self.terms, self.mode.index) if self.terms else y
 
     def _scale_for(self, x: Tensor) -> Tensor:
         """The z that multiplies x Vhᵀ: (k,), or (B, 1, k) with per-example scales; k is R but in a thin layer."""
@@ -180,6 +183,7 @@ class SVFLinear(nn.Module):
             )
         weight = dense_weight(self.base)
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
+        change = change + dense_terms(self.terms) if self.terms else change
         return (exact(weight) + change).to(weight.dtype)
 
     def merge(self, z: Tensor, dtype: torch.dtype | None) -> None:

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness with a model called t2: `t2 lm_eval --model t2 --model_args base_model=...,experts=... --tasks T`
+"""lm-evaluation-harness with a model called t2: `t2 lm_eval --model t2 --model_args experts=POOL,... --tasks T`
 
 The rest of the command line is lm_eval's own, and so are tasks, prompts, metrics and output. lm_eval 0.4 finds models
 in its own registry alone, so this command enters ours before it starts lm_eval.
@@ -21,7 +21,6 @@ def register() -> None:
     """
     if importlib.util.find_spec("lm_eval") is None:
         raise ImportError('lm-evaluation-harness is not installed: pip install "transformer2[harness]"')
-    import lm_eval.models  # its own models, which it does not enter into a registry that has one already
     from lm_eval.api.registry import model_registry
 
     if NAME not in model_registry:

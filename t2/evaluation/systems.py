@@ -106,7 +106,7 @@ def pool_systems(
         fixed[ALL] = Fixed(uniform=1.0)
     systems = {name: TwoPass(generator, pool, one, pass2="merged", transfer=transfer) for name, one in fixed.items()}
     for control in controls:
-        for domain, expert in pool.experts.items():
+        for domain, expert in pool.svf.items():  # a LoRA has no multipliers to move
             about, sizes = expert.metadata, {module: len(z) for module, z in expert.scales.items()}
             for draw in range(1, control_draws + 1) if control in DRAWN else (None,):
                 moved = transfer_expert(

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
 from t2.experts.provenance import save_provenance
@@ -44,9 +43,16 @@ def merge_into_base(lm: LanguageModel, adapter: SVF, state: Mapping[str, Tensor]
     Raises:
         ValueError: `state` does not fit the adapted matrices; nothing has changed then.
     """
-    check_state(state, adapter.sizes)
-    given = {name: state[name] if name in state else torch.ones(size) for name, size in adapter.sizes.items()}
+    own, changes = adapter.low_rank.of_state(state, adapter.sizes)
+    assert own is not None, "a state is given"
+    given = {name: own[name] if name in own else torch.ones(size) for name, size in adapter.sizes.items()}
     known = {name: unit.learned_of(given) for name, unit in adapter.units.items()}
+    with adapter.low_rank.applied(changes, adapter.layers):
+        _take_out(lm, adapter, own, known)
+
+
+def _take_out(lm: LanguageModel, adapter: SVF, state: Mapping[str, Tensor], known: Mapping[str, Tensor]) -> None:
+    """Put every module back where it was, with W' where the state says something; `known` are z by unit."""
     adapter.layers.clear()
     for name in list(adapter.units):
         unit = adapter.units.pop(name)

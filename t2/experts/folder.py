@@ -9,17 +9,21 @@ from pathlib import Path
 
 from t2.experts.centroids import CENTROIDS_FILE
 from t2.experts.expert import Expert
+from t2.experts.lora_expert import LoraExpert, is_lora_folder
 from t2.run.messages import did_you_mean
+from t2.run.places import located
 
 
-def read_expert(domain: str, path: Path | str) -> Expert:
-    """Read the expert of a domain from its file or a training run's folder; errors name the domain.
+def read_expert(domain: str, path: Path | str) -> Expert | LoraExpert:
+    """Read the expert of a domain from its file, a training run's folder or PEFT's; errors name the domain.
 
     Raises:
         FileNotFoundError: there is no such file, or the folder holds no expert.
         ValueError: the file is no expert.
     """
     try:
+        if is_lora_folder(located(path)):
+            return LoraExpert.load(located(path), domain)
         return Expert.load(Expert.find(path))
     except FileNotFoundError as error:
         raise FileNotFoundError(f"The expert of {domain!r}: {error}") from error
@@ -27,8 +31,10 @@ def read_expert(domain: str, path: Path | str) -> Expert:
         raise ValueError(f"The expert of {domain!r}: {error}") from error
 
 
-def read_folder(folder: Path) -> dict[str, Expert]:
-    """Read all *.safetensors of a folder but the centroids: domain, as saved in the file, -> expert, sorted by domain.
+def read_folder(folder: Path) -> dict[str, Expert | LoraExpert]:
+    """Read all *.safetensors of a folder but the centroids, and the folders of PEFT in it: domain -> expert, sorted.
+
+    The domain is as saved in the file, or the name of PEFT's folder.
 
     Raises:
         FileNotFoundError: there is no such folder, or no expert file in it.
@@ -37,7 +43,7 @@ def read_folder(folder: Path) -> dict[str, Expert]:
     if not folder.is_dir():
         hint = did_you_mean(folder.name, (path.name for path in folder.parent.glob("*") if path.is_dir()))
         raise FileNotFoundError(f"No folder of experts at {folder}.{hint} Give a folder of *.safetensors files.")
-    experts: dict[str, Expert] = {}
+    experts: dict[str, Expert | LoraExpert] = {}
     files: dict[str, str] = {}
     for path in sorted(folder.glob("*.safetensors")):
         if path.name == CENTROIDS_FILE:
@@ -50,6 +56,10 @@ def read_folder(folder: Path) -> dict[str, Expert]:
                 "give the pool as domain -> file."
             )
         experts[domain], files[domain] = expert, path.name
+    for path in sorted(filter(is_lora_folder, folder.iterdir())):
+        if path.name in experts:
+            raise ValueError(f"{folder} holds two experts of the domain {path.name!r}. Rename the folder {path}.")
+        experts[path.name] = LoraExpert.load(path, path.name)
     if not experts:
         raise FileNotFoundError(f"{folder} holds no *.safetensors file of an expert. Give a folder of experts.")
     return dict(sorted(experts.items()))

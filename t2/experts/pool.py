@@ -1,8 +1,9 @@
 """A pool of experts by domain, and the multipliers z' of their mixtures (arXiv 2501.06252, section 3.2).
 
 Mixing is linear in z, by the rules of `t2.experts.mixture.Mixture`, whose mixing weights are in the order of the pool.
-All experts of a pool scale the same matrices of the same model, and none is listed twice (the authors' few-shot
-configuration lists GSM8K's expert twice and ARC's not at all). Not done here: choosing mixtures (`t2.adaptation`).
+A LoRA of PEFT may be among the experts (`t2.experts.lora_expert`): it leaves z at 1, and its own multiplier is 1 + α.
+All others scale the same matrices of the same model, and none is listed twice (the authors' few-shot configuration
+lists GSM8K's expert twice and ARC's not at all). Not done here: choosing mixtures (`t2.adaptation`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from t2.adapters.svf import SVF
 from t2.experts.centroids import CENTROIDS_FILE, Centroids
 from t2.experts.compatibility import DISPATCH, check_domain, check_same_matrices, check_same_model, natural_order
-from t2.experts.expert import Expert, SingularValueAdapter
+from t2.experts.expert import Expert
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.folder import read_expert, read_folder
+from t2.experts.lora_expert import LoraExpert
 from t2.experts.mixture import Mixture
 from t2.run.places import located
 
@@ -32,19 +35,27 @@ class ExpertPool:
     `dispatch` and `centroids` are for choosing among them: the strategies `classifier` and `centroid`.
     """
 
-    experts: Mapping[str, Expert]
+    experts: Mapping[str, Expert | LoraExpert]
     dispatch: Expert | None = None
     centroids: Centroids | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless the experts are distinct and scale the same matrices of one model."""
+        """Raise ValueError unless the experts are distinct and scale the same matrices of one model; one is SVF's."""
         if not self.experts:
             raise ValueError("The pool is empty. Give at least one domain and its expert file.")
         object.__setattr__(self, "experts", dict(self.experts))  # a copy, so that the cached properties stay valid
-        (first, expert), *others = self.experts.items()
-        check_domain(first)
-        for domain, other in others:
+        if not self.svf:
+            raise ValueError("All experts of the pool are LoRAs. Give an SVF expert, too; plain PEFT mixes LoRAs.")
+        for domain in self.experts:
             check_domain(domain)
+        (first, expert), *others = self.svf.items()
+        for domain, lora in self.loras.items():
+            if left := lora.changes.keys() - expert.scales.keys():
+                raise ValueError(
+                    f"The LoRA of {domain!r} changes {len(left)} modules that the expert of {first!r} does not scale: "
+                    f"{min(left, key=natural_order)} for one. Train the experts with adapter.modules=all."
+                )
+        for domain, other in others:
             check_same_model(first, expert, domain, other)
             check_same_matrices(first, expert, domain, other)
         if self.dispatch is not None:
@@ -65,10 +76,11 @@ class ExpertPool:
         dispatch: Path | str | None = None,
         centroids: Path | str | None = None,
     ) -> ExpertPool:
-        """Read a pool from domain -> expert file or training run's folder, or from one folder of *.safetensors.
+        """Read a pool from domain -> expert file, training run's or LoRA's folder, or from one folder of *.safetensors.
 
-        In a folder each expert has the domain it was saved with, the order is alphabetical, and the expert of the
-        domain `dispatch` becomes the pool's dispatch expert, centroids.safetensors its centroids.
+        In a folder a LoRA is a folder of PEFT, whose name is its domain. Each other expert has the domain it was saved
+        with, the order is alphabetical, and the expert of the domain `dispatch` becomes the pool's dispatch expert,
+        centroids.safetensors its centroids.
 
         Raises:
             FileNotFoundError: a file or the folder is not there.
@@ -95,16 +107,26 @@ class ExpertPool:
         return tuple(self.experts)
 
     @cached_property
+    def svf(self) -> dict[str, Expert]:
+        """The experts that have multipliers of singular values."""
+        return {domain: one for domain, one in self.experts.items() if isinstance(one, Expert)}
+
+    @cached_property
+    def loras(self) -> dict[str, LoraExpert]:
+        """The experts that are LoRAs."""
+        return {domain: one for domain, one in self.experts.items() if isinstance(one, LoraExpert)}
+
+    @cached_property
     def modules(self) -> tuple[str, ...]:
         """The M adapted matrices in the order of the columns of (K, M) mixing weights: by `natural_order`."""
-        return tuple(sorted(self.experts[self.domains[0]].scales, key=natural_order))
+        return tuple(sorted(next(iter(self.svf.values())).scales, key=natural_order))
 
     @cached_property
     def identity(self) -> str:
         """A hash, 16 hex digits, of the domains and their experts' scales; order and dispatch expert do not count."""
         return hashlib.sha256(repr(sorted(self._digests.items())).encode()).hexdigest()[:16]
 
-    def with_expert(self, domain: str, expert: Expert) -> ExpertPool:
+    def with_expert(self, domain: str, expert: Expert | LoraExpert) -> ExpertPool:
         """A copy of the pool with an expert appended, or replaced where the domain exists.
 
         Raises:
@@ -112,10 +134,11 @@ class ExpertPool:
         """
         return replace(self, experts={**self.experts, domain: expert})
 
-    def check(self, adapter: SingularValueAdapter, *, source: str, transfer: bool = False) -> None:
+    def check(self, adapter: SVF, *, source: str, transfer: bool = False) -> None:
         """Raise ValueError unless the experts scale exactly the matrices of `adapter` in the model from `source`.
 
-        `transfer` accepts experts of another model whose modules and sizes fit.
+        LoRAs are made known to it, so that it can apply the states of mixtures. `transfer` accepts experts of another
+        model whose modules and sizes fit.
         """
         values = adapter.singular_values
         shapes = {module: len(s) for module, s in values.items()}
@@ -123,6 +146,10 @@ class ExpertPool:
         chooser = {} if self.dispatch is None else {DISPATCH: self.dispatch}
         for domain, expert in {**self.experts, **chooser}.items():
             try:
+                if isinstance(expert, LoraExpert):
+                    expert.check_base(source, transfer=transfer)
+                    expert.attach(adapter)
+                    continue
                 expert.check(base_model=source, fingerprint=fingerprint, shapes=shapes, transfer=transfer)
             except ValueError as error:
                 raise ValueError(f"The expert of {domain!r} does not fit: {error}") from error
@@ -178,23 +205,35 @@ class ExpertPool:
         return self._mixed(torch.ones(len(weights), len(self.modules)), full)
 
     def _mixed(self, origins: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """Module -> c + Σ_k α_k (z_k - 1) of origins c (D, M) and mixing weights α (D, K, M)."""
-        return {
+        """Module -> c + Σ_k α_k (z_k - 1) of origins c (D, M) and mixing weights α (D, K, M); LoRAs' keys -> 1 + α."""
+        mixed = {
             module: torch.addmm(origin[:, None], weight, self._deltas[module])
             for module, origin, weight in zip(
                 self.modules, origins.float().unbind(1), weights.float().permute(2, 0, 1).contiguous(), strict=True
             )
         }
+        column = {module: number for number, module in enumerate(self.modules)}
+        for row, domain in enumerate(self.experts):
+            if domain in self.loras:
+                for module, key in self.loras[domain].keys().items():
+                    mixed[key] = 1.0 + weights[:, row, column[module], None].float()
+        return mixed
 
     @cached_property
     def _deltas(self) -> dict[str, Tensor]:
         """Module -> z - 1 of the K experts (K, R), fp32; near 0, fp32 resolves what it would round off near 1."""
-        experts = self.experts.values()
-        return {module: torch.stack([expert.scales[module] for expert in experts]) - 1.0 for module in self.modules}
+        (one, *_) = self.svf.values()
+        return {
+            module: torch.stack(
+                [e.scales[module] - 1.0 if isinstance(e, Expert) else torch.zeros_like(one.scales[module])
+                 for e in self.experts.values()]
+            )
+            for module in self.modules
+        }  # fmt: skip
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {domain: _digest(expert) for domain, expert in self.experts.items()}
+        return {domain: e.digest if isinstance(e, LoraExpert) else _digest(e) for domain, e in self.experts.items()}
 
 
 def _digest(expert: Expert) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import t2
 from t2.experts.expert import Expert
+from t2.experts.lora_expert import LoraExpert
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.run.fetch import file_sha256
@@ -44,6 +45,6 @@ def save_provenance(folder: Path, *, to: str, base_model: str, dtype: str, appli
         partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def _told(expert: Expert) -> dict[str, Any]:
+def _told(expert: Expert | LoraExpert) -> dict[str, Any]:
     known = asdict(expert.metadata)
     return {name: value for name, value in known.items() if name not in ("prompts", "fingerprint", "format_version")}
