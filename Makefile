@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-slurm test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test test-vllm test-slurm test-fresh test-docs test-uv vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -47,6 +47,16 @@ test-vllm: $(VLLM_READY)
 test-slurm: $(READY)
 	@trap 'scripts/slurm/down.sh' EXIT; trap 'exit 130' INT TERM; \
 	out=$$(scripts/slurm/up.sh) && eval "$$out" && $(BIN)/pytest --no-skips -n 3 tests/slurm
+
+# The notebook, from its first cell to its last; python scripts/notebook.py writes docs/quickstart.ipynb anew.
+test-docs: $(READY)
+	$(BIN)/python scripts/notebook.py --check
+
+# uv agrees with pip: nothing but this package is missing in .venv, and newer Pythons find versions of everything.
+test-uv: $(READY)
+	$(BIN)/uv pip install --quiet --dry-run --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	for version in 3.12 3.13 3.14; do $(BIN)/uv pip compile --quiet --python-version $$version --constraint constraints.txt \
+		--extra dev --output-file /dev/null pyproject.toml || exit 1; done
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:
