@@ -10,7 +10,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-slurm test-page zoo test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test test-vllm test-slurm test-page test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -57,6 +57,16 @@ zoo: $(READY)
 test-page: $(READY)
 	@chromium=$$(scripts/chromium.sh) && \
 	T2_CHROMIUM=$$chromium T2_SCREENSHOTS=$(SCREENSHOTS) OMP_NUM_THREADS=1 $(BIN)/pytest --no-skips tests/page
+
+# The notebook, from its first cell to its last; python scripts/notebook.py writes docs/quickstart.ipynb anew.
+test-docs: $(READY)
+	$(BIN)/python scripts/notebook.py --check
+
+# uv agrees with pip: nothing but this package is missing in .venv, and newer Pythons find versions of everything.
+test-uv: $(READY)
+	$(BIN)/uv pip install --quiet --dry-run --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	for version in 3.12 3.13 3.14; do $(BIN)/uv pip compile --quiet --python-version $$version --constraint constraints.txt \
+		--extra dev --output-file /dev/null pyproject.toml || exit 1; done
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:

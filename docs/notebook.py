@@ -80,7 +80,7 @@ svf = SVF(progress=False)
 svf.inject(lm.model, lm.source)
 pool = ExpertPool.load("shipped:experts/smollm2_135m")
 two_pass = TwoPass(HFGenerator(lm, svf), pool, PromptDispatch(expert="dispatch", calibrate=False))
-prompts = ["What is 7 * 8?", "Who wrote Don Quixote?"]
+prompts = ["State the final answer to the following arithmetic problem: 7 * 8 =", "Who wrote Don Quixote?"]
 answers = two_pass.generate([Example(prompt) for prompt in prompts], Sampling(max_new_tokens=16))
 for prompt, choice, (answer,) in zip(prompts, two_pass.choices, answers, strict=True):
     weights = {name: round(weight, 2) for name, weight in zip(pool.domains, choice.mixture.means, strict=True)}
@@ -107,6 +107,7 @@ figure.tight_layout()
 # ## Export
 #
 # A LoRA that PEFT loads beside the base model; `t2 export expert=RUN to=hf out=FOLDER` writes merged weights for transformers.
+# After three steps all numbers have moved alike, so that a small rank leaves out most of the change, and says so.
 
 # %%
 from t2.experts.export_lora import export_lora, total_error, truncate
@@ -114,6 +115,8 @@ from t2.experts.provenance import of_expert
 
 apply_expert(svf, expert, source=lm.source)
 truncated = truncate(svf, svf.state(), rank=16)
-export_lora(lm, svf, svf.state(), folder / "lora", truncated=truncated, applied=of_expert(expert, folder / "expert.safetensors"))
+export_lora(
+    lm, svf, svf.state(), folder / "lora", truncated=truncated, applied=of_expert(expert, folder / "expert.safetensors")
+)
 print(sorted(path.name for path in (folder / "lora").iterdir()))
 print(f"error of the rank: {total_error(truncated):.2f} of the change")

@@ -18,8 +18,9 @@ from hypothesis import settings
 from skips import pytest_addoption, pytest_make_collect_report, pytest_runtest_makereport
 from tiny_pool import make_expert
 
-from t2.cli.main import BODIES
+from t2.cli.main import ANSWERS, BODIES
 from t2.experts.pool import ExpertPool
+from t2.run.ask import ask
 from t2.run.launch import launch
 from t2.tasks.base import Split
 from t2.tasks.form import Form
@@ -93,7 +94,7 @@ def run_script(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr(sys, "argv", [str(ROOT / f"{name}.py"), *arguments])
         state, handlers = random.getstate(), list(logging.getLogger().handlers)
         try:
-            launch(body, conf=ROOT / "conf", name=name)
+            (ask if name in ANSWERS else launch)(body, conf=ROOT / "conf", name=name)
         finally:
             GlobalHydra.instance().clear()
             logging.getLogger().handlers = handlers  # Hydra replaces them

@@ -51,7 +51,7 @@ def check_signature(where: str, node: dict[str, Any]) -> None:
 
 
 def test_the_globs_found_something() -> None:
-    assert {"train", "evaluate", "adapt", "export", "serve"} == set(PRIMARIES)
+    assert {"train", "evaluate", "adapt", "export", "serve", "estimate"} == set(PRIMARIES)
     assert len(CHOICES) > 25
 
 

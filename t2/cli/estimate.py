@@ -1,4 +1,4 @@
-"""Memory and seconds of a training run, before anything is downloaded: python estimate.py [what follows train.py] gpu=h100
+"""What a training run needs, before anything is downloaded: python estimate.py [what follows train.py] gpu=h100
 
 Printed are bytes by part and phase, seconds by phase, disk, which GPU they fit, and where they do not, what to change.
 """
@@ -40,10 +40,15 @@ def show_estimate(cfg: DictConfig) -> dict[str, Estimate]:
         ValueError, OSError: what is chosen cannot be estimated, or the model's sizes cannot be read.
     """
     if cfg.resume:
-        raise ValueError("resume is given, and estimated is a new run: give what its command line gave, without resume.")
+        raise ValueError(
+            "resume is given, and estimated is a new run: give what its command line gave, without resume."
+        )
     model, where = model_on_meta(cfg.base_model)
     gpu = gpu_of(cfg)
-    found = {one.name: of(cfg, model, one) for one in (gpus().values() if gpu is None else [gpu])}
+    adapter = adapter_of(cfg)
+    shape = shape_under(model, adapter)
+    wanted = gpus().values() if gpu is None else [gpu]
+    found = {one.name: estimate(shape, run_of(cfg, adapter, one, model.config), one) for one in wanted}
     shown = next(iter(found.values()))
     print(about(cfg, model, where))
     print(f"\n{memory_table(shown).text()}")
@@ -100,8 +105,8 @@ def seconds_table(shown: Estimate, cfg: DictConfig, gpu: GPU) -> Table:
     per["run"] = f"{cfg.steps} steps"
     return Table(
         [f"seconds ({gpu.name})", "", ""],
-        [[name, f"{spent:,.2f}" if spent < 100 else f"{spent:,.0f}", per.get(name, "")] for name, spent in shown.seconds.items()],
-    )  # fmt: skip
+        [[name, f"{s:,.2f}" if s < 100 else f"{s:,.0f}", per.get(name, "")] for name, s in shown.seconds.items()],
+    )
 
 
 def verdict(shown: Estimate, gpu: GPU) -> str:

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 @cache
 def known() -> dict[str, PretrainedConfig]:
     """The table: source -> configuration."""
-    made = {}
+    made: dict[str, PretrainedConfig] = {}
     for row in yaml.safe_load(TABLE.read_text()):
         config = AutoConfig.for_model(**row["config"])
         made |= dict.fromkeys(row["ids"], config)
@@ -53,14 +53,15 @@ def configuration(source: str, sha256: str | None = None) -> tuple[PretrainedCon
     if found.kind == "gguf":
         return _of_gguf(Path(found.location), sha256)
     name, _, revision = found.location.partition("@")
+    options = {"revision": revision} if revision else {}
     try:
-        return AutoConfig.from_pretrained(name, **({"revision": revision} if revision else {})), "config.json on the hub"
+        return AutoConfig.from_pretrained(name, **options), "config.json on the hub"
     except OSError as error:
         reason = str(error).strip().partition("\n")[0]
         raise OSError(
-            f"The sizes of {source!r} are in its config.json on the hub, which cannot be read: {reason} Check the name; "
-            "for a gated model accept its license and log in. Without the hub, give as base_model.source a folder that "
-            f"holds that file, or one of the models whose sizes ship with t2: {', '.join(known())}."
+            f"The sizes of {source!r} are in its config.json on the hub, which cannot be read: {reason} Check the "
+            "name; for a gated model accept its license and log in. Without the hub, give as base_model.source a "
+            f"folder that holds that file, or one of the models whose sizes ship with t2: {', '.join(known())}."
         ) from error
 
 

@@ -16,17 +16,18 @@ import torch
 
 from t2.adapters.truncated_svd import BLOCKS, EXTRA, is_cheaper
 from t2.costs.gpus import GPU
-from t2.costs.placement import Placement, always, held, part_of, seconds
+from t2.costs.placement import ONE, Placement, always, held, part_of, seconds
 from t2.costs.shapes import ModelShape, Size
 from t2.costs.step import Work
 
 PROGRAM_CPU = 0.85e9  # bytes of Python with torch, transformers, Lightning and Hydra
+CPU_SURPLUS = 0.3  # of activations and logits, that a CPU's update takes beyond them: measured (docs/estimate.md)
 PROGRAM_GPU = 0.6e9  # bytes of a CUDA context and of the workspaces of its libraries
 PHASES = ("load", "rollout", "update")
 IN_PHASE = {
     "load": ("decomposition",),
     "rollout": ("merged", "cache", "engine"),
-    "update": ("activations", "logits"),
+    "update": ("activations", "logits", "surplus"),
 }  # parts that are there beside those of every phase
 
 
@@ -51,7 +52,7 @@ class Run:
     """
 
     work: Work
-    placement: Placement = Placement()
+    placement: Placement = ONE
     steps: int = 25
     updates: int = 1
     members: int = 1
@@ -100,6 +101,7 @@ def memory_parts(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:
         parts |= {"activations": 0.0, "logits": 0.0}
     if run.engine_bytes or run.is_remote or not run.samples_rollouts:
         parts |= {"merged": 0.0, "cache": 0.0}
+    parts["surplus"] = CPU_SURPLUS * (parts["activations"] + parts["logits"]) if gpu.is_cpu else 0.0
     largest = max(shape.adapted, key=lambda size: size[0] * size[1])
     return {
         "program": PROGRAM_CPU if gpu.is_cpu else PROGRAM_GPU,

@@ -1,10 +1,10 @@
 """One GPU, or several: what each of them holds, and the seconds of a step.
 
-The bytes and operations of `t2.costs.step` are divided as `trainer=ddp`, `trainer=fsdp` and `base_model.device=balanced`
-divide them. Seconds are operations and bytes over what a GPU does at best, times a share that is assumed. A sharded
-model is put together block by block in each pass: in a prefill, for each decoded token, and twice for each micro-batch.
-That overlaps with computing at best, so that the longer of the two counts. Not done here: a whole run
-(`t2.costs.estimate`).
+The bytes and operations of `t2.costs.step` are divided as `trainer=ddp`, `trainer=fsdp` and
+`base_model.device=balanced` divide them. Seconds are operations and bytes over what a GPU does at best, times a share
+that is assumed. A sharded model is put together block by block in each pass: in a prefill, for each decoded token,
+and twice for each micro-batch. That overlaps with computing at best, so that the longer of the two counts. Not done
+here: a whole run (`t2.costs.estimate`).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def seconds(shape: ModelShape, work: Work, gpu: GPU, placement: Placement = ONE)
 
     With sharded blocks their exchange, where it is the longer.
     """
-    outside, blocks = frozen(shape, work)
+    _, blocks = frozen(shape, work)
     own = part_of(work, placement)
     operations = flops(shape, own)
     exact, half = gpu.fp32_flops * gpu.fp32_share, gpu.half_flops * gpu.half_share

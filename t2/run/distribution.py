@@ -22,7 +22,7 @@ def stranger_beside() -> str | None:
     if not any(path.parts[0] == STRANGER for path in found.files or ()):
         return None
     return (
-        f"The package {STRANGER} {found.version} of the package index is installed here. It is another project, and has "
-        f"put files into the folder {STRANGER}/ of {OWN}: pip uninstall {STRANGER}, then pip install --force-reinstall "
-        f"--no-deps {OWN}."
+        f"The package {STRANGER} {found.version} of the package index is installed here. It is another project, and "
+        f"has put files into the folder {STRANGER}/ of {OWN}: pip uninstall {STRANGER}, then pip install "
+        f"--force-reinstall --no-deps {OWN}."
     )

@@ -107,7 +107,8 @@ def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) ->
     """Compose `name` of the folder `conf`; ValueError, with a near miss named, where that fails."""
     with hydra.initialize_config_dir(str(conf.resolve()), version_base="1.3"):
         try:
-            return hydra.compose(name, overrides=list(overrides))
+            cfg: DictConfig = hydra.compose(name, overrides=list(overrides))
+            return cfg
         except MissingConfigException as error:
             missing = error.missing_cfg_file or ""
             group, _, choice = missing.rpartition("/")

@@ -37,14 +37,18 @@ def test_the_table_holds_the_published_sizes() -> None:
         assert round((one.outside + blocks * (one.parameters - one.outside)) / 1e9, 2) == billions, source
 
 
-def test_a_folder_needs_no_weights_and_a_gguf_file_no_conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_needs_no_weights_and_a_gguf_file_no_conversion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     SHAPES["tiny"].save_pretrained(tmp_path)
     config, where = configuration(str(tmp_path))
     assert (config.hidden_size, config.num_key_value_heads) == (64, 2)
     assert where.endswith("config.json")
     monkeypatch.setenv("T2_CACHE", str(tmp_path / "cache"))
     asked: list[dict[str, str]] = []
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda folder, **options: asked.append(options) or SHAPES["tiny"])
+    monkeypatch.setattr(
+        AutoConfig, "from_pretrained", lambda folder, **options: asked.append(options) or SHAPES["tiny"]
+    )
     monkeypatch.setattr("t2.models.sources.check_gguf", lambda path: None)
     (tmp_path / "small.gguf").write_bytes(b"GGUF")
     assert configuration(str(tmp_path / "small.gguf"))[1] == "the header of small.gguf"

@@ -23,7 +23,7 @@ from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.run.launch_overrides import check_overrides, quote_text
 
-SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py", "serve.py")
+SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py", "serve.py", "estimate.py")
 DOMAINS = ("sums", "reading")
 DISPATCH = "names"  # the file of the dispatch expert
 ALL = commands(blocks("bash"))
@@ -46,6 +46,7 @@ SMALL = {
     ),
     "adapt.py": ("base_model=tiny", "sampling.max_new_tokens=2"),
     "export.py": ("base_model=tiny",),
+    "estimate.py": (),  # nothing is loaded
 }
 SMALL_CALLBACK = ("callbacks.adaptation.limit=1", "callbacks.adaptation.shots=0")
 SMALL_SEARCH = (
@@ -141,13 +142,14 @@ def test_it_runs(
     words = command.words
     assert words[0] == "python", f"{command.name}: say what it needs in a comment above the block"
     if words[1] in SCRIPTS:
-        overrides = swept(overrides_of(command, finished, pool), folder)
+        overrides = overrides_of(command, finished, pool)
+        overrides = overrides if words[1] == "estimate.py" else swept(overrides, folder)
         if words[1] == "export.py":
             move(finished / EXPERT_FILE)
         run_script(words[1].removesuffix(".py"), *overrides)
         if words[1] == "export.py":
             assert (folder / "FOLDER" / "export.json").is_file()
-        elif words[1] != "adapt.py" and "-m" not in words:
+        elif words[1] not in ("adapt.py", "estimate.py") and "-m" not in words:
             assert ((folder / "out" if f"resume={finished}" not in overrides else finished) / "results.json").is_file()
         return
     assert words[1] == "-m", f"{command.name}: a script of t2, or python -m"

@@ -45,7 +45,11 @@ def test_the_blocks_that_need_a_model_run(
     (tmp_path / "experts").symlink_to(ROOT / "experts")
     monkeypatch.chdir(tmp_path)
     run(block, {})
-    assert capsys.readouterr().out.strip()
+    printed = capsys.readouterr().out.strip()
+    assert printed
+    last = block.text.rstrip().splitlines()[-1]
+    if last.startswith("# "):  # what the block says that it prints
+        assert printed == last[2:]
 
 
 def test_every_page_is_looked_at() -> None:

@@ -15,7 +15,7 @@ LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(?:#[\w-]*)?\)")
 
 def strings_of_t2() -> str:
     """Every string of the code; f-strings with their values left out, which parts them."""
-    scripts = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt", "export")]
+    scripts = [ROOT / f"{name}.py" for name in ("train", "evaluate", "adapt", "export", "estimate")]
     texts = []
     for path in [*(ROOT / "t2").glob("**/*.py"), *scripts]:
         for node in ast.walk(ast.parse(path.read_text())):

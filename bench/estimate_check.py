@@ -1,6 +1,6 @@
 """What `t2 estimate` says of a step of SmolLM2 on this CPU, beside what the step takes.
 
-    python bench/estimate.py [--new-tokens 48] [--rank 16] [--dtype float32]
+    python bench/estimate_check.py [--new-tokens 48] [--rank 16] [--dtype float32]
 
 Each phase's peak of this process (VmHWM, reset before it) is set beside the bytes of the estimate, and its seconds.
 Completions have no end, so that all are as long as they may be; prompts are as long as the estimate is told.
@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from measure import count, finish, parser, peak_memory, table, timed
-
 from on_device.learner import Learner
+
 from t2.adapters.svf import SVF
 from t2.costs.configurations import configuration
 from t2.costs.estimate import PHASES, Estimate, Run, estimate
@@ -47,7 +47,11 @@ def measured(work: Work, dtype: str) -> tuple[dict[str, float], dict[str, float]
     kept["learner"] = learner = Learner(kept["lm"], kept["svf"], work)
     found |= {"rollout": watched(rollout), "update": watched(update)}
     length = max(len(learner.lm.encode(question)) for question in learner.questions)
-    return {name: peak for name, (peak, _) in found.items()}, {name: spent for name, (_, spent) in found.items()}, length
+    return (
+        {name: peak for name, (peak, _) in found.items()},
+        {name: spent for name, (_, spent) in found.items()},
+        length,
+    )
 
 
 def inject(lm: LanguageModel, rank: int | None) -> SVF:
