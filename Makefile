@@ -5,12 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 VLLM_READY := .venv-vllm/.ready
+HARNESS_READY := .venv-harness/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-slurm test-page test-docs test-uv zoo test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test test-vllm test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -68,6 +69,10 @@ test-uv: $(READY)
 	for version in 3.12 3.13 3.14; do $(BIN)/uv pip compile --quiet --python-version $$version --constraint constraints.txt \
 		--extra dev --output-file /dev/null pyproject.toml || exit 1; done
 
+# lm-evaluation-harness brings fifty packages that nothing else here needs, so it has an environment of its own, too.
+test-harness: $(HARNESS_READY)
+	OMP_NUM_THREADS=1 .venv-harness/bin/pytest --no-skips tests/harness
+
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:
 	PYTHON=$(PYTHON) scripts/test_fresh.sh
@@ -108,5 +113,11 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM_READY)
 
+$(HARNESS_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-harness
+	.venv-harness/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	.venv-harness/bin/pip install --quiet --constraint constraints.txt --editable ".[harness]" pytest hypothesis
+	@touch $(HARNESS_READY)
+
 clean:
-	rm -rf .venv .venv-vllm outputs multirun
+	rm -rf .venv .venv-vllm .venv-harness outputs multirun

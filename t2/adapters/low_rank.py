@@ -149,5 +149,5 @@ class LowRankChanges:
                 layer.terms = terms.get(name, ())
             yield
         finally:
-            for (_, layer), one in zip(adapted, before, strict=True):
-                layer.terms = one
+            for (_, layer), held in zip(adapted, before, strict=True):
+                layer.terms = held

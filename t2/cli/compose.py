@@ -22,4 +22,5 @@ def composed(command: str, overrides: Mapping[str, Any]) -> DictConfig:
     texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in overrides.items()]
     check_overrides(CONF, command, texts)
     with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        return hydra.compose(command, overrides=texts)
+        cfg: DictConfig = hydra.compose(command, overrides=texts)
+    return cfg

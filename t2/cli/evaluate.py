@@ -37,6 +37,7 @@ from t2.evaluation.selection import derived
 from t2.evaluation.systems import BASE, EXPERT, UNIFORM, name_strategies, pool_systems
 from t2.evaluation.tables import results_text
 from t2.evaluation.wandb_results import log_evaluation, log_used_experts
+from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained, apply_trained, check_mixable, load_trained
 from t2.models.language_model import LanguageModel
@@ -60,10 +61,10 @@ class Adapters:
     domains: Mapping[str, str]  # task -> its true domain in the pool, of those that have one
 
     @property
-    def experts(self) -> dict[str, Trained]:
+    def experts(self) -> dict[str, Trained | LoraExpert]:
         """All of them by system name."""
-        single: dict[str, Trained] = {EXPERT: self.expert} if self.expert is not None else {}
-        pooled = self.pool.experts if self.pool is not None else {}
+        single: dict[str, Trained | LoraExpert] = {EXPERT: self.expert} if self.expert is not None else {}
+        pooled = {} if self.pool is None else self.pool.experts
         return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
 
     def seen(self, benchmark: Benchmark) -> Seen:

@@ -88,7 +88,7 @@ def generators(cfg: DictConfig, *, adapts: bool) -> dict[str, HFGenerator]:
     adapter = instantiate(cfg.adapter) if adapts or cfg.expert else None
     if adapter is not None:
         check_mixable(adapter, ["experts="] if adapts else [])
-    expert = load_trained(cfg.expert, adapter) if cfg.expert else None
+    expert = load_trained(cfg.expert, adapter) if cfg.expert and adapter is not None else None
     lm = instantiate(cfg.base_model)
     if adapter is not None:
         adapter.inject(lm.model, lm.source)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from t2.adaptation.strategy import Strategy, TrainedStrategy
 from t2.evaluation.form_controls import SHOTS
+from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained
 from t2.tasks.base import Task
@@ -29,7 +30,7 @@ SUPPORT = "support"
 def count_seen(
     examples: Sets,
     *,
-    experts: Mapping[str, Trained],
+    experts: Mapping[str, Trained | LoraExpert],
     tasks: Sequence[Task] = (),
     strategies: Iterable[Strategy] = (),
     pool: ExpertPool | None = None,

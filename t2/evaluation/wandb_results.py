@@ -19,6 +19,7 @@ from t2.evaluation.report import Outcome, sample_line
 from t2.evaluation.results import Confusion, Results
 from t2.evaluation.statistics import Paired
 from t2.experts.expert import Expert
+from t2.experts.lora_expert import LoraExpert
 from t2.experts.trained import Trained
 from t2.run.tracking import artifact, table
 
@@ -151,7 +152,7 @@ def confusion_chart(matrix: Confusion) -> Any:
     return wandb.plot.confusion_matrix(y_true=true, preds=chosen, class_names=list(matrix.labels))
 
 
-def log_used_experts(runs: Sequence[Any], experts: Mapping[str, Trained]) -> None:
+def log_used_experts(runs: Sequence[Any], experts: Mapping[str, Trained | LoraExpert]) -> None:
     """Say which experts were used, by system name: in the run's configuration, and online as artifacts that it used.
 
     An artifact of the same bytes is the version that the training run logged, which is how W&B draws the line from one

@@ -86,7 +86,7 @@ class ExpertPool:
             FileNotFoundError: a file or the folder is not there.
             ValueError: a file is no expert, or the experts cannot be in one pool.
         """
-        chooser = None if dispatch is None else read_expert(DISPATCH, dispatch)
+        chooser = None if dispatch is None else _multipliers_of(read_expert(DISPATCH, dispatch))
         vectors = None if centroids is None else Centroids.load(centroids)
         if isinstance(experts, Mapping):
             return cls({domain: read_expert(domain, path) for domain, path in experts.items()}, chooser, vectors)
@@ -94,7 +94,8 @@ class ExpertPool:
         found = read_folder(folder)
         if vectors is None and (folder / CENTROIDS_FILE).is_file():
             vectors = Centroids.load(folder)
-        inside = found.pop(DISPATCH, None)
+        lone = found.pop(DISPATCH, None)
+        inside = None if lone is None else _multipliers_of(lone)
         if inside is not None and chooser is not None:
             raise ValueError(f"{experts} holds a dispatch expert, and dispatch={dispatch} is another. Remove one.")
         if not found:
@@ -125,6 +126,12 @@ class ExpertPool:
     def identity(self) -> str:
         """A hash, 16 hex digits, of the domains and their experts' scales; order and dispatch expert do not count."""
         return hashlib.sha256(repr(sorted(self._digests.items())).encode()).hexdigest()[:16]
+
+    def multipliers(self, domain: str) -> Mapping[str, Tensor]:
+        """The z of one expert, module -> (R,); a LoRA's are 1."""
+        if (one := self.svf.get(domain)) is not None:
+            return one.scales
+        return {module: torch.ones_like(z) for module, z in next(iter(self.svf.values())).scales.items()}
 
     def with_expert(self, domain: str, expert: Expert | LoraExpert) -> ExpertPool:
         """A copy of the pool with an expert appended, or replaced where the domain exists.
@@ -213,27 +220,26 @@ class ExpertPool:
             )
         }
         column = {module: number for number, module in enumerate(self.modules)}
-        for row, domain in enumerate(self.experts):
-            if domain in self.loras:
-                for module, key in self.loras[domain].keys().items():
-                    mixed[key] = 1.0 + weights[:, row, column[module], None].float()
+        for domain, lora in self.loras.items():
+            for module, key in lora.keys().items():
+                mixed[key] = 1.0 + weights[:, self.domains.index(domain), column[module], None].float()
         return mixed
 
     @cached_property
     def _deltas(self) -> dict[str, Tensor]:
         """Module -> z - 1 of the K experts (K, R), fp32; near 0, fp32 resolves what it would round off near 1."""
-        (one, *_) = self.svf.values()
-        return {
-            module: torch.stack(
-                [e.scales[module] - 1.0 if isinstance(e, Expert) else torch.zeros_like(one.scales[module])
-                 for e in self.experts.values()]
-            )
-            for module in self.modules
-        }  # fmt: skip
+        scales = [self.multipliers(domain) for domain in self.domains]
+        return {module: torch.stack([one[module] for one in scales]) - 1.0 for module in self.modules}
 
     @cached_property
     def _digests(self) -> dict[str, str]:
         return {domain: e.digest if isinstance(e, LoraExpert) else _digest(e) for domain, e in self.experts.items()}
+
+
+def _multipliers_of(expert: Expert | LoraExpert) -> Expert:
+    if isinstance(expert, LoraExpert):
+        raise ValueError("The dispatch expert is a LoRA, and strategies apply multipliers alone. Give an SVF expert.")
+    return expert
 
 
 def _digest(expert: Expert) -> str:

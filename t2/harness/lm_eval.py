@@ -151,7 +151,7 @@ class MixtureLM(TemplateLM):  # type: ignore[misc]
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
 
-    def _loglikelihood_tokens(self, requests: Sequence[Triple], **_: Any) -> list[tuple[float, bool]]:
+    def _loglikelihood_tokens(self, requests: Sequence[Triple], **_unused: Any) -> list[tuple[float, bool]]:
         """Log-likelihood (nats) and whether it is greedy, of each continuation after its context."""
         pairs = []
         for _, context, continuation in requests:

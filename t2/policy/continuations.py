@@ -48,7 +48,8 @@ def score_continuations(
         states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids)
         hidden = states[layout.row, layout.column]  # (L, D)
         chosen, greedy = _scores(lm, hidden, layout.targets)
-        parts = zip(chosen.split(list(layout.lengths)), greedy.split(list(layout.lengths)), strict=True)
+        lengths = list(layout.lengths)
+        parts = zip(torch.split(chosen, lengths), torch.split(greedy, lengths), strict=True)
         scored |= {i: (float(logs.sum()), bool(best.all())) for i, (logs, best) in zip(batch, parts, strict=True)}
     return [scored[index] for index in range(len(pairs))]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2.experts.compatibility import natural_order
+from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
 from t2.serving.catalog import Catalog
 
@@ -30,7 +31,7 @@ def _about(pool: ExpertPool, name: str) -> dict[str, Any]:
         "task": about.task,
         "description": about.description,
         "objective": about.objective,
-        "numbers": sum(map(len, expert.scales.values())),
+        "numbers": sum(map(len, expert.scales.values())) if isinstance(expert, Expert) else expert.parameter_count,
         "trained_on": about.base_model,
         "steps": about.step,
         "val_before": about.val_before,
@@ -42,11 +43,11 @@ def heat_map(pool: ExpertPool, name: str) -> dict[str, Any]:
     """How far an expert's z is from 1, by layer and kind of matrix; None where a layer has no such matrix.
 
     `mean_abs`, `mean` and `std` are of z - 1 over the matrix's singular values, a row for each of `layers` with a
-    column for each of `modules`.
+    column for each of `modules`. A LoRA's are 0: it changes no singular value by a number.
     """
     cells: dict[tuple[int, str], tuple[float, float, float]] = {}
     for module in pool.modules:
-        change = pool.experts[name].scales[module].double() - 1.0
+        change = pool.multipliers(name)[module].double() - 1.0
         numbers = (float(change.abs().mean()), float(change.mean()), float(change.std(correction=0)))
         cells[_place(module)] = numbers
     layers = sorted({layer for layer, _ in cells})
