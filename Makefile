@@ -69,7 +69,8 @@ test-uv: $(READY)
 	for version in 3.12 3.13 3.14; do $(BIN)/uv pip compile --quiet --python-version $$version --constraint constraints.txt \
 		--extra dev --output-file /dev/null pyproject.toml || exit 1; done
 
-# lm-evaluation-harness brings fifty packages that nothing else here needs, so it has an environment of its own, too.
+# lm-evaluation-harness brings fifty packages that nothing else here needs, and verifiers wants an older openai than the
+# server does: an environment of their own.
 test-harness: $(HARNESS_READY)
 	OMP_NUM_THREADS=1 .venv-harness/bin/pytest --no-skips tests/harness
 
@@ -113,10 +114,11 @@ $(VLLM_READY): pyproject.toml constraints-vllm.txt
 	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $(VLLM_READY)
 
-$(HARNESS_READY): pyproject.toml constraints.txt
+$(HARNESS_READY): pyproject.toml constraints-harness.txt
 	$(PYTHON) -m venv .venv-harness
-	.venv-harness/bin/pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	.venv-harness/bin/pip install --quiet --constraint constraints.txt --editable ".[harness]" pytest hypothesis
+	.venv-harness/bin/pip install --quiet "$$(grep '^torch==' constraints-harness.txt)"
+	.venv-harness/bin/pip install --quiet ./stand_ins/pycosat
+	.venv-harness/bin/pip install --quiet --constraint constraints-harness.txt --editable ".[harness,synthetic]" pytest hypothesis
 	@touch $(HARNESS_READY)
 
 clean:

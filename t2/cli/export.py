@@ -3,6 +3,7 @@
 to=hf      a folder that transformers loads, with W' in place of W for every adapted matrix
 to=lora    a folder that PEFT loads beside the base model; rank=k keeps the k largest changes of singular values
 to=gguf    a folder with the GGUF file that the base came from, its adapted matrices replaced, for llama.cpp
+to=hub     a repository of the Hugging Face hub: the expert's file and a model card; dry_run=false pushes it
 
 Exported is an expert (expert=RUN), or a mixture of a pool's experts (experts=POOL with mixture=RUN, or with
 'weights={DOMAIN: 1.0}').
@@ -26,6 +27,7 @@ from t2.evaluation.table import Table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf
+from t2.experts.export_hub import check_repo, export_hub, find_token, push, read_scores
 from t2.experts.export_lora import Truncated, export_lora, total_error, truncate
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import find_mixture, load_mixture
@@ -34,6 +36,7 @@ from t2.experts.provenance import of_expert, of_mixture
 from t2.run.files import check_empty
 from t2.run.launch import quiet_libraries
 from t2.run.messages import check_choice
+from t2.run.results import RESULTS_FILE
 
 log = logging.getLogger(__name__)
 WORST = 5  # matrices whose errors are shown
@@ -48,6 +51,9 @@ def export(cfg: DictConfig) -> Path:
     check_empty(out)
     path = Expert.find(cfg.expert) if cfg.expert else None
     expert = Expert.load(path) if path is not None else None
+    if cfg.to == "hub":
+        assert path is not None and expert is not None, "checked"  # noqa: PT018  # both or none
+        return publish(cfg, expert, path, out)
     pool: ExpertPool | None = instantiate(cfg.get("experts"))
     mixture = None if pool is None else read_mixture(cfg, pool)
     adapter = instantiate(cfg.adapter)
@@ -99,11 +105,37 @@ def check(cfg: DictConfig) -> None:
         )
     if cfg.out is None:
         raise ValueError("There is no place for the export: give out=FOLDER, a new folder.")
+    if cfg.to == "hub":
+        check_hub(cfg, has_pool=has_pool)
     if cfg.rank is not None and cfg.to != "lora":
         raise ValueError(f"rank is {cfg.rank}, and to={cfg.to} has no rank: leave it out, or set to=lora.")
     check_shard_size(cfg.max_shard_size)
     if cfg.to == "gguf":
         source_file(cfg.base_model.get("source", cfg.base_model._target_))
+
+
+def check_hub(cfg: DictConfig, *, has_pool: bool) -> None:
+    """Raise ValueError where a repository lacks its name, its licence or, for a push, the token; or is no expert's."""
+    if has_pool:
+        raise ValueError("to=hub publishes one expert, and a mixture is of several: give expert=RUN, each by itself.")
+    check_repo(cfg.repo)
+    if cfg.license is None:
+        raise ValueError("There is no licence for the card: give license=ID, such as license=apache-2.0 (of the base).")
+    if not cfg.dry_run:
+        find_token()
+
+
+def publish(cfg: DictConfig, expert: Expert, path: Path, out: Path) -> Path:
+    """Write the repository's folder, and push it unless it is a dry run; returns the folder. No model is loaded."""
+    own = path.parent / RESULTS_FILE  # of a training run
+    run = Path(cfg.results) if cfg.results is not None else (own if own.is_file() else None)
+    scores = [] if run is None else read_scores(run, expert)
+    export_hub(expert, path, out, repo=cfg.repo, license=cfg.license, scores=scores)
+    if cfg.dry_run:
+        log.info("A dry run: %s is what %s would hold. Next: read its README.md, then dry_run=false", out, cfg.repo)
+    else:
+        log.info("Pushed to %s", push(out, cfg.repo, find_token()))
+    return out
 
 
 def read_mixture(cfg: DictConfig, pool: ExpertPool) -> Mixture:

@@ -57,7 +57,7 @@ class PlainText(LanguageModel):
             self.cuts += 1
             if self.cuts == 1:
                 log.warning(
-                    "A text of %d tokens does not fit, and loses its beginning: the context of %s leaves %d. Said once.",
+                    "A text of %d tokens does not fit and loses its beginning: the context of %s leaves %d. Said once.",
                     len(ids), self.source, room,
                 )  # fmt: skip
         return list(ids[-room:])

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from script_errors import error_of
 from tiny_models import IDS, adapt, logits, tiny
@@ -27,6 +29,12 @@ Run = Callable[..., Path]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pool(tmp_path_factory.mktemp("export") / "pool")
+
+
+@pytest.fixture(autouse=True)
+def _no_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may be logged in."""
+    monkeypatch.setattr("t2.experts.export_hub.get_token", lambda: None)
 
 
 @pytest.fixture
@@ -98,7 +106,7 @@ def test_a_mixture_by_its_weights_and_out_of_a_file(export: Run, folder: Path, t
 
 
 BAD_INPUT = {
-    "unknown format": (("expert=EXPERT", "to=onnx"), ["to is 'onnx'; allowed: gguf, hf, lora"]),
+    "unknown format": (("expert=EXPERT", "to=onnx"), ["to is 'onnx'; allowed: gguf, hf, hub, lora"]),
     "gguf": (
         ("expert=EXPERT", "to=gguf"),
         ["to=gguf changes the GGUF file", "tiny_model is none", "to=hf", "convert_hf_to_gguf.py"],
@@ -124,6 +132,18 @@ BAD_INPUT = {
     "no place": (("expert=EXPERT", "out=null"), ["give out=FOLDER"]),
     "place in use": (("expert=EXPERT", "out=USED"), ["is not empty, and nothing is written over"]),
     "place is a file": (("expert=EXPERT", "out=USED/file"), ["is a file, and nothing is written over"]),
+    "hub without a name": (("expert=EXPERT", "to=hub"), ["repo is None; give repo=USER/NAME"]),
+    "hub with a bad name": (("expert=EXPERT", "to=hub", "repo=me/a--b"), ["repo is 'me/a--b', which the hub does not"]),
+    "hub without a licence": (("expert=EXPERT", "to=hub", "repo=me/it"), ["give license=ID"]),
+    "hub of a mixture": (("POOL", "weights={math: 1}", "to=hub", "repo=me/it"), ["to=hub publishes one expert"]),
+    "hub without a token": (
+        ("expert=EXPERT", "to=hub", "repo=me/it", "license=mit", "dry_run=false"),
+        ["There is no token for the hub", "HF_TOKEN", "dry_run=true"],
+    ),
+    "hub without scores": (
+        ("expert=EXPERT", "to=hub", "repo=me/it", "license=mit", "results=no/such"),
+        ["No results.json at no/such"],
+    ),
     "other model": (("expert=EXPERT", "base_model.seed=1"), ["Their weights differ", "transfer=true"]),
 }
 
@@ -142,6 +162,38 @@ def test_bad_input_has_its_own_message(
     assert "Traceback" not in shown
     assert sorted(path.name for path in tmp_path.iterdir()) in (["run", "used"], ["used"])
     assert (tmp_path / "used" / "file").read_text() == "mine"
+
+
+def test_an_expert_as_a_repository_of_the_hub(export: Run, folder: Path, tmp_path: Path) -> None:
+    score = {"mean": 0.5, "stderr": 0.05, "n": 100, "majority": 0.1}
+    results = {"base_model": "tiny:llama", "split": "test", "scores": {"gcd": {"base": score, "expert": score}}}
+    (tmp_path / "evaluated").mkdir()
+    (tmp_path / "evaluated" / "results.json").write_text(json.dumps(results))
+    out = export("expert=EXPERT", "to=hub", "repo=me/gcd", "license=apache-2.0", f"results={tmp_path / 'evaluated'}")
+    assert (out / "expert.safetensors").read_bytes() == (folder / "math.safetensors").read_bytes()
+    card = ModelCard.load(out / "README.md")
+    assert (card.data.license, card.data.library_name, card.data.base_model) == ("apache-2.0", "transformer2", None)
+    assert [(one.dataset_name, one.metric_value) for one in card.data.eval_results] == [("gcd", 0.5)]
+    assert "| gcd | test | 100 | expert | 0.500 ± 0.098 |" in card.text
+    assert "`tiny:llama`" in card.text
+    assert hashlib.sha256((folder / "math.safetensors").read_bytes()).hexdigest() in card.text
+
+
+def test_scores_of_another_base_model_are_refused(export: Run, tmp_path: Path, caplog, capsys) -> None:
+    (tmp_path / "results.json").write_text(json.dumps({"base_model": "other", "scores": {"gcd": {}}}))
+    given = ("expert=EXPERT", "to=hub", "repo=me/gcd", "license=mit", f"results={tmp_path}")
+    assert "scores other, and the expert is of tiny:llama" in error_of(lambda: export(*given), caplog, capsys)
+
+
+@pytest.mark.parametrize("to", ["hf", "lora"])
+def test_a_full_disk_leaves_nothing(
+    to: str, export: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, capsys
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    shown = error_of(lambda: export("expert=EXPERT", f"to={to}"), caplog, capsys)
+    assert "The disk is full" in shown
+    assert "GB are free" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_an_expert_of_another_model_is_transferred_on_request(export: Run) -> None:

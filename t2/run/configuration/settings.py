@@ -124,10 +124,14 @@ class Export(Adapted):
     mixture: Text | None
     weights: dict[str, float] | None
     transfer: bool
-    to: Literal["hf", "lora", "gguf"]
+    to: Literal["hf", "lora", "gguf", "hub"]
     out: Text | None
     rank: int | None
     max_shard_size: Text
+    repo: Text | None
+    license: Text | None
+    results: Text | None
+    dry_run: bool
 
 
 # Arguments of parts that may be null, since the script puts them in.

@@ -1,0 +1,210 @@
+"""An expert as a repository of the Hugging Face hub: its file and a model card, written to a folder first.
+
+The card says what was learned, from which base model, how it scores with intervals, and under which licence; its format
+is that of huggingface_hub (`ModelCard`), so that the hub reads the scores. Scores are those of a run's `results.json`.
+Not done here: merged models and LoRAs (`t2.experts.export_hf`, `t2.experts.export_lora`), mixtures.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+from t2.experts.expert import EXPERT_FILE, Expert
+from t2.experts.provenance import of_expert, save_provenance
+from t2.run.files import atomic_folder, parse_json
+from t2.run.results import RESULTS_FILE
+
+CARD_FILE = "README.md"
+Z95 = 1.959964  # of the normal distribution: intervals are mean ± Z95 standard errors
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+An expert of Transformer² (arXiv 2501.06252) for **{{ task }}**: {{ numbers }} multipliers of the singular values of
+`{{ base_model }}`. {{ description }}
+
+| | |
+|---|---|
+| task | {{ task }} |
+| domain | {{ domain }} |
+| base model | `{{ base_model }}` |
+| parametrization | {{ parametrization }} |
+| objective | {{ objective }}, step {{ step }} |
+| licence | {{ license }} |
+| code | transformer2 {{ t2_version }}, commit {{ commit }} |
+| SHA-256 of expert.safetensors | {{ sha256 }} |
+
+## Scores
+
+{{ scores }}
+
+## Use
+
+The base model is not in this repository. With `pip install transformer2`, and expert.safetensors downloaded:
+
+    t2 adapt expert=expert.safetensors prompt="..."
+
+`t2 export expert=expert.safetensors to=hf` (or `to=lora`) writes what transformers or PEFT load by themselves.
+"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The score of one system on one task: mean, and its half of a 95 % interval."""
+
+    task: str
+    system: str
+    split: str
+    mean: float
+    half_width: float | None
+    n: int
+
+
+def check_repo(repo: str | None) -> None:
+    """Raise ValueError unless `repo` is USER/NAME as the hub takes it."""
+    if repo is None or repo.count("/") != 1:
+        raise ValueError(f"repo is {repo!r}; give repo=USER/NAME, the repository on the hub.")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise ValueError(f"repo is {repo!r}, which the hub does not take: {error}") from error
+
+
+def find_token() -> str:
+    """The token of the hub that the environment or a login holds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    token = get_token()
+    if not token:
+        raise ValueError(
+            "There is no token for the hub, and a push needs one that may write: set HF_TOKEN, or run `hf auth login`. "
+            "dry_run=true writes the folder alone."
+        )
+    return token
+
+
+def read_scores(path: Path, expert: Expert) -> list[Measured]:
+    """The scores of base and expert in the `results.json` of a run (its folder, or the file).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, of another base model, or scores no expert.
+    """
+    file = path / RESULTS_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"No {RESULTS_FILE} at {path}. Give results=RUN, the folder of a run of evaluate.py.")
+    content = parse_json(file.read_bytes(), f"{file} is damaged: it", "Evaluate again.")
+    if not isinstance(content, dict) or not isinstance(content.get("scores"), dict):
+        raise ValueError(f"{file} holds no scores. Give results=RUN, the folder of a run of evaluate.py.")
+    if content.get("base_model") != expert.metadata.base_model:
+        raise ValueError(
+            f"{file} scores {content.get('base_model')}, and the expert is of {expert.metadata.base_model}. Give the "
+            "run that evaluated this expert."
+        )
+    found = list(_measured(content))
+    if not any(one.system == "expert" for one in found):
+        raise ValueError(f"{file} scores no expert. Run evaluate.py expert=RUN, and give its folder.")
+    return found
+
+
+def _measured(content: Mapping[str, Any]) -> Iterator[Measured]:
+    for task, systems in content["scores"].items():
+        for system in ("base", "expert"):
+            if (score := systems.get(system)) is not None:
+                error = score.get("stderr")
+                half = None if error is None else Z95 * error
+                yield Measured(task, system, content.get("split") or "test", score["mean"], half, score["n"])
+
+
+def make_card(expert: Expert, sha256: str, *, repo: str, license: str, scores: list[Measured]) -> ModelCard:
+    """The model card, with the scores of the expert as the hub reads them."""
+    known = expert.metadata
+    name = repo.partition("/")[2]
+    hub_base = known.base_model if known.base_model.count("/") == 1 and ":" not in known.base_model else None
+    data = ModelCardData(
+        base_model=hub_base,  # a source that is not on the hub is named in the text alone
+        library_name="transformer2",
+        license=license,
+        model_name=name,
+        tags=["transformer-squared", "singular-value-fine-tuning"],
+        eval_results=[
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=one.task,
+                dataset_name=one.task,
+                dataset_split=one.split,
+                metric_type="accuracy",
+                metric_value=one.mean,
+            )
+            for one in scores
+            if one.system == "expert"
+        ]
+        or None,
+    )
+    card: ModelCard = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        name=name,
+        numbers=expert.parameter_count,
+        task=known.task,
+        domain=known.domain,
+        description=known.description,
+        base_model=known.base_model,
+        parametrization=known.parametrization,
+        objective=known.objective,
+        step=known.step,
+        license=license,
+        t2_version=known.t2_version,
+        commit=known.git_commit or "unknown",
+        sha256=sha256,
+        scores=_table(scores, expert),
+    )
+    return card
+
+
+def _table(scores: list[Measured], expert: Expert) -> str:
+    before, after = expert.metadata.val_before, expert.metadata.val_after
+    if not scores and (before is None or after is None):
+        return "Not evaluated: no run was named."
+    if not scores:
+        return f"On validation examples while training, without an interval: {before:.3f} before, {after:.3f} after."
+    lines = ["Means with 95 % intervals (normal approximation).", "", "| task | split | n | system | score |"]
+    lines.append("|---|---|---|---|---|")
+    for one in scores:
+        interval = "" if one.half_width is None else f" ± {one.half_width:.3f}"
+        lines.append(f"| {one.task} | {one.split} | {one.n} | {one.system} | {one.mean:.3f}{interval} |")
+    return "\n".join(lines)
+
+
+def export_hub(expert: Expert, path: Path, folder: Path, *, repo: str, license: str, scores: list[Measured]) -> None:
+    """Write the folder of the repository: expert.safetensors (the file at `path`), README.md and export.json.
+
+    Raises:
+        FileExistsError: there is something at `folder`.
+        OSError: the disk is full.
+    """
+    applied = of_expert(expert, path)
+    card = make_card(expert, applied["expert"]["sha256"], repo=repo, license=license, scores=scores)
+    with atomic_folder(folder, needed_bytes=path.stat().st_size) as partial:
+        shutil.copyfile(path, partial / EXPERT_FILE)
+        (partial / CARD_FILE).write_text(str(card), encoding="utf-8")
+        save_provenance(partial, to="hub", base_model=expert.metadata.base_model, dtype="float32", applied=applied)
+
+
+def push(folder: Path, repo: str, token: str) -> str:
+    """Upload the folder to the repository, which is made where it is not there (private); returns its address."""
+    api = HfApi(token=token)
+    api.create_repo(repo, private=True, exist_ok=True)
+    return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Add an expert").repo_url)
