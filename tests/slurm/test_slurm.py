@@ -135,7 +135,15 @@ def test_a_job_that_gives_way_to_one_of_higher_priority_goes_on_from_its_last_st
             time.sleep(0.5)
         job = str(json.loads((run / JOB_FILE).read_text())["job"])
         where = slurm("squeue", "--noheader", "--format=%N", f"--jobs={job}")
-        slurm("sbatch", "--wait", "--partition=urgent", "--exclusive", f"--nodelist={where}", "--wrap=true")
+        slurm(
+            "sbatch",
+            "--wait",
+            "--partition=urgent",
+            "--exclusive",
+            "--output=/dev/null",
+            f"--nodelist={where}",
+            "--wrap=true",
+        )
         done = running.result()
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "it goes on from its last step" in (run / "train.log").read_text()
