@@ -25,11 +25,18 @@ def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *w
 
 def test_it_says_what_it_can_do(monkeypatch, capsys) -> None:
     shown = told(monkeypatch, capsys)
-    assert all(f"  {name} " in shown for name in (*BODIES, "list"))
-    assert BODIES.keys() | {"list"} == ABOUT.keys()
+    others = {"list", "lm_eval"}
+    assert all(f"  {name} " in shown for name in (*BODIES, *others))
+    assert BODIES.keys() | others == ABOUT.keys()
     assert told(monkeypatch, capsys, "--version").strip() == t2.__version__
     with pytest.raises(SystemExit, match="'trian' is no command of t2"):
         told(monkeypatch, capsys, "trian")
+
+
+def test_the_rest_of_a_command_line_is_the_harness_own_and_without_it_there_is_a_sentence(monkeypatch, capsys) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r'pip install "transformer2\[harness\]"'):
+        told(monkeypatch, capsys, "lm_eval", "--model", "t2")
 
 
 def test_a_listing_has_every_choice_with_the_first_line_of_its_file(monkeypatch, capsys) -> None:

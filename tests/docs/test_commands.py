@@ -190,6 +190,8 @@ def test_what_it_names_exists(command: Command) -> None:
         script = ROOT / words[1]
         assert script.is_file(), script
         check_flags("".join(path.read_text() for path in script.parent.glob("**/*.py")), words[2:])
+    elif words[:2] == ("t2", "lm_eval"):
+        check_overrides(ROOT / "conf", "adapt", words[words.index("--model_args") + 1].split(","))
     elif words[0] == "wandb":
         assert words[1] in wandb_cli.commands, words[1]
         assert all((ROOT / word).is_file() for word in words[2:] if word.endswith(".yaml")), words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,3 +212,22 @@ def test_another_model_or_a_pool_of_loras_alone_is_refused(tmp_path) -> None:
     wrong = {m: replace(one, input_factor=one.input_factor[:, 1:]) for m, one in lora.changes.items()}
     with pytest.raises(ValueError, match="this model's matrix is"):
         pool.with_expert("lora", replace(lora, changes=wrong)).check(svf, source=lm.source)
+
+
+def test_what_applies_no_lora_refuses_a_pool_that_has_one(tmp_path) -> None:
+    lm, svf, pool = parts_of(save_lora(tmp_path / "lora"))
+    other = SimpleNamespace(lm=lm, adapter=svf)
+    with pytest.raises(ValueError, match=r"LoRAs \(lora\), which SimpleNamespace does not mix"):
+        TwoPass(other, pool, Fixed(uniform=True))
+    with pytest.raises(ValueError, match="The dispatch expert is a LoRA"):
+        ExpertPool.load({"svf": tmp_path / "lora"}, dispatch=tmp_path / "lora")
+    state = pool.state(Mixture.of(1, 1))
+    with pytest.raises(ValueError, match="No adapted matrix is called"):  # a LoRA that nobody made known
+        adapted()[1].load(state)
+
+
+def test_a_map_of_z_and_the_numbers_of_a_lora(tmp_path) -> None:
+    _, _, pool = parts_of(save_lora(tmp_path))
+    assert pool.svf.keys() == {"svf"}
+    assert all(bool((z == 1).all()) for z in pool.multipliers("lora").values())
+    assert pool.multipliers("svf") is pool.experts["svf"].scales
