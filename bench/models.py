@@ -78,7 +78,7 @@ def inject_svf(lm: LanguageModel, *, random_factors: bool = False, **settings: A
         random_factors: random numbers of the right shapes instead of an SVD, which costs the same per step.
     """
     svf = SVF(modules="all", cache=not (random_factors or lm.source.startswith("tiny:")), progress=False, **settings)
-    with patch("t2.adapters.svf.decompose_all", random_decompositions) if random_factors else nullcontext():
+    with patch("t2.adapters.svf_injection.decompose_all", random_decompositions) if random_factors else nullcontext():
         svf.inject(lm.model, lm.source)
     return svf
 

@@ -67,7 +67,7 @@ def inject(lm: LanguageModel, *, random_factors: bool, **settings: Any) -> SVF:
     if not random_factors:
         svf.inject(lm.model, lm.source)
         return svf
-    with patch("t2.adapters.svf.decompose_all", random_decompositions):
+    with patch("t2.adapters.svf_injection.decompose_all", random_decompositions):
         svf.inject(lm.model, lm.source)
     return svf
 
