@@ -11,7 +11,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test test-vllm test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test tests test-processes test-vllm test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -34,9 +34,16 @@ study: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Two processes of one thread each; a file's tests stay in one process.
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+# Checks and tests side by side. Two processes of one thread each; a file's tests stay in one process.
+test: $(READY)
+	@$(MAKE) --no-print-directory -j2 check tests
+
+tests: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not processes"
+
+# Those of several processes: ranks, shards, kills and what comes after, a server.
+test-processes: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m processes
 
 # The CPU build of vLLM wants other versions than the rest, so it lives in an environment of its own.
 vllm: $(VLLM_READY)

@@ -106,6 +106,7 @@ class MixtureLM(TemplateLM):  # type: ignore[misc]
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=not add_generation_prompt,
+                **self.lm.chat_template_kwargs,
             )
         except TemplateError as error:
             raise ValueError(f"The chat template of {self.lm.source} refuses the conversation: {error}.") from error

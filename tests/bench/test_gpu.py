@@ -11,6 +11,8 @@ import gpu
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.processes
+
 BARE = """
 import sys
 for name in ("hydra", "omegaconf", "wandb", "datasets", "gguf", "cmaes", "math_verify", "trl", "reasoning_gym"):

@@ -15,6 +15,8 @@ from training_run import fit, flat, make_module
 from t2.evaluation.results import Results
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 
+pytestmark = pytest.mark.processes
+
 kill = importlib.import_module("kill")
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.processes
+
 kill_sweep = importlib.import_module("kill_sweep")
 
 

@@ -167,3 +167,16 @@ def test_the_command_scores_what_evaluate_scores(run_script, tmp_path, monkeypat
     }
     score = json.loads(results.read_text())["results"]["numbers"]["exact_match,number"]
     assert score == sum(one["score"] for one in ours.values()) / len(ours) > 0
+
+
+def test_a_chat_has_the_variables_of_the_base_models_template() -> None:
+    """It fails where the template's variables, such as enable_thinking of qwen3, are left out."""
+    from t2.harness.lm_eval import MixtureLM
+    from t2.harness.plain_text import PlainText
+
+    lm = tiny()
+    lm.tokenizer.chat_template = "{{ messages[0]['content'] }}{% if not thinks %}<think></think>{% endif %}"
+    lm.chat_template_kwargs = {"thinks": True}
+    harness = MixtureLM(HFGenerator(lm), HFGenerator(PlainText.of(lm)))
+    text = harness.apply_chat_template([{"role": "user", "content": "2 + 3"}])
+    assert lm.tokenizer(text, add_special_tokens=False)["input_ids"] == lm.encode(Example("2 + 3"))

@@ -129,6 +129,7 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[str]) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path, run_script: Run, stop: signal.Signals) -> None:
     steps = ("steps=24", "callbacks.validation.every=12")  # far more than it is let run

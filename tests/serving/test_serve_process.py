@@ -20,6 +20,8 @@ from tiny_pool import save_pool
 from t2.cli.serve import serve
 from t2.run.places import CONF, ROOT
 
+pytestmark = pytest.mark.processes
+
 QUESTION = [{"role": "user", "content": "What is 3 + 4?"}]
 
 

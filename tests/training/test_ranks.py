@@ -15,6 +15,8 @@ from t2.run.results import METRICS_FILE, SAMPLES_FILE
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.ranks import Ranks
 
+pytestmark = pytest.mark.processes
+
 each_case = pytest.mark.parametrize("case", CASES)
 
 

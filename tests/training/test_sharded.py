@@ -23,6 +23,8 @@ from t2.costs.step import Work
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.sharded import check_adapter, check_shardable, frozen_bytes
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
