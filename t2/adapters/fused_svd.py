@@ -43,8 +43,8 @@ def decompose_stack(weight: Tensor, *, name: str, folder: Path | None, top: int 
     whole = folder / f"{name}.{_stack_key(weight)}.safetensors"
     found = _cached(whole, weight, k)
     if found is None:
-        with one_at_a_time(folder) as waited:
-            found = _cached(whole, weight, k) if waited else None
+        with one_at_a_time(folder):
+            found = _cached(whole, weight, k)  # another process may just have computed it
             if found is None:
                 found = _computed(weight, k)
                 save_tensors(_file(whole, k), {"U": found.U, "s": found.s, "Vh": found.Vh})

@@ -148,8 +148,8 @@ def decompose_all(
         whole = folder / f"{name}.{content_key(weight)}.safetensors"
         found = _cached(whole, weight, k)
         if found is None:
-            with one_at_a_time(folder) as waited:
-                found = _cached(whole, weight, k) if waited else None  # another process may just have computed it
+            with one_at_a_time(folder):
+                found = _cached(whole, weight, k)  # another process may just have computed it
                 if found is None:
                     found = decompose(weight) if k is None else decompose_top(weight, k)
                     _write(whole if len(found.s) == min(weight.shape) else _truncated(whole, len(found.s)), found)
