@@ -89,3 +89,45 @@ class NamedParameters:
 
     def _check(self, state: Mapping[str, Tensor]) -> None:
         check_tensors(state, {name: tuple(value.shape) for name, value in self.parameters.items()})
+
+
+class ActiveParameters(NamedParameters):
+    """Those of an adapter that is no dense weight: it is active or off, and `merged()` is active without gradients."""
+
+    name: str
+
+    def __init__(self) -> None:
+        """Active."""
+        super().__init__()
+        self.is_active = True
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Within the block the model is the base model."""
+        before, self.is_active = self.is_active, False
+        try:
+            yield
+        finally:
+            self.is_active = before
+
+    @contextmanager
+    def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
+        """Within the block the parameters are those of the present state, or of `state`.
+
+        One that `state` leaves out has its initial value, so that `{}` is the base.
+
+        Raises:
+            ValueError: `state` has names or shapes that the adapter does not, or a `dtype`, which would round merged
+                weights: there are none.
+        """
+        if dtype is not None:
+            raise ValueError(
+                f"generation.dtype rounds merged weights, and adapter={self.name} makes none; set base_model.dtype and "
+                "generation.dtype=null."
+            )
+        if state == {}:
+            with self.disabled():
+                yield
+            return
+        with self.holding(state):
+            yield

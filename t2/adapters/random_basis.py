@@ -11,7 +11,6 @@ state is no z: it is of this adapter alone, and is not mixed. `merged()` is the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Annotated, Any
 
 import torch
@@ -20,14 +19,14 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.dense_weights import DenseWeights
-from t2.adapters.named_parameters import NamedParameters
+from t2.adapters.named_parameters import ActiveParameters
 from t2.adapters.svd import decompose_all, source_slug
 from t2.adapters.svf_linear import dense_weight
 from t2.adapters.targets import find_targets, text_name
 from t2.run.fetch import cache_root
 
 
-class RandomBasis(NamedParameters):
+class RandomBasis(ActiveParameters):
     """A vector d (k,) in fp32 per matrix.
 
     Args:
@@ -55,7 +54,6 @@ class RandomBasis(NamedParameters):
         self.cache, self.progress = cache, progress
         self.frobenius_norms: dict[str, float] = {}  # `text_name` -> that of the matrix
         self._layers: dict[str, _RandomBasisLinear] = {}  # by the module's name in this model
-        self._enabled = True
 
     def describe(self) -> dict[str, Any]:
         """The settings that decide what a state means, by key of the configuration."""
@@ -88,34 +86,6 @@ class RandomBasis(NamedParameters):
             self._layers[path], vectors[name] = layer, layer.values
             self.frobenius_norms[name] = float(torch.linalg.vector_norm(weight.float(), dtype=torch.float64))
         self.register(vectors)
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within the block the model is the base model."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
-
-    @contextmanager
-    def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Within the block the vectors are those of the present state, or of `state` (0 where it says nothing).
-
-        Raises:
-            ValueError: `state` has names or shapes that the adapter does not, or a `dtype`: no dense weight is made.
-        """
-        if dtype is not None:
-            raise ValueError(
-                "generation.dtype rounds merged weights, and adapter=random_basis makes none; set base_model.dtype and "
-                "generation.dtype=null."
-            )
-        if state == {}:
-            with self.disabled():
-                yield
-            return
-        with self.holding(state):
-            yield
 
     @torch.no_grad()
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
@@ -156,7 +126,7 @@ class _RandomBasisLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X (..., n_in) -> (..., n_out)."""
         y: Tensor = self.base(x)
-        if not self._adapter[0]._enabled:
+        if not self._adapter[0].is_active:
             return y
         change = ((x @ self.input_factor.T).float() * self.values) @ self.output_factor.T.float()
         return (y.float() + change).to(y.dtype)

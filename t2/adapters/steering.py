@@ -13,17 +13,16 @@ own for each example.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from t2.adapters.named_parameters import NamedParameters
+from t2.adapters.named_parameters import ActiveParameters
 from t2.adapters.targets import chosen_layers, decoder_blocks, find_targets, text_name
 
 
-class Steering(NamedParameters):
+class Steering(ActiveParameters):
     """One fp32 vector per chosen decoder block.
 
     Args:
@@ -37,7 +36,6 @@ class Steering(NamedParameters):
         super().__init__()
         self.layers_spec = layers
         self.frobenius_norms: dict[str, float] = {}  # of the matrices in those blocks: they say which model this is
-        self._enabled = True
 
     def describe(self) -> dict[str, Any]:
         """The settings that decide what a state means, by key of the configuration."""
@@ -66,37 +64,6 @@ class Steering(NamedParameters):
         }
         self.register(vectors)
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Within the block the model is the base model."""
-        before, self._enabled = self._enabled, False
-        try:
-            yield
-        finally:
-            self._enabled = before
-
-    @contextmanager
-    def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Within the block the vectors are those of the present state, or of `state`: the active mode.
-
-        A vector that `state` leaves out is 0, so that `{}` is the base.
-
-        Raises:
-            ValueError: `state` has names or shapes that the adapter does not, or a `dtype`, which would round merged
-                weights: there are none.
-        """
-        if dtype is not None:
-            raise ValueError(
-                "generation.dtype rounds merged weights, and steering vectors are merged into none; set "
-                "base_model.dtype and generation.dtype=null."
-            )
-        if state == {}:
-            with self.disabled():
-                yield
-            return
-        with self.holding(state):
-            yield
-
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
         """Raise ValueError: no weight of the base model can hold the vectors."""
         raise ValueError(
@@ -113,7 +80,7 @@ class _Vector:
 
     def add(self, block: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         """The output with the vector added to its hidden states (B, T, d), in fp32, then cast back."""
-        if not self.adapter._enabled:
+        if not self.adapter.is_active:
             return None
         hidden: Tensor = output[0] if isinstance(output, tuple) else output
         steered = (hidden.float() + self.values.to(hidden.device)).to(hidden.dtype)

@@ -146,24 +146,26 @@ def decompose_all(
             yield name, decompose(weight) if k is None else decompose_top(weight, k)
             continue
         whole = folder / f"{name}.{content_key(weight)}.safetensors"
-        found = _cached(whole, weight, k)
+        found = cached(whole, weight, k)
         if found is None:
             with one_at_a_time(folder):
-                found = _cached(whole, weight, k)  # another process may just have computed it
+                found = cached(whole, weight, k)  # another process may just have computed it
                 if found is None:
                     found = decompose(weight) if k is None else decompose_top(weight, k)
-                    _write(whole if len(found.s) == min(weight.shape) else _truncated(whole, len(found.s)), found)
+                    write(whole if len(found.s) == min(weight.shape) else truncated_file(whole, len(found.s)), found)
                     computed += 1
         bar.set_postfix(computed=computed, refresh=False)
         yield name, found
 
 
-def _cached(whole: Path, weight: Tensor, k: int | None) -> Decomposition | None:
+def cached(whole: Path, weight: Tensor, k: int | None) -> Decomposition | None:
+    """What is in the file of all triplets of W (..., m, n), or in that of the k largest; None: in neither."""
     found = _read(whole, weight)
-    return _read(_truncated(whole, k), weight, k) if found is None and k is not None else found
+    return _read(truncated_file(whole, k), weight, k) if found is None and k is not None else found
 
 
-def _truncated(whole: Path, k: int) -> Path:
+def truncated_file(whole: Path, k: int) -> Path:
+    """The file of the k largest triplets beside that of all."""
     return whole.with_suffix(f".top{k}.safetensors")
 
 
@@ -186,12 +188,7 @@ def _read(path: Path, weight: Tensor, k: int | None = None) -> Decomposition | N
     try:
         tensors, _ = read_tensors(path)
         parts = _as_decomposition(tensors, weight, k)
-        if k is None:
-            error, allowed = reconstruction_error(parts, weight.float()), TOLERANCE * torch.finfo(torch.float32).eps
-        else:
-            error, allowed = triplet_error((parts.U, parts.s, parts.Vh), weight.float()), TRIPLET_TOLERANCE
-        if not error <= allowed:
-            raise ValueError(f"U diag(s) Vh is not the matrix, by {error:.1e} of its size")
+        _check(parts, weight, k)
     except ValueError as error:  # e.g. a disk that lost the end of the file
         log.warning("%s is damaged (%s) and is computed again.", path, error)
         return None
@@ -199,14 +196,31 @@ def _read(path: Path, weight: Tensor, k: int | None = None) -> Decomposition | N
 
 
 def _as_decomposition(tensors: Mapping[str, Tensor], weight: Tensor, k: int | None) -> Decomposition:
-    """The tensors of a file on the matrix's device; ValueError where they are no thin SVD of its shape (m, n)."""
-    (m, n), rank = weight.shape, min(weight.shape) if k is None else k
-    expected = {"U": (m, rank), "s": (rank,), "Vh": (rank, n)}
+    """The tensors of a file on the device of W (..., m, n); ValueError where they are no thin SVD of its shape."""
+    (*of, m, n), rank = weight.shape, min(weight.shape[-2:]) if k is None else k
+    expected = {"U": (*of, m, rank), "s": (*of, rank), "Vh": (*of, rank, n)}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected or any(tensor.dtype != torch.float32 for tensor in tensors.values()):
         raise ValueError(f"it holds {found}, expected float32 {expected}")
     return Decomposition(*(tensors[name].to(weight.device) for name in expected))
 
 
-def _write(path: Path, parts: Decomposition) -> None:
+def _check(parts: Decomposition, weight: Tensor, k: int | None) -> None:
+    """Raise ValueError where the parts are not those of W (m, n), or of each W[e] (E, m, n)."""
+    matrices = [weight] if weight.ndim == 2 else list(weight)
+    triplets = (
+        [(parts.U, parts.s, parts.Vh)] if weight.ndim == 2 else list(zip(parts.U, parts.s, parts.Vh, strict=True))
+    )
+    for one, matrix in zip(triplets, matrices, strict=True):
+        if k is None:
+            error = reconstruction_error(Decomposition(*one), matrix.float())
+            allowed = TOLERANCE * torch.finfo(torch.float32).eps
+        else:
+            error, allowed = triplet_error(one, matrix.float()), TRIPLET_TOLERANCE
+        if not error <= allowed:
+            raise ValueError(f"U diag(s) Vh is not the matrix, by {error:.1e} of its size")
+
+
+def write(path: Path, parts: Decomposition) -> None:
+    """Write a file of the cache."""
     save_tensors(path, {"U": parts.U, "s": parts.s, "Vh": parts.Vh})

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from t2.run.launch_overrides import check_overrides
+from t2.run import launch_overrides
 from t2.run.places import CONF
 
 
@@ -20,7 +19,4 @@ def composed(command: str, overrides: Mapping[str, Any]) -> DictConfig:
         ValueError: an unknown key or choice.
     """
     texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in overrides.items()]
-    check_overrides(CONF, command, texts)
-    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
-        cfg: DictConfig = hydra.compose(command, overrides=texts)
-    return cfg
+    return launch_overrides.composed(CONF, command, texts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from conftest import ROOT
+from server_process import address_of
 
 
 @contextmanager
@@ -23,15 +23,8 @@ def served(folder: Path, *words: str, key: str | None = None) -> Iterator[str]:
         command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
-    seen = []
     try:
-        for line in process.stdout:
-            seen.append(line)
-            if found := re.search(r"Serving on (http\S+)/v1", line):
-                break
-        else:
-            raise AssertionError("".join(seen))
-        yield found[1]
+        yield address_of(process)
     finally:
         process.kill()
         process.wait()

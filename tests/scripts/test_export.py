@@ -172,7 +172,8 @@ def test_an_expert_as_a_repository_of_the_hub(export: Run, folder: Path, tmp_pat
     out = export("expert=EXPERT", "to=hub", "repo=me/gcd", "license=apache-2.0", f"results={tmp_path / 'evaluated'}")
     assert (out / "expert.safetensors").read_bytes() == (folder / "math.safetensors").read_bytes()
     card = ModelCard.load(out / "README.md")
-    assert (card.data.license, card.data.library_name, card.data.base_model) == ("apache-2.0", "transformer2", None)
+    facts = card.data.to_dict()
+    assert (facts["license"], facts["library_name"], facts.get("base_model")) == ("apache-2.0", "transformer2", None)
     assert [(one.dataset_name, one.metric_value) for one in card.data.eval_results] == [("gcd", 0.5)]
     assert "| gcd | test | 100 | expert | 0.500 ± 0.098 |" in card.text
     assert "`tiny:llama`" in card.text

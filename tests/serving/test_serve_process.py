@@ -15,6 +15,7 @@ import httpx2
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from server_process import address_of
 from tiny_pool import save_pool
 
 from t2.cli.serve import serve
@@ -41,15 +42,9 @@ def served(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], httpx2.Clien
     words = ("port=0", "experts=mine", "limits.max_completion_tokens=6000")
     process = start(tmp_path, *words)
     assert process.stdout is not None
-    seen = []
-    for line in process.stdout:
-        seen.append(line)
-        if found := re.search(r"Serving on (http\S+)/v1", line):
-            break
-    else:
-        raise AssertionError("".join(seen))
+    address = address_of(process)
     headers = {"Authorization": "Bearer secret"}
-    with httpx2.Client(base_url=found[1], headers=headers, timeout=30) as client:
+    with httpx2.Client(base_url=address, headers=headers, timeout=30) as client:
         yield process, client
     if process.poll() is None:
         process.kill()
