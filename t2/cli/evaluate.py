@@ -34,7 +34,7 @@ from t2.evaluation.report import (
 )
 from t2.evaluation.results import Results, Selection
 from t2.evaluation.selection import derived
-from t2.evaluation.systems import BASE, EXPERT, UNIFORM, name_strategies, pool_systems
+from t2.evaluation.systems import BASE, EXPERT, UNIFORM, joined_name, name_strategies, pool_systems
 from t2.evaluation.tables import results_text
 from t2.evaluation.wandb_results import log_evaluation, log_used_experts
 from t2.experts.lora_expert import LoraExpert
@@ -71,7 +71,7 @@ class Adapters:
         """Which scored questions were seen before, and by what."""
         return count_seen(
             benchmark.examples, experts=self.experts, tasks=benchmark.tasks, strategies=self.strategies.values(),
-            pool=self.pool, support=benchmark.support, shown=benchmark.shown,
+            pool=self.pool, support=benchmark.solved, shown=benchmark.shown,
         )  # fmt: skip
 
 
@@ -157,6 +157,7 @@ def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
         limit=cfg.limit,
         shots=shots,
         support_split=cfg.support_split,
+        support_sets=cfg.support_sets,
         seed=cfg.seed,
         domains=cfg.benchmark_domains,
         controls=instantiate(cfg.controls),
@@ -201,9 +202,9 @@ def build_systems(cfg: DictConfig, adapters: Adapters, lm: LanguageModel, adapte
         systems[EXPERT] = adapted
     if adapters.pool is not None:
         systems |= pool_systems(
-            adapted, adapters.pool, adapters.strategies,
-            singles=cfg.singles, uniform=cfg.uniform, all_at_1=cfg.all_at_1, controls=cfg.transfer_controls,
-            control_draws=cfg.transfer_control_draws, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
+            adapted, adapters.pool, adapters.strategies, singles=cfg.singles, uniform=cfg.uniform,
+            all_at_1=cfg.all_at_1, controls=cfg.transfer_controls, control_draws=cfg.transfer_control_draws,
+            support_sets=cfg.support_sets, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
         )  # fmt: skip
     return systems
 
@@ -231,8 +232,8 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
 def headline(adapters: Adapters, reports: list[Report]) -> float:
     """The first strategy's mean over tasks; without one the expert's, the uniform mixture's or the base's."""
     wanted = [*adapters.strategies, EXPERT, UNIFORM, BASE]
-    system = next(name for name in wanted if any(report.system == name for report in reports))
-    means = [report.mean for report in reports if report.system == system]
+    system = next(name for name in wanted if any(joined_name(report.system) == name for report in reports))
+    means = [report.mean for report in reports if joined_name(report.system) == system]
     return sum(means) / len(means)
 
 

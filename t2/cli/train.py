@@ -6,6 +6,7 @@ Composes the configuration, builds the parts and runs them; everything else is i
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE
 from t2.run.launch import quiet_libraries
-from t2.run.launch_folder import overrides_of
+from t2.run.launch_again import words_for
 from t2.run.places import typed
 from t2.run.results import CURVE_FILE, METRICS_FILE
 from t2.run.tracking import tracked, wandb_runs
@@ -119,16 +120,17 @@ def report(
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     log.info("Seconds: %s", seconds_text(results.seconds))
     saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)
-    log.info("Expert: %s\nNext: %s %s", saved, typed("evaluate"), " ".join(words))
+    log.info("Expert: %s\nNext: %s %s", saved, typed("evaluate"), shlex.join(words))
     return results
 
 
 def evaluation_words(cfg: DictConfig, adapter: Adapter) -> list[str]:
     """The command line of evaluate.py that scores this run."""
-    chosen = [word for word in overrides_of(Path(cfg.paths.run), "adapter") if word != "adapter=svf"]  # its default
+    parts = words_for("evaluate", Path(cfg.paths.run), ("task", "base_model", "adapter"))
+    task = [] if any(word.startswith("task=") for word in parts) else [f"task={cfg.task.name}"]
     about = adapter.describe() if cfg.seed and isinstance(adapter, NamedAdapter) else {}
     drawn = [f"adapter.{key}={value}" for key, value in about.items() if key.endswith(("_seed", "_prng_key"))]
-    return [f"task={cfg.task.name}", *chosen, *drawn, f"expert={cfg.paths.run}"]
+    return [*task, *parts, *drawn, f"expert={cfg.paths.run}"]
 
 
 if __name__ == "__main__":  # how Lightning starts further processes of `t2 train`

@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from t2.adaptation.few_shot import check_disjoint
+from t2.adaptation.two_pass import call_seed
 from t2.evaluation.form_controls import form_controls
 from t2.evaluation.outcome import fit, model_of, outcome_of
 from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
 from t2.evaluation.selection import Controls, select
-from t2.evaluation.systems import BASE, is_scored
+from t2.evaluation.systems import BASE, is_scored, support_set
 from t2.experts.pool import ExpertPool
 from t2.models.forward_tokens import count_forward_tokens
 from t2.models.language_model import LanguageModel
@@ -32,12 +33,13 @@ log = logging.getLogger(__name__)
 
 
 class Benchmark:
-    """Tasks, and by task the examples that are scored, the support examples and the sampling.
+    """Tasks, and by task the examples that are scored, the sets of support examples and the sampling.
 
     Args:
         tasks: of different names.
         split: where the scored examples are from; the first `limit` of it.
         shots: support examples of each task, from `support_split` in an order that `seed` decides.
+        support_sets: how often they are drawn; a strategy is fitted to each set.
         domains: task -> the domain of its prompts, None to leave it out of confusion matrices; None: no matrices.
         controls: settings of the form controls; None: only the systems that are given.
         sampling: by task; greedy completions of the task's own length if not given.
@@ -55,6 +57,7 @@ class Benchmark:
         limit: int | None = None,
         shots: int = 0,
         support_split: Split = "train",
+        support_sets: int = 1,
         seed: int = 0,
         domains: Mapping[str, str | None] | None = None,
         controls: Controls | None = None,
@@ -74,10 +77,13 @@ class Benchmark:
         self.split, self.controls = split, controls
         self.sampling = sampling or {task.name: greedy(task) for task in tasks}
         self.examples = {task.name: task.split(split)[:limit] for task in tasks}
-        self.support = {
-            task.name: choose_support(
-                task, shots=shots, split=support_split, seed=seed, scored=self.examples[task.name]
-            )
+        if support_sets < 1:
+            raise ValueError(f"support_sets is {support_sets}; allowed: at least 1.")
+        self.supports = {
+            task.name: [
+                choose_support(task, shots=shots, split=support_split, seed=of, scored=self.examples[task.name])
+                for of in (call_seed(seed, number) for number in range(support_sets))
+            ]
             for task in tasks
         }
         self.shown = {task.name: self._shown(task, seed) for task in tasks}  # in the prompt of base+shots
@@ -92,6 +98,11 @@ class Benchmark:
             return ()
         shots = min(self.controls.shots, known)
         return choose_support(task, shots=shots, split="train", seed=seed, scored=self.examples[task.name])
+
+    @property
+    def solved(self) -> dict[str, list[Example]]:
+        """By task, the support examples of all sets."""
+        return {task: [one for of in sets for one in of] for task, sets in self.supports.items()}
 
     def systems_of(self, task: Task, systems: Mapping[str, Generator]) -> dict[str, Generator]:
         """The systems, with the base's form controls on this task after the base."""
@@ -178,7 +189,7 @@ class Benchmark:
                     continue
                 outcome = measured.get((task.name, system))
                 if outcome is None:
-                    fitted = fit(generator, task, self.support[task.name])
+                    fitted = fit(generator, task, self.supports[task.name][support_set(system) - 1])
                     examples, sampling = self.examples[task.name], self.sampling[task.name]
                     with count_forward_tokens(model_of(generator)) as tokens:
                         report = evaluate(generator, task, examples, sampling, system=system, workers=self.workers)

@@ -1,7 +1,8 @@
 """Finished evaluations of one set of questions, joined: the scores of each system by seed.
 
 A system that ran with several seeds has a row of scores for each. So has a control that was drawn several times
-(`random_1:DOMAIN`, ...), under the name without the number. `form` is the best form control, as each run chose it.
+(`random_1:DOMAIN`, ...) and a strategy that was fitted to several support sets (`few_shot#1`, ...), under the name
+without the number. `form` is the best form control, as each run chose it.
 Reads `results.json` and `samples.jsonl`; evaluates nothing.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from t2.evaluation.results import Results
-from t2.evaluation.systems import FORM, joined_name, parse_control
+from t2.evaluation.systems import FORM, draw_of, joined_name
 from t2.run.files import parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 
@@ -93,8 +94,8 @@ def join_runs(paths: Sequence[Path]) -> Joined:
 
 
 def _add(joined: Joined, task: str, system: str, results: Results, scores: list[float], run: str) -> None:
-    control, name = parse_control(system), joined_name(system)
-    draw = f"{results.seed}.{control[1]}" if control is not None and control[1] is not None else f"{results.seed}"
+    number, name = draw_of(system), joined_name(system)
+    draw = f"{results.seed}" if number is None else f"{results.seed}.{number}"
     draws = joined.scores.setdefault(task, {}).setdefault(name, {})
     if draws.setdefault(draw, scores) != scores:
         raise ValueError(f"{run}: {system} on {task} was run twice with seed {results.seed}, differently.")

@@ -9,6 +9,7 @@
                     well, what was learned about single singular values does not matter. The last two are drawn
                     several times: random_1:DOMAIN, random_2:DOMAIN, ...
     NAME            a strategy, fitted to each task before it is scored
+    NAME#1, NAME#2  the same, fitted to each of several sets of solved examples
 
 All but `base` and `expert` are two-pass systems, so that seconds and mixtures are known of each. Nothing here generates
 or scores.
@@ -36,6 +37,7 @@ BASE, UNIFORM, ALL, EXPERT = "base", "uniform", "all", "expert"  # names of syst
 BEST_SINGLE, ORACLE, FORM = "best_single", "oracle", "form"  # see `t2.evaluation.selection`
 RESERVED = (EXPERT, BEST_SINGLE, ORACLE, FORM)
 DRAWN = ("shuffled", "random")  # controls that chance decides
+FITTED = re.compile(rf"(?!{EXPERT}:)(?P<name>.+)#(?P<set>\d+)")  # a strategy and the number of its support set
 CONTROLLED = re.compile(rf"(?P<control>{'|'.join(get_args(Control))})(_(?P<draw>\d+))?:(?P<domain>.+)")
 
 
@@ -67,6 +69,7 @@ def name_strategies(strategy: Strategy | None, others: Mapping[str, Strategy]) -
     for name, one in named.items():
         if (
             name in RESERVED
+            or FITTED.fullmatch(name)
             or name.startswith((f"{EXPERT}:", f"{BASE}+"))
             or parse_control(name) is not None
             or (name == BASE and not isinstance(one, Base))
@@ -85,13 +88,15 @@ def pool_systems(
     all_at_1: bool = True,
     controls: Sequence[Control] = (),
     control_draws: int = 1,
+    support_sets: int = 1,
     seed: int = 0,
     pass2: Pass2 = "auto",
     transfer: bool = False,
 ) -> dict[str, TwoPass]:
     """Generators by system name: single experts, their fixed mixtures, controls, then the strategies.
 
-    `pass2` is how strategies apply their mixtures. A strategy called `uniform` or `all` replaces that system, and one
+    `pass2` is how strategies apply their mixtures. One that wants solved examples is there once for each of several
+    `support_sets`. A strategy called `uniform` or `all` replaces that system, and one
     called `base` adds none: base is scored anyway. `seed` decides what the `control_draws` of a control are.
 
     Raises:
@@ -119,10 +124,24 @@ def pool_systems(
                     generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer
                 )
     return systems | {
-        name: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
+        system: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
         for name, one in strategies.items()
         if name != BASE
+        for system in _by_support(name, one, support_sets)
     }
+
+
+def _by_support(name: str, strategy: Strategy, support_sets: int) -> list[str]:
+    """The names of a strategy's systems: its own, or one per support set."""
+    if support_sets == 1 or not strategy.wants_support:
+        return [name]
+    return [f"{name}#{number}" for number in range(1, support_sets + 1)]
+
+
+def support_set(system: str) -> int:
+    """The number of the support set that a system is fitted to, from 1."""
+    fitted = FITTED.fullmatch(system)
+    return int(fitted["set"]) if fitted else 1
 
 
 def parse_control(system: str) -> tuple[str, int | None, str] | None:
@@ -134,9 +153,19 @@ def parse_control(system: str) -> tuple[str, int | None, str] | None:
 
 
 def joined_name(system: str) -> str:
-    """The name of a system, and of all draws of a control together: that without the number of the draw."""
-    control = parse_control(system)
-    return system if control is None else f"{control[0]}:{control[2]}"
+    """The name of a system, and of all draws of a control or all support sets together: that without the number."""
+    control, fitted = parse_control(system), FITTED.fullmatch(system)
+    if control is not None:
+        return f"{control[0]}:{control[2]}"
+    return fitted["name"] if fitted else system
+
+
+def draw_of(system: str) -> int | None:
+    """The number of a system's draw or support set; None where it has none."""
+    control, fitted = parse_control(system), FITTED.fullmatch(system)
+    if control is not None:
+        return control[1]
+    return int(fitted["set"]) if fitted else None
 
 
 def is_scored(system: str, domain: str | None) -> bool:

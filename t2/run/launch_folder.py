@@ -134,16 +134,3 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
         with atomic_path(folder / f"{name}.yaml") as partial:
             partial.write_text(OmegaConf.to_yaml(node))
-
-
-def overrides_of(folder: Path, group: str) -> list[str]:
-    """The words of a command line that choose `group`, and keys in it, as the run in `folder` did; for messages.
-
-    None where no command line started it.
-    """
-    if not (folder / ".hydra" / "hydra.yaml").is_file():
-        return []
-    saved = OmegaConf.load(folder / ".hydra" / "hydra.yaml")
-    words: Any = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"), resolve=False)
-    keys = [str(word) for word in words if str(word).lstrip("+~").startswith(f"{group}.")]
-    return [f"{group}={OmegaConf.select(saved, f'hydra.runtime.choices.{group}')}", *keys]

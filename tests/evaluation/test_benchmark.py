@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
 from t2.evaluation.benchmark import Benchmark, choose_support, labels_of, tasks_of
 from t2.evaluation.scoring import evaluate
+from t2.evaluation.systems import pool_systems
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
@@ -36,6 +38,7 @@ class Alternating:
     """Chooses math and the base in turn; remembers what it was fitted to."""
 
     name = "alternating"
+    wants_support = True
 
     def __init__(self, *, labels: bool = True) -> None:
         self.labels = labels
@@ -81,6 +84,7 @@ def test_no_shots_ask_for_no_split() -> None:
         ({"shots": 1, "support_split": "test"}, "support_split=test"),
         ({"shots": 4, "support_split": "val"}, "support examples are among the 8 test examples"),
         ({"shots": -1}, "shots is -1"),
+        ({"support_sets": 0}, "support_sets is 0"),
         ({"limit": 0}, "limit is 0; allowed: at least 1"),
         ({"workers": 0}, "score_workers is 0"),
     ],
@@ -127,11 +131,24 @@ def test_a_plain_generator_has_a_report_alone(generator: HFGenerator) -> None:
 def test_a_strategy_is_fitted_to_each_task_before_it_is_scored(generator: HFGenerator, pool: ExpertPool) -> None:
     strategy, compared = Alternating(), benchmark(LetterTask(), LetterTask("others"), shots=3)
     outcome, other = compared.run({"a": TwoPass(generator, pool, strategy, pass2="per_example")})
-    assert strategy.fitted == [(task, compared.support[task]) for task in ("letters", "others")]
+    assert strategy.fitted == [(task, compared.supports[task][0]) for task in ("letters", "others")]
     assert (outcome.report.task, other.report.task) == ("letters", "others")
     assert outcome.chosen == ("math", "other") * 4
     assert outcome.mixing_weights == {"math": 0.5, "letters": 0.0}
     assert outcome.report.seconds.keys() == {"fit", "pass1", "pass2", "score"}
+
+
+def test_a_strategy_is_fitted_to_every_support_set_under_its_number(generator: HFGenerator, pool: ExpertPool) -> None:
+    strategy, compared = Alternating(), benchmark(shots=3, support_sets=3)
+    systems = pool_systems(generator, pool, {"mine": strategy}, singles=False, uniform=False, all_at_1=False,
+                           support_sets=3)  # fmt: skip
+    outcomes = compared.run(systems)
+    assert [one.report.system for one in outcomes] == ["mine#1", "mine#2", "mine#3"]
+    sets = compared.supports["letters"]
+    assert [support for _, support in strategy.fitted] == sets
+    assert sets[0] == benchmark(shots=3).supports["letters"][0], "more sets change none of the first"
+    assert all(a != b for a, b in itertools.combinations(sets, 2))
+    assert compared.solved["letters"] == [one for of in sets for one in of]
 
 
 def test_seconds_are_those_of_one_task(generator: HFGenerator, pool: ExpertPool) -> None:

@@ -10,7 +10,7 @@ import torch
 from tiny_pool import tiny_generator, tiny_pool
 
 from t2.adaptation.fixed import Base, Fixed
-from t2.evaluation.systems import is_scored, name_strategies, parse_control, pool_systems
+from t2.evaluation.systems import draw_of, is_scored, joined_name, name_strategies, parse_control, pool_systems
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
@@ -64,7 +64,7 @@ def test_strategies_of_one_name_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form", "random_1:a"]
+    "name", ["expert", "expert:math", "base", "base+shots", "oracle", "best_single", "form", "random_1:a", "few_shot#2"]
 )
 def test_names_of_other_systems_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"No strategy may be called '{name}'")):
@@ -106,3 +106,17 @@ def test_controls_that_chance_decides_are_drawn_several_times_and_by_the_seed(ge
     assert not any(torch.equal(a, b) for a, b in itertools.combinations(drawn, 2))
     assert parse_control("random_12:a:b_3") == ("random", 12, "a:b_3")
     assert parse_control("expert:math") is None
+
+
+@pytest.mark.parametrize(
+    ("system", "joined", "draw"),
+    [
+        ("few_shot#12", "few_shot", 12),
+        ("few_shot", "few_shot", None),
+        ("expert:math#2", "expert:math#2", None),  # a domain may be called so
+        ("random_2:a", "random:a", 2),
+        ("reversed:a", "reversed:a", None),
+    ],
+)
+def test_draws_and_support_sets_are_joined_under_the_name_without_the_number(system, joined, draw) -> None:
+    assert (joined_name(system), draw_of(system)) == (joined, draw)

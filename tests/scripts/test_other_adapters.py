@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from script_errors import error_of
 
 from t2.experts.adapter_weights import AdapterWeights
@@ -21,11 +23,33 @@ def train(run_script: Run, folder: Path, *words: str) -> Path:
     return folder
 
 
+def next_words(run: Path) -> list[str]:
+    """The command line of evaluate.py that a finished run's log advises."""
+    return shlex.split((run / "train.log").read_text().partition("Next: python evaluate.py ")[2])
+
+
+def test_the_advised_command_has_what_an_experiment_has_set(tmp_path: Path, run_script: Run) -> None:
+    mine = tmp_path / "conf" / "experiment" / "mine.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(
+        "# @package _global_\ndefaults: [/experiment/smoke, override /task: fraction, _self_]\n"
+        "adapter: {spectrum: top, rank: 4}\ntask: {begun: true, form: {stop: ['.']}}\n"
+    )
+    run = tmp_path / "run"
+    own = ("--config-dir", str(mine.parent.parent))
+    run_script("train", *own, "experiment=mine", "logger=csv", "steps=1", "adapter.rank=2", f"hydra.run.dir={run}")
+    words = next_words(run)
+    assert {"task=fraction", "base_model=tiny", "adapter.spectrum=top", "adapter.rank=2", "task.begun=true"} < {*words}
+    run_script("evaluate", *words, "controls=null", "limit=2", f"hydra.run.dir={tmp_path / 'scores'}")
+    cfg = OmegaConf.load(tmp_path / "scores" / ".hydra" / "config.yaml")
+    assert (cfg.task.form.stop, cfg.adapter.rank) == (["."], 2)
+
+
 @pytest.mark.parametrize("choice", ["lora_qv", "vera", "steering"])
 def test_it_is_trained_and_scored(tmp_path: Path, run_script: Run, choice: str) -> None:
     run = train(run_script, tmp_path / "run", f"adapter={choice}", "seed=3")
-    following = (run / "train.log").read_text().partition("Next: python evaluate.py ")[2].split()
-    assert following[:2] == ["task=chain_sum", f"adapter={choice}"]
+    following = next_words(run)
+    assert following[:3] == ["task=chain_sum", "base_model=tiny", f"adapter={choice}"]
     weights = AdapterWeights.load(run)
     trained = json.loads((run / "results.json").read_text())
     assert trained["trainable_parameters"] == weights.parameter_count

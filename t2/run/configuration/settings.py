@@ -102,6 +102,7 @@ class Evaluate(Applied):
     allow_seen: bool
     transfer_controls: list[Control]
     transfer_control_draws: PositiveInt
+    support_sets: PositiveInt
     benchmark_domains: dict[str, str | None] | None
 
 

@@ -1,0 +1,81 @@
+"""The words of a command line for another script that make its parts as a finished run had them; for messages.
+
+What an experiment's file set is told as well, since the other script does not read that file. Values are not quoted for
+a shell. Runs nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from t2.run.launch_overrides import composed
+from t2.run.places import CONF
+
+KEYWORDS = ("null", "true", "false", "nan", "inf")  # texts that Hydra would read as something else
+
+
+def words_for(script: str, folder: Path, groups: Sequence[str]) -> list[str]:
+    """Choices of the groups, and keys in which they differ from the chosen files, as the run in `folder` had them.
+
+    What the script does by itself is left out. None for a group that was not chosen on a command line.
+    """
+    if not (folder / ".hydra" / "hydra.yaml").is_file():
+        return []
+    about = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime
+    cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    own = next((one.path for one in about.config_sources if one.provider == "command-line"), None)
+    chosen = {group: about.choices.get(group) for group in groups if about.choices.get(group)}
+    with _apart_from_hydra():
+        plain = composed(CONF, script, [], folder=own)
+        words = [f"{group}={choice}" for group, choice in chosen.items() if _node(plain, group) != _node(cfg, group)]
+        other = composed(CONF, script, words, folder=own)
+    keys = [word for group in chosen for word in _changes(group, _node(other, group), _node(cfg, group))]
+    default = [word for word in words if _node(plain, word.partition("=")[0]) == _node(other, word.partition("=")[0])]
+    folders = [] if own is None else ["--config-dir", str(own)]
+    return [*folders, *(word for word in words if word not in default), *keys]
+
+
+@contextmanager
+def _apart_from_hydra() -> Iterator[None]:
+    """Within, a configuration can be composed although Hydra runs this program; afterwards Hydra is as before."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        if running is not None:
+            GlobalHydra.instance().initialize(running)  # composing may have put another instance in its place
+
+
+def _node(cfg: Any, group: str) -> Any:
+    return OmegaConf.to_container(cfg[group], resolve=False) if isinstance(cfg.get(group), DictConfig) else None
+
+
+def _changes(key: str, before: Any, after: Any) -> Iterator[str]:
+    """The overrides that turn `before` into `after`."""
+    if before == after:
+        return
+    if not (isinstance(before, Mapping) and isinstance(after, Mapping) and before):
+        yield f"{key}={_text(after)}"
+        return
+    for name in before.keys() - after.keys():
+        yield f"~{key}.{name}"
+    for name, value in after.items():
+        if name in before:
+            yield from _changes(f"{key}.{name}", before[name], value)
+        else:
+            yield f"+{key}.{name}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """A value as Hydra reads it; words stay without quotes."""
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value not in KEYWORDS
+    return str(value) if plain else json.dumps(value, ensure_ascii=False)
