@@ -25,9 +25,7 @@ demo: $(READY)
 	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 17 + 48 ='"
 
 study: $(READY)
-	$(BIN)/python evaluate.py experiment=study/two_pass hydra.run.dir=$(STUDY)/two_pass
-	$(BIN)/python evaluate.py -m experiment=study/few_shot seed=1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=few_shot_$${seed}'
-	$(BIN)/python evaluate.py -m experiment=study/shots seed=0,1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=shots_$${seed}'
+	$(BIN)/python evaluate.py -m experiment=study/unseen_wide seed=0,1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=seed_$${seed}'
 	$(BIN)/python -m t2.evaluation.study $(STUDY)/*/ --out $(STUDY)
 
 # Nothing is loaded from elsewhere: outputs/site opens from the disk.

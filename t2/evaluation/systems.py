@@ -96,8 +96,8 @@ def pool_systems(
     """Generators by system name: single experts, their fixed mixtures, controls, then the strategies.
 
     `pass2` is how strategies apply their mixtures. One that wants solved examples is there once for each of several
-    `support_sets`. A strategy called `uniform` or `all` replaces that system, and one
-    called `base` adds none: base is scored anyway. `seed` decides what the `control_draws` of a control are.
+    `support_sets`. A strategy called `uniform` or `all` replaces that system, and one called `base` adds none: base is
+    scored anyway. `seed` decides what the `control_draws` of a control are.
 
     Raises:
         ValueError: an expert does not fit the model, unless `transfer`.
@@ -110,10 +110,24 @@ def pool_systems(
     if all_at_1 and ALL not in strategies:
         fixed[ALL] = Fixed(uniform=1.0)
     systems = {name: TwoPass(generator, pool, one, pass2="merged", transfer=transfer) for name, one in fixed.items()}
+    systems |= _control_systems(generator, pool, controls, control_draws, seed, transfer)
+    return systems | {
+        system: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
+        for name, one in strategies.items()
+        if name != BASE
+        for system in _by_support(name, one, support_sets)
+    }
+
+
+def _control_systems(
+    generator: AdaptableGenerator, pool: ExpertPool, controls: Sequence[Control], draws: int, seed: int, transfer: bool
+) -> dict[str, TwoPass]:
+    """Every control of every expert, those that chance decides in several draws."""
+    systems = {}
     for control in controls:
         for domain, expert in pool.svf.items():  # a LoRA has no multipliers to move
             about, sizes = expert.metadata, {module: len(z) for module, z in expert.scales.items()}
-            for draw in range(1, control_draws + 1) if control in DRAWN else (None,):
+            for draw in range(1, draws + 1) if control in DRAWN else (None,):
                 moved = transfer_expert(
                     expert, sizes, base_model=about.base_model, fingerprint=about.fingerprint, control=control,
                     seed=0 if draw is None else call_seed(seed, draw),
@@ -123,12 +137,7 @@ def pool_systems(
                 systems[name] = TwoPass(
                     generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer
                 )
-    return systems | {
-        system: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
-        for name, one in strategies.items()
-        if name != BASE
-        for system in _by_support(name, one, support_sets)
-    }
+    return systems
 
 
 def _by_support(name: str, strategy: Strategy, support_sets: int) -> list[str]:

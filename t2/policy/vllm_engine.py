@@ -21,6 +21,9 @@ from t2.run.messages import check_choice
 log = logging.getLogger(__name__)
 TRIED_VERSIONS = ("0.32.0",)
 CPU_BLOCK_TOKENS = 32  # the least that vLLM's attention takes there
+# A prompt is read in one step: vLLM rewinds the random numbers of a request of which a part is read, and those of
+# a CPU cannot be rewound ("CPU Generator does not use offset"): sampling with a seed ends the engine.
+CPU_WHOLE_PROMPTS = {"enable_chunked_prefill": False}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -121,6 +124,7 @@ def _build(lm: LanguageModel, settings: EngineSettings) -> Engine:
             enable_sleep_mode=settings.sleep,
             max_model_len=length,
             **({} if blocks is None else {"block_size": blocks}),
+            **(CPU_WHOLE_PROMPTS if lm.device.type == "cpu" else {}),
             logprobs_mode="processed_logprobs",  # at the sampling temperature, as t2 defines them
             seed=0,  # every request has its own
         )

@@ -53,6 +53,7 @@ def command(argv: Sequence[str]) -> list[str]:
         words += ["--enforce-eager"]  # a compiled model keeps the products of the weights that it was compiled with
         # Samples share whole blocks of a prompt.
         words += [] if "--block-size" in others else ["--block-size", str(CPU_BLOCK_TOKENS)]
+        words += ["--no-enable-chunked-prefill"]  # see CPU_WHOLE_PROMPTS
     return [*words, *others]
 
 
