@@ -1,6 +1,6 @@
 """Seconds and bytes of bringing an adapter to a vLLM server: z, composed there, against W', composed here and sent.
 
-    python bench/weight_sync.py [--adapters full,top16] [--rounds 3] [--output FILE.json]     (environment: make vllm)
+    python bench/weight_sync.py [--adapters full,top16] [--rounds 3] [--no-http] [--output FILE.json]     (environment: make vllm)
 
 One server of SmolLM2 on this machine. `z` is what generation=vllm_server does. `W' by HTTP` composes all W' in the
 trainer and posts them as z is posted; `W' by file` writes them to memory that both can read, which servers on other
@@ -42,7 +42,8 @@ from t2.policy.vllm_worker import SVFWorker
 from t2.types import Example, Sampling
 
 ADAPTERS: dict[str, dict[str, Any]] = {"full": {}, "top16": {"spectrum": "top", "rank": 16}}
-WAYS = ("z", "W' by HTTP", "W' by file")
+HTTP = "W' by HTTP"
+WAYS = ("z", HTTP, "W' by file")
 IN_PROCESS = "W' in process"
 START_S, TIMEOUT_S = 300.0, 600.0
 
@@ -101,8 +102,8 @@ def loaded(adapter: str) -> tuple[LanguageModel, SVF, Callable[[], None]]:
     return lm, svf, move
 
 
-def measure(url: str, adapter: str, rounds: int) -> list[dict[str, Any]]:
-    """A row for each way."""
+def measure(url: str, adapter: str, rounds: int, *, http: bool) -> list[dict[str, Any]]:
+    """A row for each way, of which W' by HTTP is slow."""
     lm, svf, move = loaded(adapter)
     server = VLLMServer(url, timeout_s=TIMEOUT_S, start=["python"])
     servers = VLLMServers([server], lambda: specification_of(lm, svf))
@@ -125,6 +126,8 @@ def measure(url: str, adapter: str, rounds: int) -> list[dict[str, Any]]:
 
     rows = []
     for way, send in zip(WAYS, (send_z, send_whole, send_file), strict=True):
+        if way == HTTP and not http:
+            continue
         seconds, sent = _timed(send, move, rounds)
         rows.append({"adapter": adapter, "way": way, "seconds": seconds, "bytes": sent})
     return rows
@@ -174,7 +177,7 @@ def main(argv: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for adapter in args.adapters:
             with serving(Path(folder)) as url:
-                rows += measure(url, adapter, args.rounds)
+                rows += measure(url, adapter, args.rounds, http=args.http)
             rows.append(measure_in_process(adapter, args.rounds))
     finish(args, table(rows), {"rows": rows})
 
@@ -183,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     made = parser(__doc__)
     made.add_argument("--adapters", type=names_of(ADAPTERS), default=list(ADAPTERS), help="comma-separated")
     made.add_argument("--rounds", type=int, default=3)
+    made.add_argument("--no-http", dest="http", action="store_false", help="leave out W' by HTTP, a minute each")
     return made
 
 
