@@ -1,6 +1,6 @@
 """Seconds and bytes of bringing an adapter to a vLLM server: z, composed there, against W', composed here and sent.
 
-    python bench/weight_sync.py [--adapters full,top16] [--rounds 3] [--no-http] [--output FILE.json]   (after make vllm)
+    python bench/weight_sync.py [--adapters full,top16] [--rounds 3] [--no-http] [--output FILE.json]  (after make vllm)
 
 One server of SmolLM2 on this machine. `z` is what generation=vllm_server does. `W' by HTTP` composes all W' in the
 trainer and posts them as z is posted; `W' by file` writes them to memory that both can read, which servers on other
