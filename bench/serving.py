@@ -31,7 +31,7 @@ from t2.run.places import ROOT
 from t2.serving.app import Service, make_app
 from t2.serving.applied import Applied, Unmerged
 from t2.serving.catalog import Catalog
-from t2.serving.engine import Engine
+from t2.serving.local import LocalEngine
 from t2.serving.metrics import Metrics
 from t2.serving.server import bind
 from t2.serving.settings import Settings
@@ -56,7 +56,7 @@ class Bench:
         model = PooledModel(HFGenerator(self.lm, Unmerged(self.svf)), self.pool)
         settings, metrics = Settings(max_concurrent=REQUESTS), Metrics()
         applied = Applied(self.svf, self.pool, self.lm.index_device)
-        self.engine = Engine(self.lm, model, applied, settings, metrics)
+        self.engine = LocalEngine(self.lm, model, applied, settings, metrics)
         app = make_app(Service(Catalog(self.lm, model), self.engine, settings, metrics))
         listening = bind("127.0.0.1", 0)
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))

@@ -19,6 +19,7 @@ from t2.serving.applied import Applied, Unmerged
 from t2.serving.catalog import Catalog, by_name
 from t2.serving.engine import Engine
 from t2.serving.job import Ask, Event, Failed, Token
+from t2.serving.local import LocalEngine
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 from t2.types import Example, Sampling
@@ -46,7 +47,7 @@ def make_service(
     settings, metrics = Settings(**limits), Metrics()  # type: ignore[arg-type]
     served = PooledModel(HFGenerator(model.lm, Unmerged(model.adapter)), model.pool)
     catalog = Catalog(model.lm, served, by_name(strategies() if chosen is None else chosen))
-    engine = Engine(model.lm, served, Applied(model.adapter, model.pool, model.lm.index_device), settings, metrics)
+    engine = LocalEngine(model.lm, served, Applied(model.adapter, model.pool, model.lm.index_device), settings, metrics)
     return Service(catalog, engine, settings, metrics, {"math": ["What is 3 + 4?"]})
 
 
