@@ -122,15 +122,19 @@ class Engine(ABC):
     def _begin(self, jobs: Sequence[Job]) -> None:
         """Begin with pass 2 of jobs whose mixtures are chosen."""
 
+    @abstractmethod
     def _step(self) -> None:
         """What is done between two looks at the queue."""
 
+    @abstractmethod
     def _tidy(self) -> None:
         """Free the places of what has ended; called before places are given away, with the lock."""
 
+    @abstractmethod
     def _end(self) -> None:
         """Let go of what was held; the last that the thread does."""
 
+    @abstractmethod
     def _recover(self) -> None:
         """Make what is held usable again after a failure."""
 

@@ -43,12 +43,14 @@ class VLLMAPI:
         """Close its connections."""
         await self._api.close()
 
-    async def check(self, lm: LanguageModel) -> tuple[str, int]:
+    async def check(self, source: str, ids: Sequence[int], ours: Sequence[float]) -> tuple[str, int]:
         """The base model's name there, and the tokens that a prompt and its completion may have.
+
+        `ours` are the log-probs of `ids`, but for the first, by the base model that it should have.
 
         Raises:
             ConnectionError: it cannot be reached.
-            ValueError: it is no vLLM server, or its model gives other log-probs than `lm`, whose adapter is off.
+            ValueError: it is no vLLM server, or its model gives other log-probs.
         """
         try:
             found = (await self._api.models.list()).data
@@ -56,17 +58,15 @@ class VLLMAPI:
             length = getattr(base, "max_model_len", None)
             if base is None or length is None:
                 raise ValueError(f"{self.url} is no vLLM server. Give the address of one, started with: {self.start}")
-            ids = lm.encode(PROBE)
             theirs = await self._log_probs(base.id, ids)
         except APIStatusError as error:
             raise ValueError(f"{self._refusal(error)} Start it with: {self.start}") from None
         except APIError as error:
             raise ConnectionError(self._gone(error)) from None
-        ours = _log_probs(lm, ids)
         apart = sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
         if not apart <= SAME_MODEL:  # nor NaN
             raise ValueError(
-                f"The vLLM server at {self.url} has another model ({base.id}) than base_model.source={lm.source}: their "
+                f"The vLLM server at {self.url} has another model ({base.id}) than base_model.source={source}: their "
                 f"log-probs differ by {apart:.2f} per token (allowed: {SAME_MODEL}). Start it with: {self.start}"
             )
         return base.id, int(length)
@@ -147,7 +147,9 @@ class VLLMAPI:
             model=model, prompt=list(ids), max_tokens=1, temperature=0, echo=True, logprobs=0
         )
         made = found.choices[0].logprobs
-        log_probs = [] if made is None else [one for one in (made.token_logprobs or [])[1 : len(ids)] if one is not None]
+        log_probs = (
+            [] if made is None else [one for one in (made.token_logprobs or [])[1 : len(ids)] if one is not None]
+        )
         if len(log_probs) != len(ids) - 1:
             raise ValueError(f"{self.url} gives no log-probs of a prompt, as vLLM does. Start it with: {self.start}")
         return log_probs
@@ -179,8 +181,8 @@ def _line(error: APIError) -> str:
 
 
 @torch.no_grad()
-def _log_probs(lm: LanguageModel, ids: Sequence[int]) -> list[float]:
-    """The log-prob of each token but the first."""
+def base_log_probs(lm: LanguageModel, ids: Sequence[int]) -> list[float]:
+    """The log-prob of each token but the first, with the adapter as it is."""
     inputs = torch.tensor([ids], device=lm.device)
     logits = lm.model(input_ids=inputs, use_cache=False).logits[0, :-1].float()
     return logits.log_softmax(-1).gather(-1, inputs[0, 1:, None])[:, 0].tolist()

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, TypeVar
 
 from t2.adaptation.strategy import PooledModel
@@ -22,7 +22,7 @@ from t2.serving.engine import INTERNAL, Engine
 from t2.serving.job import Failed, Job
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
-from t2.serving.vllm_api import Unavailable, VLLMAPI
+from t2.serving.vllm_api import PROBE, VLLMAPI, Unavailable, base_log_probs
 from t2.serving.vllm_loras import LoRAs, Refused
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class VLLMEngine(Engine):
     ) -> None:
         """`model` and `loras` are None without a pool. Nothing is sent before `connect`."""
         super().__init__(model, settings, metrics)
-        self._lm, self._api, self._loras, self._is_up = lm, api, loras, is_up
+        self._lm, self._api, self.loras, self._is_up = lm, api, loras, is_up
         self._base = ""  # the base's name on the server
         self._places = 0  # taken
         self._loop = asyncio.new_event_loop()
@@ -58,21 +58,24 @@ class VLLMEngine(Engine):
             ConnectionError: it cannot be reached, or does not take a LoRA.
             ValueError: it has another model, or a LoRA would leave out too much.
         """
-        self._base, length = self._await(self._api.check(self._lm))
+        ids = self._lm.encode(PROBE)
+        with nullcontext() if self.loras is None else self.loras.adapter.disabled():
+            ours = base_log_probs(self._lm, ids)
+        self._base, length = self._await(self._api.check(self._lm.source, ids, ours))
         self._lm.context_length = min(self._lm.context_length, length)
-        if self._loras is None:
+        if self.loras is None:
             return
-        self._loras.check()
+        self.loras.check()
         try:
-            self._await(self._loras.load_experts(self._api))
+            self._await(self.loras.load_experts(self._api))
         except Unavailable as error:
             raise ConnectionError(str(error)) from None
 
     def close(self) -> None:
         """Let go of LoRAs and connections; the last call. A server that has ended is asked nothing."""
-        if self._loras is not None:
+        if self.loras is not None:
             try:
-                self._await(self._loras.close(self._api if self._is_up() else None))
+                self._await(self.loras.close(self._api if self._is_up() else None))
             except Unavailable as error:
                 log.warning("LoRAs are left on the vLLM server: %s", error)
         self._await(self._api.close())
@@ -96,6 +99,18 @@ class VLLMEngine(Engine):
         self._metrics.rows.set(self._places)
         for job in jobs:
             asyncio.run_coroutine_threadsafe(self._answer(job), self._loop)
+
+    def _step(self) -> None:
+        """Nothing: the server steps."""
+
+    def _tidy(self) -> None:
+        """Nothing: places are freed as answers end."""
+
+    def _end(self) -> None:
+        """Nothing is left: the thread waits until no place is taken."""
+
+    def _recover(self) -> None:
+        """Nothing: only pass 1 failed."""
 
     async def _answer(self, job: Job) -> None:
         """Pass 2 of a job, whose places are free afterwards whatever happens."""
@@ -122,10 +137,10 @@ class VLLMEngine(Engine):
 
     async def _stream(self, job: Job) -> None:
         assert job.mixture is not None, "pass 1 comes before"
-        if self._loras is None:
+        if self.loras is None:
             await self._tokens(job, self._base)
             return
-        async with self._loras.holding(self._api, job.mixture) as name:
+        async with self.loras.holding(self._api, job.mixture) as name:
             await self._tokens(job, name or self._base)
 
     async def _tokens(self, job: Job, name: str) -> None:

@@ -17,6 +17,7 @@ import hashlib
 import logging
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -69,12 +70,11 @@ class Limits:
 
 @dataclass
 class Held:
-    """A LoRA that the server has; `users` are the answers that are being made with it."""
+    """A LoRA that the server has; one that is pinned stays."""
 
     name: str
     folder: Path
     pinned: bool
-    users: int = 0
 
 
 @dataclass
@@ -87,6 +87,7 @@ class LoRAs:
     folder: Path
     limits: Limits
     _held: dict[Mixture, Held] = field(default_factory=dict)  # the one used last at the end
+    _users: Counter[Mixture] = field(default_factory=Counter)  # answers that are made with it, or wait for it
     _coming: dict[Mixture, asyncio.Future[None]] = field(default_factory=dict)
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)  # a mixture has a user less
@@ -158,17 +159,18 @@ class LoRAs:
         if is_base(mixture):
             yield None
             return
-        while mixture not in self._held:
-            if mixture not in self._coming:
-                coming = self._coming[mixture] = asyncio.ensure_future(self._bring(api, mixture))
-                coming.add_done_callback(partial(self._has_come, mixture))
-            await asyncio.shield(self._coming[mixture])  # it goes on where this request ends: others may wait for it
-        held = self._held[mixture] = self._held.pop(mixture)
-        held.users += 1
+        self._users[mixture] += 1  # from now on, so that none that has just come goes for another one
         try:
+            if mixture not in self._held:
+                if mixture not in self._coming:
+                    coming = self._coming[mixture] = asyncio.ensure_future(self._bring(api, mixture))
+                    coming.add_done_callback(partial(self._has_come, mixture))
+                await asyncio.shield(self._coming[mixture])  # others may wait for it where this request ends
+            held = self._held[mixture] = self._held.pop(mixture)
             yield held.name
         finally:
-            held.users -= 1
+            self._users[mixture] -= 1
+            self._users += Counter()  # without those of no user
             self._freed.set()
 
     async def close(self, api: VLLMAPI | None) -> None:
@@ -208,7 +210,7 @@ class LoRAs:
         if len(others) < self.limits.mixtures:
             return True
         for mixture in others:
-            if not self._held[mixture].users:
+            if not self._users[mixture]:
                 await self._remove(api, mixture)
                 return True
         return False

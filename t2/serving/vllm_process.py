@@ -77,9 +77,7 @@ class VLLMProcess:
 
 
 @contextmanager
-def started(
-    words: Sequence[str], *, python: str | None, port: int, key: str, log_file: Path
-) -> Iterator[VLLMProcess]:
+def started(words: Sequence[str], *, python: str | None, port: int, key: str, log_file: Path) -> Iterator[VLLMProcess]:
     """A server with these words for it, which ends with the block; `python` is that of its environment, None: ours.
 
     Raises:
@@ -88,8 +86,8 @@ def started(
     """
     if python is None and importlib.util.find_spec("vllm") is None:
         raise ImportError(
-            "backend=vllm needs vLLM, which is not installed: give backend.python=VENV/bin/python of an environment that "
-            "has it (`make vllm` builds one with the CPU build), or the address of a server as backend.url."
+            "backend=vllm needs vLLM, which is not installed: give backend.python=VENV/bin/python of an environment "
+            "that has it (`make vllm` builds one with the CPU build), or the address of a server as backend.url."
         )
     program = sys.executable if python is None else shutil.which(python)
     if program is None:
