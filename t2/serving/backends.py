@@ -35,7 +35,8 @@ from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 from t2.serving.vllm_api import VLLMAPI
 from t2.serving.vllm_engine import VLLMEngine
-from t2.serving.vllm_loras import Limits, LoRAs
+from t2.serving.vllm_limits import Limits
+from t2.serving.vllm_loras import LoRAs
 from t2.serving.vllm_process import VLLMProcess, started
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,19 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class HFBackend:
-    """Pass 2 in this process."""
+    """Pass 2 in this process; `merged_copies` is how many mixtures may have merged weights in memory."""
+
+    merged_copies: int = 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a number below 0."""
+        check_range("backend.merged_copies", self.merged_copies, at_least=0)
 
     @contextmanager
     def engine(self, model: Model, settings: Settings, metrics: Metrics) -> Iterator[Engine]:
         """The engine; ValueError for a model that remembers more than keys and values."""
         pool = None if model.pooled is None else model.pooled.pool
-        applied = Applied(model.adapter, pool, model.lm.index_device)
+        applied = Applied(model.adapter, pool, model.lm.index_device, self.merged_copies)
         yield LocalEngine(model.lm, model.pooled, applied, settings, metrics)
 
 
@@ -80,7 +87,7 @@ class VLLMBackend:
         python: the Python to start one with; None: this process's.
         options: more words for a server of ours, as [--gpu-memory-utilization, "0.8"].
         start_timeout_s: what a server of ours may take until it answers.
-        rank, max_error, mixtures: see `t2.serving.vllm_loras.Limits`.
+        rank, max_error, mixtures: see `t2.serving.vllm_limits.Limits`.
         loras_per_batch: how many different mixtures vLLM decodes together.
 
     Raises:

@@ -3,7 +3,7 @@
     submit -> waiting -> places are free -> pass 1, one batch for each strategy -> pass 2, by a subclass
 
 Pass 2 runs in the same thread (`t2.serving.local`), or on a vLLM server (`t2.serving.vllm_engine`). Not done here: HTTP
-(`t2.serving.app`).
+(`t2.serving.app`), pass 1 itself (`t2.serving.first_pass`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from time import perf_counter
 
 import torch
 
-from t2.adaptation.strategy import Choice, PooledModel
-from t2.experts.mixture import Mixture
-from t2.serving.job import Ask, Chosen, Ended, Event, Failed, Job, Token
+from t2.adaptation.strategy import PooledModel
+from t2.serving.first_pass import FirstPass
+from t2.serving.job import Ask, Ended, Event, Failed, Job, Token
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 
@@ -42,7 +42,7 @@ class Engine(ABC):
 
     def __init__(self, model: PooledModel | None, settings: Settings, metrics: Metrics) -> None:
         """`model` is what strategies choose with; None: there is no pool."""
-        self._model, self._settings, self._metrics = model, settings, metrics
+        self._first, self._settings, self._metrics = FirstPass(model, metrics), settings, metrics
         self._running: dict[int, Job] = {}  # by number
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
@@ -139,14 +139,23 @@ class Engine(ABC):
         """Make what is held usable again after a failure."""
 
     @property
+    @abstractmethod
     def _is_stepping(self) -> bool:
         """Whether `_step` has something to do also where no job joins."""
-        return False
+
+    @property
+    @abstractmethod
+    def _has_spare_work(self) -> bool:
+        """Whether `_spare` has something to do."""
+
+    @abstractmethod
+    def _spare(self) -> None:
+        """Do a little of what can wait; called while there is nothing else to do."""
 
     def _next(self) -> list[Job] | None:
         """The jobs that join before the next step; waits where nothing is to be done. None: nothing ever will be."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 self._tidy()
                 joining = self._take()
                 self._metrics.waiting.set(len(self._waiting))
@@ -154,7 +163,10 @@ class Engine(ABC):
                     return joining
                 if self._stopping and not self._waiting and not self.rows:
                     return None
-                self._changed.wait()
+                if not self._has_spare_work:
+                    self._changed.wait()
+                    continue
+            self._guarded(self._spare, ())
 
     def _take(self) -> list[Job]:
         """The first of the waiting whose samples have places, and whose prompts are not too long together."""
@@ -172,12 +184,8 @@ class Engine(ABC):
         return taken
 
     def _admit(self, jobs: Sequence[Job]) -> None:
-        """Run pass 1 of the jobs, one batch for each strategy, and begin with their pass 2."""
-        by: dict[int, list[Job]] = {}
-        for job in jobs:
-            by.setdefault(-1 if isinstance(job.ask.by, Mixture) else id(job.ask.by), []).append(job)
-        for group in by.values():
-            self._choose(group)
+        """Run pass 1 of the jobs, and begin with their pass 2."""
+        self._first.choose(jobs)
         ready = [job for job in jobs if not job.over]
         for job in ready:
             job.pass2_start_s = perf_counter()
@@ -185,34 +193,6 @@ class Engine(ABC):
             job.emit = self._counted(job, job.emit)
         if ready:
             self._begin(ready)
-
-    def _choose(self, jobs: Sequence[Job]) -> None:
-        """Choose the mixtures of jobs that have one strategy, or none; a job whose prompt is refused fails alone."""
-        start, by = perf_counter(), jobs[0].ask.by
-        if isinstance(by, Mixture):
-            for job in jobs:
-                assert isinstance(job.ask.by, Mixture), "they were grouped so"
-                self._set(job, Choice(job.ask.by), 0.0)
-            return
-        assert self._model is not None, "strategies need a pool"
-        try:
-            choices = by.choose(self._model, [job.ask.example for job in jobs])
-        except ValueError as error:
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._choose([job])
-            else:
-                jobs[0].finish(Failed(str(error), asked_wrong=True))
-            return
-        pass1_s = perf_counter() - start
-        self._metrics.pass1_s.observe(pass1_s)
-        for job, choice in zip(jobs, choices, strict=True):
-            self._model.pool.check_mixture(choice.mixture)
-            self._set(job, choice, pass1_s)
-
-    def _set(self, job: Job, choice: Choice, pass1_s: float) -> None:
-        job.mixture = choice.mixture
-        job.tell(Chosen(choice, pass1_s))
 
     def _counted(self, job: Job, emit: Callable[[Event], None]) -> Callable[[Event], None]:
         """`emit`, which counts tokens too, and ends the job after the last one of its last sample."""

@@ -1,6 +1,7 @@
 """The engine whose pass 2 runs in this process: a batch that rows join and leave between two steps.
 
     next jobs -> pass 1 -> their prompts are read -> they join the batch -> a step of all rows -> next jobs ...
+    nothing to do -> one matrix more of a mixture's merged weights (`t2.serving.merged`)
 
 Not done here: the arithmetic of a step (`t2.serving.batch`), pass 1 and the queue (`t2.serving.engine`).
 """
@@ -27,7 +28,7 @@ class LocalEngine(Engine):
     ) -> None:
         """`model` is what strategies choose with; None: there is no pool."""
         super().__init__(model, settings, metrics)
-        self._batch, self._applied = Batch(lm, applied), applied
+        self._batch, self.applied = Batch(lm, applied), applied
 
     @property
     def rows(self) -> int:
@@ -38,7 +39,19 @@ class LocalEngine(Engine):
     def _is_stepping(self) -> bool:
         return bool(self._batch.rows)
 
+    @property
+    def _has_spare_work(self) -> bool:
+        return self.applied.copies is not None and self.applied.copies.wants_work
+
+    def _spare(self) -> None:
+        assert self.applied.copies is not None, "it has work"
+        self.applied.copies.work()
+
     def _begin(self, jobs: Sequence[Job]) -> None:
+        if self.applied.copies is not None:
+            for job in jobs:
+                assert job.mixture is not None, "it was chosen"
+                self.applied.copies.note(job.mixture)
         self._batch.join(jobs)
 
     def _step(self) -> None:
@@ -50,8 +63,8 @@ class LocalEngine(Engine):
         self._batch.drop()
 
     def _end(self) -> None:
-        self._applied.close()
+        self.applied.close()
 
     def _recover(self) -> None:
         self._batch.drop()
-        self._applied.close()
+        self.applied.close()

@@ -23,7 +23,8 @@ from t2.serving.job import Failed, Job
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 from t2.serving.vllm_api import PROBE, VLLMAPI, Unavailable, base_log_probs
-from t2.serving.vllm_loras import LoRAs, Refused
+from t2.serving.vllm_limits import Refused
+from t2.serving.vllm_loras import LoRAs
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -99,6 +100,17 @@ class VLLMEngine(Engine):
         self._metrics.rows.set(self._places)
         for job in jobs:
             asyncio.run_coroutine_threadsafe(self._answer(job), self._loop)
+
+    @property
+    def _is_stepping(self) -> bool:
+        return False
+
+    @property
+    def _has_spare_work(self) -> bool:
+        return False
+
+    def _spare(self) -> None:
+        """Nothing can wait."""
 
     def _step(self) -> None:
         """Nothing: the server steps."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import queue
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,6 +30,7 @@ from served import (
     running,
     strategies,
     tiny_pooled,
+    wait_until,
 )
 from tiny_models import token_ids
 from tiny_pool import make_expert
@@ -51,8 +51,8 @@ from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 from t2.serving.vllm_api import VLLMAPI
 from t2.serving.vllm_engine import VLLMEngine
-from t2.serving.vllm_loras import Limits, LoRAs
-from t2.serving.vllm_process import started
+from t2.serving.vllm_limits import Limits
+from t2.serving.vllm_loras import LoRAs
 from t2.types import Sampling
 
 needs_vllm = pytest.mark.skipif(
@@ -216,62 +216,6 @@ def test_who_hangs_up_ends_the_request_at_the_server(tmp_path: Path) -> None:
         engine.stop(0.1)
         assert isinstance(outcome(events)[-1], Failed)
         assert upstream.left == 2
-
-
-def wait_until(true: Any) -> None:
-    end = time.monotonic() + 20
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
-def test_a_server_that_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    how: dict[str, Any] = {"port": 9, "key": "k", "log_file": tmp_path / "vllm.log"}
-    with (
-        pytest.raises(FileNotFoundError, match=r"backend.python is '/no/python', which is no program"),
-        started([], python="/no/python", **how),
-    ):
-        pass
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with (
-        pytest.raises(ImportError, match=r"backend=vllm needs vLLM.*backend.python.*backend.url"),
-        started([], python=None, **how),
-    ):
-        pass
-    program = tmp_path / "python"
-    program.write_text('#!/bin/sh\necho "ValueError: no memory for $2"\nexit 3\n')
-    program.chmod(0o755)
-    with (
-        started([], python=str(program), **how) as process,
-        pytest.raises(ConnectionError, match=r"status 3 while it started: ValueError: no memory for vllm.*vllm.log"),
-    ):
-        process.wait(20)
-
-
-def test_a_server_ends_with_what_it_started(tmp_path: Path) -> None:
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\nsleep 300 &\necho $! > "{tmp_path}/child"\nwait\n')
-    program.chmod(0o755)
-    with started([], python=str(program), port=9, key="k", log_file=tmp_path / "vllm.log") as process:
-        wait_until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text().strip())
-        assert process.is_up
-    assert not process.is_up
-    child = Path("/proc") / (tmp_path / "child").read_text().strip()
-    wait_until(lambda: not child.exists() or "Z" in (child / "stat").read_text().split()[2])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"rank": 24}, "backend.rank is 24; allowed: 1, 8, 16"),
-        ({"url": "localhost:8000"}, "such as http://127.0.0.1:8001"),
-        ({"url": "http://x", "python": "python"}, "leave out backend.python"),
-        ({"max_error": 2}, "max_error"),
-    ],
-)
-def test_settings_that_no_server_could_have(wrong: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
-        VLLMBackend("folder", **wrong)
 
 
 @needs_vllm
