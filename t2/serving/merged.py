@@ -44,14 +44,14 @@ class MergedCopies:
         if most and any(unit.layer.input_factor.dtype != torch.float32 for unit in adapter.units.values()):
             log.info("No merged copies are held: the model is in half precision, where they would change answers.")
             most = 0
-        self.adapter, self._pool, self._most = adapter, pool, most
+        self.adapter, self._pool, self.most = adapter, pool, most
         self.uses: Counter[Mixture] = Counter()
         self._copies: dict[Mixture, list[Tensor]] = {}
         self._coming: tuple[Mixture, list[Tensor], Iterator[tuple[str, Tensor]]] | None = None
 
     def note(self, mixture: Mixture) -> None:
         """Count a request for a mixture."""
-        if not self._most or is_base(mixture):
+        if not self.most or is_base(mixture):
             return
         self.uses[mixture] += 1
         if self.uses.total() > NOTED:
@@ -72,7 +72,7 @@ class MergedCopies:
             mixture = self._next()
             if mixture is None:
                 return
-            if len(self._copies) == self._most:
+            if len(self._copies) == self.most:
                 del self._copies[min(self._copies, key=self.uses.__getitem__)]
             self._coming = mixture, [], self.adapter.merged_weights(self._pool.state(mixture))
         mixture, weights, rest = self._coming
@@ -97,9 +97,9 @@ class MergedCopies:
     def _next(self) -> Mixture | None:
         """The mixture that is to have a copy, and has none."""
         others = [(count, mixture) for mixture, count in self.uses.items() if mixture not in self._copies]
-        if not others or not self._most:
+        if not others or not self.most:
             return None
         count, mixture = max(others, key=lambda one: one[0])
-        if len(self._copies) < self._most:
+        if len(self._copies) < self.most:
             return mixture
         return mixture if count > MORE * min(self.uses[held] for held in self._copies) + 1 else None

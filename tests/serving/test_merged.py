@@ -29,7 +29,7 @@ def finish(copies: MergedCopies) -> int:
 
 
 def test_answers_are_the_same_with_merged_weights() -> None:
-    """Catches: the weights of another mixture, a mode that is left behind, rows of two mixtures that are read merged."""
+    """Catches: the weights of another mixture, a mode left behind, two mixtures read by one W'."""
     model = tiny_pooled(ends=True)
     service = make_service(model, merged_copies=2)
     by = [MATH, BASE, BOTH, LETTERS]
