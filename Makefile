@@ -79,7 +79,7 @@ test-uv: $(READY)
 # lm-evaluation-harness brings fifty packages that nothing else here needs, and verifiers wants an older openai than the
 # server does: an environment of their own.
 test-harness: $(HARNESS_READY)
-	OMP_NUM_THREADS=1 .venv-harness/bin/pytest --no-skips tests/harness
+	OMP_NUM_THREADS=1 .venv-harness/bin/pytest --no-skips tests/harness tests/experts/test_gguf_in_llama_cpp.py
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:
@@ -125,7 +125,7 @@ $(HARNESS_READY): pyproject.toml constraints-harness.txt
 	$(PYTHON) -m venv .venv-harness
 	.venv-harness/bin/pip install --quiet "$$(grep '^torch==' constraints-harness.txt)"
 	.venv-harness/bin/pip install --quiet ./stand_ins/pycosat
-	.venv-harness/bin/pip install --quiet --constraint constraints-harness.txt --editable ".[harness,synthetic]" pytest hypothesis
+	.venv-harness/bin/pip install --quiet --constraint constraints-harness.txt --editable ".[harness,synthetic]" pytest hypothesis xllamacpp
 	@touch $(HARNESS_READY)
 
 clean:

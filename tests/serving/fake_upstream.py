@@ -5,17 +5,33 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from safetensors.torch import load_file
+from served import strategies
 from torch import Tensor
 
+from t2.adaptation.strategy import PooledModel
+from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
+from t2.models.tiny import tiny_model
+from t2.policy.hf import HFGenerator
+from t2.serving.app import Service
+from t2.serving.applied import Unmerged
+from t2.serving.catalog import Catalog, by_name
+from t2.serving.metrics import Metrics
+from t2.serving.settings import Settings
+from t2.serving.vllm_api import VLLMAPI
+from t2.serving.vllm_engine import VLLMEngine
+from t2.serving.vllm_limits import Limits
+from t2.serving.vllm_loras import LoRAs
 
 
 class Upstream:
@@ -100,3 +116,30 @@ def added(lm: LanguageModel, folder: Path) -> Any:
             path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
             model.get_submodule(path).weight.data += tensors[name.replace("lora_A", "lora_B")] @ factor
     return model
+
+
+@contextmanager
+def upstreamed(
+    model: PooledModel, upstream: Upstream, folder: Path, *, rank: int = 512, max_error: float = 0.1, mixtures: int = 2
+) -> Iterator[Service]:
+    """A service whose pass 2 runs at a stand-in."""
+    assert isinstance(model.adapter, SVF)
+    served = PooledModel(HFGenerator(model.lm, Unmerged(model.adapter)), model.pool)
+    loras = LoRAs(model.lm, model.adapter, model.pool, folder / "loras", Limits(rank, max_error, mixtures))
+    api = VLLMAPI(
+        "http://upstream", key=None, timeout_s=20, start="vllm serve", transport=httpx2.ASGITransport(upstream.app)
+    )
+    settings, metrics = Settings(max_concurrent=8), Metrics()
+    engine = VLLMEngine(model.lm, served, api, loras, settings, metrics)
+    try:
+        engine.connect()
+        yield Service(Catalog(model.lm, served, by_name(strategies())), engine, settings, metrics)
+    finally:
+        engine.close()
+
+
+def base_of(model: PooledModel) -> Upstream:
+    """A stand-in that has the base of the tiny model."""
+    lm = tiny_model(layers=2)
+    lm.end_ids = model.lm.end_ids
+    return Upstream(lm)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import queue
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import torch
 from conftest import ROOT
-from fake_upstream import Upstream
+from fake_upstream import base_of, upstreamed
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from served import (
@@ -28,7 +25,6 @@ from served import (
     make_service,
     outcome,
     running,
-    strategies,
     tiny_pooled,
     wait_until,
 )
@@ -39,53 +35,21 @@ from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
-from t2.models.tiny import tiny_model
 from t2.policy.hf import HFGenerator
 from t2.serving import backends
 from t2.serving.app import Service
-from t2.serving.applied import Unmerged
 from t2.serving.backends import Model, VLLMBackend
-from t2.serving.catalog import Catalog, by_name
+from t2.serving.catalog import Catalog
 from t2.serving.job import Event, Failed
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
-from t2.serving.vllm_api import VLLMAPI
-from t2.serving.vllm_engine import VLLMEngine
 from t2.serving.vllm_limits import Limits
-from t2.serving.vllm_loras import LoRAs
 from t2.types import Sampling
 
 needs_vllm = pytest.mark.skipif(
     importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm"
 )
 PROMPTS = ["What is 3 + 4?", "How many e are in tree?", "x"]
-
-
-@contextmanager
-def upstreamed(
-    model: PooledModel, upstream: Upstream, folder: Path, *, rank: int = 512, max_error: float = 0.1, mixtures: int = 2
-) -> Iterator[Service]:
-    """A service whose pass 2 runs at a stand-in."""
-    assert isinstance(model.adapter, SVF)
-    served = PooledModel(HFGenerator(model.lm, Unmerged(model.adapter)), model.pool)
-    loras = LoRAs(model.lm, model.adapter, model.pool, folder / "loras", Limits(rank, max_error, mixtures))
-    api = VLLMAPI(
-        "http://upstream", key=None, timeout_s=20, start="vllm serve", transport=httpx2.ASGITransport(upstream.app)
-    )
-    settings, metrics = Settings(max_concurrent=8), Metrics()
-    engine = VLLMEngine(model.lm, served, api, loras, settings, metrics)
-    try:
-        engine.connect()
-        yield Service(Catalog(model.lm, served, by_name(strategies())), engine, settings, metrics)
-    finally:
-        engine.close()
-
-
-def base_of(model: PooledModel) -> Upstream:
-    """A stand-in that has the base of the tiny model."""
-    lm = tiny_model(layers=2)
-    lm.end_ids = model.lm.end_ids
-    return Upstream(lm)
 
 
 def test_answers_are_those_of_the_local_engine(tmp_path: Path) -> None:
