@@ -88,7 +88,7 @@ class Job:
     arrived_s: float = field(default_factory=perf_counter)
     pass2_start_s: float = 0.0
     number: int = field(default_factory=lambda: next(_numbers))
-    when_over: Callable[[], None] | None = None
+    when_over: Callable[[], object] | None = None
     _over: threading.Event = field(default_factory=threading.Event)
 
     @property

@@ -53,7 +53,7 @@ class VLLMAPI:
             ValueError: it is no vLLM server, or its model gives other log-probs.
         """
         try:
-            found = (await self._api.models.list()).data
+            found = getattr(await self._api.models.list(), "data", None) or []
             base = next((one for one in found if getattr(one, "parent", None) is None), None)
             length = getattr(base, "max_model_len", None)
             if base is None or length is None:
@@ -128,9 +128,8 @@ class VLLMAPI:
 
     def _tokens(self, choice: Any) -> list[Token]:
         """The new tokens of a sample; the last has the reason, where it has ended."""
-        ids, log_probs = getattr(choice, "token_ids", None) or [], []
-        if choice.logprobs is not None:
-            log_probs = choice.logprobs.token_logprobs or []
+        ids: list[int] = getattr(choice, "token_ids", None) or []
+        log_probs: list[float] = [] if choice.logprobs is None else choice.logprobs.token_logprobs or []
         if len(ids) != len(log_probs):
             raise Unavailable(
                 f"The vLLM server at {self.url} sends no token ids with log-probs (return_token_ids): it is too old."
@@ -163,8 +162,8 @@ class VLLMAPI:
             raise Unavailable(self._gone(error)) from None
 
     def _refusal(self, error: APIStatusError) -> str:
-        path = error.request.url.path
-        return f"The vLLM server at {self.url} refuses {path}: {error.status_code}, {_line(error)}."
+        path, key = error.request.url.path, " Its key is the variable VLLM_API_KEY." if error.status_code == 401 else ""
+        return f"The vLLM server at {self.url} refuses {path}: {error.status_code}, {_line(error)}.{key}"
 
     def _gone(self, error: APIError) -> str:
         if isinstance(error, APITimeoutError):
@@ -185,4 +184,5 @@ def base_log_probs(lm: LanguageModel, ids: Sequence[int]) -> list[float]:
     """The log-prob of each token but the first, with the adapter as it is."""
     inputs = torch.tensor([ids], device=lm.device)
     logits = lm.model(input_ids=inputs, use_cache=False).logits[0, :-1].float()
-    return logits.log_softmax(-1).gather(-1, inputs[0, 1:, None])[:, 0].tolist()
+    found: list[float] = logits.log_softmax(-1).gather(-1, inputs[0, 1:, None])[:, 0].tolist()
+    return found

@@ -66,7 +66,6 @@ class VLLMEngine(Engine):
         self._lm.context_length = min(self._lm.context_length, length)
         if self.loras is None:
             return
-        self.loras.check()
         try:
             self._await(self.loras.load_experts(self._api))
         except Unavailable as error:

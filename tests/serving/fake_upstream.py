@@ -43,13 +43,16 @@ class Upstream:
         self.requests: list[dict[str, Any]] = []
         self.takes_loras, self.ends, self.hold = True, False, asyncio.Event()
         self.hold.set()
+        self.says: str | None = None  # in place of the models
         self.left = 0  # requests that were ended by the client
         self.app = FastAPI()
-        self.app.get("/v1/models")(self.list_models)
+        self.app.get("/v1/models", response_model=None)(self.list_models)
         self.app.post("/v1/completions", response_model=None)(self.complete)
         self.app.post("/v1/{act}_lora_adapter", response_model=None)(self.lora)
 
-    async def list_models(self) -> dict[str, Any]:
+    async def list_models(self) -> Any:
+        if self.says is not None:
+            return PlainTextResponse(self.says, media_type="text/html")
         kinds = [{"parent": None, "max_model_len": 300}, *({"parent": "theirs"} for _ in self.models)]
         return {"data": [{"id": name, **kind} for name, kind in zip(self.models, kinds, strict=False)]}
 

@@ -127,6 +127,7 @@ def test_what_a_lora_would_leave_out_is_refused(tmp_path: Path) -> None:
         ({"weights": 0.1}, ValueError, r"has another model \(theirs\) .* differ by \d"),
         ({"takes_loras": False}, ConnectionError, "refuses /v1/load_lora_adapter: 404.*VLLM_ALLOW|vllm serve"),
         ({"models": {}}, ValueError, "is no vLLM server"),
+        ({"says": "<html>A proxy</html>"}, ValueError, "is no vLLM server"),
     ],
 )
 def test_a_server_that_will_not_do(change: dict[str, Any], kind: type[Exception], says: str, tmp_path: Path) -> None:
