@@ -53,12 +53,12 @@ class VLLMAPI:
             ValueError: it is no vLLM server, or its model gives other log-probs.
         """
         try:
-            found = getattr(await self._api.models.list(), "data", None) or []
-            base = next((one for one in found if getattr(one, "parent", None) is None), None)
-            length = getattr(base, "max_model_len", None)
-            if base is None or length is None:
+            listed = await self._api.get("/models", cast_to=object)  # anything, of what may be no vLLM server
+            found: list[dict[str, Any]] = (listed.get("data") if isinstance(listed, dict) else None) or []
+            base = next((one for one in found if one.get("parent") is None and "max_model_len" in one), None)
+            if base is None:
                 raise ValueError(f"{self.url} is no vLLM server. Give the address of one, started with: {self.start}")
-            theirs = await self._log_probs(base.id, ids)
+            theirs = await self._log_probs(base["id"], ids)
         except APIStatusError as error:
             raise ValueError(f"{self._refusal(error)} Start it with: {self.start}") from None
         except APIError as error:
@@ -66,10 +66,10 @@ class VLLMAPI:
         apart = sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(ours)
         if not apart <= SAME_MODEL:  # nor NaN
             raise ValueError(
-                f"The vLLM server at {self.url} has another model ({base.id}) than base_model.source={source}: their "
-                f"log-probs differ by {apart:.2f} per token (allowed: {SAME_MODEL}). Start it with: {self.start}"
+                f"The vLLM server at {self.url} has another model ({base['id']}) than base_model.source={source}: "
+                f"their log-probs differ by {apart:.2f} per token (allowed: {SAME_MODEL}). Start it with: {self.start}"
             )
-        return base.id, int(length)
+        return str(base["id"]), int(base["max_model_len"])
 
     async def load(self, name: str, folder: str) -> None:
         """Have it know the LoRA in a folder by a name.

@@ -198,7 +198,7 @@ def test_greedy_answers_of_vllm_are_those_of_merged_weights(tmp_path: Path) -> N
         experts[domain] = replace(made, scales=scales)
     pool = ExpertPool(experts)
     generator = HFGenerator(lm, svf, mode="merged")
-    prompts = [f"State the final answer to the following arithmetic problem: {n} + {3 * n} =" for n in (4, 17, 58)]
+    prompts = [f"State the final answer to the following arithmetic problem: {n} + {3 * n} =" for n in (17, 58)]
     mixtures, sampling = [Mixture.of(0, 0), Mixture.of(1, 0), Mixture.of(0, 1), BOTH], Sampling(max_new_tokens=12)
     parts = Model(lm, PooledModel(generator, pool), svf)
     backend = VLLMBackend(tmp_path, rank=16, mixtures=2, max_error=0.0)
@@ -211,8 +211,8 @@ def test_greedy_answers_of_vllm_are_those_of_merged_weights(tmp_path: Path) -> N
         expected = []
         for mixture in mixtures:
             merged = generator.with_state(pool.state(mixture))
-            expected += token_ids(merged.generate([one.example for one in asks[:3]], sampling))
+            expected += token_ids(merged.generate([one.example for one in asks[:2]], sampling))
         assert found == expected
-        assert len({str(found[at : at + 3]) for at in range(0, 12, 3)}) == 4, "mixtures matter"
+        assert len({str(found[at : at + 2]) for at in range(0, 8, 2)}) == 4, "mixtures matter"
     assert not engine.is_alive
     assert not (tmp_path / "loras").exists()
