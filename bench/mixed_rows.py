@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python bench/mixed_rows.py
 
-Random matrices of SmolLM2-135M's 30 blocks in fp32, a quarter of the rows the base's and three mixtures: CPU seconds, the
-least of five. `W` is one merged model for all; `factors` what `t2 serve` does; `base by W` and `one merged` take the rows of
-the base, and of one mixture more, by dense weights; `all merged` has four dense weights.
+Random matrices of SmolLM2-135M's 30 blocks in fp32, a quarter of the rows the base's and three mixtures: CPU seconds,
+the least of five rounds. `W` is one merged model for all; `factors` what `t2 serve` does; `base by W` and `one merged`
+take the rows of the base, and of one mixture more, by dense weights; `all merged` has four dense weights.
 """
 
 from __future__ import annotations
@@ -43,14 +43,11 @@ class Step:
         return list(zip(SHAPES, RANKS, strict=True))
 
     def seconds(self, merged: int, *, factors: bool = True) -> float:
-        """With `merged` quarters of the rows by dense weights of their own, and the rest by the factors, or by one W."""
-        best = float("inf")
-        for _ in range(REPEATS):
-            start = time.process_time()
-            for number in range(BLOCKS * len(SHAPES)):
-                self._one(number, merged, factors)
-            best = min(best, time.process_time() - start)
-        return best
+        """With `merged` quarters of the rows by dense weights of their own, and the rest by the factors, or one W."""
+        start = time.process_time()
+        for number in range(BLOCKS * len(SHAPES)):
+            self._one(number, merged, factors)
+        return time.process_time() - start
 
     def _one(self, number: int, merged: int, factors: bool) -> Tensor:
         kind, quarter = number % len(SHAPES), self.rows // 4
@@ -58,8 +55,10 @@ class Step:
         parts = [F.linear(x[n * quarter : (n + 1) * quarter], self.weights[n][number]) for n in range(merged)]
         if merged < 4:
             rest = slice(merged * quarter, None)
-            by_factors = F.linear(F.linear(x[rest], self.inputs[number]) * z[rest], self.outputs[number])
-            parts.append(by_factors if factors else F.linear(x[rest], self.weights[3][number]))
+            if factors:
+                parts.append(F.linear(F.linear(x[rest], self.inputs[number]) * z[rest], self.outputs[number]))
+            else:
+                parts.append(F.linear(x[rest], self.weights[3][number]))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -70,8 +69,10 @@ def main() -> None:
         kinds = {"W": (0, False), "factors": (0, True), "base by W": (1, True), "one merged": (2, True)}
         kinds["all merged"] = (4, True)
         with torch.inference_mode():
-            found = {name: step.seconds(merged, factors=factors) for name, (merged, factors) in kinds.items()}
-        print(f"{rows} rows of {tokens}:", ", ".join(f"{name} {1000 * one:.0f} ms" for name, one in found.items()))
+            # Kind after kind in each round, so that what else the machine does meets all alike.
+            rounds = [[step.seconds(merged, factors=by) for merged, by in kinds.values()] for _ in range(REPEATS)]
+        found = zip(kinds, map(min, zip(*rounds, strict=True)), strict=True)
+        print(f"{rows} rows of {tokens}:", ", ".join(f"{name} {1000 * least:.0f} ms" for name, least in found))
 
 
 if __name__ == "__main__":
