@@ -47,7 +47,7 @@ test-processes: $(READY)
 vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
-	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py tests/policy/test_vllm_server.py
+	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py tests/policy/test_vllm_server.py tests/serving/test_vllm_backend.py
 
 # On a Slurm of its own, on this machine, which is stopped afterwards. Its Debian packages are installed where root may.
 test-slurm: $(READY)
@@ -77,7 +77,7 @@ test-uv: $(READY)
 # lm-evaluation-harness brings fifty packages that nothing else here needs, and verifiers wants an older openai than the
 # server does: an environment of their own.
 test-harness: $(HARNESS_READY)
-	OMP_NUM_THREADS=1 .venv-harness/bin/pytest --no-skips tests/harness
+	OMP_NUM_THREADS=1 .venv-harness/bin/pytest --no-skips tests/harness tests/experts/test_gguf_in_llama_cpp.py
 
 # `make demo` and `make test` in a Debian that holds Python, make, git and nothing else. Needs root, and debootstrap.
 test-fresh:
@@ -123,7 +123,7 @@ $(HARNESS_READY): pyproject.toml constraints-harness.txt
 	$(PYTHON) -m venv .venv-harness
 	.venv-harness/bin/pip install --quiet "$$(grep '^torch==' constraints-harness.txt)"
 	.venv-harness/bin/pip install --quiet ./stand_ins/pycosat
-	.venv-harness/bin/pip install --quiet --constraint constraints-harness.txt --editable ".[harness,synthetic]" pytest hypothesis
+	.venv-harness/bin/pip install --quiet --constraint constraints-harness.txt --editable ".[harness,synthetic]" pytest hypothesis xllamacpp
 	@touch $(HARNESS_READY)
 
 clean:

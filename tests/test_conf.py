@@ -18,6 +18,7 @@ CONF = ROOT / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 CHOICES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/**/*.yaml"))
 EVALUATED = ("benchmarks", "experts", "strategy")  # groups of evaluate.py
+OTHERS = {"backend": "serve"}  # groups of another command than train.py
 LATE = {"lm", "adapter", "worn", "logger", "callbacks"}  # what the scripts add to a _partial_
 
 
@@ -67,7 +68,7 @@ def test_primaries_fit_what_they_build(name: str) -> None:
 def test_every_choice_composes_and_fits_what_it_builds(choice: str) -> None:
     group, _, option = choice.rpartition("/") if choice.startswith("hydra/") else choice.partition("/")
     command = re.search(r"Command:.*?(train|evaluate)\.py", (CONF / f"{choice}.yaml").read_text())
-    primary = "evaluate" if group in EVALUATED else command[1] if command else "train"
+    primary = "evaluate" if group in EVALUATED else command[1] if command else OTHERS.get(group, "train")
     found = list(targets(OmegaConf.to_container(compose(primary, f"{group}={option}"), resolve=False)))
     for where, node in found:
         check_signature(f"conf/{choice}.yaml{where}", node)

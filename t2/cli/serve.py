@@ -39,9 +39,9 @@ def serve(cfg: DictConfig) -> None:
         raise ImportError(f"{INSTALL} ({error})") from error
     del fastapi, openai, prometheus_client, uvicorn
     from t2.serving.app import Service, make_app
-    from t2.serving.applied import Applied, Unmerged
+    from t2.serving.applied import Unmerged
+    from t2.serving.backends import Backend, Model
     from t2.serving.catalog import Catalog, by_name
-    from t2.serving.engine import Engine
     from t2.serving.metrics import Metrics
     from t2.serving.server import bind, run_server
     from t2.serving.settings import read_api_key
@@ -49,6 +49,7 @@ def serve(cfg: DictConfig) -> None:
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
     key, settings = read_api_key(cfg.api_key_file, cfg.host), instantiate(cfg.limits)
+    backend: Backend = instantiate(cfg.backend)
     pool: ExpertPool | None = instantiate(cfg.get("experts"))
     strategies = by_name(compose_strategies(cfg, pool))
     examples = known_examples(cfg, pool)
@@ -66,12 +67,12 @@ def serve(cfg: DictConfig) -> None:
             for strategy in strategies.values():  # it fits the pool, and what its first prompt takes is over
                 strategy.choose(pooled, [Example("What is 3 + 4?")])
         catalog, metrics = Catalog(lm, pooled, strategies), Metrics()
-        engine = Engine(lm, pooled, Applied(adapter, pool, lm.index_device), settings, metrics)
-        app = make_app(Service(catalog, engine, settings, metrics, examples), key)
-        host, port = listening.getsockname()[:2]
-        where = f"[{host}]" if ":" in host else host
-        log.info("Models: %s\nServing on http://%s:%d/v1; Ctrl-C ends it.", ", ".join(catalog.names), where, port)
-        run_server(app, engine, listening, settings)
+        with backend.engine(Model(lm, pooled, adapter), settings, metrics) as engine:
+            app = make_app(Service(catalog, engine, settings, metrics, examples), key)
+            host, port = listening.getsockname()[:2]
+            where = f"[{host}]" if ":" in host else host
+            log.info("Models: %s\nServing on http://%s:%d/v1; Ctrl-C ends it.", ", ".join(catalog.names), where, port)
+            run_server(app, engine, listening, settings)
 
 
 def compose_strategies(cfg: DictConfig, pool: ExpertPool | None) -> list[Strategy]:

@@ -1,7 +1,9 @@
 """Processors: the table of GPUs that ships (`gpus.yaml`), and the machine at hand.
 
-A GPU's numbers are those of its maker. A CPU has none that say what torch reaches on it, so that two products and a
-copy are timed, which takes a second. Not done here: what they are needed for (`t2.costs.placement`).
+A GPU's numbers are meant to be its maker's, and were not compared with its data sheets: the head of the table says
+which agree with other published tables, and which are unchecked. A CPU has none that say what torch reaches on it, so
+that two products and a copy are timed, which takes a second. Not done here: what they are needed for
+(`t2.costs.placement`).
 """
 
 from __future__ import annotations

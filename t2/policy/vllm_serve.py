@@ -41,13 +41,8 @@ def command(argv: Sequence[str]) -> list[str]:
     args, others = parser.parse_known_args(argv)
     check_installed()
     check_free(args.host, args.port)
-    found = resolve(args.source, args.sha256)
-    location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
-    if found.kind == "gguf":
-        location = str(dequantized(Path(location), args.sha256))
-    words = ["--model", location, "--served-model-name", args.source, "--dtype", args.dtype]
-    words += ["--host", args.host, "--port", str(args.port)]
-    words += ["--revision", revision] if revision else []
+    words = [*model_words(args.source, args.sha256), "--dtype", args.dtype, "--host", args.host]
+    words += ["--port", str(args.port)]
     words += ["--worker-extension-cls", EXTENSION, "--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
     if not torch.cuda.is_available():
         words += ["--enforce-eager"]  # a compiled model keeps the products of the weights that it was compiled with
@@ -55,6 +50,19 @@ def command(argv: Sequence[str]) -> list[str]:
         words += [] if "--block-size" in others else ["--block-size", str(CPU_BLOCK_TOKENS)]
         words += ["--no-enable-chunked-prefill"]  # see CPU_WHOLE_PROMPTS
     return [*words, *others]
+
+
+def model_words(source: str, sha256: str | None = None) -> list[str]:
+    """The arguments that name a base model to vLLM's server, which calls it by its source.
+
+    Raises:
+        ValueError, OSError: a bad source.
+    """
+    found = resolve(source, sha256)
+    location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
+    if found.kind == "gguf":
+        location = str(dequantized(Path(location), sha256))
+    return ["--model", location, "--served-model-name", source, *(["--revision", revision] if revision else [])]
 
 
 def check_free(host: str, port: int) -> None:

@@ -145,8 +145,9 @@ def user_message(error: Exception) -> str | None:
 
 
 def quiet_libraries() -> None:
-    """Silence messages that Lightning and torch print at every start."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"):
+    """Silence messages that Lightning and torch print at every start, and httpx's of every request."""
+    names = ["lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators", "lightning.fabric"]
+    for name in [*names, "httpx", "httpx2"]:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches are lists of text
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated.*")  # Lightning 2.6 on torch 2.13

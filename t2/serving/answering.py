@@ -180,6 +180,8 @@ async def unless_hung_up(answer: Awaitable[Got], hung_up: Awaitable[None]) -> Go
 def _failure(event: Failed) -> APIError:
     if event.asked_wrong:
         return APIError(400, event.message, code="invalid_value")
+    if event.unavailable:
+        return APIError(503, event.message, code="backend_unavailable")
     if event.message == STOPPED:
         return APIError(503, event.message, code="stopping")
     return APIError(500, event.message, code="internal_error")

@@ -1,6 +1,7 @@
 """The mixtures that are being served: each row of a forward pass gets its own, and no weight is written.
 
-`Applied` keeps the scales of the mixtures in use in the adapter, and tells it which row has which. `Unmerged` lets
+`Applied` keeps the scales of the mixtures in use in the adapter, and tells it which row has which. A forward pass whose
+rows have all the same mixture takes its merged weights, where there is a copy (`t2.serving.merged`). `Unmerged` lets
 pass 1 apply the dispatch expert in the factored mode: to merge it takes seconds, which pays for many prompts and not
 for one.
 """
@@ -18,13 +19,24 @@ from t2.adaptation.two_pass import is_base
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
+from t2.run.messages import check_range
+from t2.serving.merged import MergedCopies
 
 
 class Applied:
     """Applies a mixture to each row of a forward pass; without a pool all rows are the base model's."""
 
-    def __init__(self, adapter: SVF | None, pool: ExpertPool | None, device: torch.device) -> None:
-        """Rows are chosen on `device`."""
+    def __init__(
+        self, adapter: SVF | None, pool: ExpertPool | None, device: torch.device, merged_copies: int = 0
+    ) -> None:
+        """Rows are chosen on `device`; `merged_copies` is how many mixtures may have merged weights.
+
+        Raises:
+            ValueError: it is below 0.
+        """
+        check_range("backend.merged_copies", merged_copies, at_least=0)
+        has_experts = adapter is not None and pool is not None
+        self.copies = MergedCopies(adapter, pool, merged_copies) if has_experts else None  # type: ignore[arg-type]
         self._adapter, self._pool, self._device = adapter, pool, device
         self._table: list[Mixture] = []  # of which the adapter holds the scales
         self._open = ExitStack()
@@ -38,6 +50,10 @@ class Applied:
             return
         if all(map(is_base, mixtures)):
             with self._adapter.disabled():
+                yield
+            return
+        if self.copies is not None and len(set(mixtures)) == 1 and self.copies.has(mixtures[0]):
+            with self.copies.applied(mixtures[0]):
                 yield
             return
         if not set(mixtures) <= set(self._table):

@@ -1,16 +1,16 @@
-"""The thread that owns the model: it takes waiting jobs, runs their pass 1 together, and decodes them in one batch.
+"""What runs the jobs of requests: a queue with places, pass 1 in a thread of its own, and then pass 2.
 
-           submit                    between two steps               every step
-    HTTP ---------> queue (bounded) -------------------> pass 1 ---> `Batch.join` ---> `Batch.step` ---> events
+    submit -> waiting -> places are free -> pass 1, one batch for each strategy -> pass 2, by a subclass
 
-A job waits until its samples have places. Running rows wait while prompts are read, so that at most `prefill_tokens` of
-them are read between two steps. Not done here: HTTP (`t2.serving.app`), the arithmetic of a step (`t2.serving.batch`).
+Pass 2 runs in the same thread (`t2.serving.local`), or on a vLLM server (`t2.serving.vllm_engine`). Not done here: HTTP
+(`t2.serving.app`), pass 1 itself (`t2.serving.first_pass`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +18,9 @@ from time import perf_counter
 
 import torch
 
-from t2.adaptation.strategy import Choice, PooledModel
-from t2.experts.mixture import Mixture
-from t2.models.language_model import LanguageModel
-from t2.serving.applied import Applied
-from t2.serving.batch import Batch
-from t2.serving.job import Ask, Chosen, Ended, Event, Failed, Job, Token
+from t2.adaptation.strategy import PooledModel
+from t2.serving.first_pass import FirstPass
+from t2.serving.job import Ask, Ended, Event, Failed, Job, Token
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 
@@ -40,24 +37,27 @@ class Stopping(Exception):
     """The server takes no new requests."""
 
 
-class Engine:
+class Engine(ABC):
     """Runs jobs in a thread of its own; `submit` and `stop` may be called from others."""
 
-    def __init__(
-        self, lm: LanguageModel, model: PooledModel | None, applied: Applied, settings: Settings, metrics: Metrics
-    ) -> None:
+    def __init__(self, model: PooledModel | None, settings: Settings, metrics: Metrics) -> None:
         """`model` is what strategies choose with; None: there is no pool."""
-        self._model, self._settings, self._metrics = model, settings, metrics
-        self._batch, self._applied = Batch(lm, applied), applied
-        self._running: dict[int, tuple[Job, int]] = {}  # number -> the job, and its samples that have not ended
+        self._first, self._settings, self._metrics = FirstPass(model, metrics), settings, metrics
+        self._running: dict[int, Job] = {}  # by number
         self._waiting: deque[Job] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
 
-    def start(self) -> None:
-        """Begin to take jobs."""
-        self._thread.start()
+    @property
+    @abstractmethod
+    def rows(self) -> int:
+        """How many samples are being decoded."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether jobs are being taken."""
+        return self._thread.is_alive()
 
     @property
     def waiting(self) -> int:
@@ -65,19 +65,13 @@ class Engine:
         return len(self._waiting)
 
     @property
-    def rows(self) -> int:
-        """How many samples are being decoded."""
-        return len(self._batch.rows)
-
-    @property
     def is_stopping(self) -> bool:
         """Whether new jobs are refused."""
         return self._stopping
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether jobs are being taken."""
-        return self._thread.is_alive()
+    def start(self) -> None:
+        """Begin to take jobs."""
+        self._thread.start()
 
     def submit(self, ask: Ask, emit: Callable[[Event], None]) -> Job:
         """Let a job wait for its places.
@@ -111,31 +105,68 @@ class Engine:
             self._changed.notify()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            for job in [*self._waiting, *(one for one, _ in list(self._running.values()))]:
+            for job in [*self._waiting, *list(self._running.values())]:
                 job.finish(Failed(STOPPED))
             self._thread.join()
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while (joining := self._next()) is not None:
-                self._guarded(partial(self._admit, joining), joining)
-                self._guarded(self._batch.step, [one for one, _ in self._running.values()])
-                self._metrics.rows.set(self.rows)
-                self._running = {number: one for number, one in self._running.items() if not one[0].over}
-        self._applied.close()
+        try:
+            with torch.inference_mode():
+                while (joining := self._next()) is not None:
+                    self._guarded(partial(self._admit, joining), joining)
+                    self._step()
+        finally:
+            self._end()
+
+    @abstractmethod
+    def _begin(self, jobs: Sequence[Job]) -> None:
+        """Begin with pass 2 of jobs whose mixtures are chosen."""
+
+    @abstractmethod
+    def _step(self) -> None:
+        """What is done between two looks at the queue."""
+
+    @abstractmethod
+    def _tidy(self) -> None:
+        """Free the places of what has ended; called before places are given away, with the lock."""
+
+    @abstractmethod
+    def _end(self) -> None:
+        """Let go of what was held; the last that the thread does."""
+
+    @abstractmethod
+    def _recover(self) -> None:
+        """Make what is held usable again after a failure."""
+
+    @property
+    @abstractmethod
+    def _is_stepping(self) -> bool:
+        """Whether `_step` has something to do also where no job joins."""
+
+    @property
+    @abstractmethod
+    def _has_spare_work(self) -> bool:
+        """Whether `_spare` has something to do."""
+
+    @abstractmethod
+    def _spare(self) -> None:
+        """Do a little of what can wait; called while there is nothing else to do."""
 
     def _next(self) -> list[Job] | None:
-        """The jobs that join before the next step; waits where nothing runs. None: there is nothing more to do."""
-        with self._changed:
-            self._batch.drop()
-            while True:
+        """The jobs that join before the next step; waits where nothing is to be done. None: nothing ever will be."""
+        while True:
+            with self._changed:
+                self._tidy()
                 joining = self._take()
                 self._metrics.waiting.set(len(self._waiting))
-                if joining or self._batch.rows:
+                if joining or self._is_stepping:
                     return joining
-                if self._stopping and not self._waiting:
+                if self._stopping and not self._waiting and not self.rows:
                     return None
-                self._changed.wait()
+                if not self._has_spare_work:
+                    self._changed.wait()
+                    continue
+            self._guarded(self._spare, ())
 
     def _take(self) -> list[Job]:
         """The first of the waiting whose samples have places, and whose prompts are not too long together."""
@@ -153,47 +184,15 @@ class Engine:
         return taken
 
     def _admit(self, jobs: Sequence[Job]) -> None:
-        """Run pass 1 of the jobs, one batch for each strategy, and let them join."""
-        by: dict[int, list[Job]] = {}
-        for job in jobs:
-            by.setdefault(-1 if isinstance(job.ask.by, Mixture) else id(job.ask.by), []).append(job)
-        for group in by.values():
-            self._choose(group)
+        """Run pass 1 of the jobs, and begin with their pass 2."""
+        self._first.choose(jobs)
         ready = [job for job in jobs if not job.over]
         for job in ready:
             job.pass2_start_s = perf_counter()
-            self._running[job.number] = (job, job.ask.sampling.samples)
+            self._running[job.number] = job
             job.emit = self._counted(job, job.emit)
         if ready:
-            self._batch.join(ready)
-
-    def _choose(self, jobs: Sequence[Job]) -> None:
-        """Choose the mixtures of jobs that have one strategy, or none; a job whose prompt is refused fails alone."""
-        start, by = perf_counter(), jobs[0].ask.by
-        if isinstance(by, Mixture):
-            for job in jobs:
-                assert isinstance(job.ask.by, Mixture), "they were grouped so"
-                self._set(job, Choice(job.ask.by), 0.0)
-            return
-        assert self._model is not None, "strategies need a pool"
-        try:
-            choices = by.choose(self._model, [job.ask.example for job in jobs])
-        except ValueError as error:
-            if len(jobs) > 1:
-                for job in jobs:
-                    self._choose([job])
-            else:
-                jobs[0].finish(Failed(str(error), asked_wrong=True))
-            return
-        pass1_s = perf_counter() - start
-        self._metrics.pass1_s.observe(pass1_s)
-        for job, choice in zip(jobs, choices, strict=True):
-            self._model.pool.check_mixture(choice.mixture)
-            self._set(job, choice, pass1_s)
-
-    def _set(self, job: Job, choice: Choice, pass1_s: float) -> None:
-        job.mixture = choice.mixture
-        job.tell(Chosen(choice, pass1_s))
+            self._begin(ready)
 
     def _counted(self, job: Job, emit: Callable[[Event], None]) -> Callable[[Event], None]:
         """`emit`, which counts tokens too, and ends the job after the last one of its last sample."""
@@ -224,5 +223,4 @@ class Engine:
             log.exception("The model failed, and %d requests with it.", len(jobs))
             for job in jobs:
                 job.finish(Failed(INTERNAL))
-            self._batch.drop()
-            self._applied.close()
+            self._recover()

@@ -65,10 +65,11 @@ class Ended:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job has no answer. `asked_wrong` says whether the request is to blame."""
+    """The job has no answer. `asked_wrong`: the request is to blame; `unavailable`: what the server needs is gone."""
 
     message: str
     asked_wrong: bool = False
+    unavailable: bool = False
 
 
 Event = Chosen | Token | Ended | Failed
@@ -76,9 +77,9 @@ Event = Chosen | Token | Ended | Failed
 
 @dataclass
 class Job:
-    """An `Ask` on its way; `emit` is called in the model's thread.
+    """An `Ask` on its way; `emit` is called in the thread that decodes.
 
-    `cancel` may be called from any thread: the job's rows leave before the next step.
+    `cancel` may be called from any thread: the job's rows leave before the next step. `when_over` is called then.
     """
 
     ask: Ask
@@ -87,6 +88,7 @@ class Job:
     arrived_s: float = field(default_factory=perf_counter)
     pass2_start_s: float = 0.0
     number: int = field(default_factory=lambda: next(_numbers))
+    when_over: Callable[[], object] | None = None
     _over: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -96,13 +98,18 @@ class Job:
 
     def cancel(self) -> None:
         """Give up; nothing more is emitted."""
-        self._over.set()
+        self._end()
 
     def finish(self, event: Ended | Failed) -> None:
         """Emit the last event, unless the job is over."""
         if not self.over:
-            self._over.set()
+            self._end()
             self.emit(event)
+
+    def _end(self) -> None:
+        self._over.set()
+        if self.when_over is not None:
+            self.when_over()
 
     def tell(self, event: Chosen | Token) -> None:
         """Emit an event, unless the job is over."""

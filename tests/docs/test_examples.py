@@ -8,8 +8,13 @@ import pytest
 from conftest import ROOT
 from markdown_blocks import PAGES, Block, blocks
 
-# Those that begin with a path: test_extending.py; of a server: tests/serving/test_app.py; of verifiers: tests/harness.
-ELSEWHERE = ("a server that runs", "verifiers, which lives in an environment of its own")
+# Those that begin with a path: test_extending.py; of a server: tests/serving/test_app.py; of verifiers: tests/harness;
+# of llama.cpp: tests/experts/test_gguf_in_llama_cpp.py.
+ELSEWHERE = (
+    "a server that runs",
+    "verifiers, which lives in an environment of its own",
+    "llama.cpp, which lives in an environment of its own",
+)
 BLOCKS = [block for block in blocks("python") if not block.text.startswith("# t2/") and block.needs not in ELSEWHERE]
 PAGES_WITH_BLOCKS = list(dict.fromkeys(block.page for block in BLOCKS if not block.needs))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from starlette.testclient import TestClient
@@ -19,6 +20,7 @@ from t2.serving.applied import Applied, Unmerged
 from t2.serving.catalog import Catalog, by_name
 from t2.serving.engine import Engine
 from t2.serving.job import Ask, Event, Failed, Token
+from t2.serving.local import LocalEngine
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
 from t2.types import Example, Sampling
@@ -39,14 +41,18 @@ def strategies() -> list[Strategy]:
 
 
 def make_service(
-    model: PooledModel | None = None, chosen: Sequence[Strategy] | None = None, **limits: float
+    model: PooledModel | None = None,
+    chosen: Sequence[Strategy] | None = None,
+    merged_copies: int = 0,
+    **limits: float,
 ) -> Service:
     model = model or tiny_pooled()
     assert isinstance(model.adapter, SVF)
     settings, metrics = Settings(**limits), Metrics()  # type: ignore[arg-type]
     served = PooledModel(HFGenerator(model.lm, Unmerged(model.adapter)), model.pool)
     catalog = Catalog(model.lm, served, by_name(strategies() if chosen is None else chosen))
-    engine = Engine(model.lm, served, Applied(model.adapter, model.pool, model.lm.index_device), settings, metrics)
+    applied = Applied(model.adapter, model.pool, model.lm.index_device, merged_copies)
+    engine = LocalEngine(model.lm, served, applied, settings, metrics)
     return Service(catalog, engine, settings, metrics, {"math": ["What is 3 + 4?"]})
 
 
@@ -92,3 +98,10 @@ def answers(engine: Engine, asks: Sequence[Ask]) -> list[list[tuple[int, ...]]]:
 def tokens(events: Sequence[Event], samples: int = 1) -> list[tuple[int, ...]]:
     made = [event for event in events if isinstance(event, Token)]
     return [tuple(event.token_id for event in made if event.sample == g) for g in range(samples)]
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
