@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.svf_linear import dense_weight
+from t2.adapters.svf_linear import matrix_shape
 from t2.adapters.targets import decoder_blocks, find_targets
 
 Size = tuple[int, int]  # (n_out, n_in) of a matrix
@@ -100,10 +100,5 @@ def shape_of(
         parameters=parameters,
         outside=parameters - sum(weight.numel() for weight in blocks.parameters()),
         dense=sum(module.weight.numel() for module in inside),
-        adapted=tuple(_size(module) for module in find_targets(model, modules, layers).values()),
+        adapted=tuple(matrix_shape(module) for module in find_targets(model, modules, layers).values()),
     )
-
-
-def _size(module: nn.Linear | Conv1D) -> Size:
-    n_out, n_in = dense_weight(module).shape
-    return n_out, n_in
