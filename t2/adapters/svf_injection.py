@@ -26,9 +26,10 @@ from t2.adapters.parametrizations import learned_vector
 from t2.adapters.spectrum import Learned, Spectrum
 from t2.adapters.svd import Decomposition, decompose_all
 from t2.adapters.svf_experts import SVFExperts
-from t2.adapters.svf_linear import HALF, Base, SVFLinear, matrix_shape
+from t2.adapters.svf_linear import SVFLinear, matrix_shape
 from t2.adapters.targets import text_name
-from t2.models.quantized_linear import refuse_quantized
+from t2.adapters.thin_correction import HALF
+from t2.models.quantized_linear import AnyLinear, refuse_quantized
 from t2.run.ranks import no_bar
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ class Injection:
     vectors: nn.ModuleDict  # of parametrizations; more are added
     arrive: Callable[[str], None] | None  # called with a name before its weight is read
 
-    def wrap(self, linears: Mapping[str, Base], stacks: Mapping[str, FusedTarget]) -> Iterator[Unit]:
+    def wrap(self, linears: Mapping[str, AnyLinear], stacks: Mapping[str, FusedTarget]) -> Iterator[Unit]:
         """Wrap all of them, one after another.
 
         Raises:
@@ -91,7 +92,7 @@ class Injection:
             yield self._stack(path, target, number)
             number += len(target.weight)
 
-    def _linears(self, linears: Mapping[str, Base], sizes: Mapping[str, int]) -> Iterator[Unit]:
+    def _linears(self, linears: Mapping[str, AnyLinear], sizes: Mapping[str, int]) -> Iterator[Unit]:
         weights = DenseWeights(linears, self.arrive)
         top = {path: self.spectrum.count(size) for path, size in sizes.items()} if self.truncates else None
         found = decompose_all(weights, folder=self.folder, progress=self.progress, top=top)

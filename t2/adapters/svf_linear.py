@@ -19,9 +19,8 @@ from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
 from t2.adapters.thin_correction import HALF, Scaled, ThinCorrection, exact
-from t2.models.quantized_linear import QuantizedLinear
+from t2.models.quantized_linear import AnyLinear, QuantizedLinear
 
-Base = nn.Linear | Conv1D | QuantizedLinear
 COLUMNS = 8  # a thin factor has a multiple of these, the rest 0: tensor cores need rows of W at multiples of 16 bytes
 
 
@@ -44,7 +43,7 @@ class SVFLinear(nn.Module):
     numbers are learned: W stays in its few bits, no joint weight is kept, and there is no merged mode.
     """
 
-    def __init__(self, base: Base, parts: Decomposition, parametrization: Parametrization, mode: Mode) -> None:
+    def __init__(self, base: AnyLinear, parts: Decomposition, parametrization: Parametrization, mode: Mode) -> None:
         """Wrap `base`, whose weight, as (n_out, n_in), has the decomposition `parts`, or whose part of it that is."""
         super().__init__()
         self.base = base
@@ -210,14 +209,14 @@ def _filled_up(parts: Decomposition) -> Decomposition:
     )
 
 
-def dense_weight(module: Base) -> Tensor:
+def dense_weight(module: AnyLinear) -> Tensor:
     """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed, a quantized one is packed."""
     if isinstance(module, QuantizedLinear):
         return module.dequantized()
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
-def matrix_shape(module: Base) -> tuple[int, int]:
+def matrix_shape(module: AnyLinear) -> tuple[int, int]:
     """(n_out, n_in) of a module's matrix."""
     if isinstance(module, QuantizedLinear):
         return module.shape

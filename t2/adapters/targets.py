@@ -18,10 +18,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.fused_targets import FusedTarget, expert_counts, fused_parameters, fused_target, is_router
-from t2.models.quantized_linear import QuantizedLinear, refuse_quantized
+from t2.models.quantized_linear import AnyLinear, QuantizedLinear, refuse_quantized
 from t2.run.messages import did_you_mean
-
-Matrix = nn.Linear | Conv1D | QuantizedLinear
 
 PLAIN = ("FalconLinear",)  # classes of Linears whose own forward is x Wᵀ + b
 NAME_SETS = {
@@ -50,14 +48,14 @@ def find_targets(
 
 def find_linears(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
-) -> dict[str, Matrix]:
+) -> dict[str, AnyLinear]:
     """The modules among `find_matrices`, for those who take no 3-D parameters; raises as it does."""
     return _find(model, modules, layers, fused=False)[0]
 
 
 def find_matrices(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
-) -> tuple[dict[str, Matrix], dict[str, FusedTarget]]:
+) -> tuple[dict[str, AnyLinear], dict[str, FusedTarget]]:
     """Find the chosen matrices of `model`: module name -> module, and parameter name -> parameter of experts, in order.
 
     A pattern is a name set (`all`, `mlp`, `attention`), the last part of a name (`q_proj`), or a regular expression
@@ -72,7 +70,7 @@ def find_matrices(
 
 def _find(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None, *, fused: bool
-) -> tuple[dict[str, Matrix], dict[str, FusedTarget]]:
+) -> tuple[dict[str, AnyLinear], dict[str, FusedTarget]]:
     prefix, blocks = decoder_blocks(model)
     chosen = chosen_layers(len(blocks), layers)
     patterns = [modules] if isinstance(modules, str) else list(modules)
@@ -81,7 +79,7 @@ def _find(
     for name, module in blocks.named_modules():
         if name.endswith((".base", ".base_layer")) or type(module).__name__ == "SVFLinear":
             raise ValueError(f"The model has an adapter already (at {prefix}.{name}); load it afresh.")
-    linears: dict[str, Matrix] = {}
+    linears: dict[str, AnyLinear] = {}
     stacks: dict[str, tuple[nn.Module, str]] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():
@@ -97,7 +95,7 @@ def _find(
     }
 
 
-def is_plain(module: nn.Module) -> TypeGuard[Matrix]:
+def is_plain(module: nn.Module) -> TypeGuard[AnyLinear]:
     """Whether a module is x Wᵀ + b; a Linear with a forward of its own (block-diagonal, say) multiplies otherwise."""
     if isinstance(module, QuantizedLinear):
         return True
@@ -107,7 +105,7 @@ def is_plain(module: nn.Module) -> TypeGuard[Matrix]:
     return not own or type(module).__name__ in PLAIN
 
 
-def _routers(model: nn.Module, linears: dict[str, Matrix]) -> set[str]:
+def _routers(model: nn.Module, linears: dict[str, AnyLinear]) -> set[str]:
     """The names of those Linears that are routers."""
     counts = expert_counts(model)
     return {name for name, module in linears.items() if is_router(name, module, counts)}

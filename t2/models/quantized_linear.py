@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from transformers.pytorch_utils import Conv1D
 
 PIECE = {"cpu": 2**20}  # numbers that are dequantized at once: on a CPU what its cache holds
 LARGE_PIECE = 2**27
@@ -103,6 +104,9 @@ class QuantizedLinear(nn.Module, ABC):
         step = self.piece_rows
         for start in range(0, self.out_features, step):
             yield slice(start, min(start + step, self.out_features))
+
+
+AnyLinear: TypeAlias = nn.Linear | Conv1D | QuantizedLinear  # whatever is x Wᵀ + b
 
 
 class _Product(torch.autograd.Function):
