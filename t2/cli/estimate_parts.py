@@ -101,6 +101,7 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         merged_bytes=rollout if merges else None,
         recompute=cfg.recompute_activations,
         shared=cfg.share_prompts,
+        quantization=precision.quantization,
     )
     validation = cfg.callbacks.get("validation") or {}
     source = str(cfg.base_model.get("source", ""))

@@ -63,7 +63,7 @@ def quantize_model(model: PreTrainedModel, name: str, device: torch.device) -> N
         raise ValueError(
             f"The model is quantized already ({found}), and base_model.quantization is {name}. Set it to none."
         )
-    linears = dict(_linears(model))
+    linears = dict(packable(model))
     if not linears:
         raise ValueError(f"{type(model).__name__} has no Linear in its blocks. Set base_model.quantization=none.")
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -77,7 +77,7 @@ def quantize_model(model: PreTrainedModel, name: str, device: torch.device) -> N
     log.info("Quantized to %s: %.1f %% of the model's numbers.", name, 100 * packed / total)
 
 
-def _linears(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
+def packable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The Linears of the language model's blocks whose own forward is x Wᵀ + b."""
     tower = model.get_decoder()
     names = {id(module): name for name, module in model.named_modules()}
@@ -101,19 +101,30 @@ def _quantize_tables(model: PreTrainedModel, device: torch.device) -> int:
 
     Embeddings with a forward of their own (scaled ones) and a head tied to them stay.
     """
-    table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = head is not None and head.weight is table.weight
-    is_table, is_head = type(table) is nn.Embedding and table.max_norm is None, type(head) is nn.Linear
-    if tied and not (is_table and is_head):
-        return 0
-    count = 0
-    if is_table:
-        count += table.weight.numel()
-        table = Int8Embedding(table.to(device))
-        model.set_input_embeddings(table)
-    if tied:
-        model.set_output_embeddings(Int8Linear(table.weight, table.scale, head.bias))
-    elif is_head:
-        count += head.weight.numel()
-        model.set_output_embeddings(_packed(head, "int8", device))
+    head, found = model.get_output_embeddings(), packable_tables(model)
+    count = sum(numbers for numbers, _ in table_sizes(model))
+    for module in found:
+        if isinstance(module, nn.Embedding):
+            table = Int8Embedding(module.to(device))
+            model.set_input_embeddings(table)
+            if head in found and head.weight is module.weight:
+                model.set_output_embeddings(Int8Linear(table.weight, table.scale, head.bias))
+                return count
+        else:
+            model.set_output_embeddings(_packed(module, "int8", device))
     return count
+
+
+def packable_tables(model: PreTrainedModel) -> list[nn.Embedding | nn.Linear]:
+    """The embeddings and the head, as far as `int8` packs them."""
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    plain = [type(table) is nn.Embedding and table.max_norm is None, type(head) is nn.Linear]
+    if head is not None and head.weight is table.weight and not all(plain):
+        return []
+    return [module for module, is_plain in zip((table, head), plain, strict=True) if is_plain]
+
+
+def table_sizes(model: PreTrainedModel) -> list[tuple[int, int]]:
+    """Numbers and rows of each of these tables; of tied ones once."""
+    weights = {id(module.weight): module.weight for module in packable_tables(model)}
+    return [(weight.numel(), len(weight)) for weight in weights.values()]
