@@ -6,12 +6,13 @@ BIN := .venv/bin
 READY := .venv/.ready
 VLLM_READY := .venv-vllm/.ready
 HARNESS_READY := .venv-harness/.ready
+NF4_READY := .venv-nf4/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test tests test-processes test-vllm test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test tests test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -48,6 +49,10 @@ vllm: $(VLLM_READY)
 
 test-vllm: $(VLLM_READY)
 	.venv-vllm/bin/pytest --no-skips tests/policy/test_vllm.py tests/policy/test_vllm_server.py tests/serving/test_vllm_backend.py
+
+# bitsandbytes alone, beside what .venv has: PEFT would import it wherever it is installed, at a second a start.
+test-nf4: $(READY) $(NF4_READY)
+	PYTHONPATH=.venv-nf4 OMP_NUM_THREADS=1 $(BIN)/pytest --no-skips tests/models/test_nf4.py
 
 # On a Slurm of its own, on this machine, which is stopped afterwards. Its Debian packages are installed where root may.
 test-slurm: $(READY)
@@ -126,5 +131,9 @@ $(HARNESS_READY): pyproject.toml constraints-harness.txt
 	.venv-harness/bin/pip install --quiet --constraint constraints-harness.txt --editable ".[harness,synthetic]" pytest hypothesis xllamacpp
 	@touch $(HARNESS_READY)
 
+$(NF4_READY): pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --upgrade --no-deps --target .venv-nf4 "$$(grep '^bitsandbytes==' constraints.txt)"
+	@touch $(NF4_READY)
+
 clean:
-	rm -rf .venv .venv-vllm .venv-harness outputs multirun
+	rm -rf .venv .venv-vllm .venv-harness .venv-nf4 outputs multirun

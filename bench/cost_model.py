@@ -55,6 +55,7 @@ def memory_rows(shapes: Sequence[str], work: Work, modules: str) -> list[Mapping
         parts = memory(size, work)
         again = memory(size, replace(work, recompute=True))["activations"]
         sums = needed(parts | {"blocks": 0.0})
+        del parts["dequantized"]  # these are dense
         columns = parts | {"recomputed": again} | sums | {"needed": max(sums.values())}
         rows.append({"GB": name} | {part: count / 1e9 for part, count in columns.items()})
     return rows

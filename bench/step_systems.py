@@ -81,7 +81,7 @@ class DenseSVF:
 
     def chain(self) -> None:
         """Carry the dense gradients on to z, and drop them."""
-        gradients = [layer.base.weight.grad for layer in self.layers]
+        gradients = [layer.base.get_parameter("weight").grad for layer in self.layers]
         torch.autograd.backward(self.composed, gradients)
         self.composed.clear()
         for layer in self.layers:

@@ -14,8 +14,8 @@ paper's classification expert) the pool's dispatch expert is active while scorin
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Literal, get_args
@@ -214,9 +214,20 @@ def _hard(label: str, domains: Sequence[str] | Mapping[str, str]) -> Mixture:
     return Mixture.of(*(float(domain == label) for domain in domains))
 
 
-def _applied(model: PooledModel, expert: Expert | None) -> AbstractContextManager[None]:
+@contextmanager
+def _applied(model: PooledModel, expert: Expert | None) -> Iterator[None]:
     """Activate the dispatch expert, or the base model, whatever the adapter has learned."""
-    return model.adapter.disabled() if expert is None else model.adapter.merged(expert.scales)
+    adapter = model.adapter
+    if expert is None or model.lm.quantization == "none":
+        with adapter.disabled() if expert is None else adapter.merged(expert.scales):
+            yield
+        return
+    learned = adapter.state()
+    adapter.load(expert.scales)  # a quantized base merges nothing
+    try:
+        yield
+    finally:
+        adapter.load(learned)
 
 
 def _interleaved(examples: Mapping[str, Sequence[str]] | Dispatch | None, shots: int | None) -> tuple[Shot, ...]:

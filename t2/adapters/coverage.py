@@ -8,8 +8,9 @@ choosing matrices (`t2.adapters.targets`).
 from __future__ import annotations
 
 import logging
+import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.fused_targets import ROUTER, expert_counts, is_router
 from t2.adapters.targets import decoder_blocks, is_plain
+from t2.models.quantized_linear import QuantizedLinear
 
 log = logging.getLogger(__name__)
 ENOUGH = 0.95  # below that share, `modules=all` warns
@@ -54,17 +56,33 @@ def coverage_of(model: nn.Module, modules: Collection[str], parameters: Collecti
     wanted = {f"{module}.weight" for module in modules} | set(parameters)
     adapted, total, left = 0, 0, dict[str, int]()
     counts = expert_counts(model)
-    for name, parameter in blocks.named_parameters(prefix=prefix):
-        if parameter.ndim < 2 or (parameter.ndim == 2 and min(parameter.shape) == 1) or name.endswith("bias"):
+    for name, shape in _matrices(blocks, prefix):
+        if len(shape) < 2 or (len(shape) == 2 and min(shape) == 1) or name.endswith("bias"):
             continue
-        total += parameter.numel()
+        total += math.prod(shape)
         if name in wanted:
-            adapted += parameter.numel()
+            adapted += math.prod(shape)
             continue
         within = re.sub(r"(?<=\.)\d+(?=\.)", "*", name[len(prefix) + 1 :].partition(".")[2])
         kind = f"{within} ({_why(model.get_submodule(name.rpartition('.')[0]), name, counts)})"
-        left[kind] = left.get(kind, 0) + parameter.numel()
+        left[kind] = left.get(kind, 0) + math.prod(shape)
     return Coverage(adapted, total, dict(sorted(left.items(), key=lambda item: -item[1])))
+
+
+def _matrices(blocks: nn.Module, prefix: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """The names and shapes of parameters; a quantized matrix counts as the dense one."""
+    modules = blocks.named_modules(prefix=prefix)
+    packed = {name: module for name, module in modules if isinstance(module, QuantizedLinear)}
+    yield from ((f"{name}.weight", module.shape) for name, module in packed.items())
+    for name, parameter in blocks.named_parameters(prefix=prefix):
+        if not any(owner in packed for owner in _owners(name)):
+            yield name, tuple(parameter.shape)
+
+
+def _owners(name: str) -> Iterator[str]:
+    """The modules that a parameter is in, the innermost first."""
+    while name := name.rpartition(".")[0]:
+        yield name
 
 
 def _why(module: nn.Module, name: str, counts: set[int]) -> str:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from t2.adapters.svf_linear import dense_weight
+from t2.models.quantized_linear import AnyLinear
 
 
 class DenseWeights(Mapping[str, Tensor]):
     """`dense_weight` of modules by path, each taken when it is asked for, after `arrive` was called with the path."""
 
-    def __init__(self, modules: Mapping[str, nn.Linear | Conv1D], arrive: Callable[[str], None] | None) -> None:
+    def __init__(self, modules: Mapping[str, AnyLinear], arrive: Callable[[str], None] | None) -> None:
         """Without `arrive` all weights are there."""
         self._modules, self._arrive = modules, arrive
 

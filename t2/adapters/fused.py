@@ -32,8 +32,8 @@ from t2.adapters.fused_targets import FusedTarget
 from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
-from t2.adapters.svf_linear import COLUMNS, HALF
-from t2.adapters.thin_correction import exact
+from t2.adapters.svf_linear import COLUMNS
+from t2.adapters.thin_correction import HALF, exact
 
 CHUNK_NUMBERS = 2**26  # of W' that are summed in fp32 at once: 256 MiB
 

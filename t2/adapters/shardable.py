@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.svf_linear import SVFLinear
+from t2.models.quantized_linear import refuse_quantized
 
 JOINT = "joint"
 
@@ -24,7 +25,11 @@ def hold_as_parameters(layer: SVFLinear) -> None:
     """Make the frozen factors of `layer` parameters without a gradient; modes that need dense weights end.
 
     The parameter `joint` is the joint weight (n_out, n_in + R), for a Conv1D transposed, as it lies in memory.
+
+    Raises:
+        ValueError: the base is quantized.
     """
+    refuse_quantized(layer.base, "trainer=fsdp shards dense ones. Use trainer=ddp, or base_model.quantization=none.")
     layer.is_sharded = True
     _become_parameter(layer, "input_factor", layer.input_factor)
     if layer.joint_weight is None:

@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from t2.adapters.dense_weights import DenseWeights
 from t2.adapters.named_parameters import ActiveParameters
-from t2.adapters.targets import chosen_layers, decoder_blocks, find_targets, text_name
+from t2.adapters.targets import chosen_layers, decoder_blocks, find_linears, text_name
 
 
 class Steering(ActiveParameters):
@@ -48,7 +49,7 @@ class Steering(ActiveParameters):
             ValueError: the model has no decoder blocks, a layer does not exist, or the model has an adapter already.
         """
         prefix, blocks = decoder_blocks(model)
-        targets = find_targets(model, "all", self.layers_spec)  # refuses a model that is adapted
+        targets = find_linears(model, "all", self.layers_spec)  # refuses a model that is adapted
         vectors = {}
         for index in chosen_layers(len(blocks), self.layers_spec):
             block = blocks[index]
@@ -59,8 +60,8 @@ class Steering(ActiveParameters):
             block.register_forward_hook(vector.add)
             vectors[text_name(model, f"{prefix}.{index}")] = vector.values
         self.frobenius_norms = {
-            text_name(model, path): float(torch.linalg.vector_norm(one.weight.detach().float(), dtype=torch.float64))
-            for path, one in targets.items()
+            text_name(model, path): float(torch.linalg.vector_norm(weight.detach().float(), dtype=torch.float64))
+            for path, weight in DenseWeights(targets, None).items()
         }
         self.register(vectors)
 

@@ -3,7 +3,6 @@
     W = U diag(s) Vh        W' = U diag(s * z) Vh        z (R,), z = 1 is the base model
 
 The modes of an adapted Linear compute the same function, each at the cost that suits its use:
-
                       x (B, T, n_in)
           _________________|__________________
          |                 |                  |
@@ -46,7 +45,7 @@ from t2.adapters.parametrizations import check_shared, make_parametrization
 from t2.adapters.spectrum import Learned, Spectrum, SpectrumName, Tie
 from t2.adapters.states import check_state
 from t2.adapters.svd import source_slug
-from t2.adapters.svf_injection import Injection, Unit, restored
+from t2.adapters.svf_injection import Injection, Unit, refuse_merging, restored
 from t2.adapters.svf_linear import SVFLinear
 from t2.adapters.targets import find_matrices
 from t2.run.fetch import cache_root
@@ -61,8 +60,7 @@ class SVF(nn.Module):
         layers: None for all, a list of block indices, or a fraction of the blocks (evenly spaced).
         parametrization: `direct` (paper) or `sigmoid_nuclear` (the authors' code).
         seed: seeds a random initialization where the parametrization has one.
-        cache: cache decompositions on disk (under `t2.run.fetch.cache_root()`).
-        progress: show a progress bar while decomposing.
+        cache, progress: cache decompositions (under `t2.run.fetch.cache_root()`); show a bar while decomposing.
         spectrum, rank, share, groups, tie: which singular values have a number, and which numbers are shared
             (`t2.adapters.spectrum.Spectrum`); `random` draws by `seed`.
         decomposition: `auto` computes the k largest singular values alone where spectrum=top and that is cheaper;
@@ -195,8 +193,9 @@ class SVF(nn.Module):
         Matrices that `state` leaves out have z = 1. `dtype` rounds W'; inputs are cast to it and outputs back.
 
         Raises:
-            ValueError: `state` does not fit the adapted matrices.
+            ValueError: `state` does not fit the adapted matrices, or they are quantized.
         """
+        refuse_merging(self.units.values())
         own, changes = self.low_rank.of_state(state, self.sizes)
         with restored(self.units.values(), "merged_weight"):
             with torch.no_grad(), self.low_rank.applied(changes, self.layers):
@@ -227,8 +226,9 @@ class SVF(nn.Module):
         """Yield (parameter name in the base model, W' as the base holds it) of the present z, or of `state`.
 
         Raises:
-            ValueError: `state` does not fit the adapted matrices.
+            ValueError: `state` does not fit the adapted matrices, or they are quantized.
         """
+        refuse_merging(self.units.values())
         own, changes = self.low_rank.of_state(state, self.sizes)
         for unit in self.units.values():
             with self.low_rank.applied(changes, self.layers):

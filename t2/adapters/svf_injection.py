@@ -8,7 +8,7 @@ numbers mean, modes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.dense_weights import DenseWeights
 from t2.adapters.fused import FusedMatrices, has_grouped_forward
@@ -27,8 +26,10 @@ from t2.adapters.parametrizations import learned_vector
 from t2.adapters.spectrum import Learned, Spectrum
 from t2.adapters.svd import Decomposition, decompose_all
 from t2.adapters.svf_experts import SVFExperts
-from t2.adapters.svf_linear import HALF, SVFLinear, dense_weight
+from t2.adapters.svf_linear import SVFLinear, matrix_shape
 from t2.adapters.targets import text_name
+from t2.adapters.thin_correction import HALF
+from t2.models.quantized_linear import AnyLinear, refuse_quantized
 from t2.run.ranks import no_bar
 
 log = logging.getLogger(__name__)
@@ -70,13 +71,13 @@ class Injection:
     vectors: nn.ModuleDict  # of parametrizations; more are added
     arrive: Callable[[str], None] | None  # called with a name before its weight is read
 
-    def wrap(self, linears: Mapping[str, nn.Linear | Conv1D], stacks: Mapping[str, FusedTarget]) -> Iterator[Unit]:
+    def wrap(self, linears: Mapping[str, AnyLinear], stacks: Mapping[str, FusedTarget]) -> Iterator[Unit]:
         """Wrap all of them, one after another.
 
         Raises:
             ValueError: the spectrum does not fit a matrix, or wants another number of singular values of each expert.
         """
-        sizes = {path: min(dense_weight(module).shape) for path, module in linears.items()}
+        sizes = {path: min(matrix_shape(module)) for path, module in linears.items()}
         self.spectrum.check(sizes | {path: min(target.weight.shape[1:]) for path, target in stacks.items()})
         if stacks and self.spectrum.name == "energy":
             raise ValueError(
@@ -91,7 +92,7 @@ class Injection:
             yield self._stack(path, target, number)
             number += len(target.weight)
 
-    def _linears(self, linears: Mapping[str, nn.Linear | Conv1D], sizes: Mapping[str, int]) -> Iterator[Unit]:
+    def _linears(self, linears: Mapping[str, AnyLinear], sizes: Mapping[str, int]) -> Iterator[Unit]:
         weights = DenseWeights(linears, self.arrive)
         top = {path: self.spectrum.count(size) for path, size in sizes.items()} if self.truncates else None
         found = decompose_all(weights, folder=self.folder, progress=self.progress, top=top)
@@ -154,6 +155,17 @@ class Injection:
     def _put(self, path: str, module: nn.Module) -> None:
         parent, _, child = path.rpartition(".")
         setattr(self.model.get_submodule(parent), child, module)
+
+
+def refuse_merging(units: Iterable[Unit]) -> None:
+    """Raise ValueError where a unit's matrix is quantized, so that no dense W' can take its place."""
+    for unit in units:
+        if isinstance(unit.layer, SVFLinear):
+            refuse_quantized(
+                unit.layer.base,
+                "W' has no place in them: rounded to so few bits again it would lose what z has learned, and dense it "
+                "would be the model that was too large. Use generation.mode=factored, the default of a quantized base.",
+            )
 
 
 @contextmanager

@@ -12,16 +12,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.low_rank import Term, add_terms, dense_terms
 from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
 from t2.adapters.svd import Decomposition
-from t2.adapters.thin_correction import ThinCorrection, exact
+from t2.adapters.thin_correction import HALF, Scaled, ThinCorrection, exact
+from t2.models.quantized_linear import AnyLinear, QuantizedLinear
 
-HALF = (torch.bfloat16, torch.float16)
 COLUMNS = 8  # a thin factor has a multiple of these, the rest 0: tensor cores need rows of W at multiples of 16 bytes
 
 
@@ -40,12 +39,11 @@ class SVFLinear(nn.Module):
     There W and U s are views of one buffer, which moves, copies and casts keep: W is never held twice.
 
     Where only k of the R singular values have a number, U s (n_out, k) and Vh (k, n_in) are thin, z is (k,), and every
-    dtype computes the change alone (`t2.adapters.thin_correction`).
+    dtype computes the change alone (`t2.adapters.thin_correction`). So does a base whose W is quantized, whichever
+    numbers are learned: W stays in its few bits, no joint weight is kept, and there is no merged mode.
     """
 
-    def __init__(
-        self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Parametrization, mode: Mode
-    ) -> None:
+    def __init__(self, base: AnyLinear, parts: Decomposition, parametrization: Parametrization, mode: Mode) -> None:
         """Wrap `base`, whose weight, as (n_out, n_in), has the decomposition `parts`, or whose part of it that is."""
         super().__init__()
         self.base = base
@@ -55,12 +53,12 @@ class SVFLinear(nn.Module):
         self.merged_weight: Tensor | None = None  # (n_out, n_in)
         self.is_sharded = False  # `t2.adapters.shardable`
         self.terms: tuple[Term, ...] = ()  # `t2.adapters.low_rank`
-        weight = dense_weight(base)
-        self.is_thin = len(parts.s) < min(weight.shape)
+        self.is_thin = len(parts.s) < min(matrix_shape(base)) or isinstance(base, QuantizedLinear)
+        dtype = base.dtype if isinstance(base, QuantizedLinear) else base.weight.dtype
         parts = _filled_up(parts) if self.is_thin else parts
-        self.register_buffer("input_factor", parts.Vh.to(weight.dtype), persistent=False)  # (R, n_in)
+        self.register_buffer("input_factor", parts.Vh.to(dtype), persistent=False)  # (R, n_in)
         self.register_buffer("joint_weight", None, persistent=False)  # [W | U s] (n_out, n_in + R), in half precision
-        self.register_buffer("separate_factor", (parts.U * parts.s).to(weight.dtype), persistent=False)  # else U s
+        self.register_buffer("separate_factor", (parts.U * parts.s).to(dtype), persistent=False)  # else U s
         self.input_factor: Tensor
         self.joint_weight: Tensor | None
         self.separate_factor: Tensor | None
@@ -81,7 +79,7 @@ class SVFLinear(nn.Module):
         ValueError where each example has a state of its own, since it has no one weight then.
         """
         if self.mode.name == "off":
-            return self.base.weight
+            return dense_weight(self.base) if isinstance(self.base, QuantizedLinear) else self.base.weight
         if self.mode.per_example:
             raise ValueError(
                 "This model multiplies by the weight of a Linear itself, so that examples cannot have states of their "
@@ -99,6 +97,8 @@ class SVFLinear(nn.Module):
     @torch.no_grad()
     def _settle(self) -> None:
         """Join W and U s in half precision and part them in any other; the weight of `base` becomes a view again."""
+        if isinstance(self.base, QuantizedLinear):
+            return
         weight, half = dense_weight(self.base), self.input_factor.dtype in HALF
         if half and self.joint_weight is None:
             parts = (weight, self.output_factor)
@@ -163,14 +163,15 @@ class SVFLinear(nn.Module):
 
     def _factored(self, x: Tensor, z: Tensor) -> Tensor:
         if self.is_thin:
-            weight, bias = dense_weight(self.base), self.base.bias
+            weight = None if isinstance(self.base, QuantizedLinear) else dense_weight(self.base)
             thin: Tensor = ThinCorrection.apply(  # type: ignore[no-untyped-call]
-                x, self._change_of(z), self.base, weight, bias, self.output_factor, self.input_factor, self.joint_weight
-            )
+                x, self._change_of(z), self.base, weight, self.base.bias, self.output_factor, self.input_factor,
+                self.joint_weight,
+            )  # fmt: skip
             return thin
         h = F.linear(x, self.input_factor)  # (B, T, R)
         if self.joint_weight is not None:
-            change: Tensor = _Scaled.apply(h, z - 1.0)  # type: ignore[no-untyped-call]
+            change: Tensor = Scaled.apply(h, z - 1.0)  # type: ignore[no-untyped-call]
             return F.linear(torch.cat([x, change], dim=-1), self.joint_weight, self.base.bias)
         return F.linear(h * z, self.output_factor, self.base.bias)
 
@@ -200,28 +201,6 @@ class SVFLinear(nn.Module):
         return F.pad(z - 1.0, (0, missing)) if missing else z - 1.0
 
 
-class _Scaled(torch.autograd.Function):
-    """h * d, multiplied in fp32 and rounded to the type of h (B, T, R); d is (R,) or (B, 1, R), fp32.
-
-    autograd would keep h in fp32 for the gradient of d, 2.9 MB a token in an 8B model. This keeps h as it is, half of
-    that, and computes the same numbers.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, h: Tensor, d: Tensor) -> Tensor:
-        ctx.save_for_backward(h, d)
-        return (exact(h) * d).to(h.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        h, d = ctx.saved_tensors
-        to_change = exact(gradient)
-        to_h = (to_change * d).to(h.dtype) if ctx.needs_input_grad[0] else None
-        to_d = (to_change * exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
-        return to_h, to_d
-
-
 def _filled_up(parts: Decomposition) -> Decomposition:
     """Thin factors with columns of 0 up to a multiple of COLUMNS."""
     missing = -len(parts.s) % COLUMNS
@@ -230,9 +209,19 @@ def _filled_up(parts: Decomposition) -> Decomposition:
     )
 
 
-def dense_weight(module: nn.Linear | Conv1D) -> Tensor:
-    """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed."""
+def dense_weight(module: AnyLinear) -> Tensor:
+    """The weight of a module as (n_out, n_in); Conv1D (GPT-2) holds it transposed, a quantized one is packed."""
+    if isinstance(module, QuantizedLinear):
+        return module.dequantized()
     return module.weight.T if isinstance(module, Conv1D) else module.weight
+
+
+def matrix_shape(module: AnyLinear) -> tuple[int, int]:
+    """(n_out, n_in) of a module's matrix."""
+    if isinstance(module, QuantizedLinear):
+        return module.shape
+    n_out, n_in = dense_weight(module).shape
+    return n_out, n_in
 
 
 def _set_dense_weight(module: nn.Linear | Conv1D, weight: Tensor) -> None:

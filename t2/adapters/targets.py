@@ -18,6 +18,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.fused_targets import FusedTarget, expert_counts, fused_parameters, fused_target, is_router
+from t2.models.quantized_linear import AnyLinear, QuantizedLinear, refuse_quantized
 from t2.run.messages import did_you_mean
 
 PLAIN = ("FalconLinear",)  # classes of Linears whose own forward is x Wᵀ + b
@@ -31,13 +32,30 @@ NAME_SETS = {
 def find_targets(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
 ) -> dict[str, nn.Linear | Conv1D]:
-    """The modules among `find_matrices`, for adapters that take no 3-D parameters; raises as it does."""
+    """The dense modules among `find_matrices`, for adapters that take no 3-D parameters and no quantized matrices.
+
+    Raises:
+        ValueError: as `find_matrices`, or the model is quantized.
+    """
+    refuse_quantized(
+        model,
+        "this adapter needs dense weights. Use adapter=svf, adapter=svf_top16 or adapter=steering, which add to what "
+        "the quantized model computes, or base_model.quantization=none.",
+    )
+    found = find_linears(model, modules, layers)
+    return {name: module for name, module in found.items() if not isinstance(module, QuantizedLinear)}
+
+
+def find_linears(
+    model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
+) -> dict[str, AnyLinear]:
+    """The modules among `find_matrices`, for those who take no 3-D parameters; raises as it does."""
     return _find(model, modules, layers, fused=False)[0]
 
 
 def find_matrices(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None
-) -> tuple[dict[str, nn.Linear | Conv1D], dict[str, FusedTarget]]:
+) -> tuple[dict[str, AnyLinear], dict[str, FusedTarget]]:
     """Find the chosen matrices of `model`: module name -> module, and parameter name -> parameter of experts, in order.
 
     A pattern is a name set (`all`, `mlp`, `attention`), the last part of a name (`q_proj`), or a regular expression
@@ -52,7 +70,7 @@ def find_matrices(
 
 def _find(
     model: nn.Module, modules: str | Sequence[str], layers: Sequence[int] | float | None, *, fused: bool
-) -> tuple[dict[str, nn.Linear | Conv1D], dict[str, FusedTarget]]:
+) -> tuple[dict[str, AnyLinear], dict[str, FusedTarget]]:
     prefix, blocks = decoder_blocks(model)
     chosen = chosen_layers(len(blocks), layers)
     patterns = [modules] if isinstance(modules, str) else list(modules)
@@ -61,7 +79,7 @@ def _find(
     for name, module in blocks.named_modules():
         if name.endswith((".base", ".base_layer")) or type(module).__name__ == "SVFLinear":
             raise ValueError(f"The model has an adapter already (at {prefix}.{name}); load it afresh.")
-    linears: dict[str, nn.Linear | Conv1D] = {}
+    linears: dict[str, AnyLinear] = {}
     stacks: dict[str, tuple[nn.Module, str]] = {}
     for index in chosen:
         for name, module in blocks[index].named_modules():
@@ -77,15 +95,17 @@ def _find(
     }
 
 
-def is_plain(module: nn.Module) -> TypeGuard[nn.Linear | Conv1D]:
+def is_plain(module: nn.Module) -> TypeGuard[AnyLinear]:
     """Whether a module is x Wᵀ + b; a Linear with a forward of its own (block-diagonal, say) multiplies otherwise."""
+    if isinstance(module, QuantizedLinear):
+        return True
     if not isinstance(module, nn.Linear | Conv1D):
         return False
     own = type(module).forward not in (nn.Linear.forward, Conv1D.forward)
     return not own or type(module).__name__ in PLAIN
 
 
-def _routers(model: nn.Module, linears: dict[str, nn.Linear | Conv1D]) -> set[str]:
+def _routers(model: nn.Module, linears: dict[str, AnyLinear]) -> set[str]:
     """The names of those Linears that are routers."""
     counts = expert_counts(model)
     return {name for name, module in linears.items() if is_router(name, module, counts)}

@@ -9,6 +9,9 @@ pass, in the type of x: W is frozen, so x has no use there.
 
     dL/dx = g W + (d * (g U_K s_K)) Vh_K        dL/dd = sum over tokens of h * (g U_K s_K), in fp32
 
+A quantized W is dequantized for each of these products and kept for none; in half precision the joint matrix is made
+then, too.
+
 Not done here: the factors (`t2.adapters.svd`), the parametrization of z, the layer (`t2.adapters.svf_linear`).
 """
 
@@ -22,12 +25,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from t2.models.quantized_linear import QuantizedLinear
+
+HALF = (torch.bfloat16, torch.float16)
+
 
 class ThinCorrection(torch.autograd.Function):
     """The product above for x (..., n_in), with its gradients to x and to d, (k,) or (B, 1, k).
 
     Arguments: x, d, x -> x Wᵀ + b as the base computes it, W (n_out, n_in), b (n_out,) or None, U_K s_K (n_out, k),
-    Vh_K (k, n_in), and in half precision [W | U_K s_K] (n_out, n_in + k), else None.
+    Vh_K (k, n_in), and in half precision [W | U_K s_K] (n_out, n_in + k), else None. Of a quantized base the third is
+    that module, and there are neither W nor the joint matrix.
     """
 
     @staticmethod
@@ -36,7 +44,7 @@ class ThinCorrection(torch.autograd.Function):
         x: Tensor,
         d: Tensor,
         base: Callable[[Tensor], Tensor],
-        weight: Tensor,
+        weight: Tensor | None,
         bias: Tensor | None,
         output_factor: Tensor,
         input_factor: Tensor,
@@ -45,7 +53,10 @@ class ThinCorrection(torch.autograd.Function):
         """The product, y (..., n_out)."""
         h = F.linear(x, input_factor)
         ctx.save_for_backward(h, d, weight, output_factor, input_factor)
+        ctx.base = base
         change = (exact(h) * d).to(h.dtype)
+        if isinstance(base, QuantizedLinear) and h.dtype in HALF and not _is_base(d):
+            joint = torch.cat([base.dequantized(), output_factor], dim=1)
         if joint is not None and not _is_base(d):
             return F.linear(torch.cat([x, change], dim=-1), joint, bias)
         y = base(x)
@@ -61,11 +72,35 @@ class ThinCorrection(torch.autograd.Function):
         to_change = exact(gradient @ output_factor)  # (..., k)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = gradient @ weight
+            to_x = gradient @ weight if weight is not None else ctx.base.back(gradient)
             to_h = (to_change * d).to(h.dtype)
             to_x.view(-1, to_x.shape[-1]).addmm_(to_h.reshape(-1, to_h.shape[-1]), input_factor)
         to_d = (to_change * exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
         return to_x, to_d, None, None, None, None, None, None
+
+
+class Scaled(torch.autograd.Function):
+    """h * d, multiplied in fp32 and rounded to the type of h (B, T, R); d is (R,) or (B, 1, R), fp32.
+
+    autograd would keep h in fp32 for the gradient of d, 2.9 MB a token in an 8B model. This keeps h as it is, half of
+    that, and computes the same numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, d: Tensor) -> Tensor:
+        """The product, in the type of h."""
+        ctx.save_for_backward(h, d)
+        return (exact(h) * d).to(h.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients to h and to d."""
+        h, d = ctx.saved_tensors
+        to_change = exact(gradient)
+        to_h = (to_change * d).to(h.dtype) if ctx.needs_input_grad[0] else None
+        to_d = (to_change * exact(h)).sum_to_size(d.shape).to(d.dtype) if ctx.needs_input_grad[1] else None
+        return to_h, to_d
 
 
 def _is_base(d: Tensor) -> bool:

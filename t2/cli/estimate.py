@@ -21,6 +21,8 @@ from t2.models.sharding import BALANCED
 TIGHT = 0.9  # of the memory, beyond which an estimate cannot promise that a run fits
 CHANGES = (
     "base_model.dtype=bfloat16",
+    "base_model.quantization=int8 adapter.spectrum=top adapter.rank=16",
+    "base_model.quantization=nf4 adapter.spectrum=top adapter.rank=16",
     "recompute_activations=true",
     "generation.mode=factored",
     "generation.batch_rows=16",
@@ -78,9 +80,10 @@ def about(cfg: DictConfig, model: PreTrainedModel, where: str) -> str:
     learned = run_of(cfg, adapter, next(iter(gpus().values())), model.config).work
     count = sum(map(learned.learned, shape.adapted))
     several = f", {place.machines} x {place.gpus} GPUs ({place.way})" if place.gpus * place.machines > 1 else ""
+    packed = "" if learned.quantization == "none" else f", weights in {learned.quantization}"
     return (
-        f"{name}: {shape.parameters / 1e9:.2f} billion numbers in {cfg.base_model.get('dtype', 'float32')}{several}. "
-        f"Sizes: {where}.\n"
+        f"{name}: {shape.parameters / 1e9:.2f} billion numbers in {cfg.base_model.get('dtype', 'float32')}{packed}"
+        f"{several}. Sizes: {where}.\n"
         f"Adapted: {len(shape.adapted)} matrices, {count:,} learned numbers.\n"
         f"A step: {learned.prompts} prompts of {learned.prompt_tokens} tokens (prompt_tokens, assumed) with "
         f"{learned.samples} samples of {learned.new_tokens} new tokens, the most that they may be."

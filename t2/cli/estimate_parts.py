@@ -34,7 +34,8 @@ def model_on_meta(base_model: DictConfig) -> tuple[PreTrainedModel, str]:
         ValueError, OSError: as of `t2.costs.configurations.configuration`.
     """
     if get_method(base_model._target_) is not load_model:
-        model: PreTrainedModel = instantiate(base_model, device="cpu").model
+        dense = {"quantization": "none"} if "quantization" in base_model else {}
+        model: PreTrainedModel = instantiate(base_model, device="cpu", **dense).model
         return model, "the model, which is made in memory"
     config, where = configuration(base_model.source, base_model.get("sha256"))
     return on_meta(config), where
@@ -100,6 +101,7 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         merged_bytes=rollout if merges else None,
         recompute=cfg.recompute_activations,
         shared=cfg.share_prompts,
+        quantization=precision.quantization,
     )
     validation = cfg.callbacks.get("validation") or {}
     source = str(cfg.base_model.get("source", ""))

@@ -15,7 +15,7 @@ from typing import Literal
 
 from t2.costs.gpus import GPU
 from t2.costs.shapes import ModelShape
-from t2.costs.step import Work, cache_bytes, factors, flops, memory
+from t2.costs.step import Work, cache_bytes, factors, flops, memory, saved
 
 Way = Literal["one", "ddp", "fsdp", "balanced"]
 LINK_SHARE = 0.6  # of the link's bytes/s, assumed as for the memory's bandwidth
@@ -43,7 +43,8 @@ ONE = Placement()
 def frozen(shape: ModelShape, work: Work) -> tuple[float, float]:
     """Bytes of the frozen numbers outside the blocks, and of all blocks with their factors."""
     inside = shape.parameters - shape.outside + factors(shape, work)
-    return work.number_bytes * shape.outside, work.number_bytes * inside
+    less_outside, less_inside = saved(shape, work)
+    return work.number_bytes * shape.outside - less_outside, work.number_bytes * inside - less_inside
 
 
 def part_of(work: Work, placement: Placement) -> Work:
@@ -61,6 +62,7 @@ def held(shape: ModelShape, work: Work, placement: Placement = ONE) -> dict[str,
     return {
         "weights": outside + blocks / share - thin,
         "factors": thin,
+        "dequantized": parts["dequantized"],
         "blocks": WHOLE_BLOCKS * blocks / shape.blocks if placement.way == "fsdp" else 0.0,
         "z and AdamW": parts["z and AdamW"],
         "activations": parts["activations"] / spread,
@@ -72,7 +74,7 @@ def held(shape: ModelShape, work: Work, placement: Placement = ONE) -> dict[str,
 
 def always(parts: dict[str, float]) -> float:
     """Bytes that are held in every phase."""
-    return sum(parts[name] for name in ("weights", "factors", "blocks", "z and AdamW"))
+    return sum(parts[name] for name in ("weights", "factors", "dequantized", "blocks", "z and AdamW"))
 
 
 def needed(parts: dict[str, float]) -> dict[str, float]:
@@ -97,6 +99,8 @@ def seconds(shape: ModelShape, work: Work, gpu: GPU, placement: Placement = ONE)
     if placement.way == "fsdp":
         gather = blocks * (placement.gpus - 1) / placement.gpus / ((gpu.link or SLOW_LINK) * LINK_SHARE)
     weights = work.number_bytes * (shape.parameters + (0 if work.merged_bytes is not None else factors(shape, work)))
+    if work.quantization != "none":  # packed numbers are read, dense ones written and read, in half precision twice
+        weights += (3 if work.number_bytes == 2 else 1) * work.number_bytes * shape.packable[0]
     read = weights + cache_bytes(shape, own, own.rows / own.batches) / 2
     passes = 2 * math.ceil(own.update_tokens / own.micro_batch_tokens)  # a block is computed again while it is whole
     read_seconds = max(read / (gpu.bandwidth * gpu.bandwidth_share), gather)

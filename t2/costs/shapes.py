@@ -20,8 +20,9 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.svf_linear import dense_weight
+from t2.adapters.svf_linear import matrix_shape
 from t2.adapters.targets import decoder_blocks, find_targets
+from t2.models.quantization import packable, table_sizes
 
 Size = tuple[int, int]  # (n_out, n_in) of a matrix
 
@@ -41,6 +42,8 @@ class ModelShape:
         outside: those that are in no decoder block: embeddings, norm, head, a vision encoder.
         dense: those in the matrices of all blocks.
         adapted: the adapted matrices of all blocks.
+        packable, packable_tables: numbers and rows of what `base_model.quantization` packs, in the blocks, and of
+            embeddings and head.
     """
 
     hidden: int
@@ -55,6 +58,8 @@ class ModelShape:
     outside: int
     dense: int
     adapted: tuple[Size, ...]
+    packable: Size = (0, 0)
+    packable_tables: Size = (0, 0)
 
 
 def on_meta(config: PretrainedConfig) -> PreTrainedModel:
@@ -87,6 +92,8 @@ def shape_of(
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     parameters = sum(weight.numel() for weight in model.parameters())
+    packed = [matrix_shape(module) for _, module in packable(model)]
+    tables = table_sizes(model)
     inside = [module for module in blocks.modules() if isinstance(module, nn.Linear | Conv1D)]
     return ModelShape(
         hidden=config.hidden_size,
@@ -100,10 +107,7 @@ def shape_of(
         parameters=parameters,
         outside=parameters - sum(weight.numel() for weight in blocks.parameters()),
         dense=sum(module.weight.numel() for module in inside),
-        adapted=tuple(_size(module) for module in find_targets(model, modules, layers).values()),
+        adapted=tuple(matrix_shape(module) for module in find_targets(model, modules, layers).values()),
+        packable=(sum(rows * columns for rows, columns in packed), sum(rows for rows, _ in packed)),
+        packable_tables=(sum(numbers for numbers, _ in tables), sum(rows for _, rows in tables)),
     )
-
-
-def _size(module: nn.Linear | Conv1D) -> Size:
-    n_out, n_in = dense_weight(module).shape
-    return n_out, n_in

@@ -14,6 +14,7 @@ from t2.adapters.svf_linear import COLUMNS
 from t2.costs.shapes import ModelShape, Size
 from t2.policy.log_probs import CHUNK_TOKENS
 
+NF4_BYTES = 0.5 + (1 + 4 / 256) / 64  # of a number: 4 bits, and its part of the scales on both levels
 LOGIT_COPIES = 5  # logits, log-softmax, its exp, and their gradients, fp32 each
 
 
@@ -33,6 +34,7 @@ class Work:
     merged_bytes: int | None = 2  # of a number of the weights that rollouts are merged into; None: factored
     recompute: bool = False
     shared: bool = True
+    quantization: str = "none"  # of the base (`t2.models.quantization`)
 
     @property
     def rows(self) -> int:
@@ -66,6 +68,25 @@ class Work:
         return k if k == min(matrix) else k + -k % COLUMNS
 
 
+def saved(shape: ModelShape, work: Work) -> tuple[float, float]:
+    """Bytes that quantization saves of the frozen numbers: outside the blocks, and in all of them."""
+    if work.quantization == "none":
+        return 0.0, 0.0
+    numbers, rows = shape.packable
+    if work.quantization == "nf4":
+        return 0.0, numbers * (work.number_bytes - NF4_BYTES)
+    outside, table_rows = shape.packable_tables
+    size = work.number_bytes
+    return (size - 1.0) * outside - size * table_rows, (size - 1.0) * numbers - size * rows
+
+
+def dequantized_bytes(shape: ModelShape, work: Work) -> float:
+    """Bytes of the largest matrix while it is dequantized; in half precision it is copied into the joint one."""
+    if work.quantization == "none":
+        return 0.0
+    return max(a * b for a, b in shape.adapted) * work.number_bytes * (2 if work.number_bytes == 2 else 1)
+
+
 def factors(shape: ModelShape, work: Work) -> int:
     """Numbers in the factors of the adapted matrices."""
     return sum((a + b) * work.columns((a, b)) for a, b in shape.adapted)
@@ -74,15 +95,17 @@ def factors(shape: ModelShape, work: Work) -> int:
 def memory(shape: ModelShape, work: Work) -> dict[str, float]:
     """Bytes by part.
 
-    `weights`, `factors` and `z and AdamW` are there always (in half precision W and U s are one buffer), `merged` and
-    `cache` during rollouts, and `activations` and `logits` during an update.
+    `weights`, `factors` and `z and AdamW` are there always (in half precision W and U s are one buffer), and so is room
+    for a matrix that is `dequantized`; `merged` and `cache` during rollouts, `activations` and `logits` during an
+    update.
     """
     size = work.number_bytes
     a_token = activation_bytes(shape, work)
     held = size * shape.hidden * shape.blocks + a_token if work.recompute else a_token * shape.blocks
     adapted = sum(a * b for a, b in shape.adapted)
     return {
-        "weights": size * shape.parameters,
+        "weights": size * shape.parameters - sum(saved(shape, work)),
+        "dequantized": dequantized_bytes(shape, work),
         "factors": size * factors(shape, work),
         "z and AdamW": 16 * sum(map(work.learned, shape.adapted)),  # z, its gradient, two moments, fp32
         "merged": (work.merged_bytes or 0) * adapted,
@@ -117,7 +140,9 @@ def flops(shape: ModelShape, work: Work) -> dict[str, float]:
     """
     inside = shape.parameters - shape.outside
     adapted, thin = sum(a * b for a, b in shape.adapted), factors(shape, work)
-    keeps_w = work.number_bytes == 2 or work.is_partial  # W and the factors are multiplied by
+    keeps_w = (
+        work.number_bytes == 2 or work.is_partial or work.quantization != "none"
+    )  # W and the factors are multiplied by
     forward = 2 * (inside + thin if keeps_w else inside - adapted + thin)
     answering = 2 * inside if work.merged_bytes is not None else forward
     attention = 4 * shape.attention * shape.blocks * (work.prompt_tokens + work.new_tokens) / 2

@@ -24,6 +24,7 @@ from t2.adapters.svf_linear import dense_weight
 from t2.experts.export_hf import CONFIG_BYTES
 from t2.experts.provenance import save_provenance
 from t2.models.language_model import LanguageModel
+from t2.models.quantized_linear import refuse_quantized
 from t2.models.sources import resolve
 from t2.run.files import atomic_folder
 
@@ -71,12 +72,18 @@ def export_gguf(
     `file` is the one that the model came from, `state` are multipliers: module -> z (R,).
 
     Raises:
-        ValueError: `state` does not fit the adapted matrices, or the file's matrices are not those of the base.
+        ValueError: `state` does not fit the adapted matrices, the model is quantized, or the file's matrices are not
+            those of the base.
         FileExistsError: the folder is there and not empty.
         OSError: the disk is full; nothing is left behind.
     """
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter  # here, so that everything else works without it
 
+    refuse_quantized(
+        lm.model,
+        "the file's numbers are not theirs. Export the expert from the dense base (base_model.quantization=none), or "
+        "as a LoRA (to=lora).",
+    )
     reader = GGUFReader(file)
     check_state(state, adapter.sizes)
     layouts = _Layouts(reader, adapter)

@@ -19,13 +19,18 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.svf import SVF
-from t2.adapters.svf_linear import SVFLinear
+from t2.adapters.svf_linear import SVFLinear, dense_weight
 from t2.experts.provenance import save_provenance
 from t2.models.language_model import LanguageModel
+from t2.models.quantized_linear import QuantizedLinear, refuse_quantized
 from t2.run.files import atomic_folder
 
 SHARD_SIZE = re.compile(r"\d+(\.\d+)?\s?[KMGT]B", re.IGNORECASE)
 CONFIG_BYTES = 50_000_000  # room for tokenizer and configs
+INSTEAD = (
+    "a folder of whole weights has no place for W' in them. Export what is learned as a LoRA beside the quantized base "
+    "(to=lora), or apply the expert to the dense base (base_model.quantization=none)."
+)
 
 
 def check_shard_size(size: str) -> None:
@@ -68,10 +73,8 @@ def _take_out(lm: LanguageModel, adapter: SVF, state: Mapping[str, Tensor], know
 
 def _unwrap(lm: LanguageModel, path: str, layer: SVFLinear, z: Tensor | None) -> None:
     """Put a Linear back where it was, with W' of z (k,), or with its own weight."""
-    if z is not None:
-        weight = layer.compose(z.to(layer.input_factor.device))
-    else:
-        weight = layer.base.weight.T if isinstance(layer.base, Conv1D) else layer.base.weight
+    weight = dense_weight(layer.base) if z is None else layer.compose(z.to(layer.input_factor.device))
+    assert not isinstance(layer.base, QuantizedLinear), "refused"
     layer.base.weight.data = (weight.T if isinstance(layer.base, Conv1D) else weight).contiguous()
     _put(lm, path, layer.base)
 
@@ -95,11 +98,12 @@ def export_hf(
     The adapter is taken out of the model (`merge_into_base`). `applied` goes into `export.json`.
 
     Raises:
-        ValueError: `state` does not fit the adapted matrices, or the size is none.
+        ValueError: `state` does not fit the adapted matrices, the model is quantized, or the size is none.
         FileExistsError: the folder is there and not empty.
         OSError: the disk is full; nothing is left behind.
     """
     check_shard_size(max_shard_size)
+    refuse_quantized(lm.model, INSTEAD)
     weights = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in lm.model.state_dict().values()}
     with atomic_folder(folder, needed_bytes=sum(weights.values()) + CONFIG_BYTES) as partial:
         merge_into_base(lm, adapter, state)

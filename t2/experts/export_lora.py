@@ -26,6 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from t2.adapters.fused_targets import refuse_stacks
 from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
+from t2.adapters.svf_linear import matrix_shape
 from t2.adapters.thin_correction import exact
 from t2.experts.export_hf import CONFIG_BYTES
 from t2.experts.provenance import save_provenance
@@ -124,7 +125,7 @@ def export_lora(
         OSError: the disk is full; nothing is left behind.
     """
     kept = [one for one in truncated if one.rank]
-    sizes = (sum(adapter.layers[one.module].base.weight.shape) * one.rank * 4 for one in kept)
+    sizes = (sum(matrix_shape(adapter.layers[one.module].base)) * one.rank * 4 for one in kept)
     with atomic_folder(folder, needed_bytes=sum(sizes) + CONFIG_BYTES) as partial:
         tensors = {}
         for one in kept:

@@ -23,6 +23,7 @@ from t2.models.by_block import UnreadWeights
 from t2.models.chat import chat_text, check_arguments, end_of_turn_id
 from t2.models.image_inputs import NEVER, ids_with_images, pixel_inputs, placeholder_ids
 from t2.models.precision import LOGITS
+from t2.models.quantized_linear import quantization_of
 from t2.models.sharding import is_sharded
 from t2.types import Example, LazyImage
 
@@ -96,6 +97,11 @@ class LanguageModel:
         """The dtype of the weights."""
         dtype: torch.dtype = self.model.dtype
         return dtype
+
+    @property
+    def quantization(self) -> str:
+        """How the weights of the blocks are kept: `none`, or a scheme of `t2.models.quantization`."""
+        return quantization_of(self.model)
 
     @property
     def sliding_window(self) -> int | None:

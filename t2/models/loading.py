@@ -27,6 +27,8 @@ from t2.models.gguf import dequantized
 from t2.models.image_inputs import NEVER
 from t2.models.language_model import LanguageModel
 from t2.models.precision import parse_dtype
+from t2.models.quantization import check_quantization, quantize_model
+from t2.models.quantized_checkpoints import adopt_quantized
 from t2.models.sharding import BALANCED, check_placed, device_map
 from t2.models.sources import Source, resolve
 from t2.types import Example, PixelImage
@@ -40,19 +42,24 @@ def load_model(
     sha256: str | None = None,
     attn_implementation: str | None = None,
     by_block: bool = False,
+    quantization: str = "none",
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a frozen model; for the forms of `source` see `t2.models.sources`.
 
     Device `auto` is a GPU if there is one, and `balanced` all of them (`t2.models.sharding`). With `by_block` weights
-    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`. `chat_template_kwargs` are
-    variables of the chat template (`t2.models.chat`).
+    stay in their files (`t2.models.by_block`), and whoever reads them calls `check_model`. `quantization` packs weights
+    (`t2.models.quantization`), for products in `dtype`. `chat_template_kwargs` are variables of the chat template
+    (`t2.models.chat`).
 
     Raises:
-        ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks.
+        ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks, a quantization that
+            cannot be.
         OSError: the source cannot be found or fetched.
     """
-    torch_dtype, placed = parse_dtype(dtype), device_map(device if device == BALANCED else str(parse_device(device)))
+    torch_dtype, name = parse_dtype(dtype), device if device == BALANCED else str(parse_device(device))
+    check_quantization(quantization, name, by_block=by_block)
+    placed = device_map(name) if quantization == "none" else None  # dense weights wait in the host's memory
     found = resolve(source, sha256)
     location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
     if found.kind == "gguf":
@@ -71,12 +78,15 @@ def load_model(
             model = unread.model
         else:
             model = auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
+            adopt_quantized(model)
     except OSError as error:
         if found.kind != "hub":
             raise
         raise _hub_error(found, error) from error
     if device == BALANCED:
         check_placed(model, source)
+    if quantization != "none":
+        quantize_model(model, quantization, torch.device(name))
     variables = chat_template_kwargs or {}
     language_model = LanguageModel(model, tokenizer, source, processor, unread=unread, chat_template_kwargs=variables)
     if unread is None:

@@ -70,16 +70,25 @@ class Precision:
             fifth at 0.002, 0.1 % at 0.008), and merged, which is faster, elsewhere: float16 loses 0.1 % at 0.001. A
             `rollout_dtype` asks for merged weights, too.
         rollout_dtype: dtype of merged weights; None is the model's own.
+        quantization: of the base (`t2.models.quantization`). In a quantized one nothing can be merged, so that `auto`
+            is factored.
     """
 
     model: str = "float32"
     rollout_mode: RolloutMode = "auto"
     rollout_dtype: str | None = None
+    quantization: str = "none"
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an unknown dtype or mode, or a dtype of merged weights where none are merged."""
+        """Raise ValueError for an unknown dtype or mode, or merged weights where none can be."""
         parse_dtype(self.model)
         check_choice("generation.mode", self.rollout_mode, get_args(RolloutMode))
+        if self.quantization != "none" and (self.rollout_mode == "merged" or self.rollout_dtype is not None):
+            raise ValueError(
+                f"The base is quantized (base_model.quantization={self.quantization}), and weights are merged "
+                "(generation.mode=merged, generation.dtype or generation=vllm), which would have to be dense. Use "
+                "generation=hf with generation.mode=factored and no generation.dtype, or base_model.quantization=none."
+            )
         if self.rollout_dtype is not None:
             parse_dtype(self.rollout_dtype)
             if self.rollout_mode == "factored":
@@ -113,6 +122,7 @@ class Precision:
             model=base_model.get("dtype", "float32"),
             rollout_mode="merged" if engine else generation.get("mode", "auto"),
             rollout_dtype=dtype if engine else generation.get("dtype"),
+            quantization=base_model.get("quantization", "none"),
         )
 
     @property
@@ -120,12 +130,17 @@ class Precision:
         """Whether rollouts are generated with merged weights."""
         if self.rollout_mode != "auto":
             return self.rollout_mode == "merged"
+        if self.quantization != "none":
+            return False
         return self.rollout_dtype is not None or parse_dtype(self.model) != torch.bfloat16
 
     def __str__(self) -> str:
         """One line for the log."""
         mode = "merged" if self.merges else "factored"
-        return f"model {self.model}; z and logits float32; rollouts {mode} in {self.rollout_dtype or self.model}"
+        packed = "" if self.quantization == "none" else f", weights {self.quantization}"
+        return (
+            f"model {self.model}{packed}; z and logits float32; rollouts {mode} in {self.rollout_dtype or self.model}"
+        )
 
 
 def is_half(dtype: torch.dtype) -> bool:

@@ -16,6 +16,7 @@ from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava
 from t2.models.loading import check_logits, parse_device
 from t2.models.precision import parse_dtype
+from t2.models.quantization import check_quantization, quantize_model
 from t2.run.messages import check_choice
 from t2.types import Seed
 
@@ -54,16 +55,19 @@ def tiny_model(
     dtype: str = "float32",
     device: str = "cpu",
     chat_template: bool = True,
+    quantization: str = "none",
 ) -> LanguageModel:
     """Create a random model of a named architecture; weights depend on `seed` alone, and torch's global seed stays.
 
     Raises:
-        ValueError: an unknown architecture, dtype or device, or a hidden size that the heads do not divide.
+        ValueError: an unknown architecture, dtype or device, a hidden size that the heads do not divide, or a
+            quantization that cannot be (`t2.models.quantization`).
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     if hidden_size % (2 * _HEADS):
         raise ValueError(f"hidden_size is {hidden_size}; it must be a multiple of {2 * _HEADS}.")
     torch_dtype, torch_device = parse_dtype(dtype), parse_device(device)
+    check_quantization(quantization, str(torch_device))
     tokenizer = byte_tokenizer(chat_template)
     settings: dict[str, object] = {
         "vocab_size": len(tokenizer),
@@ -87,7 +91,10 @@ def tiny_model(
         for name, parameter in model.named_parameters():
             if name.endswith("bias"):  # initialized to zero, which would hide a missing bias
                 nn.init.normal_(parameter, std=0.2)
-    language_model = LanguageModel(model.to(torch_device, torch_dtype), tokenizer, f"tiny:{architecture}")
+    model.to(torch_device, torch_dtype)
+    if quantization != "none":
+        quantize_model(model, quantization, torch_device)
+    language_model = LanguageModel(model, tokenizer, f"tiny:{architecture}")
     check_logits(language_model)
     return language_model
 

@@ -49,10 +49,10 @@ class HFGenerator:
         """`batch_rows` bounds the rows (prompts * samples) that are decoded at once.
 
         `mode` is the adapter's: `merged`, or `factored` as in training; `auto` is factored where the model is in
-        bfloat16 and no `dtype` is given (why: `t2.models.precision.Precision`), else merged. A state that is given
-        (`with_state`) is merged where the adapter cannot give every example its own. `dtype` (bfloat16) rounds the
-        adapted weights while they are merged: faster where the processor has it, at a cost in exactness that training
-        logs as `train/log_prob_drift`. None keeps the model's own.
+        bfloat16 and no `dtype` is given, or the base is quantized (why: `t2.models.precision.Precision`), else merged.
+        A state that is given (`with_state`) is merged where the adapter cannot give every example its own. `dtype`
+        (bfloat16) rounds the adapted weights while they are merged: faster where the processor has it, at a cost in
+        exactness that training logs as `train/log_prob_drift`. None keeps the model's own.
 
         Raises:
             ValueError: values outside what is allowed, a dtype where no weights are merged that it would round, or a
@@ -69,7 +69,8 @@ class HFGenerator:
         if mode == "factored" and adapter is not None and not factors:
             raise ValueError(f"{type(adapter).__name__} has no factored mode; use generation.mode=merged.")
         model = dtype_name(lm.dtype) if is_half(lm.dtype) else "float32"
-        self.merges = not factors or Precision(model=model, rollout_mode=mode, rollout_dtype=dtype).merges
+        precision = Precision(model=model, rollout_mode=mode, rollout_dtype=dtype, quantization=lm.quantization)
+        self.merges = not factors or precision.merges
         self.lm, self.adapter, self.weights = lm, adapter, weights
         self.batch_rows, self.progress = batch_rows, progress
         self.dtype = None if dtype is None else parse_dtype(dtype)

@@ -10,7 +10,8 @@ import torch
 from tiny_models import IDS, adapted, logits
 from torch import Tensor
 
-from t2.adapters.svf_linear import SVFLinear, _Scaled
+from t2.adapters.svf_linear import SVFLinear
+from t2.adapters.thin_correction import Scaled
 from tests.adapters.svf_layers import layer_of, random
 
 HALF = (torch.bfloat16, torch.float16)
@@ -78,7 +79,7 @@ def test_the_product_and_its_gradients_are_those_of_autograd_bit_for_bit(
     dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     found = []
-    for function in (plain, _Scaled.apply):
+    for function in (plain, Scaled.apply):
         h, d = random(3, 5, RANK).to(dtype).requires_grad_(), random(*shape, seed=2).float().requires_grad_()
         out = function(h, d)
         found.append((out, *torch.autograd.grad((out.double() * random(3, 5, RANK, seed=3)).sum(), (h, d))))
@@ -88,7 +89,7 @@ def test_the_product_and_its_gradients_are_those_of_autograd_bit_for_bit(
 @pytest.mark.parametrize("shape", [(RANK,), (2, 1, RANK)], ids=["one", "per example"])
 def test_gradients_are_those_of_finite_differences(shape: tuple[int, ...]) -> None:
     h, d = random(2, 3, RANK).requires_grad_(), random(*shape, seed=2).requires_grad_()
-    assert torch.autograd.gradcheck(_Scaled.apply, (h, d))
+    assert torch.autograd.gradcheck(Scaled.apply, (h, d))
 
 
 def kept(run: Callable[[], Tensor], besides: set[int]) -> int:

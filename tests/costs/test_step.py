@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 from t2.adapters.svf import SVF
 from t2.costs.shapes import on_meta, shape_of
 from t2.costs.step import Work, activation_bytes, flops, memory
+from t2.models.tiny import tiny_model
 
 SMALL = llama(288, 768, 2, 9, 3, 512, tied=True)
 
@@ -78,3 +79,24 @@ def test_sharing_prompts_and_keeping_less_cost_less() -> None:
     again = replace(work, recompute=True)
     assert memory(large, again)["activations"] < 0.1 * memory(large, work)["activations"]
     assert flops(large, again)["update"] > flops(large, work)["update"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_bytes_of_a_quantized_model_are_those_that_are_held(dtype: str) -> None:
+    size = 2 if dtype == "bfloat16" else 4
+    lm = tiny_model("llama_bias", dtype=dtype)
+    shape = shape_of(on_meta(lm.model.config))
+    packed = tiny_model("llama_bias", dtype=dtype, quantization="int8").model
+    held = sizes([*packed.parameters(), *packed.buffers()])
+    rotary = sum(one.numel() * one.element_size() for name, one in packed.named_buffers() if "inv_freq" in name)
+    predicted = memory(shape, Work(number_bytes=size, rank=4, quantization="int8"))
+    assert predicted["weights"] == sum(held.values()) - rotary
+    assert predicted["dequantized"] == 48 * 32 * size * (2 if size == 2 else 1)
+
+
+def test_four_bits_save_more_than_eight_and_leave_the_tables() -> None:
+    large = shape("8b")
+    parts = {name: memory(large, Work(rank=16, quantization=name))["weights"] for name in ("none", "int8", "nf4")}
+    assert parts["none"] == 2 * large.parameters
+    assert parts["int8"] / parts["none"] == pytest.approx(0.5, abs=0.001)
+    assert parts["nf4"] == pytest.approx(2 * large.outside + 0.516 * large.dense, rel=1e-3)

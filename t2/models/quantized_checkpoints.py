@@ -1,0 +1,139 @@
+"""Checkpoints that are quantized already, as transformers loads them: their Linears become `QuantizedLinear`s.
+
+    bitsandbytes, 4 bits    `t2.models.nf4`: its packed numbers as they are
+    bitsandbytes, 8 bits    `t2.models.int8`: its numbers and scales; activations are not rounded here
+    GPTQ, AWQ               gptqmodel's modules, which dequantize themselves (`dequantize_weight`)
+    torchao                 Linears whose weight is a tensor that dequantizes itself
+
+Each is compared with its own product when it is adopted. What t2 cannot dequantize is refused. Not done here:
+quantizing (`t2.models.quantization`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from t2.models.int8 import LARGEST, Int8Linear
+from t2.models.nf4 import NF4Linear
+from t2.models.quantized_linear import QuantizedLinear
+
+TOLERANCE = 2e-2  # of a product's size, between the library's and ours: theirs may round activations, or sum in fp16
+
+
+class PackedLinear(QuantizedLinear):
+    """A Linear of another library, which computes y itself; `dense` makes its W (n_out, n_in)."""
+
+    def __init__(self, inner: nn.Module, dense: Callable[[Any], Tensor], scheme: str, dtype: torch.dtype) -> None:
+        """`inner` stays as it is."""
+        n_out, n_in = dense(inner).shape
+        super().__init__((n_out, n_in), getattr(inner, "bias", None), dtype)
+        self.inner, self.dense, self.scheme = inner, dense, scheme
+
+    @property
+    def piece_rows(self) -> int:
+        """All: a library unpacks a matrix whole."""
+        return self.out_features
+
+    def rows(self, piece: slice) -> Tensor:
+        """Some rows, of all that are unpacked."""
+        return self.dense(self.inner)[piece].to(self.dtype)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Of all that the module holds, without a bias."""
+        held = [*self.inner.named_parameters(), *self.inner.named_buffers()]
+        return sum(_bytes(one) for name, one in held if name != "bias")
+
+
+@torch.no_grad()
+def adopt_quantized(model: PreTrainedModel) -> None:
+    """Replace the quantized Linears of a loaded checkpoint; a dense model stays as it is.
+
+    Raises:
+        ValueError: one that t2 cannot dequantize, or whose product is not that of its dequantized weight.
+    """
+    settings = getattr(model.config, "quantization_config", None)
+    if settings is None:
+        return
+    method = str(getattr(settings, "quant_method", None) or dict(settings).get("quant_method")).rpartition(".")[2]
+    for path, module in list(model.named_modules()):
+        adopted = _adopted(module, method.lower(), model.dtype)
+        if adopted is not None:
+            _check(path, module, adopted)
+            model.set_submodule(path, adopted)
+    held = [*model.named_parameters(), *((name, one) for name, one in model.named_buffers() if _is_packed(name))]
+    left = [name for name, weight in held if _is_foreign(model, name, weight)]
+    if left:
+        kind = type(model.get_submodule(left[0].rpartition(".")[0])).__name__
+        raise ValueError(
+            f"The checkpoint is quantized ({method}), and t2 cannot dequantize {left[0]} (a {kind}). Allowed: "
+            "bitsandbytes, GPTQ, AWQ and torchao. Take the dense checkpoint with base_model.quantization=int8 or nf4."
+        )
+
+
+def _adopted(module: nn.Module, method: str, dtype: torch.dtype) -> QuantizedLinear | None:
+    """What takes a module's place; None where it is not quantized."""
+    kind, weight = type(module).__name__, getattr(module, "weight", None)
+    bias = getattr(module, "bias", None)
+    if kind == "Linear4bit":
+        return NF4Linear(weight.data, weight.quant_state, bias, dtype)  # type: ignore[union-attr]
+    if kind == "Linear8bitLt":
+        state: Any = module.state
+        scale = state.SCB if state.SCB is not None else weight.SCB  # type: ignore[union-attr]
+        codes = weight.data if state.CB is None else state.CB  # type: ignore[union-attr]
+        return Int8Linear(nn.Parameter(codes, requires_grad=False), (scale / LARGEST).to(dtype), bias)
+    if callable(getattr(module, "dequantize_weight", None)):
+        return PackedLinear(module, _of_gptqmodel, method, dtype)
+    if isinstance(module, nn.Linear) and type(weight).__module__.startswith("torchao."):
+        return PackedLinear(module, _of_tensor, method, dtype)
+    return None
+
+
+def _of_gptqmodel(module: Any) -> Tensor:
+    """gptqmodel has Wᵀ (n_in, n_out)."""
+    dense: Tensor = module.dequantize_weight().T
+    return dense
+
+
+def _of_tensor(module: Any) -> Tensor:
+    dense: Tensor = module.weight.dequantize()
+    return dense
+
+
+def _check(path: str, module: nn.Module, adopted: QuantizedLinear) -> None:
+    """Raise ValueError unless a module's own product is that of the dequantized weight."""
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(4, adopted.in_features, generator=draw).to(adopted.device, adopted.dtype)
+    expected, got = module(x).float(), F.linear(x, adopted.dequantized(), adopted.bias).float()
+    difference, size = float((got - expected).abs().max()), float(expected.abs().max())
+    if got.shape != expected.shape or not difference <= TOLERANCE * size:
+        raise ValueError(
+            f"{path} ({type(module).__name__}) computes something else than its dequantized weight, by "
+            f"{difference / max(size, 1e-30):.1e} of its size (allowed: {TOLERANCE}). Take the dense checkpoint with "
+            "base_model.quantization=int8 or nf4."
+        )
+
+
+def _is_foreign(model: nn.Module, name: str, weight: Tensor) -> bool:
+    """Whether a parameter is packed by no scheme that t2 knows."""
+    inside = any(isinstance(model.get_submodule(owner), QuantizedLinear) for owner in _owners(name))
+    return not inside and not weight.is_floating_point()
+
+
+def _is_packed(name: str) -> bool:
+    return name.rpartition(".")[2] in ("qweight", "weight_packed")
+
+
+def _owners(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

@@ -1,0 +1,89 @@
+"""Checkpoints that are quantized already: modules as libraries make them, here without the libraries."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import adapt, tiny
+from torch import Tensor, nn
+
+from t2.models.int8 import Int8Linear
+from t2.models.language_model import LanguageModel
+from t2.models.quantized_checkpoints import PackedLinear, adopt_quantized
+
+
+class Gptq(nn.Module):
+    """As gptqmodel's: integers that are no parameters, and `dequantize_weight` (n_in, n_out)."""
+
+    def __init__(self, linear: nn.Linear, off: float = 0.0) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.bias, self.off = linear.in_features, linear.out_features, None, off
+        self.step = float(linear.weight.detach().abs().max()) / 7
+        self.register_buffer("qweight", (linear.weight.detach() / self.step).round().to(torch.int8))
+
+    def dequantize_weight(self) -> Tensor:
+        return self.qweight.T.float() * self.step
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.dequantize_weight().T + self.off)
+
+
+class Linear8bitLt(nn.Module):
+    """As bitsandbytes's: 127 is the largest of a row, SCB what it stands for."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        own = Int8Linear.of(linear.weight.detach(), None)
+        self.weight = nn.Parameter(own.weight.data, requires_grad=False)
+        self.state, self.bias = SimpleNamespace(SCB=own.scale * 127, CB=own.weight.data), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.float() * (self.state.SCB / 127)[:, None])
+
+
+def checkpoint(make: Any, method: str) -> LanguageModel:
+    lm = tiny()
+    lm.model.config.quantization_config = {"quant_method": method}
+    for name, module in list(lm.model.named_modules()):
+        if isinstance(module, nn.Linear) and "layers" in name:
+            lm.model.set_submodule(name, make(module))
+    return lm
+
+
+@pytest.mark.parametrize(("make", "kind"), [(Gptq, PackedLinear), (Linear8bitLt, Int8Linear)])
+def test_linears_of_libraries_are_adapted(make: Any, kind: type[nn.Module]) -> None:
+    lm, ids = checkpoint(make, "gptq"), torch.arange(8)[None]
+    expected = lm.model(ids).logits
+    adopt_quantized(lm.model)
+    assert isinstance(lm.model.model.layers[0].mlp.up_proj, kind)
+    assert lm.quantization == ("gptq" if kind is PackedLinear else "int8")
+    svf = adapt(lm, spectrum="top", rank=4)
+    torch.testing.assert_close(lm.model(ids).logits, expected, rtol=1e-4, atol=1e-4)
+    assert svf.coverage is not None
+    assert svf.coverage.share == 1.0
+    lm.model(ids).logits.square().sum().backward()
+    assert all(bool((p.grad != 0).all()) for p in svf.trainable())
+
+
+def test_what_does_not_compute_its_own_weight_is_refused() -> None:
+    lm = checkpoint(lambda module: Gptq(module, off=0.3), "awq")
+    with pytest.raises(ValueError, match=r"layers\.0\.self_attn\.q_proj \(Gptq\) computes something else than its"):
+        adopt_quantized(lm.model)
+
+
+def test_what_nobody_can_dequantize_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Gptq, "dequantize_weight")
+    lm = checkpoint(Gptq, "eetq")
+    with pytest.raises(ValueError, match=r"\(eetq\), and t2 cannot dequantize .*qweight \(a Gptq\)\. Allowed"):
+        adopt_quantized(lm.model)
+
+
+def test_a_dense_model_stays_as_it_is() -> None:
+    lm = tiny()
+    before = list(lm.model.modules())
+    adopt_quantized(lm.model)
+    assert list(lm.model.modules()) == before
