@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.types import Example
 
@@ -67,6 +67,20 @@ def chat_text(processor: Any, tokenizer: Any, example: Example, arguments: Mappi
             f"{'parts' if in_parts else 'a string'}. Load the model with its own processor and template."
         )
     return text
+
+
+def plain_text(image: str, example: Example) -> str:
+    """The example without a chat template; `image` stands for each of its images."""
+    head = f"{example.system}\n\n" if example.system is not None else ""
+    shots = "".join(f"{question}\n{answer}\n\n" for question, answer in example.shots)
+    return f"{head}{shots}{image * len(example.images)}{example.prompt}\n{example.response_prefix}"
+
+
+def end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
+    """The ids that end a response according to the generation config, and `others`."""
+    named = model.generation_config.eos_token_id
+    ids = set(named) if isinstance(named, list | tuple) else {named}
+    return frozenset(int(i) for i in ids.union(others) if i is not None)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -115,7 +115,7 @@ def test_a_model_that_refuses_the_mask_is_found_out(
 ) -> None:
     def strict(honest: Forward) -> Forward:
         def forward(
-            lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
+            lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *images: object, **cache: object
         ):
             if mask.ndim == 4:
                 raise ValueError("masks have two dimensions here")
