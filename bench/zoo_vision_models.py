@@ -15,6 +15,7 @@ import torch
 import transformers
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from zoo_models import SMALL, NotBuilt
 
 from t2.models.language_model import LanguageModel
@@ -30,6 +31,11 @@ _TILES = [[32, 64], [64, 32], [64, 64]]
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
 _QWEN_TOKENS = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
 _QWEN_PIXELS = {"patch_size": 8, "size": {"shortest_edge": 16 * 16, "longest_edge": 48 * 48}}
+_QWEN3_TOKENS = _QWEN_TOKENS | {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+_QWEN3_5 = _MROPE | {"layer_types": ["linear_attention", "full_attention"]}
+_DEEPSTACK = {"deepstack_visual_indexes": [0], "num_position_embeddings": 16}
+_GLM_TOKENS = {"image_token": "<|image|>", "video_token": "<|video|>"}
+_GLM_ROPE = {"rope_parameters": _MROPE["rope_parameters"] | {"partial_rotary_factor": 1.0}}
 _PLAIN_TOKENS = {"image_token": "<image>", "video_token": "<video>"}
 _TAGS = {
     "image_token": "<image>",
@@ -74,8 +80,19 @@ FAMILIES: dict[str, Family] = {
     ),
     "glm4v": Family(
         "Glm4vProcessor", "Glm4vImageProcessorPil", _QWEN_PIXELS,
-        {"image_token": "<|image|>", "video_token": "<|video|>"},
-        text={"rope_parameters": _MROPE["rope_parameters"] | {"partial_rotary_factor": 1.0}},
+        _GLM_TOKENS, text=_GLM_ROPE,
+    ),
+    "glm46v": Family(
+        "Glm46VProcessor", "Glm46VImageProcessorPil", _QWEN_PIXELS, _GLM_TOKENS, text=_GLM_ROPE, text_type="glm4v_text",
+        vision_type="glm4v_vision",
+    ),
+    "glm4v_moe": Family("Glm4vProcessor", "Glm4vImageProcessorPil", _QWEN_PIXELS, _GLM_TOKENS, text=_GLM_ROPE),
+    "idefics2": Family(
+        "Idefics2Processor", "Idefics2ImageProcessorPil", {"size": {"shortest_edge": 32, "longest_edge": 48}},
+        {"image_token": "<image>", "image_boundary_token": "<fake_token_around_image>"}, settings={"image_seq_len": 4},
+        config={"perceiver_config": {"hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 1,
+                                     "resampler_n_heads": 2, "resampler_head_dim": 8, "num_key_value_heads": 2}},
+        text_type="mistral",
     ),
     "idefics3": Family(
         "Idefics3Processor", "Idefics3ImageProcessorPil", _EDGES, _TAGS, settings={"image_seq_len": 4},
@@ -126,8 +143,16 @@ FAMILIES: dict[str, Family] = {
     ),
     "qwen3_vl": Family(
         "Qwen3VLProcessor", "Qwen2VLImageProcessorPil", _QWEN_PIXELS,
-        _QWEN_TOKENS | {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}, text=_MROPE,
-        vision={"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+        _QWEN3_TOKENS, text=_MROPE, vision=_DEEPSTACK,
+    ),
+    "qwen3_vl_moe": Family(
+        "Qwen3VLProcessor", "Qwen2VLImageProcessorPil", _QWEN_PIXELS, _QWEN3_TOKENS, text=_MROPE, vision=_DEEPSTACK,
+    ),
+    "qwen3_5": Family(
+        "Qwen3VLProcessor", "Qwen2VLImageProcessorPil", _QWEN_PIXELS, _QWEN3_TOKENS, text=_QWEN3_5, vision=_DEEPSTACK,
+    ),
+    "qwen3_5_moe": Family(
+        "Qwen3VLProcessor", "Qwen2VLImageProcessorPil", _QWEN_PIXELS, _QWEN3_TOKENS, text=_QWEN3_5, vision=_DEEPSTACK,
     ),
     "smolvlm": Family(
         "SmolVLMProcessor", "SmolVLMImageProcessorPil", _EDGES, _TAGS, settings={"image_seq_len": 4},
@@ -137,17 +162,19 @@ FAMILIES: dict[str, Family] = {
 
 
 def vision_architectures() -> list[str]:
-    """The model types of FAMILIES, sorted."""
-    return sorted(FAMILIES)
+    """The model types of transformers' models of images and text, sorted."""
+    return sorted(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
 
 
 def tiny_vision(model_type: str, *, seed: int = 0) -> LanguageModel:
     """A random vision-language model of a type; torch's global seed stays.
 
     Raises:
-        NotBuilt: its processor needs a package that is not installed.
+        NotBuilt: it is not among FAMILIES, or its processor needs a package that is not installed.
         ValueError: t2 refuses the model.
     """
+    if model_type not in FAMILIES:
+        raise NotBuilt("no tiny processor is known")
     family = FAMILIES[model_type]
     tokenizer = byte_tokenizer()
     for name, token in family.tokens.items():
@@ -157,7 +184,7 @@ def tiny_vision(model_type: str, *, seed: int = 0) -> LanguageModel:
     try:
         processor = _processor(family, tokenizer)
     except ImportError as error:
-        raise NotBuilt(str(error).strip().partition("\n")[0]) from error
+        raise NotBuilt(str(error).strip().partition(". ")[0].partition(" but ")[0]) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(_config(model_type, family, processor))
