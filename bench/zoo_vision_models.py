@@ -176,11 +176,7 @@ def tiny_vision(model_type: str, *, seed: int = 0) -> LanguageModel:
     if model_type not in FAMILIES:
         raise NotBuilt("no tiny processor is known")
     family = FAMILIES[model_type]
-    tokenizer = byte_tokenizer()
-    for name, token in family.tokens.items():
-        tokenizer.add_tokens([token], special_tokens=True)
-        setattr(tokenizer, name, token)
-        setattr(tokenizer, f"{name}_id", tokenizer.convert_tokens_to_ids(token))
+    tokenizer = byte_tokenizer(extra=family.tokens)
     try:
         processor = _processor(family, tokenizer)
     except ImportError as error:
