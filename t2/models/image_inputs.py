@@ -96,21 +96,23 @@ def read_images(processor: Any, model: PreTrainedModel, images: RowImages) -> di
     }
 
 
-def token_kinds(processor: Any, model: PreTrainedModel, ids: Tensor, in_prompt: Tensor) -> dict[str, Tensor]:
-    """The kind of each token (N, S), by the name of the argument; nothing where the model takes none.
+def token_kinds(processor: Any, model: PreTrainedModel, ids: Tensor, of_image: Tensor) -> dict[str, Tensor]:
+    """The kind of each token (N, S), by the name of the argument; nothing where the model takes none, or needs none.
 
-    Prompts with images, where `in_prompt` (N, S) is true, have the kinds that the processor gives them; all other
-    tokens have the one that the model gives to those that it generates.
+    Prompts with images, where `of_image` (N, S) is true, have the kinds that the processor gives them; all other
+    tokens have the one that the model gives to those that it generates. Where that is not 0, it is needed in text as
+    well: PaliGemma would let tokens see later ones.
     """
     name = kinds_argument(model)
     if name is None:
         return {}
-    first = ids.new_zeros(1, 1)
-    generated = model._update_model_kwargs_for_generation({}, {name: first})[name][0, -1]
+    generated = model._update_model_kwargs_for_generation({}, {name: ids.new_zeros(1, 1)})[name][0, -1]
+    if not int(generated) and not bool(of_image.any()):
+        return {}
     own = torch.zeros_like(ids)
     if processor.return_mm_token_type_ids:
         own = torch.tensor(processor.create_mm_token_type_ids(ids.tolist()), device=ids.device)
-    return {name: torch.where(in_prompt, own, generated)}
+    return {name: torch.where(of_image, own, generated)}
 
 
 def own_positions(model: PreTrainedModel, ids: Tensor, mask: Tensor, inputs: dict[str, Tensor]) -> Tensor | None:
@@ -128,12 +130,12 @@ def own_positions(model: PreTrainedModel, ids: Tensor, mask: Tensor, inputs: dic
 def image_inputs(
     processor: Any, model: PreTrainedModel, images: RowImages, ids: Tensor, mask: Tensor, in_prompt: Tensor
 ) -> dict[str, Tensor]:
-    """The arguments of the model's forward for rows of tokens with images; nothing where no row has one.
+    """The arguments of the model's forward for rows of tokens of which some have images.
 
     Args:
-        processor: the model's.
+        processor: the model's; None of a model of text, which needs nothing.
         model: with its head.
-        images: of each of the N rows.
+        images: of each of the N rows, or nothing where none has one.
         ids: the tokens, (N, S).
         mask: 0 where padded at the left, (N, S).
         in_prompt: whether a token belongs to a prompt, and not to a completion or padding, (N, S) bool.
@@ -141,8 +143,10 @@ def image_inputs(
     Raises:
         ValueError: an image cannot be decoded.
     """
-    if not any(images):
+    if processor is None:
         return {}
+    if not any(images):
+        return token_kinds(processor, model, ids, torch.zeros_like(in_prompt))
     seen = torch.tensor([bool(row) for row in images], device=ids.device)[:, None]
     inputs = read_images(processor, model, images) | token_kinds(processor, model, ids, in_prompt & seen)
     positions = own_positions(model, ids, mask, inputs)

@@ -26,7 +26,6 @@ from t2.models.image_inputs import (
     RowImages,
     ids_with_images,
     image_inputs,
-    image_token,
     kinds_argument,
     placeholder_ids,
 )
@@ -66,7 +65,7 @@ class LanguageModel:
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
-        self.end_of_turn_id = end_of_turn_id(self.tokenizer)
+        self.end_of_turn_id = end_of_turn_id(self.tokenizer, self.processor)
         self.end_ids = end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
@@ -137,7 +136,7 @@ class LanguageModel:
         """Whether there is no chat template, and the example as text; images are one placeholder each."""
         if template_of(self.processor, self.tokenizer) is not None:
             return False, self._chat(example) + example.response_prefix
-        return True, plain_text(f"{image_token(self.processor)}\n" if example.images else "", example)
+        return True, plain_text(self.processor, example)
 
     def decode(self, ids: list[int] | tuple[int, ...] | Tensor) -> str:
         """Decode ids (T,) to text without special tokens, keeping spaces as they are."""
@@ -155,13 +154,12 @@ class LanguageModel:
     ) -> Tensor:
         """The input of the head, (N, S, D), from ids, mask and positions (N, S); a mask may be 4D bool.
 
-        `images` are those of each row, or nothing; the first `prompt_lengths` (N,) tokens of a row are its prompt (all
-        of them by default), and the others its completion. Where the model numbers tokens of images its own way, that
-        takes the place of the positions. `cache` are keyword arguments of transformers.
+        `images` are those of each row, or nothing; `prompt_lengths` (N,) are the tokens of a row before its completion
+        (default: all). A model's own positions of images take the place of those given. `cache` are transformers'.
         """
-        width = torch.arange(input_ids.shape[1], device=input_ids.device)
-        lengths = input_ids.shape[1] if prompt_lengths is None else prompt_lengths[:, None]
-        in_prompt = (width < lengths).expand_as(input_ids)
+        in_prompt = torch.ones_like(input_ids, dtype=torch.bool)
+        if prompt_lengths is not None:
+            in_prompt = torch.arange(input_ids.shape[1], device=input_ids.device) < prompt_lengths[:, None]
         hidden = self._states(
             **{
                 "input_ids": input_ids,
@@ -194,12 +192,12 @@ class LanguageModel:
 
     @property
     def places_images(self) -> bool:
-        """Whether the model has positions or a mask of its own for images, for which prompts are read whole."""
+        """Whether the model has positions or a mask of its own for images, and reads prompts with them whole."""
         return self.processor is not None and kinds_argument(self.model) is not None
 
     def image_inputs(self, images: RowImages, ids: Tensor, mask: Tensor, in_prompt: Tensor) -> dict[str, Tensor]:
-        """The arguments of the forward for rows with images (`t2.models.image_inputs`); may hold `position_ids`."""
-        return image_inputs(self.processor, self.model, images, ids, mask, in_prompt) if any(images) else {}
+        """Arguments of the forward for rows with images (`t2.models.image_inputs`); may hold `position_ids`."""
+        return image_inputs(self.processor, self.model, images, ids, mask, in_prompt)
 
     def next_logits(self, **inputs: Any) -> Tensor:
         """The logits (N, V) of the token after the inputs (N, S), keyword arguments of the forward."""
@@ -241,8 +239,8 @@ class LanguageModel:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         if stray := set(ids) & set(self.placeholder_ids):
             raise ValueError(
-                f"The prompt has {self.tokenizer.convert_ids_to_tokens(sorted(stray))}, which stand for an image, a "
-                "video or audio, and the example has no image. Leave them out of the question."
+                f"The prompt has {self.tokenizer.convert_ids_to_tokens(sorted(stray))}, which stands for an image or "
+                "a video, and the example has no image. Leave it out of the question."
             )
         return ids
 

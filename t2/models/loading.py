@@ -112,6 +112,7 @@ def check_logits(language_model: LanguageModel) -> None:
     mask, positions = torch.ones_like(input_ids), torch.arange(8, device=input_ids.device)[None]
     input_ids[torch.isin(input_ids, torch.tensor(language_model.placeholder_ids, device=input_ids.device))] = 0
     placed = {} if language_model.is_recurrent else {"position_ids": positions}
+    placed |= language_model.image_inputs((), input_ids, mask, mask.bool())
     expected = model(input_ids=input_ids, attention_mask=mask, **placed).logits.float()
     expected = language_model.without_placeholders(expected)
     got = language_model.logits(language_model.hidden_states(input_ids, mask, positions))
@@ -168,7 +169,8 @@ def own_inputs(lm: LanguageModel, example: Example) -> dict[str, Tensor]:
     """The arguments of the model's forward, or of its `generate`, for one example: all that its processor gives."""
     if not example.images:
         ids = torch.tensor([lm.encode(example)], device=lm.device)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        mask = torch.ones_like(ids)
+        return {"input_ids": ids, "attention_mask": mask, **lm.image_inputs((), ids, mask, mask.bool())}
     assert lm.processor is not None, "encode refuses images where there is none"
     plain, text = lm.prompt_text(example)
     images = [[image.load() for image in example.images]]

@@ -8,6 +8,7 @@ done here: what a processor makes of an image (`t2.models.image_inputs`).
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -36,30 +37,53 @@ def load_processor(location: str, config: PreTrainedConfig, **options: Any) -> A
 
     Raises:
         OSError: a file of it cannot be found or fetched.
-        ValueError: a part of it needs a package that is not installed.
+        ValueError: a part of it needs a package that is not installed, or code of its own from the hub.
     """
     kind = PROCESSOR_MAPPING.get(type(config), None)
     try:
         if kind is None or "video_processor" not in kind.get_attributes() or is_torchvision_available():
-            return AutoProcessor.from_pretrained(location, **options)
+            return AutoProcessor.from_pretrained(location, trust_remote_code=False, **options)
         log.info("%s is loaded without its part for videos, which needs torchvision.", kind.__name__)
-        if missing := {*kind.get_attributes()} - {*MAKERS, "video_processor"}:
-            raise ValueError(
-                f"The processor of {location} ({kind.__name__}) has parts of its own ({', '.join(sorted(missing))}) "
-                "and is loaded only whole, for which transformers needs torchvision. Install torchvision."
-            )
-        settings, _ = kind.get_processor_dict(location, **options)
-        of_videos, _ = BaseVideoProcessor.get_video_processor_dict(location, **options)
-        parts = {
-            name: MAKERS[name].from_pretrained(location, **options)
-            for name in kind.get_attributes()
-            if name != "video_processor"
-        }
-        parts["video_processor"] = NoVideos(of_videos)
-        return without_videos(kind).from_args_and_dict([parts[name] for name in kind.get_attributes()], settings)
+        return _in_parts(kind, location, options)
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"The processor of {location} cannot be made: {reason} Install that package.") from error
+        raise ValueError(f"The processor of {location} cannot be made: {_line(error)} Install that package.") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"The processor of {location} is code of its own on the hub, which t2 does not run. Give a model whose "
+            "processor transformers has."
+        ) from error
+    except OSError as error:
+        if not Path(location).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"The folder {location} has the weights of a vision-language model and no whole processor: {_line(error)} "
+            "Save it there, as processor.save_pretrained does (processor_config.json or preprocessor_config.json, and "
+            "the tokenizer)."
+        ) from error
+
+
+def _in_parts(kind: Any, location: str, options: dict[str, Any]) -> Any:
+    if missing := {*kind.get_attributes()} - {*MAKERS, "video_processor"}:
+        raise ValueError(
+            f"The processor of {location} ({kind.__name__}) has parts of its own ({', '.join(sorted(missing))}) and is "
+            "loaded only whole, for which transformers needs torchvision. Install torchvision."
+        )
+    settings, _ = kind.get_processor_dict(location, **options)
+    of_videos, _ = BaseVideoProcessor.get_video_processor_dict(location, **options)
+    parts = {
+        name: maker.from_pretrained(location, **options)
+        for name, maker in MAKERS.items()
+        if name in kind.get_attributes()
+    }
+    parts["video_processor"] = NoVideos(of_videos)
+    return without_videos(kind).from_args_and_dict([parts[name] for name in kind.get_attributes()], settings)
+
+
+def _line(error: Exception) -> str:
+    """The first sentence of a message, on one line."""
+    return " ".join(str(error).split()).partition(". ")[0].rstrip(".") + "."
 
 
 def without_videos(kind: type[Any]) -> type[Any]:

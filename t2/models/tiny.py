@@ -115,7 +115,9 @@ def byte_tokenizer(
     backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in (PAD, BOS, EOS, START, END, *extra.values())])
+    backend.add_special_tokens(
+        [AddedToken(name, special=True) for name in (PAD, BOS, EOS, START, END, *extra.values())]
+    )
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, backend.token_to_id(BOS))]
     )
