@@ -180,7 +180,8 @@ def tiny_vision(model_type: str, *, seed: int = 0) -> LanguageModel:
     try:
         processor = _processor(family, tokenizer)
     except ImportError as error:
-        raise NotBuilt(str(error).strip().partition(". ")[0].partition(" but ")[0]) from error
+        reason = str(error).strip().partition(". ")[0].partition(" but ")[0]
+        raise NotBuilt(reason.replace("`", "")) from error
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(_config(model_type, family, processor))

@@ -25,7 +25,7 @@ WANTED = [
 # One of a kind: M-RoPE, a mask for images, tiles of images.
 REPRESENTATIVE_VISION = ["qwen2_5_vl", "gemma3", "idefics3"]
 WANTED_VISION = [
-    *REPRESENTATIVE_VISION, "qwen2_vl", "qwen3_vl", "gemma4", "smolvlm", "internvl", "paligemma", "llava", "llava_next",
+    *REPRESENTATIVE_VISION, "qwen2_vl", "qwen3_vl", "gemma4", "internvl", "paligemma", "llava", "llava_next",
     "llava_onevision", "glm4v", "qwen3_vl_moe", "qwen3_5",
 ]  # fmt: skip
 
