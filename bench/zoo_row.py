@@ -1,7 +1,7 @@
 """What is looked at of one architecture: coverage, exactness in every mode, prompts, generation, and a step of RL.
 
 A row says yes or no, by tolerances that rounding stays well below, so that it is the same on every machine. Not done
-here: which architectures (`bench/zoo_models.py`), the table (`bench/zoo.py`).
+here: which architectures (`bench/zoo_models.py`, `bench/zoo_vision_models.py`), the table (`bench/zoo.py`).
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from zoo_models import NotBuilt, tiny_architecture
+from zoo_vision_models import tiny_vision
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
-from t2.models.loading import check_logits
+from t2.models.loading import check_model, own_inputs
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.policy.prompt_sharing import why_not_shared
 from t2.training.objectives import RLOO
-from t2.types import Completion, Example, Sampling
+from t2.types import Completion, Example, PixelImage, Sampling
 
 TOLERANCE = 2e-4  # of logits, relative to the largest
 SAMPLED_TOLERANCE = 2e-3  # between log-probs at sampling and in training
@@ -52,17 +53,15 @@ class Row:
 
 
 @torch.no_grad()
-def _logits(lm: LanguageModel) -> Tensor:
-    ids = torch.randint(256, (3, 12), generator=torch.Generator().manual_seed(0))
-    logits: Tensor = lm.model(input_ids=ids).logits
-    return logits
+def _logits(lm: LanguageModel, examples: Sequence[Example]) -> Tensor:
+    return torch.cat([lm.model(**own_inputs(lm, example)).logits.flatten() for example in examples])
 
 
-def examine(architecture: str) -> Row | str:
-    """The row of an architecture, or why it has none."""
+def examine(architecture: str, *, vision: bool = False) -> Row | str:
+    """The row of an architecture, or why it has none; with `vision` of one that takes images."""
     try:
-        lm = tiny_architecture(architecture)
-        check_logits(lm)
+        lm = tiny_vision(architecture) if vision else tiny_architecture(architecture)
+        check_model(lm)
     except NotBuilt as error:
         return f"not built: {error}"
     except ValueError as error:
@@ -70,7 +69,7 @@ def examine(architecture: str) -> Row | str:
     except BROKEN as error:
         return f"not built: no tiny configuration is known ({type(error).__name__})"
     try:
-        return _examine(architecture, lm)
+        return _examine(architecture, lm, _examples(lm))
     except (ValueError, *BROKEN) as error:
         return f"fails ({type(error).__name__}): {str(error)[:60].strip(' :')}".replace("`", "").removesuffix(": ")
 
@@ -81,22 +80,21 @@ def _short(message: str) -> str:
     return re.sub(r"^\w+ takes", "it takes", first.rpartition(": ")[2]).rstrip(".").replace("`", "")
 
 
-def _examine(architecture: str, lm: LanguageModel) -> Row:
-    before = _logits(lm)
+def _examine(architecture: str, lm: LanguageModel, examples: Sequence[Example]) -> Row:
+    before = _logits(lm, examples)
     allowed = TOLERANCE * float(before.abs().max())
     svf = SVF(cache=False, progress=False)
     svf.inject(lm.model, lm.source)
     assert svf.coverage is not None, "inject sets it"
-    base = float((_logits(lm) - before).abs().max()) <= allowed
+    base = float((_logits(lm, examples) - before).abs().max()) <= allowed
     draw = torch.Generator().manual_seed(0)
     svf.load({name: 1 + 0.1 * torch.randn(z.shape, generator=draw) for name, z in svf.state().items()})
-    factored = _logits(lm)
+    factored = _logits(lm, examples)
     with svf.merged():
-        merged = float((_logits(lm) - factored).abs().max()) <= allowed
+        merged = float((_logits(lm, examples) - factored).abs().max()) <= allowed
     with svf.disabled():
-        off = torch.equal(_logits(lm), before)
+        off = torch.equal(_logits(lm, examples), before)
     fault = why_not_shared(lm)
-    examples = _examples()
     same, step = _generates_alike(lm, svf, examples), _step(lm, svf, examples, shared=fault is None)
     return Row(
         architecture=architecture,
@@ -111,10 +109,19 @@ def _examine(architecture: str, lm: LanguageModel) -> Row:
     )
 
 
-def _examples() -> list[Example]:
+def _examples(lm: LanguageModel) -> list[Example]:
+    """Prompts of different lengths; where there is a processor, with images of different sizes, two, one and none."""
     draw = torch.Generator().manual_seed(0)
     letters = [torch.randint(97, 123, (length,), generator=draw).tolist() for length in (3, 20, 11)]
-    return [Example("".join(map(chr, codes))) for codes in letters]
+    prompts = ["".join(map(chr, codes)) for codes in letters]
+    if lm.processor is None:
+        return [Example(prompt) for prompt in prompts]
+    sizes = [((48, 80), (64, 40)), ((33, 32),), ()]
+    noise = [[torch.randint(256, (*size, 3), generator=draw, dtype=torch.uint8) for size in row] for row in sizes]
+    return [
+        Example(prompt, images=tuple(PixelImage.of(one.numpy()) for one in row))
+        for prompt, row in zip(prompts, noise, strict=True)
+    ]
 
 
 def _generates_alike(lm: LanguageModel, svf: SVF, examples: Sequence[Example]) -> bool:
@@ -122,16 +129,16 @@ def _generates_alike(lm: LanguageModel, svf: SVF, examples: Sequence[Example]) -
     found = HFGenerator(lm, svf, mode="factored", progress=False).generate(examples, GREEDY)
     ends = sorted(lm.end_ids)
     for example, (answer,) in zip(examples, found, strict=True):
-        ids = torch.tensor([lm.encode(example)])
+        inputs = own_inputs(lm, example)
         expected = lm.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
+            **inputs,
             do_sample=False,
+            suppress_tokens=list(lm.placeholder_ids) or None,
             max_new_tokens=GREEDY.max_new_tokens,
             eos_token_id=ends,
             pad_token_id=lm.pad_id,
         )
-        if tuple(expected[0, ids.shape[1] :].tolist()) != answer.token_ids:
+        if tuple(expected[0, inputs["input_ids"].shape[1] :].tolist()) != answer.token_ids:
             return False
     return True
 

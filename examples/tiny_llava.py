@@ -36,6 +36,7 @@ from t2.evaluation.results import Results
 from t2.evaluation.scoring import evaluate
 from t2.evaluation.systems import BASE
 from t2.evaluation.tables import results_table
+from t2.models.image_inputs import read_images
 from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava, save_llava
 from t2.policy.hf import HFGenerator
@@ -83,7 +84,7 @@ class Alignment:
 
     def _align(self, lm: LanguageModel, answers: dict[LazyImage, str], seed: int) -> float:
         """Phase 1; returns the share of patches nearest to their word over its last tenth."""
-        pixels = lm.pixels(list(answers))["pixel_values"]  # (n, 3, H, W)
+        pixels = read_images(lm.processor, lm.model, [(one,) for one in answers])["pixel_values"]  # (n, 3, H, W)
         words = [_ids(lm, answer) for answer in answers.values()]
         known = sorted({token for ids in words for token in ids})
         patches = (self.shape.image_size // self.shape.patch_size) ** 2
@@ -135,7 +136,9 @@ def match_scale(lm: LanguageModel, images: Sequence[LazyImage]) -> None:
     """
     if not images:
         return
-    features = image_features(lm, lm.pixels(images)["pixel_values"])  # (n, patches, D)
+    features = image_features(
+        lm, read_images(lm.processor, lm.model, [(one,) for one in images])["pixel_values"]
+    )  # (n, patches, D)
     last = lm.model.get_submodule("model.multi_modal_projector.linear_2")
     factor = lm.model.get_input_embeddings().weight.std() / features.std()
     for parameter in last.parameters():

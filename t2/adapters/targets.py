@@ -210,5 +210,6 @@ def text_name(model: nn.Module, name: str) -> str:
     if not tower or not name.startswith(f"{tower}."):
         return name
     assert isinstance(model, PreTrainedModel), "only those have a language tower"
-    prefix: str = str(MODEL_FOR_CAUSAL_LM_MAPPING[type(model.config.get_text_config())].base_model_prefix)
-    return f"{prefix}{name.removeprefix(tower)}"
+    # The text model of some (Qwen2.5-VL) has a config of its own, and no class; its names are those of the others.
+    text_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(model.config.get_text_config()), type(model))
+    return f"{text_class.base_model_prefix}{name.removeprefix(tower)}"

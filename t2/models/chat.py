@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2.models.image_inputs import image_token
 from t2.types import Example
 
 
@@ -47,19 +48,18 @@ def chat_text(processor: Any, tokenizer: Any, example: Example, arguments: Mappi
         jinja2.TemplateError: the template refuses the example.
         ValueError: the template drops the prompt.
     """
-    own: str | None = getattr(processor, "chat_template", None)
-    in_parts = own is not None and "image" in own
+    in_parts = _in_parts(processor)
 
     def turn(role: str, text: str, images: int = 0) -> dict[str, Any]:
         if in_parts:
-            return {"role": role, "content": [*[{"type": "image"}] * images, {"type": "text", "text": text}]}
-        return {"role": role, "content": f"{processor.image_token}\n" * images + text if images else text}
+            return {"role": role, "content": [*[{"type": "image"}] * images, *_parts(text)]}
+        return {"role": role, "content": f"{image_token(processor)}\n" * images + text if images else text}
 
     messages = [] if example.system is None else [turn("system", example.system)]
     for question, answer in example.shots:
         messages += [turn("user", question), turn("assistant", answer)]
     messages.append(turn("user", example.prompt, len(example.images)))
-    template = tokenizer if own is None else processor
+    template = tokenizer if getattr(processor, "chat_template", None) is None else processor
     text: str = template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **arguments)
     if example.prompt.strip() not in text:
         raise ValueError(
@@ -69,19 +69,50 @@ def chat_text(processor: Any, tokenizer: Any, example: Example, arguments: Mappi
     return text
 
 
-def end_of_turn_id(tokenizer: PreTrainedTokenizerBase) -> int | None:
+def _in_parts(processor: Any) -> bool:
+    """Whether turns are lists of parts: a chat template of the processor's own mentions images."""
+    return "image" in (getattr(processor, "chat_template", None) or "")
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
+
+
+def plain_text(processor: Any, example: Example) -> str:
+    """The example without a chat template, images as placeholders after the shots."""
+    head = f"{example.system}\n\n" if example.system is not None else ""
+    shots = "".join(f"{question}\n{answer}\n\n" for question, answer in example.shots)
+    images = f"{image_token(processor)}\n" * len(example.images) if example.images else ""
+    return f"{head}{shots}{images}{example.prompt}\n{example.response_prefix}"
+
+
+def end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
+    """The ids that end a response according to the generation config, and `others`."""
+    named = model.generation_config.eos_token_id
+    ids = set(named) if isinstance(named, list | tuple) else {named}
+    return frozenset(int(i) for i in ids.union(others) if i is not None)
+
+
+def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> int | None:
     """The added token that the chat template puts after a response (<|im_end|>, <|eot_id|>, …), else EOS.
 
     Gemma-it and Phi-3 end a turn with another token than EOS, and an answer that is learned must end as theirs do.
     """
     eos: int | None = tokenizer.eos_token_id
-    if tokenizer.chat_template is None:
+    if template_of(processor, tokenizer) is None:
         return eos
-    answer = "the answer"
-    turns = [{"role": "user", "content": "the question"}, {"role": "assistant", "content": answer}]
+    question, answer = "the question", "the answer"
+    in_parts = _in_parts(processor)
+    turns = [
+        {"role": role, "content": _parts(text) if in_parts else text}
+        for role, text in (("user", question), ("assistant", answer))
+    ]
+    template = tokenizer if getattr(processor, "chat_template", None) is None else processor
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+        text: str = template.apply_chat_template(turns, tokenize=False)
     except TemplateError:  # a template without assistant turns
+        return eos
+    if answer not in text:  # a template of parts, which no processor came with
         return eos
     tail = text.rpartition(answer)[2].lstrip()
     added = {str(token): int(i) for i, token in tokenizer.added_tokens_decoder.items()}

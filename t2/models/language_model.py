@@ -20,8 +20,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.by_block import UnreadWeights
-from t2.models.chat import chat_text, check_arguments, end_of_turn_id
-from t2.models.image_inputs import NEVER, ids_with_images, pixel_inputs, placeholder_ids
+from t2.models.chat import chat_text, check_arguments, end_ids, end_of_turn_id, plain_text, template_of
+from t2.models.image_inputs import (
+    NEVER,
+    RowImages,
+    ids_with_images,
+    image_inputs,
+    kinds_argument,
+    placeholder_ids,
+)
 from t2.models.precision import LOGITS
 from t2.models.quantized_linear import quantization_of
 from t2.models.sharding import is_sharded
@@ -59,8 +66,8 @@ class LanguageModel:
         if length is None:
             raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
         self.context_length = int(length)
-        self.end_of_turn_id = end_of_turn_id(self.tokenizer)
-        self.end_ids = _end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
+        self.end_of_turn_id = end_of_turn_id(self.tokenizer, self.processor)
+        self.end_ids = end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_id = int(pad) if pad is not None else min(self.end_ids, default=0)
         self.placeholder_ids = placeholder_ids(self.model)
@@ -121,14 +128,8 @@ class LanguageModel:
                 f"The example {example.prompt[:60]!r} has an image, and {self.source} takes text only. Choose a "
                 "vision-language base_model, or a task without images."
             )
-        if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
-            head = f"{example.system}\n\n" if example.system is not None else ""
-            images = "".join(f"{self.processor.image_token}\n" for _ in example.images) if self.processor else ""
-            shots = "".join(f"{question}\n{answer}\n\n" for question, answer in example.shots)
-            text = f"{head}{shots}{images}{example.prompt}\n{example.response_prefix}"
-            ids = self._bos() + self._ids(text, example.images)
-        else:
-            ids = self._ids(self._chat(example) + example.response_prefix, example.images)
+        plain, text = self.prompt_text(example)
+        ids = (self._bos() if plain else []) + self._ids(text, example.images)
         if len(ids) + reserve > self.context_length:
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and {reserve} are kept for the answer, but the context of "
@@ -136,6 +137,12 @@ class LanguageModel:
                 f"take a model with a longer context. The prompt begins {example.prompt[:60]!r}."
             )
         return ids
+
+    def prompt_text(self, example: Example) -> tuple[bool, str]:
+        """Whether there is no chat template, and the example as text; images are one placeholder each."""
+        if template_of(self.processor, self.tokenizer) is not None:
+            return False, self._chat(example) + example.response_prefix
+        return True, plain_text(self.processor, example)
 
     def decode(self, ids: list[int] | tuple[int, ...] | Tensor) -> str:
         """Decode ids (T,) to text without special tokens, keeping spaces as they are."""
@@ -147,19 +154,27 @@ class LanguageModel:
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        images: Sequence[LazyImage] = (),
+        images: RowImages = (),
+        prompt_lengths: Tensor | None = None,
         **cache: Any,
     ) -> Tensor:
         """The input of the head, (N, S, D), from ids, mask and positions (N, S); a mask may be 4D bool.
 
-        `images` are those of all rows, in their order; `cache` are keyword arguments of transformers.
+        `images` are those of each row, or nothing; `prompt_lengths` (N,) are the tokens of a row before its completion
+        (default: all). A model's own positions of images take the place of those given. `cache` are transformers'.
         """
+        in_prompt = torch.ones_like(input_ids, dtype=torch.bool)
+        if prompt_lengths is not None:
+            in_prompt = torch.arange(input_ids.shape[1], device=input_ids.device) < prompt_lengths[:, None]
         hidden = self._states(
-            input_ids=input_ids,
-            attention_mask=self._mask_for_attention(attention_mask),
-            position_ids=position_ids,
-            **({"use_cache": False} | cache),
-            **self.pixels(images),
+            **{
+                "input_ids": input_ids,
+                "attention_mask": self._mask_for_attention(attention_mask),
+                "position_ids": position_ids,
+                "use_cache": False,
+                **cache,
+                **self.image_inputs(images, input_ids, torch.ones_like(input_ids), in_prompt),
+            }
         )
         return hidden.to(self.device)
 
@@ -181,13 +196,18 @@ class LanguageModel:
             ~mask, torch.finfo(self.dtype).min
         )
 
-    def pixels(self, images: Sequence[LazyImage]) -> dict[str, Tensor]:
-        """The keyword arguments of the forward for the images of a batch, in the order of its rows."""
-        return pixel_inputs(self.processor, self.model, images) if images else {}
+    @property
+    def places_images(self) -> bool:
+        """Whether the model has positions or a mask of its own for images, and reads prompts with them whole."""
+        return self.processor is not None and kinds_argument(self.model) is not None
 
-    def next_logits(self, images: Sequence[LazyImage] = (), **inputs: Any) -> Tensor:
-        """The logits (N, V) of the token after the inputs (N, S); `images` are those of all rows."""
-        hidden = self._states(**inputs, **self.pixels(images))
+    def image_inputs(self, images: RowImages, ids: Tensor, mask: Tensor, in_prompt: Tensor) -> dict[str, Tensor]:
+        """Arguments of the forward for rows with images (`t2.models.image_inputs`); may hold `position_ids`."""
+        return image_inputs(self.processor, self.model, images, ids, mask, in_prompt)
+
+    def next_logits(self, **inputs: Any) -> Tensor:
+        """The logits (N, V) of the token after the inputs (N, S), keyword arguments of the forward."""
+        hidden = self._states(**inputs)
         return self.logits(hidden[:, -1].contiguous()).to(self.device)  # a strided row would be multiplied one by one
 
     def without_placeholders(self, logits: Tensor) -> Tensor:
@@ -223,16 +243,14 @@ class LanguageModel:
         if images:
             return ids_with_images(self.processor, text, images)
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if stray := set(ids) & set(self.placeholder_ids):
+            raise ValueError(
+                f"The prompt has {self.tokenizer.convert_ids_to_tokens(sorted(stray))}, which stands for an image or "
+                "a video, and the example has no image. Leave it out of the question."
+            )
         return ids
 
     def _bos(self) -> list[int]:
         """The BOS id if the tokenizer prepends it to plain text, else nothing."""
         bos = self.tokenizer.bos_token_id
         return [bos] if bos is not None and self.tokenizer("")["input_ids"][:1] == [bos] else []
-
-
-def _end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
-    """The ids that end a response according to the generation config, and `others`."""
-    named = model.generation_config.eos_token_id
-    ids = set(named) if isinstance(named, list | tuple) else {named}
-    return frozenset(int(i) for i in ids.union(others) if i is not None)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
-    AutoProcessor,
     AutoTokenizer,
 )
 
@@ -27,6 +28,7 @@ from t2.models.gguf import dequantized
 from t2.models.image_inputs import NEVER
 from t2.models.language_model import LanguageModel
 from t2.models.precision import parse_dtype
+from t2.models.processors import load_processor
 from t2.models.quantization import check_quantization, quantize_model
 from t2.models.quantized_checkpoints import adopt_quantized
 from t2.models.sharding import BALANCED, check_placed, device_map
@@ -68,7 +70,7 @@ def load_model(
     try:
         config = AutoConfig.from_pretrained(location, **options)
         has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        processor = AutoProcessor.from_pretrained(location, **options) if has_vision else None
+        processor = load_processor(location, config, **options) if has_vision else None
         tokenizer = AutoTokenizer.from_pretrained(location, **options) if processor is None else processor.tokenizer
         auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
         shape = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
@@ -120,6 +122,7 @@ def check_logits(language_model: LanguageModel) -> None:
     mask, positions = torch.ones_like(input_ids), torch.arange(8, device=input_ids.device)[None]
     input_ids[torch.isin(input_ids, torch.tensor(language_model.placeholder_ids, device=input_ids.device))] = 0
     placed = {} if language_model.is_recurrent else {"position_ids": positions}
+    placed |= language_model.image_inputs((), input_ids, mask, mask.bool())
     expected = model(input_ids=input_ids, attention_mask=mask, **placed).logits.float()
     expected = language_model.without_placeholders(expected)
     got = language_model.logits(language_model.hidden_states(input_ids, mask, positions))
@@ -137,27 +140,57 @@ def check_logits(language_model: LanguageModel) -> None:
 
 @torch.no_grad()
 def check_images(language_model: LanguageModel) -> None:
-    """Compare t2's logits for a question about an image with those of the model and its own processor.
+    """Compare t2's logits for a batch of questions about images with those of the model and its own processor.
+
+    One question has an image, the next two of another size.
 
     Raises:
-        ValueError: they differ: the architecture has positions or masks for images that t2 does not implement.
+        ValueError: they differ: the architecture reads images in a way that t2 does not know.
     """
     lm, model = language_model, language_model.model
-    gray = torch.arange(64 * 64, dtype=torch.int64).remainder(251).to(torch.uint8).view(64, 64)
-    image = PixelImage.of(gray.numpy())
-    ids = torch.tensor([lm.encode(Example("What is this?", images=(image,)))], device=lm.device)  # (1, S)
-    positions = torch.arange(ids.shape[1], device=lm.device)[None]
-    read = lm.processor.image_processor(images=[image.load()], return_tensors="pt").to(lm.device, lm.dtype)  # type: ignore[union-attr]
-    expected = lm.without_placeholders(model(input_ids=ids, **read).logits.float())
-    got = lm.logits(lm.hidden_states(ids, torch.ones_like(ids), positions, (image,)))
-    difference, scale = float((got - expected).abs().max()), float(expected[expected > NEVER / 2].abs().max())
-    tolerance = 1e-4 if lm.dtype == torch.float32 else 64 * torch.finfo(lm.dtype).eps
-    if not difference <= tolerance * scale:
-        raise ValueError(
-            f"The logits of {lm.source} ({type(model).__name__}) for an image differ by {difference:.3g} (largest "
-            f"{scale:.3g}) from those that t2 computes. Models with positions or masks of their own for images "
-            "(such as M-RoPE) are not supported; choose a LLaVA."
-        )
+    examples = [Example("What is this?", images=(_picture(64, 64),))]
+    examples.append(Example("And these two, which is wider?", images=(_picture(40, 96), _picture(96, 40))))
+    rows = [torch.tensor(lm.encode(example)) for example in examples]
+    lengths = torch.tensor([len(row) for row in rows], device=lm.device)
+    ids = pad_sequence(rows, batch_first=True, padding_value=lm.pad_id).to(lm.device)  # (2, S)
+    positions = torch.arange(ids.shape[1], device=lm.device).expand_as(ids)
+    images = [example.images for example in examples]
+    got = lm.logits(lm.hidden_states(ids, torch.ones_like(ids), positions, images, lengths))
+    for row, example in enumerate(examples):
+        expected = lm.without_placeholders(model(**own_inputs(lm, example)).logits.float())  # (1, S', V)
+        length = expected.shape[1]
+        difference = float((got[row, :length] - expected).abs().max()) if length == lengths[row] else float("inf")
+        scale = float(expected[expected > NEVER / 2].abs().max())
+        tolerance = 1e-4 if lm.dtype == torch.float32 else 64 * torch.finfo(lm.dtype).eps
+        if not difference <= tolerance * scale:
+            raise ValueError(
+                f"The logits of {lm.source} ({type(model).__name__}) for an image differ by {difference:.3g} (largest "
+                f"{scale:.3g}) from those that t2 computes: it reads images in a way that t2 does not know. "
+                "docs/models.md lists vision-language models that it does; choose one of those."
+            )
+
+
+def _picture(height: int, width: int) -> PixelImage:
+    values = torch.arange(height * width, dtype=torch.int64).remainder(251).to(torch.uint8).view(height, width)
+    return PixelImage.of(values.numpy())
+
+
+def own_inputs(lm: LanguageModel, example: Example) -> dict[str, Tensor]:
+    """The arguments of the model's forward, or of its `generate`, for one example: all that its processor gives."""
+    if not example.images:
+        ids = torch.tensor([lm.encode(example)], device=lm.device)
+        mask = torch.ones_like(ids)
+        return {"input_ids": ids, "attention_mask": mask, **lm.image_inputs((), ids, mask, mask.bool())}
+    assert lm.processor is not None, "encode refuses images where there is none"
+    plain, text = lm.prompt_text(example)
+    images = [[image.load() for image in example.images]]
+    read = lm.processor(text=[text], images=images, add_special_tokens=plain, return_tensors="pt")
+    taken = inspect.signature(lm.model.forward).parameters
+    return {
+        name: value.to(lm.device, lm.dtype if torch.is_floating_point(value) else None)
+        for name, value in read.items()
+        if name in taken and name != "labels"
+    }
 
 
 def parse_device(name: str) -> torch.device:

@@ -6,6 +6,9 @@ the end-of-text token, and a chat template that writes BOS itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from pydantic import PositiveInt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -108,13 +111,20 @@ def tiny_llava(
     return build_llava(text, shape, source=f"tiny:llava-{architecture}", seed=seed)
 
 
-def byte_tokenizer(chat_template: bool = True) -> PreTrainedTokenizerBase:
-    """A tokenizer with one token per byte and five special ones; it prepends BOS to plain text, as llama's does."""
+def byte_tokenizer(
+    chat_template: bool = True, extra: Mapping[str, str] = MappingProxyType({})
+) -> PreTrainedTokenizerBase:
+    """A tokenizer with one token per byte and five special ones; it prepends BOS to plain text, as llama's does.
+
+    `extra` are more special tokens, by the attribute of the tokenizer that names them (`image_token`).
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(name, special=True) for name in (PAD, BOS, EOS, START, END)])
+    backend.add_special_tokens(
+        [AddedToken(name, special=True) for name in (PAD, BOS, EOS, START, END, *extra.values())]
+    )
     backend.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, backend.token_to_id(BOS))]
     )
@@ -124,6 +134,7 @@ def byte_tokenizer(chat_template: bool = True) -> PreTrainedTokenizerBase:
         eos_token=EOS,
         pad_token=PAD,
         additional_special_tokens=[START, END],
+        **({"model_specific_special_tokens": dict(extra)} if extra else {}),
     )
     tokenizer.chat_template = TEMPLATE if chat_template else None
     return tokenizer

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from t2.models.language_model import LanguageModel
+from t2.policy.prefix import Prompts
 from t2.policy.rows import Row
 from t2.policy.sampling import choose
 from t2.types import Sampling
@@ -44,9 +44,7 @@ class Branch:
 def decode(
     lm: LanguageModel,
     groups: Sequence[list[Row]],
-    cache: DynamicCache,
-    logits: Tensor,
-    mask: Tensor,
+    prompts: Prompts,
     sampling: Sampling,
     uniforms: Tensor,
     select: Callable[[Sequence[Row]], None],
@@ -56,13 +54,12 @@ def decode(
     Args:
         lm: the model, in the adapter's mode of the generation.
         groups: the B prompts' rows, all of one group with one prompt.
-        cache: of the prompts, one row each; it is used up.
-        logits: of each prompt's next token, (B, V).
-        mask: of the cache, (B, S).
+        prompts: as they were read; their cache is used up.
         sampling: when a completion ends, and how its tokens are chosen.
         uniforms: a number in [0, 1) for each row's index and step, (N, T).
         select: is told one completion of each row of the next forward pass, whose state is to be applied.
     """
+    cache, logits, mask, shift = prompts.cache, prompts.logits, prompts.mask, prompts.shift
     branches, waiting = [Branch(list(group)) for group in groups], list(groups)
     select([branch.rows[0] for branch in branches])
     for step in range(sampling.max_new_tokens):
@@ -77,7 +74,7 @@ def decode(
         if splits or len(parents) <= (1 - COMPACT_SHARE) * len(branches):
             index = torch.tensor(parents, device=lm.index_device)
             cache.reorder_cache(index)  # which layers with a running state know, too
-            mask, branches = mask[index], following
+            mask, shift, branches = mask[index], shift[index], following
             select([branch.rows[0] for branch in branches])
         else:  # ended branches wait where they are
             for parent, branch in zip(parents, following, strict=True):
@@ -86,7 +83,7 @@ def decode(
         logits = lm.next_logits(
             input_ids=torch.tensor([[branch.token] for branch in branches], device=lm.device),
             attention_mask=mask,
-            position_ids=mask.sum(dim=1, keepdim=True) - 1,
+            position_ids=(mask.sum(dim=1) - 1 + shift)[:, None],
             past_key_values=cache,
             use_cache=True,
         )

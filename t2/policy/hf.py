@@ -220,11 +220,11 @@ class HFGenerator:
     ) -> Iterator[list[Row]]:
         """Read the prompts of one batch and complete their rows; yields a prompt's rows when its last one ends."""
         asked = [group[0] for group in groups]
-        cache, logits, mask = prefill(
+        prompts = prefill(
             self.lm,
             [row.prompt for row in asked],
             [0 if self._rows is None else self._rows[1][row.index // sampling.samples] for row in asked],
             lambda prompts: select([asked[index] for index in prompts]),
             [row.images for row in asked],
         )
-        yield from decode(self.lm, groups, cache, logits, mask, sampling, uniforms.to(self.lm.device), select)
+        yield from decode(self.lm, groups, prompts, sampling, uniforms.to(self.lm.device), select)

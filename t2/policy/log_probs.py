@@ -120,7 +120,8 @@ def _lay_out(
 def _completion_states(lm: LanguageModel, layout: Layout, prefix: Prefix) -> Tensor:
     """Last hidden states where completion tokens are predicted, (L, D)."""
     before = prefix_cache(prefix, len(layout.input_ids))
-    states = lm.hidden_states(layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, **before)
+    rows = (layout.input_ids, layout.attention_mask, layout.position_ids, layout.images, layout.prompt_lengths)
+    states = lm.hidden_states(*rows, **before)
     return states[layout.row, layout.column]
 
 

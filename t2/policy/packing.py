@@ -40,7 +40,8 @@ class Layout:
     column: Tensor  # (L,)
     targets: Tensor  # (L,)
     lengths: tuple[int, ...]  # completion tokens of each completion, in their order; sums to L
-    images: tuple[LazyImage, ...]  # of all rows, in their order
+    images: tuple[tuple[LazyImage, ...], ...]  # of each row
+    prompt_lengths: Tensor  # (N',) tokens of each row that are its prompt, those of a prefix left out
 
 
 def plain_rows(completions: Sequence[Completion], pad_id: int, device: torch.device) -> Layout:
@@ -55,7 +56,8 @@ def plain_rows(completions: Sequence[Completion], pad_id: int, device: torch.dev
         torch.arange(input_ids.shape[1]).expand_as(input_ids),
         torch.arange(len(rows)).repeat_interleave(torch.tensor([len(column) for column in columns])),
         torch.cat(columns),
-        tuple(image for c in completions for image in c.images),
+        tuple(c.images for c in completions),
+        [len(c.prompt_ids) for c in completions],
         device,
     )
 
@@ -88,7 +90,8 @@ def shared_rows(completions: Sequence[Completion], pad_id: int, device: torch.de
         pad_sequence(positions, batch_first=True),
         torch.arange(len(rows)).repeat_interleave(per_row),
         torch.cat(columns),
-        tuple(image for group in groups for image in completions[group[0]].images),
+        tuple(completions[group[0]].images for group in groups),
+        [len(completions[group[0]].prompt_ids) for group in groups],
         device,
     )
 
@@ -194,7 +197,8 @@ def _layout(
     position_ids: Tensor,
     row: Tensor,
     column: Tensor,
-    images: tuple[LazyImage, ...],
+    images: tuple[tuple[LazyImage, ...], ...],
+    prompt_lengths: Sequence[int],
     device: torch.device,
 ) -> Layout:
     """Move everything to the device at once and add the targets."""
@@ -209,4 +213,5 @@ def _layout(
         targets.to(device),
         lengths=tuple(len(c.token_ids) for c in completions),
         images=images,
+        prompt_lengths=torch.tensor(prompt_lengths, device=device),
     )

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from t2.models.image_inputs import RowImages
 from t2.models.language_model import LanguageModel
 from t2.types import LazyImage
 
@@ -64,6 +65,16 @@ def prefix_cache(prefix: Prefix, rows: int) -> dict[str, Any]:
     return {"past_key_values": cache, "use_cache": True}
 
 
+@dataclass(frozen=True)
+class Prompts:
+    """B prompts that have been read, and are to be continued."""
+
+    cache: DynamicCache
+    logits: Tensor  # (B, V) of each prompt's next token
+    mask: Tensor  # (B, S) of the cache
+    shift: Tensor  # (B,) from the number of tokens to the next position: an image may take fewer positions than tokens
+
+
 class _Kept(DynamicCache):  # type: ignore[misc]  # transformers' classes have no types
     """A cache that holds the keys and values of one forward pass."""
 
@@ -93,16 +104,17 @@ def prefill(
     prompts: Sequence[tuple[int, ...]],
     states: Sequence[int],
     select: Callable[[Sequence[int]], None],
-    images: Sequence[tuple[LazyImage, ...]] | None = None,
+    images: Sequence[tuple[LazyImage, ...]] = (),
     cache: DynamicCache | None = None,
-) -> tuple[DynamicCache, Tensor, Tensor]:
-    """Cache, last logits (B, V) and mask (B, S) of B prompts.
+) -> Prompts:
+    """Read B prompts into a cache.
 
     `states` (B,) are the indices of the adapter states of the prompts, and `select` is called with the prompts that
     come next. `images` (B,) are each prompt's images. `cache` is an empty one; None: of the kind the model asks for.
     """
     cache = DynamicCache(config=lm.model.config) if cache is None else cache
     alone = _slides(lm, prompts) or has_running_state(cache) or len(set(states)) == len(states)
+    alone = alone or (any(images) and lm.places_images)
     shared = 0 if alone else common_prefix(prompts, lm.placeholder_ids)
     if shared:
         first_of = {state: index for index, state in reversed(list(enumerate(states)))}
@@ -112,9 +124,7 @@ def prefill(
         row_of = {states[index]: row for row, index in enumerate(leaders)}
         cache.reorder_cache(torch.tensor([row_of[state] for state in states], device=lm.index_device))
     select(range(len(prompts)))
-    all_images = [image for of_one in images or () for image in of_one]
-    logits, mask = _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, all_images)
-    return cache, logits, mask
+    return _read(lm, [prompt[shared:] for prompt in prompts], cache, shared, images)
 
 
 def has_running_state(cache: DynamicCache) -> bool:
@@ -135,21 +145,18 @@ def _read(
     parts: Sequence[tuple[int, ...]],
     cache: DynamicCache,
     seen: int,
-    images: Sequence[LazyImage] = (),
-) -> tuple[Tensor, Tensor]:
-    """Continue `seen` cached tokens by the parts, left-padded: the last logits (n, V) and the whole mask (n, S)."""
+    images: RowImages = (),
+) -> Prompts:
+    """Continue `seen` cached tokens by the parts, left-padded."""
     width = max(map(len, parts))
     ids = torch.tensor([[lm.pad_id] * (width - len(part)) + list(part) for part in parts], device=lm.device)  # (n, S')
     lengths = torch.tensor([len(part) for part in parts], device=lm.device)
     positions = torch.arange(width, device=lm.device)
     own = (positions >= width - lengths[:, None]).long()  # (n, S')
     mask = torch.cat([own.new_ones(len(parts), seen), own], dim=1)
-    logits = lm.next_logits(
-        images,
-        input_ids=ids,
-        attention_mask=mask,
-        position_ids=(own.cumsum(dim=1) - 1).clamp(min=0) + seen,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    return logits, mask
+    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": (own.cumsum(dim=1) - 1).clamp(min=0) + seen}
+    inputs |= lm.image_inputs(images, ids, own, own.bool())
+    logits = lm.next_logits(**inputs, past_key_values=cache, use_cache=True)
+    # A prompt ends in text, whose positions are the same in all components of M-RoPE.
+    last = inputs["position_ids"].view(-1, *ids.shape)[-1, :, -1]
+    return Prompts(cache, logits, mask, last + 1 - mask.sum(dim=1))

@@ -58,6 +58,8 @@ def why_not_shared(lm: LanguageModel) -> str | None:
         return f"attends by {attention!r}, and only {' and '.join(TREE_MASK_ATTENTION)} take a tree mask"
     if has_running_state(DynamicCache(config=lm.model.config)):
         return "keeps a running state, through which a row goes in one order, and not as a tree"
+    if lm.places_images:
+        return "has positions or a mask of its own for images, which know nothing of a tree"
     probe = _probe(lm)
     try:
         shared = token_log_probs(lm, probe, shared=True).log_probs

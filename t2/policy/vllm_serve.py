@@ -45,11 +45,17 @@ def command(argv: Sequence[str]) -> list[str]:
     words += ["--port", str(args.port)]
     words += ["--worker-extension-cls", EXTENSION, "--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
     if not torch.cuda.is_available():
-        words += ["--enforce-eager"]  # a compiled model keeps the products of the weights that it was compiled with
-        # Samples share whole blocks of a prompt.
-        words += [] if "--block-size" in others else ["--block-size", str(CPU_BLOCK_TOKENS)]
-        words += ["--no-enable-chunked-prefill"]  # see CPU_WHOLE_PROMPTS
+        words += ["--enforce-eager", *cpu_words(others)]  # a compiled model keeps the products of its first weights
     return [*words, *others]
+
+
+def cpu_words(others: Sequence[str] = ()) -> list[str]:
+    """The arguments that a server on a CPU needs: small blocks, which samples share, and prompts that are read whole.
+
+    Those that are among `others` already are left out.
+    """
+    whole = ["--no-enable-chunked-prefill"]  # see `t2.policy.vllm_engine.CPU_WHOLE_PROMPTS`
+    return whole if "--block-size" in others else ["--block-size", str(CPU_BLOCK_TOKENS), *whole]
 
 
 def model_words(source: str, sha256: str | None = None) -> list[str]:

@@ -25,8 +25,7 @@ from t2.adaptation.strategy import PooledModel
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
 from t2.models.precision import dtype_name
-from t2.policy.vllm_engine import CPU_BLOCK_TOKENS
-from t2.policy.vllm_serve import model_words
+from t2.policy.vllm_serve import cpu_words, model_words
 from t2.run.messages import check_range
 from t2.serving.applied import Applied
 from t2.serving.engine import Engine
@@ -163,7 +162,7 @@ class VLLMBackend:
         words = [*model_words(lm.source), "--dtype", dtype_name(lm.dtype), "--max-model-len", str(lm.context_length)]
         words += ["--generation-config", "vllm", "--logprobs-mode", "processed_logprobs"]
         if not torch.cuda.is_available():
-            words += ["--enforce-eager", "--block-size", str(CPU_BLOCK_TOKENS)]
+            words += ["--enforce-eager", *cpu_words()]
         if experts:
             words += ["--enable-lora", "--max-lora-rank", str(self.rank), "--max-loras", str(self.loras_per_batch)]
             words += ["--max-cpu-loras", str(max(self.loras_per_batch, experts + self.mixtures))]

@@ -60,7 +60,7 @@ class Batch:
             inside.enter_context(self._applied.rows([mixtures[index] for index in indices], keep=[*mixtures, *kept]))
 
         with ExitStack() as inside:
-            cache, logits, mask = prefill(
+            read = prefill(
                 self._lm,
                 [job.ask.prompt_ids for job in jobs],
                 [states[mixture] for mixture in mixtures],
@@ -69,13 +69,13 @@ class Batch:
             )
         rows = [row for job in jobs for row in rows_of(job)]
         of = torch.tensor([index for index, job in enumerate(jobs) for _ in range(job.ask.sampling.samples)])
-        self._sample(rows, logits[of.to(logits.device)])
+        self._sample(rows, read.logits[of.to(read.logits.device)])
         going = [index for index, row in enumerate(rows) if row.going]
         if not going:
             return
         chosen = of[going].to(self._lm.index_device)
-        cache.batch_select_indices(chosen)
-        self._put(cache, mask[chosen], [rows[index] for index in going])
+        read.cache.batch_select_indices(chosen)
+        self._put(read.cache, read.mask[chosen], [rows[index] for index in going])
 
     @torch.no_grad()
     def step(self) -> None:

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 # Errors of Pillow for broken files: the last for implausible sizes, struct.error and TypeError for broken EXIF data.
 _BROKEN = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+MOVING = ("GIF", "PNG", "WEBP")  # formats whose frames are moments; those of TIFF are pages, of a camera's MPO views
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class RowImage:
         try:
             value = self.rows[self.index][self.column]  # a datasets.Image column is decoded here
             if isinstance(value, Image.Image):
-                return value.convert("RGB")
+                return _still(value).convert("RGB")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"The image in {where} does not exist: {error}. Correct the path.") from error
         except _BROKEN as error:
@@ -88,10 +89,20 @@ class RowImage:
 def _decode(file: Path | io.BytesIO, where: str) -> Image.Image:
     try:
         with Image.open(file) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")  # as `datasets` does
+            return ImageOps.exif_transpose(_still(image)).convert("RGB")  # as `datasets` does
     except _BROKEN as error:
         raise _undecodable(where, error) from error
 
 
+def _still(image: Image.Image) -> Image.Image:
+    """The image itself; ValueError for a moving one."""
+    if image.format in MOVING and (frames := getattr(image, "n_frames", 1)) > 1:
+        raise ValueError(f"it moves ({frames} frames)")
+    return image
+
+
 def _undecodable(where: str, error: Exception) -> ValueError:
-    return ValueError(f"The image in {where} cannot be decoded: {error}. Replace it, or leave its row out.")
+    return ValueError(
+        f"The image in {where} cannot be decoded: {error}. Replace it by a still image, or leave its row out; videos "
+        "are not read."
+    )

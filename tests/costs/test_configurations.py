@@ -22,6 +22,9 @@ PUBLISHED = {
     "Qwen/Qwen3-4B": 4.02, "Qwen/Qwen3-8B": 8.19, "Qwen/Qwen3-14B": 14.77, "Qwen/Qwen3-32B": 32.76,
     "HuggingFaceTB/SmolLM2-135M-Instruct": 0.13, "HuggingFaceTB/SmolLM2-360M-Instruct": 0.36,
     "HuggingFaceTB/SmolLM2-1.7B-Instruct": 1.71, "llava-hf/llama3-llava-next-8b-hf": 8.36,
+    "Qwen/Qwen2.5-VL-3B-Instruct": 3.75, "Qwen/Qwen2.5-VL-7B-Instruct": 8.29, "Qwen/Qwen3-VL-4B-Instruct": 4.44,
+    "google/gemma-3-4b-it": 4.30, "HuggingFaceTB/SmolVLM-256M-Instruct": 0.26,
+    "HuggingFaceTB/SmolVLM-500M-Instruct": 0.51, "google/paligemma2-3b-mix-224": 3.03,
 }  # fmt: skip
 
 

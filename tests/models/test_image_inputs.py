@@ -81,9 +81,11 @@ def test_training_sees_the_log_probs_of_sampling(lm, shared):
 
 def test_prompts_are_shared_after_a_check_that_notices_a_misplaced_image(lm, monkeypatch):
     assert prompts_can_be_shared(lm)
-    right = lm.pixels
+    right = lm.image_inputs
     monkeypatch.setattr(
-        lm, "pixels", lambda images: {k: v if len(images) > 1 else 0 * v for k, v in right(images).items()}
+        lm,
+        "image_inputs",
+        lambda images, *more: {k: v if sum(map(len, images)) > 1 else 0 * v for k, v in right(images, *more).items()},
     )
     monkeypatch.setattr("t2.policy.prompt_sharing._CHECKED", {})  # the same model has passed it
     assert not prompts_can_be_shared(lm)
@@ -120,7 +122,7 @@ def test_an_image_that_does_not_decode_is_named(lm, tmp_path):
 
 def test_a_model_that_reads_images_otherwise_is_refused(monkeypatch):
     lm = tiny_llava()
-    monkeypatch.setattr(lm, "pixels", lambda images: {"pixel_values": torch.zeros(1, 3, 32, 32)})
+    monkeypatch.setattr(lm, "image_inputs", lambda *_: {"pixel_values": torch.zeros(3, 3, 32, 32)})
     with pytest.raises(ValueError, match="for an image differ"):
         check_images(lm)
 

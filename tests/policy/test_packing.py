@@ -77,10 +77,12 @@ def test_rows_by_hand() -> None:
     assert plain.input_ids.tolist() == [[10, 11, 1, 2], [10, 11, 99, 99], [20, 5, 99, 99]]
     assert plain.attention_mask.tolist() == [[1] * 4] * 3
     assert plain.position_ids.tolist() == [[0, 1, 2, 3]] * 3
-    assert plain.images == (image, image, other)
+    assert plain.images == ((image,), (image,), (other,))
+    assert plain.prompt_lengths.tolist() == [2, 2, 1]
     assert shared.input_ids.tolist() == [[10, 11, 1, 2], [20, 5, 99, 99]]
     assert torch.equal(shared.attention_mask, tree_mask(torch.tensor([[0, 0, 1, 1], [0, 1, -1, -1]])))
-    assert shared.images == (image, other)
+    assert shared.images == ((image,), (other,))
+    assert shared.prompt_lengths.tolist() == [2, 1]
     with pytest.raises(FrozenInstanceError):
         plain.images = ()  # type: ignore[misc]
 
@@ -88,7 +90,7 @@ def test_rows_by_hand() -> None:
 @pytest.mark.parametrize("layout", [plain_rows, shared_rows])
 def test_all_of_a_layout_is_on_the_device(layout) -> None:
     tensors = [value for value in vars(layout(draw(0), 0, META)).values() if isinstance(value, Tensor)]
-    assert [tensor.device.type for tensor in tensors] == ["meta"] * 6
+    assert [tensor.device.type for tensor in tensors] == ["meta"] * 7
 
 
 def test_rows_after_a_prefix_see_all_of_it() -> None:

@@ -25,12 +25,13 @@ def test_logits_are_those_of_each_prompt_alone(architecture: str) -> None:
     lm = original(architecture)
     prompts = asked(lm)
     assert common_prefix(prompts) >= SHARED_AT_LEAST
-    cache, logits, mask = prefill(lm, prompts, [0] * 4, lambda which: None)
-    assert cache.get_seq_length() == mask.shape[1]
+    read = prefill(lm, prompts, [0] * 4, lambda which: None)
+    assert read.cache.get_seq_length() == read.mask.shape[1]
+    assert read.shift.tolist() == [0] * 4
     for number, prompt in enumerate(prompts):
         alone = lm.model(torch.tensor([prompt])).logits[0, -1]
-        torch.testing.assert_close(logits[number], alone, rtol=0, atol=1e-4)
-        assert int(mask[number].sum()) == len(prompt)
+        torch.testing.assert_close(read.logits[number], alone, rtol=0, atol=1e-4)
+        assert int(read.mask[number].sum()) == len(prompt)
 
 
 @torch.no_grad()
@@ -39,11 +40,11 @@ def test_every_state_reads_the_beginning_itself() -> None:
     scales = stacked(*(random_state(svf, seed, 0.3) for seed in range(3)))
     prompts, states = asked(lm), [2, 0, 2, 1]
     with svf.per_example(scales) as select:
-        _, logits, _ = prefill(lm, prompts, states, lambda which: select(torch.tensor([states[i] for i in which])))
+        read = prefill(lm, prompts, states, lambda which: select(torch.tensor([states[i] for i in which])))
     for row, (prompt, state) in enumerate(zip(prompts, states, strict=True)):
         with svf.merged({name: each[state] for name, each in scales.items()}):
             alone = lm.model(torch.tensor([prompt])).logits[0, -1]
-        torch.testing.assert_close(logits[row], alone, rtol=0, atol=1e-3)
+        torch.testing.assert_close(read.logits[row], alone, rtol=0, atol=1e-3)
 
 
 @torch.no_grad()

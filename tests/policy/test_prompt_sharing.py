@@ -114,9 +114,7 @@ def test_a_model_that_refuses_the_mask_is_found_out(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def strict(honest: Forward) -> Forward:
-        def forward(
-            lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, images: object = (), **cache: object
-        ):
+        def forward(lm: LanguageModel, ids: Tensor, mask: Tensor, positions: Tensor, *images: object, **cache: object):
             if mask.ndim == 4:
                 raise ValueError("masks have two dimensions here")
             return honest(lm, ids, mask, positions, **cache)
