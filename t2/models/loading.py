@@ -30,7 +30,7 @@ from t2.models.language_model import LanguageModel
 from t2.models.precision import parse_dtype
 from t2.models.processors import load_processor
 from t2.models.quantization import check_quantization, quantize_model
-from t2.models.quantized_checkpoints import adopt_quantized
+from t2.models.quantized_checkpoints import adopt_quantized, loading_options
 from t2.models.sharding import BALANCED, check_placed, device_map
 from t2.models.sources import Source, resolve
 from t2.types import Example, PixelImage
@@ -66,7 +66,7 @@ def load_model(
     location, _, revision = found.location.partition("@") if found.kind == "hub" else (found.location, "", "")
     if found.kind == "gguf":
         location = str(dequantized(Path(location), sha256))
-    options = {"revision": revision} if revision else {}
+    options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         config = AutoConfig.from_pretrained(location, **options)
         has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
@@ -79,6 +79,7 @@ def load_model(
             unread = without_weights(auto, location, {**shape, **options, "config": config}, parse_device(device))
             model = unread.model
         else:
+            options |= loading_options(config)
             model = auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
             adopt_quantized(model)
     except OSError as error:

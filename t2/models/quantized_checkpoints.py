@@ -4,6 +4,7 @@
     bitsandbytes, 8 bits    `t2.models.int8`: its numbers and scales; activations are not rounded here
     GPTQ, AWQ               gptqmodel's modules, which dequantize themselves (`dequantize_weight`)
     torchao                 Linears whose weight is a tensor that dequantizes itself
+    MXFP4 (gpt-oss)         made dense while it is loaded: its experts are in one 3-D parameter, which t2 keeps dense
 
 Each is compared with its own product when it is adopted. What t2 cannot dequantize is refused. Not done here:
 quantizing (`t2.models.quantization`).
@@ -11,18 +12,20 @@ quantizing (`t2.models.quantization`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import Mxfp4Config, PreTrainedConfig, PreTrainedModel
 
 from t2.models.int8 import LARGEST, Int8Linear
 from t2.models.nf4 import NF4Linear
 from t2.models.quantized_linear import QuantizedLinear
 
+log = logging.getLogger(__name__)
 TOLERANCE = 2e-2  # of a product's size, between the library's and ours: theirs may round activations, or sum in fp16
 
 
@@ -51,6 +54,23 @@ class PackedLinear(QuantizedLinear):
         return sum(_bytes(one) for name, one in held if name != "bias")
 
 
+def loading_options(config: PreTrainedConfig) -> dict[str, Any]:
+    """What `from_pretrained` is told of a checkpoint's quantization beside what its configuration says."""
+    if _method(config) != "mxfp4":
+        return {}
+    log.info("The checkpoint is in MXFP4, 4.25 bits a number; its experts are made dense, in base_model.dtype.")
+    return {"quantization_config": Mxfp4Config(dequantize=True)}
+
+
+def _method(config: PreTrainedConfig) -> str | None:
+    """The name of a checkpoint's quantization, in lower case; None where it is dense."""
+    settings = getattr(config, "quantization_config", None)
+    if settings is None:
+        return None
+    method = getattr(settings, "quant_method", None) or dict(settings).get("quant_method")
+    return str(method).rpartition(".")[2].lower()
+
+
 @torch.no_grad()
 def adopt_quantized(model: PreTrainedModel) -> None:
     """Replace the quantized Linears of a loaded checkpoint; a dense model stays as it is.
@@ -58,12 +78,11 @@ def adopt_quantized(model: PreTrainedModel) -> None:
     Raises:
         ValueError: one that t2 cannot dequantize, or whose product is not that of its dequantized weight.
     """
-    settings = getattr(model.config, "quantization_config", None)
-    if settings is None:
+    method = _method(model.config)
+    if method is None:
         return
-    method = str(getattr(settings, "quant_method", None) or dict(settings).get("quant_method")).rpartition(".")[2]
     for path, module in list(model.named_modules()):
-        adopted = _adopted(module, method.lower(), model.dtype)
+        adopted = _adopted(module, method, model.dtype)
         if adopted is not None:
             _check(path, module, adopted)
             model.set_submodule(path, adopted)
@@ -73,7 +92,8 @@ def adopt_quantized(model: PreTrainedModel) -> None:
         kind = type(model.get_submodule(left[0].rpartition(".")[0])).__name__
         raise ValueError(
             f"The checkpoint is quantized ({method}), and t2 cannot dequantize {left[0]} (a {kind}). Allowed: "
-            "bitsandbytes, GPTQ, AWQ and torchao. Take the dense checkpoint with base_model.quantization=int8 or nf4."
+            "bitsandbytes, GPTQ, AWQ, torchao and MXFP4. Take the dense checkpoint, with "
+            "base_model.quantization=int8 or nf4."
         )
 
 

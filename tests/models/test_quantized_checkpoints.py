@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from tiny_models import adapt, tiny
 from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GptOssConfig
 
 from t2.models.int8 import Int8Linear
 from t2.models.language_model import LanguageModel
-from t2.models.quantized_checkpoints import PackedLinear, adopt_quantized
+from t2.models.loading import load_model
+from t2.models.quantized_checkpoints import PackedLinear, adopt_quantized, loading_options
+from t2.models.tiny import byte_tokenizer
 
 
 class Gptq(nn.Module):
@@ -87,3 +93,41 @@ def test_a_dense_model_stays_as_it_is() -> None:
     before = list(lm.model.modules())
     adopt_quantized(lm.model)
     assert list(lm.model.modules()) == before
+
+
+FP4 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+FP4 = torch.cat([FP4, -FP4])  # E2M1: a sign, two bits of exponent, one of mantissa (OCP Microscaling Formats 1.0)
+
+
+def test_mxfp4_is_dense_once_it_is_loaded(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(0)
+    config = GptOssConfig(
+        vocab_size=256, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16, num_local_experts=2, num_experts_per_tok=1, max_position_embeddings=256,
+        pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    expected = {}
+    for name in [name for name in weights if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        stack, n_in, n_out = weights.pop(name).shape
+        codes = torch.randint(16, (stack, n_out, n_in), generator=draw)
+        powers = torch.randint(120, 124, (stack, n_out, n_in // 32), generator=draw)
+        dense = FP4[codes] * torch.exp2(powers.float() - 127).repeat_interleave(32, dim=-1)
+        expected[name] = dense.transpose(1, 2)
+        pairs = codes.view(stack, n_out, n_in // 32, 16, 2)
+        weights[f"{name}_blocks"] = (pairs[..., 0] | pairs[..., 1] << 4).to(torch.uint8)
+        weights[f"{name}_scales"] = powers.to(torch.uint8)
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    settings = json.loads((tmp_path / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    told = loading_options(AutoConfig.from_pretrained(tmp_path))["quantization_config"]
+    assert told.dequantize, "also where a GPU has kernels for it"
+    lm = load_model(str(tmp_path), dtype="float32")
+    assert lm.quantization == "none"
+    found = dict(lm.model.named_parameters())
+    assert len(expected) == 2
+    for name, dense in expected.items():
+        assert torch.equal(found[name], dense)
