@@ -14,8 +14,7 @@ paper's classification expert) the pool's dispatch expert is active while scorin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, zip_longest
 from typing import Literal, get_args
@@ -151,7 +150,7 @@ class PromptDispatch:
         labels = (*descriptions, OTHER)
         questions = [*examples, *([Example(CONTENT_FREE)] if self._calibrate else [])]
         asked = [dispatch_example(one.prompt, descriptions, shots=self._shots, images=one.images) for one in questions]
-        with _applied(model, dispatch):
+        with model.under(dispatch):
             scores = score_labels(
                 model.lm, asked, [answer_text(label) for label in labels]
             ).double()  # (B, K + 1), one more row where calibrated
@@ -212,22 +211,6 @@ def boxed_label(text: str, domains: Mapping[str, str]) -> str:
 def _hard(label: str, domains: Sequence[str] | Mapping[str, str]) -> Mixture:
     """Mixing weight 1 for the expert of the label and 0 for the others; all 0 for `other`."""
     return Mixture.of(*(float(domain == label) for domain in domains))
-
-
-@contextmanager
-def _applied(model: PooledModel, expert: Expert | None) -> Iterator[None]:
-    """Activate the dispatch expert, or the base model, whatever the adapter has learned."""
-    adapter = model.adapter
-    if expert is None or model.lm.quantization == "none":
-        with adapter.disabled() if expert is None else adapter.merged(expert.scales):
-            yield
-        return
-    learned = adapter.state()
-    adapter.load(expert.scales)  # a quantized base merges nothing
-    try:
-        yield
-    finally:
-        adapter.load(learned)
 
 
 def _interleaved(examples: Mapping[str, Sequence[str]] | Dispatch | None, shots: int | None) -> tuple[Shot, ...]:

@@ -6,11 +6,13 @@ result is a `Choice` per example; `t2.adaptation.two_pass` generates with it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from t2.adapters.base import Adapter
+from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
@@ -41,6 +43,21 @@ class PooledModel:
         if self.generator.adapter is None:
             raise ValueError("A strategy needs a generator with an adapter, and this one has none.")
         return self.generator.adapter
+
+    @contextmanager
+    def under(self, expert: Expert | None) -> Iterator[None]:
+        """Within the block the model has the weights of an expert, or of the base, whatever the adapter has learned."""
+        adapter = self.adapter
+        if expert is None or self.lm.quantization == "none":
+            with adapter.disabled() if expert is None else adapter.merged(expert.scales):
+                yield
+            return
+        learned = adapter.state()
+        adapter.load(expert.scales)  # a quantized base merges nothing
+        try:
+            yield
+        finally:
+            adapter.load(learned)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from t2.run.files import atomic_folder
 
 GGUF_FILE = "model.gguf"
 _COUNTS = ("block_count", "attention.head_count", "attention.head_count_kv")
+_DENSE = "the file's numbers are others. Export from the dense base (quantization=none), or as a LoRA (to=lora)."
 _INSTEAD = "export with to=hf, and give that folder to llama.cpp's own converter, python convert_hf_to_gguf.py FOLDER."
 HALF_PRECISION = 2.0**-7  # of the largest number: what rounding to bfloat16 may change, and more than F32 does
 
@@ -72,18 +73,12 @@ def export_gguf(
     `file` is the one that the model came from, `state` are multipliers: module -> z (R,).
 
     Raises:
-        ValueError: `state` does not fit the adapted matrices, the model is quantized, or the file's matrices are not
-            those of the base.
+        ValueError: `state` does not fit the adapted matrices, or the file's matrices are not those of the base.
         FileExistsError: the folder is there and not empty.
         OSError: the disk is full; nothing is left behind.
     """
     from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter  # here, so that everything else works without it
 
-    refuse_quantized(
-        lm.model,
-        "the file's numbers are not theirs. Export the expert from the dense base (base_model.quantization=none), or "
-        "as a LoRA (to=lora).",
-    )
     reader = GGUFReader(file)
     check_state(state, adapter.sizes)
     layouts = _Layouts(reader, adapter)
@@ -122,6 +117,8 @@ class _Layouts:
     def __init__(self, reader: Any, adapter: SVF) -> None:
         """Read the architecture and the numbers of heads."""
         refuse_stacks(adapter.stacks, "A GGUF file", "Export whole weights (to=hf)")
+        for layer in adapter.layers.values():
+            refuse_quantized(layer.base, _DENSE)
         from gguf import MODEL_ARCH_NAMES, get_tensor_name_map
 
         self.adapter = adapter

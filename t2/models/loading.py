@@ -21,6 +21,8 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
 )
 
 from t2.models.by_block import without_weights
@@ -55,8 +57,7 @@ def load_model(
     (`t2.models.chat`).
 
     Raises:
-        ValueError: an unknown dtype or device, a bad source, an architecture that fails the checks, a quantization that
-            cannot be.
+        ValueError: an unknown dtype or device, a bad source, a quantization that cannot be, a check that fails.
         OSError: the source cannot be found or fetched.
     """
     torch_dtype, name = parse_dtype(dtype), device if device == BALANCED else str(parse_device(device))
@@ -69,10 +70,7 @@ def load_model(
     options: dict[str, Any] = {"revision": revision} if revision else {}
     try:
         config = AutoConfig.from_pretrained(location, **options)
-        has_vision = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        processor = load_processor(location, config, **options) if has_vision else None
-        tokenizer = AutoTokenizer.from_pretrained(location, **options) if processor is None else processor.tokenizer
-        auto = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
+        auto, processor, tokenizer = _readers(config, location, options)
         shape = {"dtype": torch_dtype, "attn_implementation": attn_implementation}
         unread = None
         if by_block:
@@ -81,20 +79,33 @@ def load_model(
         else:
             options |= loading_options(config)
             model = auto.from_pretrained(location, use_safetensors=True, device_map=placed, **shape, **options)
-            adopt_quantized(model)
     except OSError as error:
         if found.kind != "hub":
             raise
         raise _hub_error(found, error) from error
-    if device == BALANCED:
-        check_placed(model, source)
-    if quantization != "none":
-        quantize_model(model, quantization, torch.device(name))
     variables = chat_template_kwargs or {}
     language_model = LanguageModel(model, tokenizer, source, processor, unread=unread, chat_template_kwargs=variables)
     if unread is None:
+        _settle(model, source, name, quantization)
         check_model(language_model)
     return language_model
+
+
+def _settle(model: PreTrainedModel, source: str, device: str, quantization: str) -> None:
+    """Check where the weights of a model are, and have quantized ones in the places of its Linears."""
+    if device == BALANCED:
+        check_placed(model, source)
+    adopt_quantized(model)
+    if quantization != "none":
+        quantize_model(model, quantization, torch.device(device))
+
+
+def _readers(config: PretrainedConfig, location: str, options: Mapping[str, str]) -> tuple[Any, Any, Any]:
+    """The class of a model's weights, its processor if it takes images, and its tokenizer."""
+    if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        processor = load_processor(location, config, **options)
+        return AutoModelForImageTextToText, processor, processor.tokenizer
+    return AutoModelForCausalLM, None, AutoTokenizer.from_pretrained(location, **options)
 
 
 def check_model(language_model: LanguageModel) -> None:

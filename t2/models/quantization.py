@@ -56,9 +56,13 @@ def check_quantization(name: str, device: str, *, by_block: bool = False) -> Non
 def quantize_model(model: PreTrainedModel, name: str, device: torch.device) -> None:
     """Replace the weights of `model`, which may be on another device; all of it is on `device` afterwards.
 
+    With `none` nothing changes.
+
     Raises:
         ValueError: the model is quantized already, has nothing to quantize, or a weight holds NaN or infinity.
     """
+    if name == "none":
+        return
     if (found := quantization_of(model)) != "none":
         raise ValueError(
             f"The model is quantized already ({found}), and base_model.quantization is {name}. Set it to none."

@@ -63,8 +63,7 @@ def tiny_model(
     """Create a random model of a named architecture; weights depend on `seed` alone, and torch's global seed stays.
 
     Raises:
-        ValueError: an unknown architecture, dtype or device, a hidden size that the heads do not divide, or a
-            quantization that cannot be (`t2.models.quantization`).
+        ValueError: an unknown architecture, dtype or device, heads that do not divide the hidden size, no quantization.
     """
     check_choice("architecture", architecture, ARCHITECTURES)
     if hidden_size % (2 * _HEADS):
@@ -95,8 +94,7 @@ def tiny_model(
             if name.endswith("bias"):  # initialized to zero, which would hide a missing bias
                 nn.init.normal_(parameter, std=0.2)
     model.to(torch_device, torch_dtype)
-    if quantization != "none":
-        quantize_model(model, quantization, torch_device)
+    quantize_model(model, quantization, torch_device)
     language_model = LanguageModel(model, tokenizer, f"tiny:{architecture}")
     check_logits(language_model)
     return language_model
