@@ -67,7 +67,14 @@ class MergedCopies:
         return self._coming is not None or self._next() is not None
 
     def work(self) -> None:
-        """Merge one matrix."""
+        """Merge one matrix. Where that fails, as for want of memory, none are merged any more."""
+        try:
+            self._work()
+        except Exception:
+            self.most, self._coming = 0, None
+            log.exception("Merging failed; no more merged copies are made. Set backend.merged_copies=0.")
+
+    def _work(self) -> None:
         if self._coming is None:
             mixture = self._next()
             if mixture is None:

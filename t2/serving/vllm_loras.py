@@ -2,10 +2,10 @@
 
     mixture --> state z' --> LoRA of at most `rank` (`t2.experts.export_lora`) --> FOLDER/NAME --> loaded as NAME
 
-NAME holds a hash of z' and of this process, so that a name never means two things: vLLM reuses what it cached under a
-name. The pool's experts are loaded at the start and stay; of other mixtures a bounded number, of which the one that was
-used longest ago goes. A change of a higher rank than `rank` loses something, which Eckart and Young tell exactly: it is
-logged, and where it is more than `max_error`, refused.
+NAME holds a hash of z', this process and a number, so that a name never means two things: vLLM reuses what it cached
+under a name. The pool's experts are loaded at the start and stay; of other mixtures a bounded number, of which the one
+that was used longest ago goes. A change of a higher rank than `rank` loses something, which Eckart and Young tell
+exactly: it is logged, and where it is more than `max_error`, refused.
 
 Not done here: requests to the server (`t2.serving.vllm_api`), pools with LoRAs of others, stacks of MoE experts.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import logging
 import secrets
 import shutil
@@ -40,9 +41,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Held:
-    """A LoRA that the server has; one that is pinned stays."""
+    """A mixture that the server has, as a LoRA, or as the base (None), which it may be within rounding.
 
-    name: str
+    One that is pinned stays.
+    """
+
+    name: str | None
     folder: Path
     pinned: bool
 
@@ -62,6 +66,7 @@ class LoRAs:
     _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock)
     _freed: asyncio.Event = field(default_factory=asyncio.Event)  # a mixture has a user less
     _tag: str = field(default_factory=lambda: secrets.token_hex(3))
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         """Raise ValueError for a pool whose mixtures are no LoRAs of the adapter's matrices."""
@@ -154,7 +159,8 @@ class LoRAs:
         try:
             for held in self._held.values() if api is not None else ():
                 assert api is not None, "checked above"
-                await api.unload(held.name)
+                if held.name is not None:
+                    await api.unload(held.name)
         finally:
             self._held.clear()
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -186,8 +192,11 @@ class LoRAs:
         return False
 
     async def _add(self, api: VLLMAPI, mixture: Mixture, *, pinned: bool = False) -> None:
+        if all(bool((z == 1).all()) for z in self.pool.state(mixture).values()):
+            self._held[mixture] = Held(None, self.folder, pinned)
+            return
         state, kept = await asyncio.to_thread(self.plan, mixture)
-        name = f"t2-{_digest(state, self.limits.rank)}-{self._tag}"
+        name = f"t2-{_digest(state, self.limits.rank)}-{self._tag}-{next(self._numbers)}"
         folder = self.folder / name
         applied = {"mixture": self._words(mixture)}
         await asyncio.to_thread(export_lora, self.lm, self.adapter, state, folder, truncated=kept, applied=applied)
@@ -202,6 +211,8 @@ class LoRAs:
 
     async def _remove(self, api: VLLMAPI, mixture: Mixture) -> None:
         held = self._held.pop(mixture)
+        if held.name is None:
+            return
         try:
             await api.unload(held.name)
         finally:

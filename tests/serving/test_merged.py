@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 import torch
 from served import BASE, BOTH, LETTERS, MATH, answers, ask, make_service, running, tiny_pooled, wait_until
 
@@ -87,3 +90,18 @@ def test_half_precision_has_none() -> None:
     copies = MergedCopies(model.adapter, model.pool, 2)
     copies.note(MATH)
     assert not copies.wants_work
+
+
+def test_a_copy_for_which_there_is_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches: trying again for ever."""
+    copies = made(1)
+
+    def fails(state: object) -> Iterator[object]:
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(copies.adapter, "merged_weights", fails)
+    copies.note(MATH)
+    copies.work()
+    assert not copies.wants_work
+    assert not copies.has(MATH)

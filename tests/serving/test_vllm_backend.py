@@ -102,6 +102,17 @@ def test_a_bounded_number_of_mixtures_is_held(tmp_path: Path) -> None:
     assert len(upstream.loaded) > 2 + 5 - 1
 
 
+def test_mixtures_of_one_state_and_one_that_is_the_base(tmp_path: Path) -> None:
+    """Catches: a folder that is written twice, a LoRA without a matrix."""
+    model = tiny_pooled()
+    upstream = base_of(model)
+    with upstreamed(model, upstream, tmp_path) as service, running(service) as engine:
+        paper, tiny = Mixture.of(1, 0, rule="paper"), Mixture.of(1e-12, 0)
+        one, other, nearly, base = answers(engine, [ask(service, "x", by) for by in (MATH, paper, tiny, BASE)])
+        assert one == other != nearly == base
+        assert len(upstream.loaded) == 2 + 1
+
+
 def test_what_a_lora_would_leave_out_is_refused(tmp_path: Path) -> None:
     model = tiny_pooled()
     with (
