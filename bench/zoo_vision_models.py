@@ -221,8 +221,8 @@ def _config(model_type: str, family: Family, processor: Any) -> Any:
     vocabulary = {"vocab_size": len(tokenizer)}
     aliases = getattr(default, "attribute_map", {})
     known = {*default.to_dict(), *aliases}
-    text = _small(_part(default.text_config, family.text_type), SMALL | vocabulary | family.text)
-    vision = _small(_part(default.vision_config, family.vision_type), VISION | family.vision)
+    text = _small(_part(default.text_config, family.text_type), {**SMALL, **vocabulary, **family.text})
+    vision = _small(_part(default.vision_config, family.vision_type), {**VISION, **family.vision})
     return kind(
         text_config=text,
         vision_config=vision,

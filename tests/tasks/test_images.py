@@ -162,3 +162,18 @@ def test_pixels_come_back_as_they_went_in(values):
 def test_other_pixels_are_refused(values):
     with pytest.raises(ValueError, match=r"allowed: uint8 \(height, width\)"):
         PixelImage.of(values)
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP"])
+def test_a_moving_image_is_refused(tmp_path: Path, form: str) -> None:
+    frames = [Image.fromarray(BIG), Image.fromarray(255 - BIG)]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, form, save_all=True, append_images=frames[1:])
+    for image in every_way(tmp_path, buffer.getvalue()).values():
+        with pytest.raises(
+            ValueError, match=r"it moves \(2 frames\)\. Replace it by a still image.*videos are not read"
+        ):
+            image.load()
+    pages = tmp_path / "pages.tiff"
+    frames[0].save(pages, save_all=True, append_images=frames[1:])
+    assert np.array_equal(np.asarray(FileImage(pages).load()), BIG)
