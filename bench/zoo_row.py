@@ -16,8 +16,8 @@ from zoo_models import NotBuilt, tiny_architecture
 from zoo_vision_models import tiny_vision
 
 from t2.adapters.svf import SVF
+from t2.models.checks import check_model, own_inputs
 from t2.models.language_model import LanguageModel
-from t2.models.loading import check_model, own_inputs
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.policy.prompt_sharing import why_not_shared

@@ -6,7 +6,7 @@
 
 The processor writes one placeholder token per feature of an image, which the model replaces by the feature, so that a
 prompt is token ids and a list of images. What a family needs is found from its processor and its model; there are no
-names of families here. Every load compares the result with the model's own (`t2.models.loading.check_images`). Not
+names of families here. Every load compares the result with the model's own (`t2.models.checks.check_images`). Not
 supported: video, audio.
 """
 

@@ -2,7 +2,7 @@
 
 The forward is split into `hidden_states` and `logits`, so that training computes logits at completion positions only.
 Operations after the head (softcap, scale) are repeated here, and every load checks that both halves give the model's
-own logits (`t2.models.loading`). A vision-language model has a processor as well (`t2.models.image_inputs`). Not done
+own logits (`t2.models.checks`). A vision-language model has a processor as well (`t2.models.image_inputs`). Not done
 here: loading, adapting, sampling.
 """
 
@@ -29,6 +29,7 @@ from t2.models.image_inputs import (
     kinds_argument,
     placeholder_ids,
 )
+from t2.models.logit_scaling import scaled
 from t2.models.precision import LOGITS
 from t2.models.quantized_linear import quantization_of
 from t2.models.sharding import is_sharded
@@ -192,9 +193,8 @@ class LanguageModel:
         eager = self.model.config.get_text_config()._attn_implementation == "eager"
         if mask.ndim != 4 or not eager:
             return mask
-        return torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill(
-            ~mask, torch.finfo(self.dtype).min
-        )
+        zeros = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device)
+        return zeros.masked_fill(~mask, torch.finfo(self.dtype).min)
 
     @property
     def places_images(self) -> bool:
@@ -220,13 +220,7 @@ class LanguageModel:
         """The logits (..., V), in the dtype LOGITS of `t2.models.precision`, of hidden states (..., D)."""
         config = self.model.config.get_text_config()
         logits: Tensor = self.model.get_output_embeddings()(hidden).to(hidden.device, LOGITS)
-        if (scale := getattr(config, "logit_scale", None)) is not None:  # Cohere
-            logits = logits * scale
-        if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
-            logits = logits / scaling
-        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma
-            logits = cap * torch.tanh(logits / cap)
-        return self.without_placeholders(logits)
+        return self.without_placeholders(scaled(logits, config))
 
     def _chat(self, example: Example) -> str:
         """Format the example with the model's chat template, up to the beginning of the response."""

@@ -21,8 +21,8 @@ from transformers import (
     LlavaProcessor,
 )
 
+from t2.models.checks import check_images, check_logits
 from t2.models.language_model import LanguageModel
-from t2.models.loading import check_images, check_logits
 from t2.run.messages import check_range
 
 IMAGE_TOKEN = "<image>"

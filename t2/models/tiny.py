@@ -15,9 +15,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from t2.models.checks import check_logits
 from t2.models.language_model import LanguageModel
 from t2.models.llava import VisionShape, build_llava
-from t2.models.loading import check_logits, parse_device
+from t2.models.loading import parse_device
 from t2.models.precision import parse_dtype
 from t2.models.quantization import check_quantization, quantize_model
 from t2.run.messages import check_choice

@@ -32,8 +32,8 @@ from t2.adapters.shardable import hold_as_parameters
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import SVFLinear
 from t2.adapters.targets import decoder_blocks, find_matrices
+from t2.models.checks import check_model
 from t2.models.language_model import LanguageModel
-from t2.models.loading import check_model
 from t2.training.checkpoint import note_frozen_norms
 from t2.training.lockstep import Lockstep
 

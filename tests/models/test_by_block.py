@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 from tiny_models import IDS, logits, tiny
 
-from t2.models.loading import check_model, load_model
+from t2.models.checks import check_model
+from t2.models.loading import load_model
 
 
 def saved(folder: Path, architecture: str) -> str:

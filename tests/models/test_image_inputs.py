@@ -11,9 +11,10 @@ from t2.adaptation.fixed import Fixed
 from t2.adaptation.two_pass import TwoPass
 from t2.adapters.targets import decoder_blocks, text_name
 from t2.experts.expert import apply_expert
+from t2.models.checks import check_images
 from t2.models.image_inputs import NEVER
 from t2.models.llava import VisionShape, build_llava, save_llava
-from t2.models.loading import check_images, load_model
+from t2.models.loading import load_model
 from t2.models.tiny import tiny_llava
 from t2.policy.hf import HFGenerator
 from t2.policy.label_scores import score_labels

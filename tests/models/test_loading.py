@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 from tiny_models import each_architecture, logits, original, tiny
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from t2.models.checks import check_logits
 from t2.models.language_model import LanguageModel
-from t2.models.loading import check_logits, load_model
+from t2.models.loading import load_model
 from t2.models.tiny import byte_tokenizer, tiny_model
 from t2.run.fetch import file_sha256
 from t2.types import Example

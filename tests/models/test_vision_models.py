@@ -19,9 +19,10 @@ from t2.adaptation.fixed import Fixed
 from t2.adaptation.two_pass import TwoPass
 from t2.models import processors
 from t2.models.chat import end_of_turn_id
+from t2.models.checks import check_images, own_inputs
 from t2.models.image_inputs import ids_with_images
 from t2.models.language_model import LanguageModel
-from t2.models.loading import check_images, load_model, own_inputs
+from t2.models.loading import load_model
 from t2.policy import decode as decode_module
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
