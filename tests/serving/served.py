@@ -79,20 +79,20 @@ def ask(service: Service, prompt: str, by: Mixture | Strategy = BASE, **sampling
     return Ask(example, tuple(service.catalog.lm.encode(example)), how, by)
 
 
-def outcome(events: queue.Queue[Event]) -> list[Event]:
-    """The events of a job up to its last one."""
+def outcome(events: queue.Queue[Event], timeout_s: float = 30) -> list[Event]:
+    """The events of a job up to its last one; `timeout_s` is for each."""
     seen: list[Event] = []
     while not seen or not (isinstance(seen[-1], Failed) or type(seen[-1]).__name__ == "Ended"):
-        seen.append(events.get(timeout=30))
+        seen.append(events.get(timeout=timeout_s))
     return seen
 
 
-def answers(engine: Engine, asks: Sequence[Ask]) -> list[list[tuple[int, ...]]]:
+def answers(engine: Engine, asks: Sequence[Ask], timeout_s: float = 30) -> list[list[tuple[int, ...]]]:
     """The token ids of each sample of each ask, all submitted at once."""
     queues: list[queue.Queue[Event]] = [queue.Queue() for _ in asks]
     for one, events in zip(asks, queues, strict=True):
         engine.submit(one, events.put)
-    return [tokens(outcome(events), one.sampling.samples) for one, events in zip(asks, queues, strict=True)]
+    return [tokens(outcome(events, timeout_s), one.sampling.samples) for one, events in zip(asks, queues, strict=True)]
 
 
 def tokens(events: Sequence[Event], samples: int = 1) -> list[tuple[int, ...]]:
