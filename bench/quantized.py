@@ -25,15 +25,17 @@ from torch import nn
 from t2.adapters.svf import SVF
 from t2.costs.step import Work
 from t2.models.loading import load_model
+from t2.models.nf4 import NF4Linear
 from t2.models.quantization import QUANTIZATIONS
 
 WORK = Work(prompts=4, samples=4, prompt_tokens=43, rank=16, number_bytes=4, merged_bytes=None)
 
 
 def held_bytes(model: nn.Module) -> int:
-    """Of parameters and buffers, each storage once."""
+    """Of parameters and buffers, each storage once, and of NF4's scales, which are neither."""
     stored = [one.untyped_storage() for one in [*model.parameters(), *model.buffers()]]
-    return sum({one.data_ptr(): one.nbytes() for one in stored}.values())
+    scales = sum(one.stored_bytes - one.packed.nbytes for one in model.modules() if isinstance(one, NF4Linear))
+    return sum({one.data_ptr(): one.nbytes() for one in stored}.values()) + scales
 
 
 def build(scheme: str, source: str, new_tokens: int) -> tuple[int, SVF, Learner]:

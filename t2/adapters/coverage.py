@@ -92,7 +92,7 @@ def _why(module: nn.Module, name: str, counts: set[int]) -> str:
         return "router"
     if "conv" in type(module).__name__.lower() and not isinstance(module, Conv1D):
         return "convolution"
-    if isinstance(module, nn.Linear | Conv1D):
+    if isinstance(module, nn.Linear | Conv1D | QuantizedLinear):
         return "not chosen" if is_plain(module) else "a Linear with a forward of its own"
     if isinstance(module, nn.Embedding):
         return "embedding"

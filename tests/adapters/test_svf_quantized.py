@@ -164,6 +164,13 @@ def test_adapters_that_need_dense_weights_say_so(name: str) -> None:
         MAKERS[name](0).inject(lm.model, lm.source)
 
 
+def test_coverage_counts_dense_numbers() -> None:
+    coverage = adapt(packed(), modules="mlp").coverage
+    assert coverage is not None
+    assert (coverage.adapted, coverage.total) == (2 * 3 * 32 * 48, 2 * (3 * 32 * 48 + 2 * 32 * 32 + 2 * 32 * 16))
+    assert "self_attn.q_proj.weight (not chosen)" in coverage.left
+
+
 def test_steering_works_on_a_quantized_base() -> None:
     lm = packed()
     base, steering = logits(lm), MAKERS["steering"](0)
