@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny_models import adapt, original, random_state, token_ids
+from tiny_models import adapt, random_state, tiny, token_ids
 from tiny_pool import tiny_pool
 from zoo_vision_models import tiny_vision
 
@@ -97,7 +97,7 @@ def test_a_model_whose_kinds_of_tokens_are_forgotten_is_refused(monkeypatch) -> 
 def test_experts_of_the_text_model_are_worn_in_two_passes() -> None:
     lm = tiny_vision("qwen2_5_vl")
     svf = adapt(lm)
-    text = adapt(original("qwen2"))
+    text = adapt(tiny("qwen2"))
     assert list(svf.state()) == list(text.state())  # names of modules are those of the text-only model
     generator = HFGenerator(lm, svf)
     found = {

@@ -170,9 +170,7 @@ def test_a_moving_image_is_refused(tmp_path: Path, form: str) -> None:
     buffer = io.BytesIO()
     frames[0].save(buffer, form, save_all=True, append_images=frames[1:])
     for image in every_way(tmp_path, buffer.getvalue()).values():
-        with pytest.raises(
-            ValueError, match=r"it moves \(2 frames\)\. Replace it by a still image.*videos are not read"
-        ):
+        with pytest.raises(ValueError, match=r"it moves \(2 frames\)\..* still image.*videos are not read"):
             image.load()
     pages = tmp_path / "pages.tiff"
     frames[0].save(pages, save_all=True, append_images=frames[1:])
