@@ -82,8 +82,10 @@ def _find(
     linears: dict[str, AnyLinear] = {}
     stacks: dict[str, tuple[nn.Module, str]] = {}
     for index in chosen:
+        inside = blocks[index].named_modules()
+        packed = tuple(f"{name}." for name, module in inside if isinstance(module, QuantizedLinear))
         for name, module in blocks[index].named_modules():
-            if is_plain(module):
+            if is_plain(module) and not name.startswith(packed):  # a library's Linear within ours is ours
                 linears[f"{prefix}.{index}.{name}"] = module
         for name, module, leaf in fused_parameters(blocks[index]) if fused else ():
             stacks[f"{prefix}.{index}.{name}.{leaf}"] = (module, leaf)

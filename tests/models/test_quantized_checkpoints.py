@@ -51,6 +51,21 @@ class Linear8bitLt(nn.Module):
         return F.linear(x, self.weight.float() * (self.state.SCB / 127)[:, None])
 
 
+class Weight(nn.Parameter):
+    """As torchao's: in a plain Linear, a tensor that dequantizes itself."""
+
+    def dequantize(self) -> Tensor:
+        return self.data
+
+
+Weight.__module__ = "torchao.quantization"
+
+
+def of_torchao(linear: nn.Linear) -> nn.Linear:
+    linear.weight = Weight(linear.weight.data, requires_grad=False)
+    return linear
+
+
 def checkpoint(make: Any, method: str) -> LanguageModel:
     lm = tiny()
     lm.model.config.quantization_config = {"quant_method": method}
@@ -60,7 +75,9 @@ def checkpoint(make: Any, method: str) -> LanguageModel:
     return lm
 
 
-@pytest.mark.parametrize(("make", "kind"), [(Gptq, PackedLinear), (Linear8bitLt, Int8Linear)])
+@pytest.mark.parametrize(
+    ("make", "kind"), [(Gptq, PackedLinear), (of_torchao, PackedLinear), (Linear8bitLt, Int8Linear)]
+)
 def test_linears_of_libraries_are_adapted(make: Any, kind: type[nn.Module]) -> None:
     lm, ids = checkpoint(make, "gptq"), torch.arange(8)[None]
     expected = lm.model(ids).logits
@@ -68,6 +85,7 @@ def test_linears_of_libraries_are_adapted(make: Any, kind: type[nn.Module]) -> N
     assert isinstance(lm.model.model.layers[0].mlp.up_proj, kind)
     assert lm.quantization == ("gptq" if kind is PackedLinear else "int8")
     svf = adapt(lm, spectrum="top", rank=4)
+    assert all(isinstance(layer.base, kind) for layer in svf.layers.values())
     torch.testing.assert_close(lm.model(ids).logits, expected, rtol=1e-4, atol=1e-4)
     assert svf.coverage is not None
     assert svf.coverage.share == 1.0
