@@ -1,9 +1,10 @@
 """What a server does: throughput, time to the first token, memory, and places of clients that hang up.
 
-    python bench/serving.py [throughput] [first_token] [leak] [hang_up]      all of them if none is named
+    python bench/serving.py [throughput] [first_token] [leak] [hang_up] [rank=16]      all of them if none is named
 
 SmolLM2 with the pool that ships, in this process; the client is that of OpenAI, so that its time counts, too. No token
-ends an answer, so that all have the same length.
+ends an answer, so that all have the same length. With `rank=16` experts are cut to 16 singular values of each matrix,
+as those of adapter.spectrum=top are.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -46,13 +48,14 @@ MIXTURES: list[dict[str, float] | str] = ["base", "sums", "reading", {"sums": 0.
 class Bench:
     """A server that runs, and its client."""
 
-    def __init__(self) -> None:
+    def __init__(self, rank: int | None) -> None:
         """Load the model, time plain transformers, and start to serve."""
         self.lm: LanguageModel = load_model(SOURCE)
         self.lm.end_ids = frozenset()
         plain = [self._cost(self._plain) for _ in range(REPEATS + 1)][1:]
         self.plain = median(cost[0] for cost in plain), median(cost[1] for cost in plain)
-        self.svf, self.pool = SVF(), ExpertPool.load(ROOT / "experts" / "smollm2_135m")
+        self.svf = SVF() if rank is None else SVF(spectrum="top", rank=rank)
+        self.pool = cut(ExpertPool.load(ROOT / "experts" / "smollm2_135m"), rank)
         self.svf.inject(self.lm.model, self.lm.source)
         model = PooledModel(HFGenerator(self.lm, Unmerged(self.svf)), self.pool)
         settings, metrics = Settings(max_concurrent=REQUESTS), Metrics()
@@ -189,6 +192,16 @@ class Bench:
         asyncio.run(inner())
 
 
+def cut(pool: ExpertPool, rank: int | None) -> ExpertPool:
+    """The pool, of whose experts the `rank` largest singular values of each matrix are scaled."""
+    if rank is None:
+        return pool
+    for domain, expert in pool.svf.items():
+        scales = {name: torch.where(torch.arange(len(z)) < rank, z, 1.0) for name, z in expert.scales.items()}
+        pool = pool.with_expert(domain, replace(expert, scales=scales))
+    return pool
+
+
 def request(n: int, mixture: dict[str, float] | str, **changes: Any) -> dict[str, Any]:
     """Request number n."""
     how: dict[str, Any] = {"model": mixture if isinstance(mixture, str) else "base", "max_tokens": NEW_TOKENS}
@@ -211,8 +224,9 @@ def resident_mb() -> float:
 
 def main() -> None:
     """Run the parts that are named."""
-    parts = sys.argv[1:] or ["first_token", "throughput", "hang_up", "leak"]
-    bench = Bench()
+    ranks = [int(word.partition("=")[2]) for word in sys.argv[1:] if word.startswith("rank=")]
+    parts = [word for word in sys.argv[1:] if "=" not in word] or ["first_token", "throughput", "hang_up", "leak"]
+    bench = Bench(ranks[0] if ranks else None)
     try:
         for part in parts:
             getattr(bench, part)()
