@@ -126,7 +126,11 @@ def report(
 
 def evaluation_words(cfg: DictConfig, adapter: Adapter) -> list[str]:
     """The command line of evaluate.py that scores this run."""
-    parts = words_for("evaluate", Path(cfg.paths.run), ("task", "base_model", "adapter"))
+    try:
+        parts = words_for("evaluate", Path(cfg.paths.run), ("task", "base_model", "adapter"))
+    except ValueError as error:  # the run is done, and its files are there
+        log.warning("What has to be said to evaluate.py is not known: %s", error)
+        parts = []
     task = [] if any(word.startswith("task=") for word in parts) else [f"task={cfg.task.name}"]
     about = adapter.describe() if cfg.seed and isinstance(adapter, NamedAdapter) else {}
     drawn = [f"adapter.{key}={value}" for key, value in about.items() if key.endswith(("_seed", "_prng_key"))]

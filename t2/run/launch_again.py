@@ -25,21 +25,28 @@ KEYWORDS = ("null", "true", "false", "nan", "inf")  # texts that Hydra would rea
 def words_for(script: str, folder: Path, groups: Sequence[str]) -> list[str]:
     """Choices of the groups, and keys in which they differ from the chosen files, as the run in `folder` had them.
 
-    What the script does by itself is left out. None for a group that was not chosen on a command line.
+    Folders of configuration files that the run searched are named, and what the script does by itself is left out. None
+    for a group that was not chosen on a command line.
+
+    Raises:
+        ValueError: the run's configuration files are no longer there.
     """
     if not (folder / ".hydra" / "hydra.yaml").is_file():
         return []
     about = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra.runtime
     cfg = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    own = next((one.path for one in about.config_sources if one.provider == "command-line"), None)
+    sources = {one.provider: one.path for one in about.config_sources}
+    conf, own = Path(sources.get("main", CONF)), sources.get("command-line")
+    searched = [f"{one.schema}://{one.path}" for one in about.config_sources if "searchpath" in one.provider]
+    more = [f"hydra.searchpath=[{','.join(searched)}]"] if searched else []
     chosen = {group: about.choices.get(group) for group in groups if about.choices.get(group)}
     with _apart_from_hydra():
-        plain = composed(CONF, script, [], folder=own)
+        plain = composed(conf, script, more, folder=own)
         words = [f"{group}={choice}" for group, choice in chosen.items() if _node(plain, group) != _node(cfg, group)]
-        other = composed(CONF, script, words, folder=own)
+        other = composed(conf, script, [*more, *words], folder=own)
     keys = [word for group in chosen for word in _changes(group, _node(other, group), _node(cfg, group))]
     default = [word for word in words if _node(plain, word.partition("=")[0]) == _node(other, word.partition("=")[0])]
-    folders = [] if own is None else ["--config-dir", str(own)]
+    folders = [*([] if own is None else ["--config-dir", str(own)]), *more]
     return [*folders, *(word for word in words if word not in default), *keys]
 
 

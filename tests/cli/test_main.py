@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -129,7 +130,7 @@ def test_an_installed_copy_trains_anywhere_on_a_task_of_the_users(installed: Pat
         "hydra.run.dir=run",
     )  # fmt: skip
     assert (tmp_path / "run" / "expert.safetensors").is_file()
-    assert "Next: t2 evaluate task=parity" in shown
+    assert re.search(r"Next: t2 evaluate --config-dir \S+conf task=parity base_model=tiny expert=\S+run\n", shown)
     assert '"git_commit": null' in (tmp_path / "run" / "results.json").read_text()
 
 

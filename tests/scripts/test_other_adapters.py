@@ -28,7 +28,8 @@ def next_words(run: Path) -> list[str]:
     return shlex.split((run / "train.log").read_text().partition("Next: python evaluate.py ")[2])
 
 
-def test_the_advised_command_has_what_an_experiment_has_set(tmp_path: Path, run_script: Run) -> None:
+@pytest.mark.parametrize("way", ["--config-dir={0}", "hydra.searchpath=[file://{0}]"])
+def test_the_advised_command_has_what_an_experiment_has_set(tmp_path: Path, run_script: Run, way: str) -> None:
     mine = tmp_path / "conf" / "experiment" / "mine.yaml"
     mine.parent.mkdir(parents=True)
     mine.write_text(
@@ -36,8 +37,8 @@ def test_the_advised_command_has_what_an_experiment_has_set(tmp_path: Path, run_
         "adapter: {spectrum: top, rank: 4}\ntask: {begun: true, form: {stop: ['.']}}\n"
     )
     run = tmp_path / "run"
-    own = ("--config-dir", str(mine.parent.parent))
-    run_script("train", *own, "experiment=mine", "logger=csv", "steps=1", "adapter.rank=2", f"hydra.run.dir={run}")
+    own = way.format(mine.parent.parent)
+    run_script("train", own, "experiment=mine", "logger=csv", "steps=1", "adapter.rank=2", f"hydra.run.dir={run}")
     words = next_words(run)
     assert {"task=fraction", "base_model=tiny", "adapter.spectrum=top", "adapter.rank=2", "task.begun=true"} < {*words}
     run_script("evaluate", *words, "controls=null", "limit=2", f"hydra.run.dir={tmp_path / 'scores'}")
