@@ -19,7 +19,9 @@ def test_a_stranger_is_named_when_a_command_starts(
     assert stranger_beside() is None  # whatever was called so before this project was renamed
     (tmp_path / "t2-3.1.dist-info").mkdir()
     (tmp_path / "t2-3.1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: t2\nVersion: 3.1\n")
-    (tmp_path / "t2-3.1.dist-info" / "RECORD").write_text("t2/__init__.py,,\n")
+    (tmp_path / "t2-3.1.dist-info" / "RECORD").write_text("t2/theirs.py,,\n")
+    (tmp_path / "t2").mkdir()
+    (tmp_path / "t2" / "theirs.py").touch()  # files that are missing do not count from Python 3.12 on
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "argv", ["t2", "--version"])
     main()
