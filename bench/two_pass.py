@@ -28,7 +28,7 @@ from models import inject_svf, load_endless, load_task, random_experts
 from tqdm import tqdm
 
 from t2.adaptation.dispatch import PromptDispatch
-from t2.adaptation.strategy import Choice, PooledModel, Strategy
+from t2.adaptation.strategy import MERGING_PAYS_FROM, Choice, PooledModel, Strategy
 from t2.adaptation.two_pass import Pass2, TwoPass
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
@@ -99,14 +99,15 @@ def measure_ways(args: argparse.Namespace) -> list[dict[str, Any]]:
         }
         seconds, used = take_turns(runs, args.repeats), systems["merged"].records[-1].mixtures
         cells.append({"batch": batch, "distinct": used, "seconds": seconds})
-        cells[-1]["auto_to_better"] = auto_to_better(seconds, used)
+        merges = used == 1 or batch >= MERGING_PAYS_FROM * used
+        cells[-1]["auto_to_better"] = auto_to_better(seconds, "merged" if merges else "per_example")
     return cells
 
 
-def auto_to_better(seconds: Mapping[str, Sequence[float]], distinct: int) -> float:
+def auto_to_better(seconds: Mapping[str, Sequence[float]], auto: Pass2) -> float:
     """The median over rounds of the seconds of the way that `auto` takes over those of the faster way."""
     better = [min(pair) for pair in zip(seconds["merged"], seconds["per_example"], strict=True)]
-    return ratio(seconds["merged" if distinct == 1 else "per_example"], better)
+    return ratio(seconds[auto], better)
 
 
 def measure_pass1(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 CONF = ROOT / "conf"
 PRIMARIES = sorted(path.stem for path in CONF.glob("*.yaml"))
 CHOICES = sorted(str(path.relative_to(CONF).with_suffix("")) for path in CONF.glob("*/**/*.yaml"))
-EVALUATED = ("benchmarks", "experts", "strategy")  # groups of evaluate.py
+EVALUATED = ("benchmarks", "experts", "strategy", "held_out")  # groups of evaluate.py
 OTHERS = {"backend": "serve"}  # groups of another command than train.py
 LATE = {"lm", "adapter", "worn", "logger", "callbacks"}  # what the scripts add to a _partial_
 

@@ -9,7 +9,7 @@ A two-pass system is a generator like any other. A strategy that chooses among c
 
     merged        one call per distinct mixture, with its merged weights
     per_example   all prompts in one batch, each with its own mixture; no weight is written
-    auto          merged where all prompts have one mixture, else per_example
+    auto          merged where a mixture has many prompts, in the mean, or all of them; else per_example
 
 Both compute the same function up to rounding, so greedy completions are the same. Sampled ones are not: each call draws
 numbers of its own, and the two ways divide prompts into calls differently.
@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from t2.adaptation.strategy import Choice, CompletingStrategy, PooledModel, Strategy
+from t2.adaptation.strategy import MERGING_PAYS_FROM, Choice, CompletingStrategy, PooledModel, Strategy
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
@@ -165,7 +165,9 @@ class TwoPass:
 
     def _applies_per_example(self, groups: Sequence[_Group]) -> bool:
         if self.pass2 == "auto":
-            return len(groups) > 1 and isinstance(self.generator, PerExampleGenerator)
+            examples = sum(len(group.indices) for group in groups)
+            few = len(groups) > 1 and examples < MERGING_PAYS_FROM * len(groups)
+            return few and isinstance(self.generator, PerExampleGenerator)
         return self.pass2 == "per_example"
 
     def _merged(

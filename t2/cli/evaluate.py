@@ -22,6 +22,7 @@ from t2.cli.main import run
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.contrasts import parse_contrast, summarize_controls
 from t2.evaluation.figures import plot_confusion
+from t2.evaluation.held_out import measure_held_out
 from t2.evaluation.leaks import Seen, check_unseen, count_seen
 from t2.evaluation.report import (
     Outcome,
@@ -85,7 +86,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
         instantiate(cfg.get("strategy")), {k: instantiate(v) for k, v in cfg.strategies.items()}
     )
     wanted = any(strategy.wants_support for strategy in strategies.values())
-    benchmark = build_benchmark(cfg, shots=cfg.shots if wanted else 0)
+    benchmark, texts = build_benchmark(cfg, shots=cfg.shots if wanted else 0), instantiate(cfg.get("held_out"))
     for contrast in cfg.contrasts:
         parse_contrast(contrast)
     adapter = instantiate(cfg.adapter)
@@ -104,6 +105,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     configuration: Any = OmegaConf.to_container(cfg, resolve=True)
     about = {"git_commit": own_commit(), "data": describe_data(benchmark.tasks)}
     with tracked(loggers, {**configuration, **about}):
+        held_out = measure_held_out(texts, systems, phases)  # first: what it refuses is refused before the rest
         outcomes, selection = score(benchmark, systems, adapters, phases)
         results = Results(
             command="evaluate",
@@ -113,6 +115,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
             seed=cfg.seed,
             seconds={**phases.total_seconds, "total": time.perf_counter() - start},
             seen=seen or None,
+            held_out=held_out,
             **describe(cfg, benchmark, adapters, outcomes),
             **summarize_controls(benchmark.tasks, [one.report for one in outcomes], selection, list(cfg.contrasts)),
         ).write(Path(cfg.paths.run))

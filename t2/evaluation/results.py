@@ -90,6 +90,17 @@ class Contrasted:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """How a system predicts held-out texts, in nats per token (`t2.evaluation.held_out`)."""
+
+    texts: int
+    tokens: int  # of each
+    loss: float
+    increase: Paired | None  # over the base
+    kl: float | None  # KL(base || system)
+
+
+@dataclass(frozen=True)
 class Support:
     """The solved examples that a mixture was found on, and its fitness there."""
 
@@ -130,6 +141,7 @@ class Results:
     tokens: dict[str, dict[str, dict[str, int]]] | None = None
     confusion: dict[str, Confusion] | None = None  # by system
     support: Support | None = None
+    held_out: dict[str, dict[str, HeldOut]] | None = None  # by name of the texts
     seconds: dict[str, float]  # by phase
     seed: int
     peak_memory_bytes: int | None = None  # this and the next two: `write` fills them in
@@ -182,4 +194,5 @@ SCHEMA = TypeAdapter(Results)
 PARTS = (
     *("headline", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
+    "held_out",
 )

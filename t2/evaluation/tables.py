@@ -14,7 +14,7 @@ from t2.adaptation.few_shot import Iteration
 from t2.evaluation.costs import COST_HEADER, cost_cells
 from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.leaks import seen_text
-from t2.evaluation.results import Confusion, Contrasted, Results, Statistic
+from t2.evaluation.results import Confusion, Contrasted, HeldOut, Results, Statistic
 from t2.evaluation.statistics import Paired, dispatch_accuracy, row_shares
 from t2.evaluation.sweeps import is_sweep, write_sweep
 from t2.evaluation.systems import BASE, EXPERT
@@ -123,6 +123,20 @@ def confusion_table(confusion: Confusion) -> Table:
     return Table(["true \\ chosen", *confusion.labels, "n"], rows)
 
 
+def held_out_table(held_out: Mapping[str, Mapping[str, HeldOut]]) -> Table:
+    """Losses on held-out texts in nats per token: a row per texts and system."""
+    rows = []
+    for name, systems in held_out.items():
+        for system, one in systems.items():
+            cells = ["", "", ""]
+            if one.increase is not None:
+                low, high = one.increase.ci95
+                cells = [f"{one.increase.difference:+.4f}", f"[{low:+.4f}, {high:+.4f}]", f"{one.increase.p_value:.2g}"]
+            kl = "" if one.kl is None else f"{one.kl:.4f}"
+            rows.append([name, system, f"{one.loss:.4f}", *cells, kl, str(one.texts)])
+    return Table(["texts", "system", "loss", "vs base", "95% interval", "p", "KL(base || system)", "n"], rows)
+
+
 def history_table(history: Sequence[Iteration]) -> Table:
     """The course of a search for a mixture: a row per generation, `best` so far and `mean` of its members."""
     rows = []
@@ -161,6 +175,8 @@ def results_text(results: Results) -> str:
         parts.append(f"Completions by reason:\n{number_table(results.reasons, 'd').text()}")
     if results.mixing_weights:
         parts.append(f"Mean mixing weights:\n{weights_table(results.mixing_weights).text()}")
+    if results.held_out:
+        parts.append(f"Held-out texts, nats per token:\n{held_out_table(results.held_out).text()}")
     for system, found in (results.confusion or {}).items():
         right = percent(dispatch_accuracy(found.counts))
         parts.append(f"Chosen by {system}:\n{confusion_table(found).text()}\nright: {right}")

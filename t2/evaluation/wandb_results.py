@@ -68,6 +68,10 @@ def summary_of(results: Results) -> dict[str, float]:
         found["search/fitness"] = results.support.fitness
     for task, shares in (results.truncated or {}).items():
         found |= {f"truncated/{task}/{system}": share for system, share in shares.items()}
+    for name, texts in (results.held_out or {}).items():
+        found |= {f"held_out/{name}/{system}": one.loss for system, one in texts.items()}
+        changed = {system: one.increase for system, one in texts.items() if one.increase is not None}
+        found |= {f"forgetting/{name}/{system}": increase.difference for system, increase in changed.items()}
     found |= {f"seconds/{phase}": value for phase, value in results.seconds.items()}
     if results.peak_memory_bytes is not None:
         found["peak_memory_bytes"] = results.peak_memory_bytes

@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from t2.run.allocator import keep_freed_memory
 from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
 from t2.run.launch_folder import Finished, FolderTaken, in_own_folder
@@ -127,6 +128,7 @@ def _run(body: Callable[[DictConfig], Any], name: str, cfg: DictConfig) -> Any:
     if cfg.get("resume"):
         check_unchanged(cfg)
     check_configuration(cfg, name)
+    keep_freed_memory()
     result = in_own_folder(body, cfg)
     if isinstance(result, Finished):
         log.info("This run has its result already.")

@@ -108,6 +108,19 @@ def test_what_the_adapter_has_learned_does_not_matter_and_stays():
     assert same_states(model.adapter.state(), learned)
 
 
+@pytest.mark.parametrize(("least", "per_example"), [(len(SUPPORT), 0), (len(SUPPORT) + 1, 1)])
+def test_many_examples_are_completed_by_merged_weights(monkeypatch, least, per_example):
+    model, calls = pooled(), []
+    expected = complete_merged(model, MIXTURES, SUPPORT, Sampling(max_new_tokens=4))
+    monkeypatch.setattr(fitness_module, "MERGING_PAYS_FROM", least)
+    monkeypatch.setattr(
+        fitness_module, "complete_per_example", lambda *args: calls.append(0) or complete_per_example(*args)
+    )
+    found = fitness_module.complete_each(model, MIXTURES, SUPPORT, Sampling(max_new_tokens=4))
+    assert [[one.token_ids for one in row] for row in found] == [[one.token_ids for one in row] for row in expected]
+    assert len(calls) == per_example
+
+
 def test_every_example_counts_the_same_whatever_its_length():
     model = pooled()
     whole = Likelihood(model, Letters(""), SUPPORT)(MIXTURES[:2])

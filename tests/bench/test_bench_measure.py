@@ -38,8 +38,8 @@ def saved(folder, name: str, *rows: dict, **arguments: object):
 WAYS = {"merged": [4.0, 2.0, 18.0], "per_example": [1.0, 8.0, 9.0]}
 RATIOS = {
     "median over rounds of the ratio within a round": (lambda: measure.ratio([1.0, 6.0, 2.0], [1.0, 2.0, 1.0]), 2.0),
-    "auto takes merged for one mixture": (lambda: two_pass.auto_to_better(WAYS, distinct=1), 2.0),
-    "auto takes per_example for several": (lambda: two_pass.auto_to_better(WAYS, distinct=3), 1.0),
+    "two_pass: auto merges": (lambda: two_pass.auto_to_better(WAYS, "merged"), 2.0),
+    "two_pass: auto gives states to examples": (lambda: two_pass.auto_to_better(WAYS, "per_example"), 1.0),
     "rl_step: seconds and peak to TRL": (
         lambda: report.report({}, [measured(), MISSING, measured("trl_lora", 4.0)])["systems"][0]["ratio_to_trl_lora"],
         {"step": 0.5, "rollout": 0.5, "update": 0.5, "peak": 1.0},

@@ -99,6 +99,7 @@ class Evaluate(Applied):
     all_at_1: bool
     controls: Part | None
     contrasts: list[Text]
+    held_out: Part | None = None
     allow_seen: bool
     transfer_controls: list[Control]
     transfer_control_draws: PositiveInt
