@@ -3,40 +3,27 @@
 Each NAME is a way to train, and its RUNs are evaluations (of evaluate.py) of what it has trained, one per seed, on the
 same questions. Where `t2.evaluation.study` compares systems that were scored side by side in a run, this compares one
 system, the expert by default, across runs. Runs are paired by their seed where all have one of their own; intervals are
-from a bootstrap over seeds and questions, p-values corrected by Holm over the contrasts. Evaluates nothing.
+from a bootstrap over seeds and questions, p-values corrected by Holm over the contrasts. Forgetting is the increase of
+the loss on held-out text in nats a token, of evaluations with `held_out=`. Evaluates nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean, stdev
 
+from t2.evaluation.compare_figures import write_figures
+from t2.evaluation.compare_groups import Group, read_groups
 from t2.evaluation.contrasts import holm, parse_contrast
-from t2.evaluation.joining import read_samples
-from t2.evaluation.results import Results
 from t2.evaluation.statistics import Paired, compare_runs
-from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.systems import EXPERT
 from t2.evaluation.table import Table, percent
+from t2.run.files import atomic_path
 from t2.run.messages import did_you_mean
-
-
-@dataclass(frozen=True)
-class Group:
-    """The runs of one way to train: scores (S, n) of a system and of the base, and what was learned."""
-
-    name: str
-    scores: list[list[float]]
-    base: list[list[float]]
-    numbers: int  # trained
-
-    @property
-    def means(self) -> list[float]:
-        """The mean score of each run."""
-        return [fmean(row) for row in self.scores]
 
 
 @dataclass(frozen=True)
@@ -47,53 +34,6 @@ class Difference:
     second: str
     paired: Paired
     p_holm: float = 1.0
-
-
-def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> list[Group]:
-    """Read the runs of each group.
-
-    Raises:
-        FileNotFoundError: a folder is not that of a finished evaluation.
-        ValueError: runs of several tasks, other questions than those of the first run, a system that was not scored, or
-            groups with different numbers of runs.
-    """
-    sizes = {name: len(paths) for name, paths in runs.items()}
-    if len(set(sizes.values())) != 1:
-        told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
-        raise ValueError(f"Runs are paired, and {told}. Give each name as many, in the order of their seeds.")
-    first = next(iter(runs.values()))[0]
-    asked = None
-    groups = []
-    for name, paths in runs.items():
-        group = Group(name, [], [], 0)
-        for path in paths:
-            questions, scores, base = _read(path, system)
-            if asked is not None and questions != asked:
-                raise ValueError(
-                    f"{path} has other questions than {first}, so that they cannot be compared. Evaluate all runs with "
-                    "the same task, split and limit."
-                )
-            asked = questions
-            group.scores.append(scores)
-            group.base.append(base)
-            group = replace(group, numbers=Results.read(path).trainable_parameters)
-        groups.append(group)
-    return groups
-
-
-def _read(path: Path, system: str) -> tuple[list[tuple[object, ...]], list[float], list[float]]:
-    """A run's questions, and the scores of the system and of the base."""
-    found = read_samples(path)
-    tasks = list(dict.fromkeys(task for task, _ in found))
-    if len(tasks) != 1:
-        raise ValueError(f"{path} has the tasks {', '.join(tasks)}. Give runs of one.")
-    has = [name for _, name in found]
-    for wanted in (system, BASE):
-        if wanted not in has:
-            raise ValueError(f"{path} has not scored {wanted}: it has {', '.join(has)}.{did_you_mean(wanted, has)}")
-    lines, base = (found[tasks[0], name] for name in (system, BASE))
-    questions: list[tuple[object, ...]] = [(tasks[0], one["prompt"], one.get("reference")) for one in lines]
-    return questions, [float(one["score"]) for one in lines], [float(one["score"]) for one in base]
 
 
 def differences(groups: Sequence[Group], contrasts: Sequence[str] = ()) -> list[Difference]:
@@ -113,20 +53,29 @@ def differences(groups: Sequence[Group], contrasts: Sequence[str] = ()) -> list[
 
 
 def groups_table(groups: Sequence[Group]) -> Table:
-    """A row per group: numbers learned, each run's score, their mean and spread, and the gain over the base."""
+    """A row per group: numbers learned, each run's score, their mean and spread, the gain over the base, forgetting."""
     rows = []
+    forgets = any(group.forgetting for group in groups)
     for group in groups:
-        gain = compare_runs(group.scores, group.base)
         spread = f"{100 * stdev(group.means):.1f}" if len(group.means) > 1 else ""
         runs = ", ".join(f"{100 * mean:.1f}" for mean in group.means)
-        rows.append([group.name, f"{group.numbers:,}", runs, percent(fmean(group.means)), spread, *_cells(gain)[:2]])
-    return Table(["", "numbers", "score by run", "mean", "SD", "over the base", "95% interval"], rows)
+        rows.append(
+            [group.name, f"{group.numbers:,}", runs, percent(fmean(group.means)), spread, *_cells(group.gain)[:2]]
+        )
+        if forgets:
+            rows[-1] += [", ".join(f"{one:+.4f}" for one in group.forgetting), _mean(group.forgetting)]
+    header = ["", "numbers", "score by run", "mean", "SD", "over the base", "95% interval"]
+    return Table([*header, *["forgetting by run", "mean"] * forgets], rows)
 
 
 def differences_table(found: Sequence[Difference]) -> Table:
     """A row per contrast."""
     rows = [[f"{one.first} - {one.second}", *_cells(one.paired), f"{one.p_holm:.2g}"] for one in found]
     return Table(["contrast", "difference", "95% interval", "p", "p (Holm)"], rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{fmean(values):+.4f}" if values else ""
 
 
 def _cells(pair: Paired) -> list[str]:
@@ -141,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--contrast", action="append", default=[], help="'NAME - NAME'; default: every pair")
     parser.add_argument("--system", default=EXPERT, help="the system of each run that is compared (default: expert)")
     parser.add_argument("--markdown", action="store_true", help="as Markdown")
+    parser.add_argument("--out", type=Path, help="a folder for the tables (compare.md) and figures")
     options = parser.parse_args(arguments)
     try:
         named = [text.partition("=") for text in options.groups]
@@ -156,6 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     print("\n\n".join(one.markdown() if options.markdown else one.text() for one in tables))
+    if options.out is not None:
+        with atomic_path(options.out / "compare.md") as partial:
+            partial.write_text("\n\n".join(one.markdown() for one in tables) + "\n")
+        print("\nWritten:", *[options.out / "compare.md", *write_figures(groups, options.out)], sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from run_folders import BASE, run_folder
 
-from t2.evaluation.compare import differences, main, read_groups
+from t2.evaluation.compare import differences, main
+from t2.evaluation.compare_figures import learning_curve
+from t2.evaluation.compare_groups import read_groups
+from t2.evaluation.results import HeldOut
+from t2.evaluation.statistics import Paired
 
 RIGHT, HALF = [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]
 
@@ -75,3 +79,60 @@ def test_what_cannot_be_compared_is_refused(tmp_path) -> None:
     (a[0] / "samples.jsonl").unlink()  # half written
     with pytest.raises(SystemExit, match=r"holds no samples\.jsonl"):
         main([argument("a", a)])
+
+
+# Forgetting, curves and figures
+
+
+def forgotten(increase: float) -> dict[str, dict[str, HeldOut]]:
+    loss = HeldOut(texts=2, tokens=8, loss=3.0 + increase, increase=Paired(increase, (0.0, 1.0), 0.5), kl=0.1)
+    return {"wikipedia": {"base": HeldOut(texts=2, tokens=8, loss=3.0, increase=None, kl=None), "expert": loss}}
+
+
+def training_run(folder: Path, scores: dict[int, float]) -> Path:
+    folder.mkdir(parents=True)
+    lines = [f"{step},{score}" for step, score in scores.items()]
+    (folder / "metrics.csv").write_text("\n".join(["step,val/score", *lines]) + "\n")
+    return folder
+
+
+def test_forgetting_and_training_runs_are_read_where_there_are_any(tmp_path) -> None:
+    trained = [training_run(tmp_path / f"train{seed}", {0: 0.2}) for seed in (0, 1)]
+    a = [
+        run_folder(
+            tmp_path / f"a{seed}", {"base": BASE, "expert": RIGHT}, seed=seed,
+            held_out=forgotten(0.1 + seed), expert=str(trained[seed]),
+        )
+        for seed in (0, 1)
+    ]  # fmt: skip
+    b = runs(tmp_path, "b", HALF, HALF, expert="gone/expert.safetensors")
+    first, second = read_groups({"a": a, "b": b})
+    assert first.forgetting == pytest.approx([0.1, 1.1])
+    assert first.trained == trained
+    assert (first.gains, first.gain.difference) == ([0.75, 0.75], 0.75)
+    assert (second.forgetting, second.trained) == ([], [])
+
+
+def test_a_curve_has_the_steps_that_all_runs_validated(tmp_path) -> None:
+    found = [
+        training_run(tmp_path / "a", {0: 0.1, 5: 0.4, 10: 0.5}),
+        training_run(tmp_path / "b", {0: 0.3, 10: 0.7}),
+    ]
+    assert learning_curve(found) == {0: [0.1, 0.3], 10: [0.5, 0.7]}
+    assert learning_curve([]) == {}
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_tables_and_the_figures_that_can_be_drawn_are_written(tmp_path, capsys, measured) -> None:
+    more = {}
+    if measured:
+        more = {"held_out": forgotten(0.25), "expert": str(training_run(tmp_path / "t", {0: 0.1, 5: 0.4}))}
+    a, b = (runs(tmp_path, name, RIGHT, HALF, **more) for name in "ab")
+    main([argument("svf", a), argument("lora", b), "--out", str(tmp_path / "out")])
+    drawn = ["forgetting_by_gain.png", "gain_by_numbers.png", "learning_curves.png"]
+    figures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert figures == (drawn if measured else drawn[1:2])
+    assert all((tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG") for name in figures)
+    table = (tmp_path / "out" / "compare.md").read_text()
+    assert ("+0.2500, +0.2500" in table) is measured
+    assert all(name in capsys.readouterr().out for name in figures[:1])

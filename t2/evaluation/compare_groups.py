@@ -1,0 +1,101 @@
+"""Evaluations of ways to train, a group of runs each: what `t2.evaluation.compare` puts against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+
+from t2.evaluation.joining import read_samples
+from t2.evaluation.results import Results
+from t2.evaluation.statistics import Paired, compare_runs
+from t2.evaluation.systems import BASE, EXPERT
+from t2.run.messages import did_you_mean
+from t2.run.results import METRICS_FILE
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one way to train: scores (S, n) of a system and of the base, and what was learned."""
+
+    name: str
+    scores: list[list[float]]
+    base: list[list[float]]
+    numbers: int  # trained
+    forgetting: list[float] = field(default_factory=list)  # increase of the loss on held-out text, by run; or empty
+    trained: list[Path] = field(default_factory=list)  # folders of the training runs that are still there
+
+    @property
+    def means(self) -> list[float]:
+        """The mean score of each run."""
+        return [fmean(row) for row in self.scores]
+
+    @property
+    def gains(self) -> list[float]:
+        """The mean difference of each run to the base."""
+        return [fmean(row) - fmean(base) for row, base in zip(self.scores, self.base, strict=True)]
+
+    @property
+    def gain(self) -> Paired:
+        """The mean difference to the base, over runs and questions."""
+        return compare_runs(self.scores, self.base)
+
+
+def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> list[Group]:
+    """Read the runs of each group.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a finished evaluation.
+        ValueError: runs of several tasks, other questions than those of the first run, a system that was not scored, or
+            groups with different numbers of runs.
+    """
+    sizes = {name: len(paths) for name, paths in runs.items()}
+    if len(set(sizes.values())) != 1:
+        told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
+        raise ValueError(f"Runs are paired, and {told}. Give each name as many, in the order of their seeds.")
+    first = next(iter(runs.values()))[0]
+    asked = None
+    groups = []
+    for name, paths in runs.items():
+        group = Group(name, [], [], 0)
+        for path in paths:
+            questions, scores, base = _read(path, system)
+            if asked is not None and questions != asked:
+                raise ValueError(
+                    f"{path} has other questions than {first}, so that they cannot be compared. Evaluate all runs with "
+                    "the same task, split and limit."
+                )
+            asked = questions
+            group.scores.append(scores)
+            group.base.append(base)
+            results = Results.read(path)
+            group = replace(group, numbers=results.trainable_parameters)
+            group.forgetting.extend(_forgetting(results, system))
+            if results.expert is not None and (Path(results.expert) / METRICS_FILE).is_file():
+                group.trained.append(Path(results.expert))
+        groups.append(group)
+    return groups
+
+
+def _read(path: Path, system: str) -> tuple[list[tuple[object, ...]], list[float], list[float]]:
+    """A run's questions, and the scores of the system and of the base."""
+    found = read_samples(path)
+    tasks = list(dict.fromkeys(task for task, _ in found))
+    if len(tasks) != 1:
+        raise ValueError(f"{path} has the tasks {', '.join(tasks)}. Give runs of one.")
+    has = [name for _, name in found]
+    for wanted in (system, BASE):
+        if wanted not in has:
+            raise ValueError(f"{path} has not scored {wanted}: it has {', '.join(has)}.{did_you_mean(wanted, has)}")
+    lines, base = (found[tasks[0], name] for name in (system, BASE))
+    questions: list[tuple[object, ...]] = [(tasks[0], one["prompt"], one.get("reference")) for one in lines]
+    return questions, [float(one["score"]) for one in lines], [float(one["score"]) for one in base]
+
+
+def _forgetting(results: Results, system: str) -> list[float]:
+    """The increase of the loss on the first held-out texts; empty where it was not measured."""
+    for systems in (results.held_out or {}).values():
+        one = systems.get(system)
+        return [one.increase.difference] if one is not None and one.increase is not None else []
+    return []
