@@ -16,7 +16,7 @@ CODE = [
     *sorted(ROOT.glob("t2/**/*.py")),
     *sorted(ROOT.glob("hydra_plugins/*.py")),
     *sorted(ROOT.glob("bench/**/*.py")),
-    *sorted(ROOT.glob("examples/*.py")),
+    *sorted(ROOT.glob("examples/**/*.py")),
 ]
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 LINES, FUNCTION_LINES = 250, 50

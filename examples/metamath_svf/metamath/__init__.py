@@ -1,0 +1,1 @@
+"""The parts of run.py: settings, data, answers, training, record."""
