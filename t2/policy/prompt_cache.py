@@ -48,8 +48,7 @@ class SharedPromptLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers'
 
     def __init__(self, layer: DynamicLayer) -> None:
         """From a layer of which each row is a prompt, (P, H, S, D); its tensors are taken over."""
-        self.is_initialized, self.is_sliding = True, layer.is_sliding
-        self.dtype, self.device = layer.dtype, layer.device
+        self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
         self._keys, self._values = _States(layer.keys), _States(layer.values)
         self._prompt_of = torch.arange(len(layer.keys), device=layer.device)  # (n,)
         self._read: int = layer.get_seq_length()  # tokens of each prompt, S
