@@ -1,12 +1,15 @@
 """Tokens per second of rollouts under adapted weights: transformers' own `generate`, t2's decode loop, vLLM.
 
-    python bench/rollout.py [--model smollm2|tiny] [--systems generate,t2_hf,t2_hf_bf16,t2_vllm,t2_vllm_bf16]
+    python bench/rollout.py [--model smollm2|tiny] [--systems generate,t2_hf,t2_hf_copied,t2_hf_bf16,t2_vllm,...]
+    python bench/rollout.py --systems t2_hf_copied,t2_hf --prompts 1 --prompt-tokens 512 --new-tokens 64 --repeats 1
 
 Every round moves z first, so that the weights are merged (and sent to vLLM) as in training; `sync` is that part, timed
 by itself. All systems answer the same prompts with as many samples of exactly as many tokens, at temperature 1 (end
 tokens are switched off). Each runs in a process of its own; vLLM's CPU build wants its own environment, in which the
 others run as well. Drift is the largest and the mean difference of a log-prob at sampling to the one that training
-computes (factored mode, the model's own type) for the same tokens.
+computes (factored mode, the model's own type) for the same tokens. `t2_hf_copied` keeps a prompt's keys and values once
+per sample, as `t2_hf` did before `t2.policy.prompt_cache`. Memory is this process's peak in the first round, merging
+included, since later ones find what the allocator has kept; vLLM's engine is another process.
 """
 
 from __future__ import annotations
@@ -15,23 +18,39 @@ import argparse
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
-from measure import check_lengths, count, finish, in_child, machine, names_of, parser, table, timed, write
+from measure import (
+    check_lengths,
+    count,
+    finish,
+    in_child,
+    machine,
+    megabytes,
+    names_of,
+    parser,
+    peak_memory,
+    table,
+    timed,
+    write,
+)
 from models import endless_vllm, inject_svf, load_endless
 
 from t2.adapters.svf import SVF
 from t2.models.language_model import LanguageModel
+from t2.policy import decode
 from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.policy.vllm_engine import EngineSettings, get_engine
 from t2.types import Completion, Example, Sampling
 
-SYSTEMS = ("generate", "t2_hf", "t2_hf_bf16", "t2_vllm", "t2_vllm_bf16")
+SYSTEMS = ("generate", "t2_hf", "t2_hf_copied", "t2_hf_bf16", "t2_vllm", "t2_vllm_bf16")
 QUESTION = "State the final answer to the following arithmetic problem: {} + {} ="
 
 
@@ -60,6 +79,15 @@ class TransformersGenerate:
         return [completions[start : start + sampling.samples] for start in range(0, len(completions), sampling.samples)]
 
 
+class CopiedPrompts(HFGenerator):
+    """t2's decode loop with the keys and values of a prompt in the cache once for each of its samples."""
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        """As in `t2.policy.generator`."""
+        with patch.object(decode, "share_prompts", lambda cache, new_tokens: None):
+            return super().generate(examples, sampling)
+
+
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """One system's seconds in this process; RuntimeError if a completion is shorter than asked for."""
     if "vllm" in name and importlib.util.find_spec("vllm") is None:
@@ -68,21 +96,32 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     lm = load_endless(args.model)
     adapter = inject_svf(lm)
     generator, sync = _build(name, lm, adapter)
-    examples = [Example(QUESTION.format(number, number + 1)) for number in range(args.prompts)]
+    examples = [_example(lm, number, args.prompt_tokens) for number in range(args.prompts)]
     sampling = Sampling(max_new_tokens=args.new_tokens, temperature=1.0, samples=args.samples)
     completions: list[Completion] = []
+    rollout = timed(lambda: completions.extend(chain(*generator.generate(examples, sampling))))
+    _move(adapter, args.repeats)
+    memory = peak_memory(rollout)  # of a first round, which is not timed
     whole, synced = [], []
-    for number in range(args.repeats + 1):  # the first is not counted
+    for number in range(args.repeats):
         _move(adapter, number)
         completions.clear()
-        whole.append(timed(lambda: completions.extend(chain(*generator.generate(examples, sampling))))())
+        whole.append(rollout())
         check_lengths(name, [len(one.token_ids) for one in completions], args.new_tokens)
         _move(adapter, 1000 + number)
         synced.append(timed(sync)())
         _move(adapter, number)
-    found = {"system": name, "status": "measured", "machine": about, "seconds": whole[1:], "sync_seconds": synced[1:]}
+    found = {"system": name, "status": "measured", "machine": about, "seconds": whole, "sync_seconds": synced}
     drift = None if name == "generate" else _drift(lm, completions[:16])
-    return found | {"tokens": len(completions) * args.new_tokens, "drift": drift}
+    return found | {"tokens": len(completions) * args.new_tokens, "drift": drift, "memory": memory}
+
+
+def _example(lm: LanguageModel, number: int, tokens: int) -> Example:
+    """A question, asked again until its prompt has so many tokens."""
+    question = asked = QUESTION.format(number, number + 1)
+    while len(lm.encode(Example(asked))) < tokens:
+        asked = f"{asked}\n{question}"
+    return Example(asked)
 
 
 def _build(name: str, lm: LanguageModel, adapter: SVF) -> tuple[Generator, Callable[[], None]]:
@@ -95,6 +134,8 @@ def _build(name: str, lm: LanguageModel, adapter: SVF) -> tuple[Generator, Calla
 
     if name == "generate":
         return TransformersGenerate(lm, adapter), merge
+    if name == "t2_hf_copied":
+        return CopiedPrompts(lm, adapter, batch_rows=64), merge
     if name.startswith("t2_hf"):
         return HFGenerator(lm, adapter, dtype="bfloat16" if half else None, batch_rows=64), merge
     generator = endless_vllm(lm, adapter)
@@ -116,7 +157,7 @@ def _drift(lm: LanguageModel, completions: Sequence[Completion]) -> dict[str, fl
 
 
 def rollout_table(systems: Sequence[dict[str, Any]]) -> str:
-    """Seconds of a rollout and of the transfer of weights, tokens per second, and ratios."""
+    """Seconds of a rollout and of the transfer of weights, tokens per second, ratios, and memory."""
     rate = {row["system"]: row["tokens"] / median(row["seconds"]) for row in systems if row["status"] == "measured"}
     rows: list[dict[str, Any]] = []
     for row in systems:
@@ -126,7 +167,7 @@ def rollout_table(systems: Sequence[dict[str, Any]]) -> str:
         seconds = {"seconds": median(row["seconds"]), "sync s": median(row["sync_seconds"]), "tokens/s": rate[name]}
         ratios = {f"/ {other}": rate[name] / rate[other] if other in rate else "" for other in ("generate", "t2_hf")}
         drift = f"{row['drift']['max']:.2g}" if row["drift"] else ""
-        rows.append({"system": name, **seconds, **ratios, "drift max": drift})
+        rows.append({"system": name, **seconds, **ratios, "drift max": drift, **megabytes(row["memory"])})
     return table(rows)
 
 
@@ -136,6 +177,7 @@ def main(argv: Sequence[str]) -> None:
     made.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
     made.add_argument("--systems", type=names_of(SYSTEMS), default=list(SYSTEMS), help="comma-separated")
     made.add_argument("--prompts", type=count, default=8)
+    made.add_argument("--prompt-tokens", type=partial(count, at_least=0), default=0, help="of a prompt, at least")
     made.add_argument("--samples", type=count, default=8, help="completions per prompt")
     made.add_argument("--new-tokens", type=count, default=32, help="tokens of every completion")
     made.add_argument("--repeats", type=count, default=3, help="rounds after the warm-up round")

@@ -7,8 +7,9 @@
 
 Samples of a prompt share its row until they differ, so that a beginning that several have is computed and kept once.
 Each sample has its own uniform number at each step, so the tokens are those that it would have alone. Finished rows
-leave the batch. Not done here: what is sampled from the logits (`t2.policy.sampling`), reading prompts
-(`t2.policy.prefix`), batches (`t2.policy.hf`).
+leave the batch. Once samples differ, their prompt's keys and values are still held once (`t2.policy.prompt_cache`). Not
+done here: what is sampled from the logits (`t2.policy.sampling`), reading prompts (`t2.policy.prefix`), batches
+(`t2.policy.hf`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from torch import Tensor
 
 from t2.models.language_model import LanguageModel
 from t2.policy.prefix import Prompts
+from t2.policy.prompt_cache import share_prompts
 from t2.policy.rows import Row
 from t2.policy.sampling import choose
 from t2.types import Sampling
 
-COMPACT_SHARE = 0.25  # finished rows are dropped at this share of the batch, since each drop copies the whole cache
+COMPACT_SHARE = 0.25  # finished rows are dropped at this share of the batch: a drop copies what the others generated
 
 
 @dataclass
@@ -60,6 +62,7 @@ def decode(
         select: is told one completion of each row of the next forward pass, whose state is to be applied.
     """
     cache, logits, mask, shift = prompts.cache, prompts.logits, prompts.mask, prompts.shift
+    share_prompts(cache, sampling.max_new_tokens)
     branches, waiting = [Branch(list(group)) for group in groups], list(groups)
     select([branch.rows[0] for branch in branches])
     for step in range(sampling.max_new_tokens):

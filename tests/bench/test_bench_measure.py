@@ -65,7 +65,7 @@ def test_two_pass_compares_the_memory_of_few_and_many_way_by_way(monkeypatch):
 
 
 def test_rollout_table_has_ratios_to_both_references():
-    about = {"status": "measured", "sync_seconds": [0.1], "tokens": 100, "drift": None}
+    about = {"status": "measured", "sync_seconds": [0.1], "tokens": 100, "drift": None, "memory": None}
     spent = {"generate": 4.0, "t2_hf": 2.0, "t2_vllm": 1.0}
     rows = [about | {"system": name, "seconds": [seconds]} for name, seconds in spent.items()]
     lines = importlib.import_module("rollout").rollout_table(rows).splitlines()

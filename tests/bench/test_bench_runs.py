@@ -45,6 +45,10 @@ RUNS = {
     "two_pass --one 100": ("--new-tokens 2 --pass2 merged", lambda r: 0 < r["held_bytes"] <= r["peak_bytes"]),
     "rollout --one generate": ("--prompts 2 --samples 3 --new-tokens 4 --repeats 1", lambda r: r["tokens"] == 24),
     "rollout --one t2_hf": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] < 1e-4),
+    "rollout --one t2_hf_copied": (
+        "--prompts 2 --prompt-tokens 99 --samples 3 --new-tokens 4 --repeats 1",
+        lambda r: r["drift"]["max"] < 1e-4 and r["memory"]["peak_bytes"] > 0,
+    ),
     "rollout --one t2_hf_bf16": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] > 1e-4),
     "precision": (
         "--dtypes bfloat16 --prompts 1 --samples 2 --new-tokens 4 --std 0.01",
