@@ -9,7 +9,7 @@ HARNESS_READY := .venv-harness/.ready
 NF4_READY := .venv-nf4/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour or more on two cores).
+# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (two hours or more on two cores).
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo study docs test tests test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean

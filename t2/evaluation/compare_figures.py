@@ -24,13 +24,12 @@ def write_figures(groups: Sequence[Group], folder: Path) -> list[Path]:
     """Draw into `folder` what the groups have the numbers for; returns the files."""
     drawn = [folder / "gain_by_numbers.png"]
     _plot_gain_by_numbers(groups, drawn[0])
-    if forgetful := [group for group in groups if group.forgetting]:
+    if any(group.forgetting for group in groups):
         drawn.append(folder / "forgetting_by_gain.png")
-        _plot_forgetting_by_gain(forgetful, drawn[-1])
-    curves = {group.name: found for group in groups if (found := learning_curve(group.trained))}
-    if curves:
+        _plot_forgetting_by_gain(groups, drawn[-1])
+    if any(group.trained for group in groups):
         drawn.append(folder / "learning_curves.png")
-        _plot_curves(curves, drawn[-1])
+        _plot_curves({group.name: learning_curve(group.trained) for group in groups}, drawn[-1])
     return drawn
 
 
@@ -63,6 +62,8 @@ def _plot_forgetting_by_gain(groups: Sequence[Group], path: Path) -> None:
     with drawing(path, SIZE) as figure:
         axes = figure.subplots()
         for number, group in enumerate(groups):
+            if not group.forgetting:
+                continue
             color, gains = OKABE_ITO[number % len(OKABE_ITO)], [100 * value for value in group.gains]
             axes.plot(gains, group.forgetting, "o", color=color, alpha=0.4, markersize=5)
             axes.plot(fmean(gains), fmean(group.forgetting), "D", color=color, label=group.name)
@@ -79,6 +80,8 @@ def _plot_curves(curves: Mapping[str, Mapping[int, Sequence[float]]], path: Path
     with drawing(path, SIZE) as figure:
         axes = figure.subplots()
         for number, (name, curve) in enumerate(curves.items()):
+            if not curve:  # its runs are gone, its colour stays its own
+                continue
             color, steps = OKABE_ITO[number % len(OKABE_ITO)], list(curve)
             axes.plot(steps, [fmean(scores) for scores in curve.values()], "o-", color=color, label=name)
             lowest, highest = ([of(scores) for scores in curve.values()] for of in (min, max))

@@ -62,7 +62,8 @@ def decode(
         select: is told one completion of each row of the next forward pass, whose state is to be applied.
     """
     cache, logits, mask, shift = prompts.cache, prompts.logits, prompts.mask, prompts.shift
-    share_prompts(cache, sampling.max_new_tokens)
+    if any(len(group) > 1 for group in groups):  # a prompt with one sample is held once anyway
+        share_prompts(cache, sampling.max_new_tokens)
     branches, waiting = [Branch(list(group)) for group in groups], list(groups)
     select([branch.rows[0] for branch in branches])
     for step in range(sampling.max_new_tokens):
