@@ -80,7 +80,7 @@ def test_scales_are_the_states_of_their_mixtures(pool):
     scales = pool.scales(mixtures)
     for index, mixture in enumerate(mixtures):
         for module, z in pool.state(mixture).items():
-            torch.testing.assert_close(scales[module][index], z, rtol=0, atol=1e-7)
+            torch.testing.assert_close(scales[module][index], z, rtol=3e-7, atol=0)  # two steps of fp32
     assert {module: (tuple(rows.shape), rows.dtype) for module, rows in scales.items()} == {
         module: ((4, size), torch.float32) for module, size in SIZES.items()
     }
