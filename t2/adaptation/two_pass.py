@@ -166,8 +166,7 @@ class TwoPass:
     def _applies_per_example(self, groups: Sequence[_Group]) -> bool:
         if self.pass2 == "auto":
             examples = sum(len(group.indices) for group in groups)
-            few = len(groups) > 1 and examples < MERGING_PAYS_FROM * len(groups)
-            return few and isinstance(self.generator, PerExampleGenerator)
+            return isinstance(self.generator, PerExampleGenerator) and not merging_pays(examples, len(groups))
         return self.pass2 == "per_example"
 
     def _merged(
@@ -195,6 +194,11 @@ class TwoPass:
             [number_of[index] for index in range(len(examples))],
         )
         return adapted.generate(examples, sampling)
+
+
+def merging_pays(examples: int, mixtures: int) -> bool:
+    """Whether `auto` merges for so many examples of so many distinct mixtures."""
+    return mixtures == 1 or examples >= MERGING_PAYS_FROM * mixtures
 
 
 def is_base(mixture: Mixture) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from conftest import LetterTask
-from tiny_pool import tiny_generator, tiny_pool
 
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
@@ -22,16 +21,6 @@ from t2.tasks.base import Split, Task
 from t2.types import Example, Sampling
 
 LABELS = ("math", "code", "other")
-
-
-@pytest.fixture(scope="module")
-def generator() -> HFGenerator:
-    return tiny_generator()
-
-
-@pytest.fixture(scope="module")
-def pool(generator: HFGenerator) -> ExpertPool:
-    return tiny_pool(generator)
 
 
 class Alternating:

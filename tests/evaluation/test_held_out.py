@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_pool import tiny_generator, tiny_pool
+from tiny_pool import tiny_generator
 
 from t2.adaptation.dispatch import PromptDispatch
 from t2.adaptation.fixed import Fixed
@@ -19,21 +19,10 @@ from t2.evaluation.results import Results
 from t2.evaluation.systems import pool_systems
 from t2.evaluation.tables import results_text
 from t2.experts.mixture import Mixture
-from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
 
 TOKENS = 12
 LINES = [f"The {number}th text tells of {number * 7} ships and a harbour." for number in range(9)]
-
-
-@pytest.fixture(scope="module")
-def generator() -> HFGenerator:
-    return tiny_generator()
-
-
-@pytest.fixture(scope="module")
-def pool(generator: HFGenerator) -> ExpertPool:
-    return tiny_pool(generator)
 
 
 @pytest.fixture

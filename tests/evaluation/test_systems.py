@@ -7,27 +7,14 @@ import re
 
 import pytest
 import torch
-from tiny_pool import tiny_generator, tiny_pool
 
 from t2.adaptation.fixed import Base, Fixed
 from t2.evaluation.systems import draw_of, is_scored, joined_name, name_strategies, parse_control, pool_systems
 from t2.experts.mixture import Mixture
-from t2.experts.pool import ExpertPool
-from t2.policy.hf import HFGenerator
 from t2.types import Sampling
 
 SAMPLING = Sampling(max_new_tokens=4)
 MINE = Fixed(weights={"math": 0.5}, name="mine")
-
-
-@pytest.fixture(scope="module")
-def generator() -> HFGenerator:
-    return tiny_generator()
-
-
-@pytest.fixture(scope="module")
-def pool(generator: HFGenerator) -> ExpertPool:
-    return tiny_pool(generator)
 
 
 def test_singles_uniform_and_strategies_have_names_in_this_order(generator, pool) -> None:
