@@ -153,7 +153,7 @@ def tell(results: Results, outcomes: Sequence[Outcome], adapters: Adapters, run:
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
     """The tasks of the configuration with their examples and sampling."""
     benchmarks = instantiate(cfg.get("benchmarks"))  # absent where no set is named
-    tasks = tasks_of(benchmarks) if benchmarks else [instantiate(cfg.task)]
+    tasks = tasks_of(benchmarks, cfg.only) if benchmarks else [instantiate(cfg.task)]
     return Benchmark(
         tasks,
         split=cfg.split,

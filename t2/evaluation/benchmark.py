@@ -230,6 +230,13 @@ def labels_of(pool: ExpertPool) -> tuple[str, ...]:
     return (*pool.domains, OTHER)
 
 
-def tasks_of(benchmarks: Mapping[str, Any]) -> list[Task]:
-    """The tasks of a benchmark set of the configuration, where `benchmark_domains` may be among them."""
-    return [task for name, task in benchmarks.items() if name != "benchmark_domains"]
+def tasks_of(benchmarks: Mapping[str, Any], only: str | None = None) -> list[Task]:
+    """The tasks of a benchmark set of the configuration, where `benchmark_domains` may be among them.
+
+    Raises:
+        ValueError: `only` is none of them.
+    """
+    tasks = {name: task for name, task in benchmarks.items() if name != "benchmark_domains"}
+    if only is not None and only not in tasks:
+        raise ValueError(f"only={only}; the set has {', '.join(tasks)}.{did_you_mean(only, tasks)}")
+    return [task for name, task in tasks.items() if only in (None, name)]

@@ -89,6 +89,7 @@ class Evaluate(Applied):
 
     task: Part | None = None
     benchmarks: dict[str, Part | dict[str, str | None] | None] | None = None
+    only: Text | None
     sampling: Part
     split: Split
     limit: PositiveInt | None
