@@ -26,7 +26,9 @@ demo: $(READY)
 	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 17 + 48 ='"
 
 study: $(READY)
-	$(BIN)/python evaluate.py -m experiment=study/unseen_wide seed=0,1,2 hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=seed_$${seed}'
+	$(BIN)/python evaluate.py -m experiment=study/unseen_wide seed=0,1,2 \
+		only=asdiv,boolq,commonsense_qa,number_filter,fraction,word_reversal hydra/launcher=joblib hydra.launcher.n_jobs=2 \
+		hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=$${only}_seed_$${seed}'
 	$(BIN)/python -m t2.evaluation.study $(STUDY)/*/ --out $(STUDY)
 
 # Nothing is loaded from elsewhere: outputs/site opens from the disk.

@@ -31,7 +31,7 @@ PLUGINS = {
     "hydra/sweeper/optuna": '"transformer2[optuna]"',
     "hydra/launcher/submitit_slurm": '"transformer2[slurm]"',
     "hydra/launcher/submitit_local": '"transformer2[slurm]"',
-    "hydra/launcher/joblib": "hydra-joblib-launcher",
+    "hydra/launcher/joblib": '"transformer2[joblib]"',
 }
 
 

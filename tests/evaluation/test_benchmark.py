@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -173,3 +174,12 @@ def test_labels_are_the_domains_and_other(pool) -> None:
 
 def test_the_domains_among_benchmarks_are_no_task(letter_task) -> None:
     assert tasks_of({"benchmark_domains": {"letters": "math"}, "letters": letter_task}) == [letter_task]
+
+
+def test_one_task_of_a_set(letter_task) -> None:
+    benchmarks = {"letters": letter_task, "more": copy.copy(letter_task), "benchmark_domains": {}}
+    assert tasks_of(benchmarks, "more") == [benchmarks["more"]]
+    with pytest.raises(ValueError, match=r"only=leters; the set has letters, more\. Did you mean 'letters'"):
+        tasks_of(benchmarks, "leters")
+    with pytest.raises(ValueError, match="only=benchmark_domains"):
+        tasks_of(benchmarks, "benchmark_domains")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +21,18 @@ from t2.run.sweep import Job, Sweep, again, read_jobs, report_sweep
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Script:
     monkeypatch.chdir(tmp_path)
     return Script(tmp_path, monkeypatch)
+
+
+def meeting(cfg: DictConfig) -> Any:
+    """Begins, and waits until two jobs have; in another process than the test, so that it can be pickled."""
+    result = kill_sweep.job(cfg)
+    until = time.monotonic() + 60
+    while len(Path(cfg.begun).read_text().split()) < 2:
+        assert time.monotonic() < until, "the jobs do not run at once"
+        time.sleep(0.01)
+    if cfg.number == 1:
+        raise ValueError("number is 1; allowed: another.")
+    return result
 
 
 def failing(cfg: DictConfig) -> Any:
@@ -49,6 +62,14 @@ def test_a_failed_job_stops_no_other_and_is_listed_with_its_command(
     assert script(*words) == 0  # by itself, with what failed mended
     assert script.begun == [1]
     assert (Path("s") / "1" / "results.json").is_file()
+
+
+@pytest.mark.processes
+def test_jobs_side_by_side(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("-m", "number=0,1", "hydra.sweep.dir=s", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    assert script(*arguments, body=meeting) == 1
+    assert sorted(script.begun) == [0, 1]
+    assert "Sweep s: 1 finished, 0 skipped, 1 failed." in capsys.readouterr().out
 
 
 def test_a_sweep_started_again_runs_what_has_no_result(script: Script, capsys: pytest.CaptureFixture[str]) -> None:
