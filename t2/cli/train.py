@@ -22,7 +22,7 @@ from t2.cli.train_parts import build, divide, is_divided, validation_of
 from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.report import describe_data, summarize
 from t2.evaluation.results import Results
-from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.systems import BASE, EXPERT, START
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE
@@ -100,7 +100,10 @@ def report(
     run, task = Path(cfg.paths.run), module.task
     validation = validation_of(callbacks)
     adapted, parts = ({}, {"strategy": "fixed"}) if after is None else after.results(module, run)
-    validated = {BASE: validation.reports[0], EXPERT: validation.reports[validation.best_step], **adapted}
+    before = {START if cfg.start_from else BASE: validation.reports[0]}
+    if cfg.start_from:
+        before = {BASE: validation.score_base(module).scores, **before}
+    validated = {**before, EXPERT: validation.reports[validation.best_step], **adapted}
     scores, paired = summarize(validated, majority=validation.majority)
     results = Results(
         command="train",

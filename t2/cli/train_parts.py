@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from hydra.utils import get_method, instantiate
@@ -16,11 +18,20 @@ from t2.adapters.base import Adapter
 from t2.adapters.svf import SVF
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.expert import ExpertMetadata
-from t2.experts.trained import UNKNOWN_ORIGIN, check_mixable, origin
+from t2.experts.trained import (
+    UNKNOWN_ORIGIN,
+    Trained,
+    apply_trained,
+    check_mixable,
+    find_trained,
+    load_trained,
+    origin,
+)
 from t2.models.language_model import LanguageModel
 from t2.models.loading import load_model
 from t2.models.precision import Precision
 from t2.run.configuration.trainer import DIVIDED, FSDP
+from t2.run.fetch import file_sha256
 from t2.run.results import own_commit
 from t2.tasks.base import Task
 from t2.tasks.prompt_hash import prompt_hashes
@@ -88,6 +99,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)
     callbacks, validation = build_callbacks(cfg)
     adapter = instantiate(cfg.adapter)
+    start = build_start(cfg, adapter)
     check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
     after = build_after(cfg, task, sampling, limit=validation.limit)
     if shards := cfg.trainer.get("strategy") == FSDP:
@@ -95,6 +107,8 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     lm = instantiate(cfg.base_model)
     data.check_lengths(lm, task, sampling, validated=validation.limit, answers=not objective.on_policy)
     inject_seconds = 0.0 if shards else inject(adapter, lm)  # with shards, when the processes are connected
+    if start is not None:
+        apply_trained(adapter, start.trained, source=lm.source)
     if cfg.recompute_activations:
         recompute_blocks(lm.model)
     metadata = ExpertMetadata(
@@ -106,9 +120,10 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         step=0,
         t2_version=t2.__version__,
         git_commit=own_commit(),
-        prompts=frozenset(prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
+        **provenance(start, prompt_hashes([*data.schedule.used(cfg.steps).values(), *task.split("val")])),
         **(UNKNOWN_ORIGIN if shards else origin(adapter)),
     )
+    own = ("micro_batch_tokens", "share_prompts", "kl_every", "score_workers", "seed")
     module = ExpertTraining(
         lm=lm,
         adapter=adapter,
@@ -119,15 +134,42 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
         sampling=sampling,
         optimizer=optimizer,
         total_steps=cfg.steps,
-        micro_batch_tokens=cfg.micro_batch_tokens,
-        share_prompts=cfg.share_prompts,
-        kl_every=cfg.kl_every,
-        score_workers=cfg.score_workers,
-        seed=cfg.seed,
         shards=shards,
+        **{key: cfg[key] for key in own},
     )
     module.phases.total_seconds["svd" if isinstance(adapter, SVF) else "inject"] = inject_seconds
     return module, data, callbacks, after
+
+
+@dataclass(frozen=True)
+class Start:
+    """What training begins with instead of the base: an expert, or the weights of another adapter, and its file."""
+
+    trained: Trained
+    sha256: str
+
+
+def provenance(start: Start | None, prompts: Iterable[str]) -> dict[str, Any]:
+    """The fields of `ExpertMetadata` that say what training began with, and which questions were learned from.
+
+    Those that the start was trained on are among them; where these are unknown, so are all.
+    """
+    if start is None:
+        return {"prompts": frozenset(prompts)}
+    before = start.trained.metadata.prompts
+    return {"prompts": None if before is None else before | set(prompts), "start": start.sha256}
+
+
+def build_start(cfg: DictConfig, adapter: Adapter) -> Start | None:
+    """What `start_from` names; ValueError or FileNotFoundError where training cannot begin with it."""
+    if not cfg.start_from:
+        return None
+    if cfg.trainer.get("strategy") == FSDP:
+        raise ValueError(
+            "start_from= is not for trainer=fsdp, which has the adapter later; allowed: one device, or ddp."
+        )
+    path = find_trained(cfg.start_from, adapter)
+    return Start(load_trained(path, adapter), file_sha256(path))
 
 
 def inject(adapter: Adapter, lm: LanguageModel) -> float:

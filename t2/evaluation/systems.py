@@ -2,6 +2,7 @@
 
     base            the model with its adapter off; every other system is paired with it
     expert          one expert by itself, applied to the adapter
+    start           what a training run began with, where that is not the base
     expert:DOMAIN   one expert of the pool, for all examples
     uniform         every expert with mixing weight 1/K
     all             every expert with mixing weight 1, and no first pass
@@ -33,9 +34,9 @@ from t2.experts.transfer import transfer as transfer_expert
 from t2.policy.generator import AdaptableGenerator
 from t2.tasks.base import Task
 
-BASE, UNIFORM, ALL, EXPERT = "base", "uniform", "all", "expert"  # names of systems
+BASE, UNIFORM, ALL, EXPERT, START = "base", "uniform", "all", "expert", "start"  # names of systems
 BEST_SINGLE, ORACLE, FORM = "best_single", "oracle", "form"  # see `t2.evaluation.selection`
-RESERVED = (EXPERT, BEST_SINGLE, ORACLE, FORM)
+RESERVED = (EXPERT, START, BEST_SINGLE, ORACLE, FORM)
 DRAWN = ("shuffled", "random")  # controls that chance decides
 FITTED = re.compile(rf"(?!{EXPERT}:)(?P<name>.+)#(?P<set>\d+)")  # a strategy and the number of its support set
 CONTROLLED = re.compile(rf"(?P<control>{'|'.join(get_args(Control))})(_(?P<draw>\d+))?:(?P<domain>.+)")

@@ -58,6 +58,20 @@ class AdapterWeights:
         save_tensors(path, self.state, self.metadata.to_strings())
         return path
 
+    @staticmethod
+    def find(path: Path | str) -> Path:
+        """The file in the folder of a training run; any other path is returned as it is.
+
+        Raises:
+            ValueError: the folder holds an SVF expert.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            return path
+        if not (path / ADAPTER_FILE).is_file() and (path / EXPERT_FILE).is_file():
+            raise ValueError(f"{path} holds {EXPERT_FILE}, an SVF expert. Set adapter=svf to apply it.")
+        return path / ADAPTER_FILE
+
     @classmethod
     def load(cls, path: Path | str) -> AdapterWeights:
         """Read the file, or that of a training run's folder; `check` tells whether it fits an adapter and a model.
@@ -66,11 +80,7 @@ class AdapterWeights:
             FileNotFoundError: there is no such file, or the folder holds none.
             ValueError: it is an SVF expert, no such file, or damaged.
         """
-        path = Path(path)
-        if path.is_dir():
-            if not (path / ADAPTER_FILE).is_file() and (path / EXPERT_FILE).is_file():
-                raise ValueError(f"{path} holds {EXPERT_FILE}, an SVF expert. Set adapter=svf to apply it.")
-            path = path / ADAPTER_FILE
+        path = cls.find(path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"There is no {path}. Give the folder of a training run that has validated, or its {ADAPTER_FILE}."

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -33,7 +33,8 @@ class ExpertMetadata:
     `prompts` are hashes (`t2.tasks.prompt_hash`) of the questions that it was trained and validated on; None: unknown.
     `learned` says which singular values have a number of their own, as `t2.adapters.spectrum.Spectrum` writes it;
     None: every one. `adapter` holds the settings of another adapter than SVF, as JSON (`t2.experts.adapter_weights`).
-    `coverage` says how much of the blocks' weights was adapted, and what was left (`t2.adapters.coverage`).
+    `coverage` says how much of the blocks' weights was adapted, and what was left (`t2.adapters.coverage`). `start` is
+    the SHA-256 of the file that training began with, whose questions are among `prompts`; None: it began with the base.
     """
 
     base_model: str
@@ -52,6 +53,7 @@ class ExpertMetadata:
     learned: str | None = None
     adapter: str | None = None
     coverage: str | None = None
+    start: str | None = None
     format_version: int = FORMAT_VERSION
 
     def to_strings(self) -> dict[str, str]:
@@ -79,7 +81,7 @@ class ExpertMetadata:
                 f"its format_version is {version!r}; this t2 reads {FORMAT_VERSION}. Use the t2 that saved it"
                 f" ({strings.get('t2_version', 'version unknown')}), or train the expert again."
             )
-        optional = {"val_before", "val_after", "git_commit", "prompts", "learned", "adapter", "coverage"}
+        optional = {f.name for f in fields(cls) if f.default is None}
         missing = [f.name for f in fields(cls) if f.name not in strings and f.name not in optional]
         if missing:
             raise ValueError(f"its metadata lacks {', '.join(missing)}. Save it again with Expert.save.")
@@ -93,24 +95,9 @@ class ExpertMetadata:
         before, after = (_number(strings, name) if name in strings else None for name in ("val_before", "val_after"))
         check_score("val_before", before)
         check_score("val_after", after)
-        return cls(
-            base_model=strings["base_model"],
-            fingerprint=strings["fingerprint"],
-            parametrization=strings["parametrization"],
-            task=strings["task"],
-            domain=strings["domain"],
-            description=strings["description"],
-            objective=strings["objective"],
-            step=int(step),
-            t2_version=strings["t2_version"],
-            val_before=before,
-            val_after=after,
-            git_commit=strings.get("git_commit"),
-            prompts=frozenset(strings["prompts"].split()) if "prompts" in strings else None,
-            learned=strings.get("learned"),
-            adapter=strings.get("adapter"),
-            coverage=strings.get("coverage"),
-        )
+        texts: dict[str, Any] = {f.name: strings.get(f.name) for f in fields(cls) if str(f.type).startswith("str")}
+        prompts = frozenset(strings["prompts"].split()) if "prompts" in strings else None
+        return cls(**texts, step=int(step), val_before=before, val_after=after, prompts=prompts)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,16 @@ def save_trained(one: Trained, adapter: Adapter, run: Path) -> Path:
     return one.save(run / ADAPTER_FILE)
 
 
+def find_trained(path: Path | str, adapter: Adapter) -> Path:
+    """The file of what a run saved, in its folder; any other path is returned as it is.
+
+    Raises:
+        FileNotFoundError: the folder holds no expert.
+        ValueError: it holds one of another kind of adapter.
+    """
+    return AdapterWeights.find(path) if isinstance(adapter, NamedAdapter) else Expert.find(path)
+
+
 def load_trained(path: Path | str, adapter: Adapter) -> Trained:
     """Read what a run saved, with the kind of adapter that it is to be applied with; no model is needed.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,17 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 
 from t2.evaluation.report import Report
+from t2.evaluation.scoring import evaluate
+from t2.evaluation.systems import BASE, EXPERT
 from t2.experts.trained import save_trained, why_not_kept
+from t2.policy.generator import AdaptableGenerator
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.places import typed
 from t2.run.ranks import no_bar
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
 from t2.training.ranks import evaluate_divided, note_sigterm
-from t2.types import Sampling
+from t2.types import Example, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +42,9 @@ def training_of(module: L.LightningModule) -> ExpertTraining:
 class Validation(L.Callback):
     """Greedy accuracy on the validation split; keeps the best expert and stops when it no longer improves.
 
-    Runs before the first step (so that an expert is at least as good as the base), every `every` steps and at the
-    end. `patience` is the number of validations without improvement after which training stops (None: never; paper:
-    early stopping on validation).
+    Runs before the first step (so that an expert is at least as good as what training began with), every `every` steps
+    and at the end. `patience` is the number of validations without improvement after which training stops (None: never;
+    paper: early stopping on validation).
     """
 
     def __init__(
@@ -68,11 +72,10 @@ class Validation(L.Callback):
         step = trainer.global_step
         if step in self.reports:
             return
-        examples = module.task.split("val")[: self.limit]
-        sampling = Sampling(max_new_tokens=module.sampling.max_new_tokens, stop=module.sampling.stop)
+        examples = self._examples(module)
         with module.phases("validate"):
             report = evaluate_divided(
-                module.generator, module.task, examples, sampling, system="expert", workers=module.score_workers
+                module.generator, module.task, examples, _sampling(module), system=EXPERT, workers=module.score_workers
             )
         self.reports[step], self.majority, self.latest = report.scores, report.majority, report
         if report.mean > self._mean(self.best_step) or step == self.best_step:
@@ -91,6 +94,18 @@ class Validation(L.Callback):
         if self.patience is not None and waited >= self.patience:
             log.info("No better validation for %d times: training stops at step %d.", waited, step)
             trainer.should_stop = True
+
+    def score_base(self, module: ExpertTraining) -> Report:
+        """The base's scores on the same examples, which no validation has where training began with an expert."""
+        assert isinstance(module.generator, AdaptableGenerator), "every generator that a run can have is one"
+        base = module.generator.with_state({})
+        with module.phases("validate"):
+            return evaluate(
+                base, module.task, self._examples(module), _sampling(module), system=BASE, workers=module.score_workers
+            )
+
+    def _examples(self, module: ExpertTraining) -> Sequence[Example]:
+        return module.task.split("val")[: self.limit]
 
     def _mean(self, step: int) -> float:
         return sum(self.reports[step]) / len(self.reports[step])
@@ -112,6 +127,11 @@ class Validation(L.Callback):
         """The inverse of `state_dict`."""
         self.reports = {step: tuple(scores) for step, scores in state_dict["reports"].items()}
         self.best_step, self.majority = state_dict["best_step"], state_dict["majority"]
+
+
+def _sampling(module: ExpertTraining) -> Sampling:
+    """Greedy, with the length limit and the ends of training."""
+    return Sampling(max_new_tokens=module.sampling.max_new_tokens, stop=module.sampling.stop)
 
 
 def finish(trainer: L.Trainer, module: ExpertTraining) -> None:

@@ -56,6 +56,7 @@ class Train(Pooled):
     callbacks: dict[str, Part]
     logger: dict[str, Part] | None = None
     resume: Text | None
+    start_from: Text | None
     steps: PositiveInt
     prompts_per_step: PositiveInt
     domain: Text
