@@ -30,6 +30,7 @@ CHANGES = (
     "adapter.modules=mlp",
     "adapter.spectrum=top adapter.rank=16",
     "adapter.spectrum=top adapter.rank=16 recompute_activations=true",
+    "adapter.spectrum=top adapter.rank=16 recompute_activations=true generation.batch_rows=16",
     "trainer.strategy=fsdp trainer.devices=2",
     "trainer.strategy=fsdp trainer.devices=8 recompute_activations=true",
 )  # that need less memory, as they are typed

@@ -99,8 +99,9 @@ def memory_parts(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:
         parts["z and AdamW"] += 4 * run.members * sum(map(run.work.learned, shape.adapted))
     if not run.has_backward:
         parts |= {"activations": 0.0, "logits": 0.0}
-    if run.engine_bytes or run.is_remote or not run.samples_rollouts:
-        parts |= {"merged": 0.0, "cache": 0.0}
+    parts["cache"] = max(held(shape, one, run.placement)["cache"] for one in _sampled(run)) if _sampled(run) else 0.0
+    if not parts["cache"]:
+        parts["merged"] = 0.0
     parts["surplus"] = CPU_SURPLUS * (parts["activations"] + parts["logits"]) if gpu.is_cpu else 0.0
     largest = max(shape.adapted, key=lambda size: size[0] * size[1])
     return {
@@ -109,6 +110,16 @@ def memory_parts(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:
         "decomposition": 4 * _workspace(largest),
         "engine": run.engine_bytes,
     }
+
+
+def _sampled(run: Run) -> list[Work]:
+    """What the model samples: rollouts, and validations, of which no completions share a prompt."""
+    if run.engine_bytes or run.is_remote:
+        return []
+    work = run.work
+    rollouts = [replace(work, prompts=work.prompts * run.members)] if run.samples_rollouts else []
+    validated = [replace(work, prompts=run.validation_rows, samples=1)] if run.validations else []
+    return rollouts + validated
 
 
 def run_seconds(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from t2.costs.gpus import GPU
 from t2.costs.shapes import ModelShape
-from t2.costs.step import Work, cache_bytes, factors, flops, memory, saved
+from t2.costs.step import Work, attended_bytes, factors, flops, memory, saved
 
 Way = Literal["one", "ddp", "fsdp", "balanced"]
 LINK_SHARE = 0.6  # of the link's bytes/s, assumed as for the memory's bandwidth
@@ -101,7 +101,7 @@ def seconds(shape: ModelShape, work: Work, gpu: GPU, placement: Placement = ONE)
     weights = work.number_bytes * (shape.parameters + (0 if work.merged_bytes is not None else factors(shape, work)))
     if work.quantization != "none":  # packed numbers are read, dense ones written and read, in half precision twice
         weights += (3 if work.number_bytes == 2 else 1) * work.number_bytes * shape.packable[0]
-    read = weights + cache_bytes(shape, own, own.rows / own.batches) / 2
+    read = weights + attended_bytes(shape, own, own.rows / own.batches) / 2
     passes = 2 * math.ceil(own.update_tokens / own.micro_batch_tokens)  # a block is computed again while it is whole
     read_seconds = max(read / (gpu.bandwidth * gpu.bandwidth_share), gather)
     return {

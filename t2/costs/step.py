@@ -115,8 +115,18 @@ def memory(shape: ModelShape, work: Work) -> dict[str, float]:
     }
 
 
-def cache_bytes(shape: ModelShape, work: Work, rows: float) -> float:
-    """Bytes of the keys and values of so many completions and their prompts."""
+def cache_bytes(shape: ModelShape, work: Work, rows: int) -> float:
+    """Bytes of the keys and values that so many completions hold, each prompt once for its samples.
+
+    One block's at a time are put together for its forward pass, prompt and completion (`t2.policy.prompt_cache`).
+    """
+    held = math.ceil(rows / work.samples) * work.prompt_tokens + rows * work.new_tokens
+    together = rows * (work.prompt_tokens + work.new_tokens)
+    return 2 * shape.kv * work.number_bytes * (shape.blocks * held + together)
+
+
+def attended_bytes(shape: ModelShape, work: Work, rows: float) -> float:
+    """Bytes of the keys and values that the last token of so many completions attends to."""
     return 2 * shape.blocks * shape.kv * work.number_bytes * rows * (work.prompt_tokens + work.new_tokens)
 
 

@@ -36,8 +36,9 @@ def test_a_training_command_line_fits_or_says_what_to_change(estimate: Run) -> N
     assert "What is typed" not in fits
     small = estimate(*words, "gpu=RTX 4090")
     assert "It does not fit: 43.89 of 24 GB" in small
-    (thin,) = [line for line in small.splitlines() if "adapter.rank=16 recompute_activations=true" in line]
-    assert thin.endswith("fits")
+    thin, thinner = [line for line in small.splitlines() if "adapter.rank=16 recompute_activations=true" in line]
+    assert not thin.endswith("fits")  # 64 completions of a validation at once have a prompt each
+    assert thinner.endswith("fits")
     assert "trainer=fsdp trainer.devices=8" in small
 
 

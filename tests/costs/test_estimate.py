@@ -42,13 +42,28 @@ def test_what_does_not_happen_costs_nothing() -> None:
         "es": estimate(LARGE, replace(RUN, has_backward=False, members=16), H100),
         "remote": estimate(LARGE, replace(RUN, is_remote=True), H100),
     }
-    assert found["sft"].seconds["rollout"] == found["sft"].parts["cache"] == 0
+    assert found["sft"].seconds["rollout"] == found["remote"].parts["cache"] == 0
     assert found["es"].seconds["update"] == found["es"].parts["activations"] == 0
     assert found["remote"].parts["merged"] == 0
     one = estimate(LARGE, RUN, H100).seconds
     assert found["es"].seconds["rollout"] > 8 * one["rollout"]  # more completions read the same weights
     both = estimate(LARGE, replace(RUN, updates=2, has_reference=True), H100).seconds
     assert both["update"] == pytest.approx(3 * one["update"])
+
+
+def test_the_larger_of_rollouts_and_validations_counts() -> None:
+    """A rollout holds a prompt once for its samples, a validation of as many completions one for each."""
+    run = replace(RUN, validations=0)
+    token = 2 * 2 * LARGE.kv  # keys and values of a block, two bytes each
+    rollout = token * (LARGE.blocks * (8 * 100 + 48 * 200) + 48 * 300)
+    validation = token * (LARGE.blocks + 1) * 50 * 300
+    assert estimate(LARGE, run, H100).parts["cache"] == rollout
+    assert estimate(LARGE, RUN, H100).parts["cache"] == validation > rollout
+    imitating = replace(run, samples_rollouts=False)
+    assert estimate(LARGE, imitating, H100).parts["merged"] == 0
+    assert estimate(LARGE, replace(imitating, validations=1), H100).parts["cache"] == validation
+    members = estimate(LARGE, replace(run, members=2), H100).parts["cache"]
+    assert members == token * (LARGE.blocks * (11 * 100 + 64 * 200) + 64 * 300)  # batch_rows of 96
 
 
 def test_decompositions_of_the_largest_triplets_are_kept_thin() -> None:

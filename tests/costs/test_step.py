@@ -8,12 +8,13 @@ import pytest
 import torch
 from cost_model import SHAPES, llama, shape
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
+from transformers import DynamicCache, LlamaForCausalLM
 
 from t2.adapters.svf import SVF
 from t2.costs.shapes import on_meta, shape_of
 from t2.costs.step import Work, activation_bytes, flops, memory
 from t2.models.tiny import tiny_model
+from t2.policy.prompt_cache import ROOM, share_prompts
 
 SMALL = llama(288, 768, 2, 9, 3, 512, tied=True)
 
@@ -55,6 +56,19 @@ def test_bytes_are_those_that_are_allocated(dtype: torch.dtype, number_bytes: in
         )  # fmt: skip
     measured = sum(size for where, size in kept.items() if where not in held) / tokens / small.blocks
     assert activation_bytes(small, work) == pytest.approx(measured, rel=0.05)
+
+
+def test_the_cache_is_what_a_rollout_holds() -> None:
+    small, work = shape_of(on_meta(SMALL)), Work(prompts=2, samples=3, prompt_tokens=5, new_tokens=ROOM, number_bytes=4)
+    model, cache = LlamaForCausalLM(SMALL), DynamicCache()
+    with torch.no_grad():
+        model(input_ids=torch.arange(10).view(2, 5), past_key_values=cache)
+        share_prompts(cache, work.new_tokens)
+        cache.reorder_cache(torch.arange(2).repeat_interleave(3))
+        model(input_ids=torch.arange(6)[:, None], past_key_values=cache)
+    held = 4 * sum(layer.stored_numbers() for layer in cache.layers)
+    together = 4 * 2 * small.kv * 6 * (5 + ROOM)  # of one block, for its forward pass
+    assert memory(small, work)["cache"] == held + together
 
 
 def test_parameters_are_those_of_the_named_models() -> None:
