@@ -7,8 +7,9 @@
 
 Samples of a prompt share its row until they differ, so that a beginning that several have is computed and kept once.
 Each sample has its own uniform number at each step, so the tokens are those that it would have alone. Finished rows
-leave the batch. Once samples differ, their prompt's keys and values are still held once (`t2.policy.prompt_cache`). Not
-done here: what is sampled from the logits (`t2.policy.sampling`), reading prompts (`t2.policy.prefix`), batches
+leave the batch. Once samples differ, their prompt's keys and values are still held once (`t2.policy.prompt_cache`);
+those of prompts with one sample each grow in place (`t2.policy.growing_cache`).
+Not done here: what is sampled from the logits (`t2.policy.sampling`), reading prompts (`t2.policy.prefix`), batches
 (`t2.policy.hf`).
 """
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from t2.models.language_model import LanguageModel
+from t2.policy.growing_cache import leave_room
 from t2.policy.prefix import Prompts
 from t2.policy.prompt_cache import share_prompts
 from t2.policy.rows import Row
@@ -62,8 +64,8 @@ def decode(
         select: is told one completion of each row of the next forward pass, whose state is to be applied.
     """
     cache, logits, mask, shift = prompts.cache, prompts.logits, prompts.mask, prompts.shift
-    if any(len(group) > 1 for group in groups):  # a prompt with one sample is held once anyway
-        share_prompts(cache, sampling.max_new_tokens)
+    prepare = share_prompts if any(len(group) > 1 for group in groups) else leave_room
+    prepare(cache, sampling.max_new_tokens)
     branches, waiting = [Branch(list(group)) for group in groups], list(groups)
     select([branch.rows[0] for branch in branches])
     for step in range(sampling.max_new_tokens):

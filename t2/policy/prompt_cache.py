@@ -32,11 +32,11 @@ def share_prompts(cache: DynamicCache, new_tokens: int) -> None:
     Its rows are prompts that have been read, and are continued by at most `new_tokens` tokens.
     """
     for number, layer in enumerate(cache.layers):
-        if _keeps_all(layer, new_tokens) and layer.is_initialized:
+        if keeps_all(layer, new_tokens) and layer.is_initialized:
             cache.layers[number] = SharedPromptLayer(layer)
 
 
-def _keeps_all(layer: CacheLayerMixin, new_tokens: int) -> bool:
+def keeps_all(layer: CacheLayerMixin, new_tokens: int) -> bool:
     """Whether a layer is one of keys and values alone, and will have dropped none of them."""
     if type(layer) is DynamicSlidingWindowLayer:
         return bool(layer.cumulative_length + new_tokens <= layer.sliding_window)

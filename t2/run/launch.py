@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from t2.run.allocator import keep_freed_memory
 from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
+from t2.run.grouped_attention import group_attention
 from t2.run.launch_folder import Finished, FolderTaken, in_own_folder
 from t2.run.launch_overrides import check_overrides, quote_text
 from t2.run.launch_ranks import is_follower, rank_arguments
@@ -129,6 +130,7 @@ def _run(body: Callable[[DictConfig], Any], name: str, cfg: DictConfig) -> Any:
         check_unchanged(cfg)
     check_configuration(cfg, name)
     keep_freed_memory()
+    group_attention()
     result = in_own_folder(body, cfg)
     if isinstance(result, Finished):
         log.info("This run has its result already.")

@@ -1,10 +1,11 @@
-"""A prompt's keys and values held once: tokens and log-probs are bit for bit those of a cache that copies them."""
+"""Keys and values held once, or grown in place: completions are bit for bit those of a cache that copies them."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from zoo_models import tiny_architecture
 import t2.policy.decode as decode
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_llava
+from t2.policy.growing_cache import GrowingLayer, leave_room
 from t2.policy.hf import HFGenerator
 from t2.policy.prompt_cache import ROOM, SharedPromptLayer, share_prompts
 from t2.types import Completion, Example, PixelImage, Sampling
@@ -65,8 +67,12 @@ def examples(lm: LanguageModel) -> list[Example]:
     return [Example("x" * length, images=image) for length, image in zip(LENGTHS, shown, strict=True)]
 
 
+Prepare = Callable[[DynamicCache, int], None]
+WAYS: list[tuple[Prepare, type, int]] = [(share_prompts, SharedPromptLayer, 4), (leave_room, GrowingLayer, 1)]
+
+
 def generated(
-    lm: LanguageModel, share: Callable[[DynamicCache, int], None], monkeypatch: pytest.MonkeyPatch
+    lm: LanguageModel, share: Prepare, monkeypatch: pytest.MonkeyPatch, samples: int = 4
 ) -> tuple[list[list[Completion]], DynamicCache]:
     """Completions with a way to prepare the cache, and the cache at their end."""
     caches = []
@@ -75,23 +81,28 @@ def generated(
         share(cache, new_tokens)
         caches.append(cache)
 
-    monkeypatch.setattr(decode, "share_prompts", prepared)
-    answers = HFGenerator(lm).generate(examples(lm), SAMPLED)
+    monkeypatch.setattr(decode, "share_prompts" if samples > 1 else "leave_room", prepared)
+    answers = HFGenerator(lm).generate(examples(lm), replace(SAMPLED, samples=samples))
     (cache,) = caches
     return answers, cache
 
 
+@pytest.mark.parametrize(("way", "layers", "samples"), WAYS)
 @pytest.mark.parametrize("model", MODELS)
-def test_completions_are_bit_for_bit_those_of_a_copied_cache(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_completions_are_bit_for_bit_those_of_a_copied_cache(
+    model: str, way: Prepare, layers: type, samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, shares = MODELS[model]
     lm = make()
-    lm.end_ids = frozenset(range(0, len(lm.tokenizer), 24))  # rows end at different steps and are dropped
-    copied, _ = generated(lm, lambda cache, new_tokens: None, monkeypatch)
-    shared, cache = generated(lm, share_prompts, monkeypatch)
+    lm.end_ids = frozenset(
+        range(0, len(lm.tokenizer), 24 if samples > 1 else 60)
+    )  # rows end at different steps and are dropped
+    copied, _ = generated(lm, lambda cache, new_tokens: None, monkeypatch, samples)
+    shared, cache = generated(lm, way, monkeypatch, samples)
     assert shared == copied
-    assert [isinstance(layer, SharedPromptLayer) for layer in cache.layers] == shares
+    assert [isinstance(layer, layers) for layer in cache.layers] == shares
     lengths = {len(one.token_ids) for row in copied for one in row}
-    assert min(lengths) < ROOM < max(lengths)
+    assert min(lengths) < ROOM < max(lengths) or (samples == 1 and len(lengths) > 1)  # of few rows
 
 
 def test_a_prompt_is_held_once_however_many_samples_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,19 +124,23 @@ def states(generator: torch.Generator, rows: int, tokens: int) -> tuple[Tensor, 
 
 
 @given(
+    way=st.sampled_from(WAYS),
     prompts=st.integers(1, 4),
     read=st.integers(1, 5),
     events=st.lists(st.integers(1, ROOM + 3) | st.lists(st.integers(0, 7), min_size=1, max_size=8), max_size=12),
 )
-def test_every_layer_is_that_of_transformers(prompts: int, read: int, events: list[int | list[int]]) -> None:
+def test_every_layer_is_that_of_transformers(
+    way: tuple[Prepare, type, int], prompts: int, read: int, events: list[int | list[int]]
+) -> None:
+    prepare, layers, _ = way
     generator = torch.Generator().manual_seed(0)
     cache, honest = DynamicCache(), DynamicLayer()
     first = states(generator, prompts, read)
     cache.update(*first, 0)
     honest.update(*first)
-    share_prompts(cache, 100)
+    prepare(cache, 100)
     (layer,) = cache.layers
-    assert isinstance(layer, SharedPromptLayer)
+    assert isinstance(layer, layers)
     origin = list(range(prompts))  # the prompt of each row
     for event in events:
         if isinstance(event, int):
@@ -140,12 +155,23 @@ def test_every_layer_is_that_of_transformers(prompts: int, read: int, events: li
         assert torch.equal(layer.keys, honest.keys)
         assert torch.equal(layer.values, honest.values)
         assert layer.get_seq_length() == honest.get_seq_length()
+        if layers is GrowingLayer:
+            continue
         own = math.ceil((layer.get_seq_length() - read) / ROOM) * ROOM
         assert layer.stored_numbers() == 2 * (5 + 3) * (len(set(origin)) * read + len(origin) * own)
 
 
-def test_a_layer_that_nothing_was_read_into_stays() -> None:
+def test_what_grows_in_place_is_copied_once_in_many_tokens() -> None:
+    generator, cache = torch.Generator().manual_seed(0), DynamicCache()
+    cache.update(*states(generator, 2, 3), 0)
+    leave_room(cache, 100)
+    places = [cache.update(*states(generator, 2, 1), 0)[0].data_ptr() for _ in range(2 * ROOM)]
+    assert [places.count(one) for one in dict.fromkeys(places)] == [ROOM, ROOM]
+
+
+@pytest.mark.parametrize("way", [share_prompts, leave_room])
+def test_a_layer_that_nothing_was_read_into_stays(way: Prepare) -> None:
     cache = DynamicCache()
     cache.layers += [DynamicLayer(), DynamicSlidingWindowLayer(8)]
-    share_prompts(cache, 1)
+    way(cache, 1)
     assert [type(layer) for layer in cache.layers] == [DynamicLayer, DynamicSlidingWindowLayer]
