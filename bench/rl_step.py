@@ -10,8 +10,9 @@ other: timings of a busy machine are not comparable. The first `--warmup` steps 
 is missing is listed as not installed; vLLM's CPU build wants an environment of its own, hence `--merge`.
 
 With `--scores alternate` completions are graded, but learned from as if every second one were right: t2 skips
-completions without an advantage and TRL does not, and with `--scores task` their number is random. Not measured:
-learning.
+completions without an advantage and TRL does not, and with `--scores task` their number is random. On a CPU t2's
+scripts set two things of their process (`t2.run.allocator`, `t2.run.grouped_attention`), which a user of TRL might:
+`--settings each` leaves TRL without, `same` gives them to all, `none` to nobody. Not measured: learning.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 from measure import count, counts, finish, in_child, machine, names_of, package_versions, parser, write
 from models import MODELS
-from rl.job import SCORES, SYSTEMS, Job
+from rl.job import SCORES, SETTINGS, SYSTEMS, Job
 from rl.report import draw, layouts_table, memory_table, merge, report, systems_table
 from rl.update import LAYOUTS, compare_layouts, measure_memory
 from tqdm import tqdm
@@ -85,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--warmup", type=count, default=job.warmup, help="steps before them")
     made.add_argument("--micro-batch-tokens", type=count, default=job.micro_batch_tokens)
     made.add_argument("--scores", choices=SCORES, default=job.scores)
+    made.add_argument(
+        "--settings", choices=SETTINGS, default=job.settings, help="of the process, as train.py makes them"
+    )
     made.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
     made.add_argument("--merge", type=Path, nargs="+", help="JSON files to join")
     made.add_argument("--grow", action="store_true", help="measure how t2's update grows")

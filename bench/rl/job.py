@@ -17,6 +17,7 @@ from t2.types import Example
 SEED = 0
 SYSTEMS = ("t2_hf", "t2_vllm", "trl_lora")
 SCORES = ("alternate", "task")
+SETTINGS = ("each", "same", "none")  # who gets those of a process that t2's scripts make: t2, all, nobody
 PHASES = ("rollout", "reward", "update")
 
 
@@ -33,6 +34,7 @@ class Job:
     warmup: int = 1
     micro_batch_tokens: int = 1024
     scores: str = "alternate"
+    settings: str = "each"
     threads: int | None = None
 
     @property

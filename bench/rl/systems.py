@@ -1,7 +1,7 @@
 """The systems that bench/rl_step.py compares, each taking whole policy-gradient steps while a meter runs.
 
-    t2_hf      `ExpertTraining` on a Lightning Trainer, as in train.py: SVF on all linears of the decoder blocks, RLOO,
-               prompts shared, rollouts by t2's own decode loop under merged weights
+    t2_hf      `ExpertTraining` on a Lightning Trainer and in a process as in train.py: SVF on all linears of the
+               decoder blocks, RLOO, prompts shared, rollouts by t2's own decode loop under merged weights
     t2_vllm    the same with rollouts by vLLM
     trl_lora   TRL's `GRPOTrainer` on a transformers Trainer, rollouts by `model.generate`; PEFT's LoRA, r = 16,
                alpha 32, no dropout, on the same linears
@@ -29,6 +29,8 @@ from rl.grpo import run_trl
 from rl.job import SEED, Grading, Job, Meter
 from t2.models.language_model import LanguageModel
 from t2.policy.hf import HFGenerator
+from t2.run.allocator import keep_freed_memory
+from t2.run.grouped_attention import group_attention
 from t2.run.launch import quiet_libraries
 from t2.training.data import PromptData
 from t2.training.module import ExpertTraining
@@ -47,6 +49,9 @@ def run_system(name: str, job: Job) -> dict[str, Any]:
     if importlib.util.find_spec(NEEDS[name]) is None:
         return {"system": name, "status": "not installed"}
     quiet_libraries()
+    if job.settings == "same" or (job.settings == "each" and name != "trl_lora"):
+        keep_freed_memory()
+        group_attention()
     grading, meter = Grading(job), Meter(job.warmup)
     lm = load(job.model)
     trainable = run_trl(lm, grading, job, meter) if name == "trl_lora" else run_t2(name, lm, grading, job, meter)
