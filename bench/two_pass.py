@@ -28,8 +28,8 @@ from models import inject_svf, load_endless, load_task, random_experts
 from tqdm import tqdm
 
 from t2.adaptation.dispatch import PromptDispatch
-from t2.adaptation.strategy import Choice, PooledModel, Strategy
-from t2.adaptation.two_pass import Pass2, TwoPass, merging_pays
+from t2.adaptation.strategy import Choice, PooledModel, Strategy, merging_pays
+from t2.adaptation.two_pass import Pass2, TwoPass
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
@@ -99,7 +99,8 @@ def measure_ways(args: argparse.Namespace) -> list[dict[str, Any]]:
         }
         seconds, used = take_turns(runs, args.repeats), systems["merged"].records[-1].mixtures
         cells.append({"batch": batch, "distinct": used, "seconds": seconds})
-        auto: Pass2 = "merged" if merging_pays(batch, used) else "per_example"
+        pays = used == 1 or merging_pays(bench.generator, batch, used)
+        auto: Pass2 = "merged" if pays else "per_example"
         cells[-1]["auto_to_better"] = auto_to_better(seconds, auto)
     return cells
 

@@ -18,7 +18,7 @@ from operator import mul
 import torch
 
 from t2.adaptation.search import Fitness
-from t2.adaptation.strategy import MERGING_PAYS_FROM, PooledModel
+from t2.adaptation.strategy import PooledModel, merging_pays
 from t2.adapters.base import PerExampleAdapter
 from t2.experts.mixture import Mixture
 from t2.models.precision import NonFiniteError
@@ -69,7 +69,7 @@ def complete_each(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:
     """The same completions, in shared batches where the examples are few and can have states of their own."""
-    few = len(examples) < MERGING_PAYS_FROM
+    few = not merging_pays(model.generator, len(examples), 1)
     complete = complete_per_example if few and applies_per_example(model) else complete_merged
     return complete(model, mixtures, examples, sampling)
 

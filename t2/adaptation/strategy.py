@@ -16,13 +16,13 @@ from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
-from t2.policy.generator import AdaptableGenerator
+from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
 from t2.tasks.base import Task
 from t2.types import Completion, Example, Sampling
 
-# Examples of one mixture, in the mean, from which merging it is as fast as a state per example, and faster where the
-# merged weights are rounded (`bench/two_pass.py`).
-MERGING_PAYS_FROM = 32
+# Examples of one mixture, in the mean, from which merging it is as fast as a state per example: where merged weights
+# are as exact as states, and where they are rounded to fewer bits (`bench/two_pass.py`).
+MERGING_PAYS_FROM, ROUNDED_PAYS_FROM = 32, 4
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ class Choice:
     label: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     tokens: int = 0
+
+
+def merging_pays(generator: AdaptableGenerator, examples: int, mixtures: int) -> bool:
+    """Whether merging so many mixtures for so many examples is as fast as a state per example, or the only way."""
+    if not isinstance(generator, PerExampleGenerator):
+        return True
+    return examples >= (ROUNDED_PAYS_FROM if generator.rounds else MERGING_PAYS_FROM) * mixtures
 
 
 @runtime_checkable

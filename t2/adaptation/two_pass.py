@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from t2.adaptation.strategy import MERGING_PAYS_FROM, Choice, CompletingStrategy, PooledModel, Strategy
+from t2.adaptation.strategy import Choice, CompletingStrategy, PooledModel, Strategy, merging_pays
 from t2.adapters.svf import SVF
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
@@ -166,7 +166,7 @@ class TwoPass:
     def _applies_per_example(self, groups: Sequence[_Group]) -> bool:
         if self.pass2 == "auto":
             examples = sum(len(group.indices) for group in groups)
-            return isinstance(self.generator, PerExampleGenerator) and not merging_pays(examples, len(groups))
+            return len(groups) > 1 and not merging_pays(self.generator, examples, len(groups))
         return self.pass2 == "per_example"
 
     def _merged(
@@ -194,11 +194,6 @@ class TwoPass:
             [number_of[index] for index in range(len(examples))],
         )
         return adapted.generate(examples, sampling)
-
-
-def merging_pays(examples: int, mixtures: int) -> bool:
-    """Whether `auto` merges for so many examples of so many distinct mixtures."""
-    return mixtures == 1 or examples >= MERGING_PAYS_FROM * mixtures
 
 
 def is_base(mixture: Mixture) -> bool:

@@ -8,7 +8,6 @@ from tiny_models import tiny
 from tiny_models import token_ids as ids
 from tiny_pool import Merging
 
-from t2.adaptation import two_pass as module
 from t2.adaptation.dispatch import PromptDispatch
 from t2.adaptation.two_pass import TwoPass, call_seed
 from t2.experts.mixture import Mixture
@@ -78,7 +77,7 @@ def test_auto_merges_one_mixture_and_gives_several_to_their_examples(mixtures, p
 def test_auto_merges_several_mixtures_of_many_prompts_each(monkeypatch):
     records = []
     for least in (4, 3):  # seven prompts of two mixtures have 3.5 in the mean
-        monkeypatch.setattr(module, "MERGING_PAYS_FROM", least)
+        monkeypatch.setattr("t2.adaptation.strategy.MERGING_PAYS_FROM", least)
         system = two_pass([A, B, A, B, A, B, A])
         records.append((ids(system.generate(EXAMPLES, GREEDY)), system.records[0].per_example))
     assert [per_example for _, per_example in records] == [True, False]
