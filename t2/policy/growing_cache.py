@@ -35,7 +35,7 @@ class GrowingLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers' clas
     def __init__(self, layer: DynamicLayer) -> None:
         """From a layer whose rows have been read; its tensors are let go with the first token."""
         self.is_initialized, self.dtype, self.device = True, layer.dtype, layer.device
-        self._held = [layer.keys, layer.values]  # (n, H, at least t, D) each
+        self._held: list[Tensor] = [layer.keys, layer.values]  # (n, H, at least t, D) each
         self._tokens: int = layer.get_seq_length()
 
     @property
