@@ -1,6 +1,6 @@
 """Seconds and memory of two-pass inference: merged against per example, and the first pass against the second.
 
-    python bench/two_pass.py [--model smollm2|tiny] [--batches 8,32,128] [--distinct 1,4,32] [--output FILE.json]
+    python bench/two_pass.py [--model smollm2|tiny] [--batches 8,32,128] [--distinct 1,4,32] [--dtype bfloat16]
     python bench/two_pass.py --pass1     seconds of choosing by prompt (strategy `prompt`, mode score) and of completing
     python bench/two_pass.py --memory    peak memory of 100 and of 1,000 examples, in a process each
 
@@ -66,7 +66,7 @@ class Bench:
         """Load the model and so many prompts; raises ValueError if the task has fewer."""
         lm = load_endless(args.model)
         svf = inject_svf(lm)
-        self.generator = HFGenerator(lm, svf, batch_rows=args.batch_rows)
+        self.generator = HFGenerator(lm, svf, batch_rows=args.batch_rows, dtype=args.dtype)
         self.pool = ExpertPool(random_experts(lm, svf, DOMAINS, 0.01))
         self.prompts = list(load_task(args.task, train_size=prompts).split("train"))
         if len(self.prompts) != prompts:
@@ -169,6 +169,7 @@ def main(argv: Sequence[str]) -> None:
     made.add_argument("--distinct", type=counts, default=[1, 4, 32], help="mixtures, comma-separated")
     made.add_argument("--new-tokens", type=count, default=24, help="tokens of every completion")
     made.add_argument("--batch-rows", type=count, default=64, help="completions decoded at once")
+    made.add_argument("--dtype", choices=("bfloat16",), help="to which merged weights are rounded")
     made.add_argument("--repeats", type=count, default=3, help="rounds")
     made.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
     made.add_argument("--pass2", choices=("auto", *WAYS), default="auto", help="with --pass1: how pass 2 is done")

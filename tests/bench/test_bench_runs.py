@@ -38,6 +38,13 @@ RUNS = {
             and all(len(c["seconds"]["merged"]) == len(c["seconds"]["per_example"]) == 2 for c in r["cells"])
         ),
     ),
+    "two_pass --dtype bfloat16": (
+        "--batches 8 --distinct 2,4 --new-tokens 2 --repeats 1 --dtype bfloat16",
+        lambda r: (
+            [c["auto_to_better"] * min(map(min, c["seconds"].values())) for c in r["cells"]]
+            == pytest.approx([r["cells"][0]["seconds"]["merged"][0], r["cells"][1]["seconds"]["per_example"][0]])
+        ),
+    ),
     "two_pass --pass1": (
         "--batches 3,5 --new-tokens 3 --repeats 1",
         lambda r: [c["batch"] for c in r["pass1"]] == [3, 5] and min(c["pass1_to_pass2"] for c in r["pass1"]) > 0,
