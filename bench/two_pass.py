@@ -101,7 +101,7 @@ def measure_ways(args: argparse.Namespace) -> list[dict[str, Any]]:
         cells.append({"batch": batch, "distinct": used, "seconds": seconds})
         pays = used == 1 or merging_pays(bench.generator, batch, used)
         auto: Pass2 = "merged" if pays else "per_example"
-        cells[-1]["auto_to_better"] = auto_to_better(seconds, auto)
+        cells[-1] |= {"auto": auto, "auto_to_better": auto_to_better(seconds, auto)}
     return cells
 
 

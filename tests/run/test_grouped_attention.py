@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 from tiny_models import tiny
+from trivial_job import Script
 
 from t2.models.language_model import LanguageModel
 from t2.run.grouped_attention import FORCE_GQA, group_attention
@@ -47,6 +51,15 @@ def test_the_same_numbers_from_heads_as_they_are(monkeypatch: pytest.MonkeyPatch
     assert set(HEADS) == {config.num_key_value_heads}
     assert torch.equal(repeated[0], grouped[0])
     torch.testing.assert_close(repeated[1], grouped[1])
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="transformers chooses where there is a GPU")
+def test_scripts_set_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(FORCE_GQA, "")  # so that what is set now is taken back
+    monkeypatch.delenv(FORCE_GQA)
+    assert Script(tmp_path, monkeypatch)("number=0") == 0
+    assert os.environ[FORCE_GQA] == "1"
 
 
 @pytest.mark.parametrize("value", ["0", "1"])
