@@ -9,7 +9,8 @@ HARNESS_READY := .venv-harness/.ready
 NF4_READY := .venv-nf4/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (two hours or more on two cores).
+# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (two hours or more on two cores). One that
+# was stopped goes on with STUDY=FOLDER.
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo study docs test tests test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
@@ -28,7 +29,7 @@ demo: $(READY)
 study: $(READY)
 	$(BIN)/python evaluate.py -m experiment=study/unseen_wide seed=0,1,2 \
 		only=asdiv,boolq,commonsense_qa,number_filter,fraction,word_reversal hydra/launcher=joblib hydra.launcher.n_jobs=2 \
-		hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=$${only}_seed_$${seed}'
+		skip_finished=true hydra.sweep.dir=$(STUDY) 'hydra.sweep.subdir=$${only}_seed_$${seed}'
 	$(BIN)/python -m t2.evaluation.study $(STUDY)/*/ --out $(STUDY)
 
 # Nothing is loaded from elsewhere: outputs/site opens from the disk.
