@@ -20,9 +20,9 @@ from t2.policy.generator import AdaptableGenerator, PerExampleGenerator
 from t2.tasks.base import Task
 from t2.types import Completion, Example, Sampling
 
-# Examples of one mixture, in the mean, from which merging it is as fast as a state per example: where merged weights
-# are as exact as states, and where they are rounded to fewer bits (`bench/two_pass.py`).
-MERGING_PAYS_FROM, ROUNDED_PAYS_FROM = 32, 4
+# Examples of one mixture, in the mean, from which merging it is as fast as a state per example, and faster where the
+# merged weights are rounded (`bench/two_pass.py`).
+MERGING_PAYS_FROM = 32
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def merging_pays(generator: AdaptableGenerator, examples: int, mixtures: int) ->
     """Whether merging so many mixtures for so many examples is as fast as a state per example, or the only way."""
     if not isinstance(generator, PerExampleGenerator):
         return True
-    return examples >= (ROUNDED_PAYS_FROM if generator.rounds else MERGING_PAYS_FROM) * mixtures
+    return examples >= MERGING_PAYS_FROM * mixtures
 
 
 @runtime_checkable

@@ -81,11 +81,6 @@ class ApartGenerator(AdaptableGenerator, Protocol):
 class PerExampleGenerator(AdaptableGenerator, Protocol):
     """A generator that can apply a state per example, in one batch."""
 
-    @property
-    def rounds(self) -> bool:
-        """Whether weights that are merged have fewer bits than states per example are applied with."""
-        ...
-
     def with_per_example_scales(
         self, scales: PerExampleScales, index: Sequence[int], draws: Sequence[int] | None = None
     ) -> Generator:

@@ -78,11 +78,6 @@ class HFGenerator:
         self._rows: tuple[PerExampleScales, Sequence[int]] | None = None
         self._draws: Sequence[int] | None = None  # None: of its own for each example
 
-    @property
-    def rounds(self) -> bool:
-        """Whether merged weights are rounded to a `dtype` of their own."""
-        return self.dtype is not None
-
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
         """The same generator under the weights of `state` (module -> (R,)); z = 1 where it says nothing.
 

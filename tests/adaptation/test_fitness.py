@@ -12,7 +12,7 @@ from tiny_pool import Merging, per_matrix, pooled
 from t2.adaptation import fitness as fitness_module
 from t2.adaptation.fitness import Accuracy, Likelihood, complete_merged, complete_per_example
 from t2.adaptation.search import Fitness
-from t2.adaptation.strategy import ROUNDED_PAYS_FROM, PooledModel, merging_pays
+from t2.adaptation.strategy import PooledModel
 from t2.experts.mixture import Mixture
 from t2.policy.generator import AdaptableGenerator
 from t2.policy.hf import HFGenerator
@@ -119,19 +119,6 @@ def test_many_examples_are_completed_by_merged_weights(monkeypatch, least, per_e
     found = fitness_module.complete_each(model, MIXTURES, SUPPORT, Sampling(max_new_tokens=4))
     assert [[one.token_ids for one in row] for row in found] == [[one.token_ids for one in row] for row in expected]
     assert len(calls) == per_example
-
-
-def test_rounded_weights_are_merged_for_fewer_examples(monkeypatch):
-    """So that a search scores mixtures in the precision that they answer in."""
-    model = pooled()
-    generator = HFGenerator(model.lm, model.adapter, dtype="bfloat16")
-    assert not merging_pays(generator, ROUNDED_PAYS_FROM - 1, 1)
-    assert not merging_pays(model.generator, ROUNDED_PAYS_FROM, 1)
-    examples = list(SUPPORT) * ROUNDED_PAYS_FROM
-    monkeypatch.setattr(fitness_module, "complete_per_example", None)
-    rounded, sampling = PooledModel(generator, model.pool), Sampling(max_new_tokens=2)
-    found = fitness_module.complete_each(rounded, MIXTURES, examples[:ROUNDED_PAYS_FROM], sampling)
-    assert found == complete_merged(rounded, MIXTURES, examples[:ROUNDED_PAYS_FROM], sampling)
 
 
 def test_every_example_counts_the_same_whatever_its_length():

@@ -39,7 +39,7 @@ RUNS = {
         ),
     ),
     "two_pass --dtype bfloat16": (
-        "--batches 8 --distinct 2,4 --new-tokens 2 --repeats 1",
+        "--batches 64 --distinct 2,4 --new-tokens 2 --repeats 1",
         lambda r: [cell["auto"] for cell in r["cells"]] == ["merged", "per_example"],
     ),
     "two_pass --pass1": (
