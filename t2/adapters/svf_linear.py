@@ -175,29 +175,21 @@ class SVFLinear(nn.Module):
             return F.linear(torch.cat([x, change], dim=-1), self.joint_weight, self.base.bias)
         return F.linear(h * z, self.output_factor, self.base.bias)
 
-    def compose(self, z: Tensor, product: torch.dtype | None = None) -> Tensor:
-        """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (k,), differentiable; z = 1 gives W exactly.
-
-        `product` is the dtype in which the change is multiplied, None: in fp32 or better.
-        """
+    def compose(self, z: Tensor) -> Tensor:
+        """The dense W' = W + U diag(s (z - 1)) Vh (n_out, n_in) of a z (k,), differentiable; z = 1 gives W exactly."""
         if self.is_sharded:
             raise ValueError(
                 "A matrix that is sharded among processes (trainer=fsdp) is nowhere whole, so it cannot be merged. Use "
                 "generation.mode=factored, or trainer=ddp."
             )
         weight = dense_weight(self.base)
-        scaled, factor = exact(self.output_factor) * exact(self._change_of(z)), exact(self.input_factor)
-        change = scaled @ factor if product is None else scaled.to(product) @ factor.to(product)
+        change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
         change = change + dense_terms(self.terms) if self.terms else change
         return (exact(weight) + change).to(weight.dtype)
 
     def merge(self, z: Tensor, dtype: torch.dtype | None) -> None:
-        """Set the weight of the merged mode to W' of z (k,), rounded to `dtype` where there is one.
-
-        For bfloat16 the change is multiplied in bfloat16 as well, in half the time: it is a small part of W', so that a
-        few in a hundred numbers are rounded to the neighbour of what they would be.
-        """
-        self.merged_weight = self.compose(z, torch.bfloat16 if dtype == torch.bfloat16 else None).to(dtype)
+        """Set the weight of the merged mode to W' of z (k,), rounded to `dtype` where there is one."""
+        self.merged_weight = self.compose(z).to(dtype)
 
     def set_per_example(self, scales: Tensor) -> None:
         """Set the D states (D, k) that examples may have."""

@@ -120,21 +120,3 @@ def test_bf16_gradient_of_z_is_fp32_and_points_the_right_way():
     gradient = layer.parametrization.delta.grad
     assert gradient.dtype == torch.float32
     assert F.cosine_similarity(gradient.double(), expected, dim=0) > 0.999
-
-
-@pytest.mark.parametrize("conv", [False, True], ids=["Linear", "Conv1D"])
-def test_merged_weights_in_bf16_are_as_near_as_their_rounding(conv):
-    """The change, which is a small part of W', is multiplied in bf16, too: at z = 1 there is none."""
-    layer = layer_of(256, 192, conv=conv, dtype=torch.float32)
-    one = torch.ones(192)
-    layer.merge(one, torch.bfloat16)
-    assert torch.equal(layer.merged_weight, dense_weight(layer.base).bfloat16())
-    z = one + 0.05 * random(192).float()
-    exact = layer.compose(z).double()
-    layer.merge(z, torch.bfloat16)
-    rounding = (exact.bfloat16().double() - exact).norm()
-    assert (layer.merged_weight.double() - exact).norm() < 1.02 * rounding
-    others = (layer.merged_weight != exact.bfloat16()).double().mean()
-    assert 0 < others < 0.15
-    layer.merge(z, None)
-    torch.testing.assert_close(layer.merged_weight.double(), exact, rtol=1e-6, atol=1e-7)
