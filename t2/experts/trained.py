@@ -82,8 +82,9 @@ def load_trained(path: Path | str, adapter: Adapter) -> Trained:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged, of another kind of adapter, or of other settings of it.
     """
+    path = find_trained(path, adapter)
     if not isinstance(adapter, NamedAdapter):
-        return Expert.load(Expert.find(path))
+        return Expert.load(path)
     weights = AdapterWeights.load(path)
     weights.check_settings(adapter)
     return weights
