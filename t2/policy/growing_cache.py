@@ -1,7 +1,7 @@
 """The cache of a decode loop whose rows have a prompt each: keys and values with room for the tokens to come.
 
-transformers' `DynamicLayer` puts all keys and values into new memory at each step, a tenth of a rollout's time on a
-CPU. Here each step writes its own behind what is there, and attention gets a view of the same numbers.
+transformers' `DynamicLayer` puts all keys and values into new memory at each step. Here each step writes its own behind
+what is there, and attention gets a view of the same numbers: two thirds of a layer's step (LOG.md).
 
 What gains are layers that attend to all tokens, and those of a sliding window into which prompts and completions fit
 (`t2.policy.prompt_cache.keeps_all`). Not done here: samples of one prompt (`t2.policy.prompt_cache`), cropping,
