@@ -33,8 +33,7 @@ FitnessName = Literal["accuracy", "likelihood"]
 
 @dataclass(frozen=True)
 class Iteration:
-    """One line of the history. `weight_mean` and `weight_std` (K,) describe the search distribution, averaged over
-    matrices."""
+    """One line of the history; `weight_mean`, `weight_std` (K,) are the search distribution's, over matrices."""
 
     iteration: int
     per_matrix: bool
@@ -187,10 +186,12 @@ class FewShot:
         """Run one search and return its last generation; each generation adds a line to `history`."""
         experts, matrices = len(pool.domains), len(pool.modules)
 
+        known: dict[Mixture, Fitness] = {}  # the best member is in every generation
+
         def evaluate(members: Tensor) -> list[Fitness]:
             mixtures = [space.mixture(member, experts) for member in members]
-            distinct = list(dict.fromkeys(mixtures))
-            known = dict(zip(distinct, measure(distinct), strict=True))
+            new = [mixture for mixture in dict.fromkeys(mixtures) if mixture not in known]
+            known.update(zip(new, measure(new), strict=True) if new else ())
             return [known[mixture] for mixture in mixtures]
 
         generations = search(

@@ -181,8 +181,8 @@ def search(
 ) -> Iterator[Generation]:
     """Yield the generations; the best member of the last one is the result of the search.
 
-    `first` (2, n) are members of the first generation; from then on member 0 is the best so far, evaluated again, so
-    that with an `evaluate` that always says the same the best never gets worse. Of equals the first counts.
+    `first` (2, n) are members of the first generation; from then on member 0 is the best so far, given to `evaluate`
+    again, so that where that always says the same the best never gets worse. Of equals the first counts.
     `repaired` is applied to what the optimizer proposes.
 
     Raises:

@@ -6,7 +6,6 @@ scored here.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,6 +16,7 @@ from t2.evaluation.report import Outcome, Report
 from t2.models.forward_tokens import count_forward_tokens
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import AdaptableGenerator, Generator
+from t2.run.phases import charged_clock
 from t2.tasks.base import Task
 from t2.types import Example
 
@@ -29,10 +29,10 @@ def fit(generator: Generator, task: Task, support: Sequence[Example]) -> tuple[f
     """
     if not isinstance(generator, TwoPass):
         return 0.0, 0
-    start = time.perf_counter()
+    start = charged_clock()
     with count_forward_tokens(generator.generator.lm) as tokens:
         generator.strategy.fit(PooledModel(generator.generator, generator.pool), task, support)
-    return time.perf_counter() - start, tokens.count
+    return charged_clock() - start, tokens.count
 
 
 def model_of(generator: Generator) -> LanguageModel | None:

@@ -16,6 +16,8 @@ from torch import nn
 
 from t2.models.language_model import LanguageModel
 
+_open: list[tuple[nn.Module, ForwardTokens]] = []  # counts that are going on, by the decoder
+
 
 @dataclass
 class ForwardTokens:
@@ -38,7 +40,17 @@ def count_forward_tokens(lm: LanguageModel | None) -> Iterator[ForwardTokens]:
         tokens.count += int(ids.numel() if ids is not None else kwargs["inputs_embeds"][..., 0].numel())
 
     handle = lm.decoder.register_forward_pre_hook(add, with_kwargs=True)
+    entry = (lm.decoder, tokens)
+    _open.append(entry)
     try:
         yield tokens
     finally:
+        _open[:] = [one for one in _open if one is not entry]
         handle.remove()
+
+
+def charge_forward_tokens(lm: LanguageModel, count: int) -> None:
+    """Add tokens to all counts of this model that are going on, of an answer that is taken from where it was kept."""
+    for decoder, tokens in _open:
+        if decoder is lm.decoder:
+            tokens.count += count

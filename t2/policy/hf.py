@@ -23,6 +23,7 @@ from tqdm import tqdm
 from t2.adapters.base import Adapter, NamedAdapter, PerExampleAdapter
 from t2.models.language_model import LanguageModel
 from t2.models.precision import Precision, RolloutMode, dtype_name, is_half, parse_dtype
+from t2.policy.answers import Answers, is_kept, name_state
 from t2.policy.decode import decode
 from t2.policy.generator import PerExampleScales, Weights
 from t2.policy.prefix import prefill
@@ -77,6 +78,7 @@ class HFGenerator:
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
         self._rows: tuple[PerExampleScales, Sequence[int]] | None = None
         self._draws: Sequence[int] | None = None  # None: of its own for each example
+        self.answers: Answers | None = None  # where greedy ones are kept; set by who wants that
 
     def with_state(self, state: Mapping[str, Tensor]) -> HFGenerator:
         """The same generator under the weights of `state` (module -> (R,)); z = 1 where it says nothing.
@@ -128,7 +130,6 @@ class HFGenerator:
         done = dict(self.stream(examples, sampling))
         return [done[index] for index in range(len(examples))]
 
-    @torch.no_grad()
     def stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
         """Yield (index, G completions) of each example as soon as its last completion ends.
 
@@ -137,12 +138,21 @@ class HFGenerator:
         Raises:
             ValueError: a prompt and its new tokens do not fit the model's context.
         """
+        fixed = self.weights == "base" or bool(self._state)  # what the adapter has learned may change, rows differ
+        if self.answers is None or not fixed or not is_kept(sampling):
+            return self._stream(examples, sampling)
+        name = "base" if self.weights == "base" else name_state(self._state or {})
+        weights = (name, self.dtype, self.merges)
+        return self.answers.stream(self.lm, weights, examples, sampling, lambda left: self._stream(left, sampling))
+
+    @torch.no_grad()
+    def _stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
         if self._rows is not None and len(self._rows[1]) != len(examples):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
         if (
             self._state and not self.merges and isinstance(self.adapter, PerExampleAdapter)
         ):  # one state for all examples, of the factored mode
-            yield from self._derive(None, (self._one_state, [0] * len(examples))).stream(examples, sampling)
+            yield from self._derive(None, (self._one_state, [0] * len(examples)))._stream(examples, sampling)
             return
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
         samples, steps = sampling.samples, sampling.max_new_tokens

@@ -132,8 +132,9 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert [spent[system]["pass1"] > 0 for system in ("fs", "prompt", "uniform")] == [False, True, False]
     assert spent["uniform"]["prompt"] == spent["base"]["prompt"] > 0
     assert results["seconds"].keys() >= {"svd", "rollout", "fit", "pass1", "pass2", "total"}
-    parts = sum(value for name, value in results["seconds"].items() if name != "total")
-    assert parts < results["seconds"]["total"]  # no phase is counted twice
+    spent = {"saved": 0.0, **results["seconds"]}
+    total, saved = spent.pop("total"), spent.pop("saved")
+    assert sum(spent.values()) - saved < total  # no phase is counted twice
     weights = results["mixing_weights"]["gcd"]
     assert weights["expert:math"] == {"letters": 0.0, "math": 1.0}
     assert weights["uniform"] == {"letters": 0.5, "math": 0.5}
@@ -143,6 +144,20 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert confusion["prompt"]["labels"] == ["letters", "math", "other"]
     assert [sum(row) for row in confusion["prompt"]["counts"]] == [0, 4, 0]  # gcd alone has a domain
     assert (tmp_path / "run" / "confusion_prompt.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_mixture_that_has_answered_is_not_asked_again_and_costs_what_it_cost(evaluate, capsys) -> None:
+    arguments = ("task=gcd", "strategy=confidence", "pass2=merged", "+strategy@strategies.twin=confidence")
+    kept = evaluate(*arguments, "strategies.twin.measure=first_entropy")
+    assert "answers are those of other systems with the same weights" in capsys.readouterr().out
+    plain = evaluate(*arguments, "strategies.twin.measure=first_entropy", "keep_answers=false")
+    assert kept["seconds"]["saved"] > 0.0
+    assert "saved" not in plain["seconds"]
+    assert kept["scores"] == plain["scores"]
+    assert kept["mixing_weights"] == plain["mixing_weights"]
+    twin = kept["tokens"]["gcd"]["twin"]
+    assert twin["pass2"] > 0  # charged, though nothing was decoded
+    assert kept["tokens"]["gcd"]["twin"]["completion"] == plain["tokens"]["gcd"]["twin"]["completion"]
 
 
 def test_a_pool_without_a_strategy(evaluate) -> None:

@@ -94,6 +94,7 @@ class Evaluate(Applied):
     sampling: Part
     split: Split
     limit: PositiveInt | None
+    keep_answers: bool
     score_workers: PositiveInt
     strategies: dict[str, Part]
     singles: bool

@@ -1,0 +1,124 @@
+"""Parts of an evaluation, made of its configuration: the questions, the experts and strategies, the systems.
+
+Nothing here generates or scores.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from t2.adaptation.strategy import Strategy
+from t2.adapters.base import Adapter
+from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
+from t2.evaluation.leaks import Seen, count_seen
+from t2.evaluation.systems import BASE, EXPERT, pool_systems
+from t2.experts.lora_expert import LoraExpert
+from t2.experts.pool import ExpertPool
+from t2.experts.trained import Trained, apply_trained, check_mixable, load_trained
+from t2.models.language_model import LanguageModel
+from t2.policy.answers import Answers
+from t2.policy.generator import AdaptableGenerator, Generator, Weights
+from t2.policy.hf import HFGenerator
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """What is scored beside the base: an expert, and a pool of experts with strategies by system name."""
+
+    expert: Trained | None
+    pool: ExpertPool | None
+    strategies: Mapping[str, Strategy]
+    domains: Mapping[str, str]  # task -> its true domain in the pool, of those that have one
+
+    @property
+    def experts(self) -> dict[str, Trained | LoraExpert]:
+        """All of them by system name."""
+        single: dict[str, Trained | LoraExpert] = {EXPERT: self.expert} if self.expert is not None else {}
+        pooled = {} if self.pool is None else self.pool.experts
+        return single | {f"{EXPERT}:{domain}": expert for domain, expert in pooled.items()}
+
+    def seen(self, benchmark: Benchmark) -> Seen:
+        """Which scored questions were seen before, and by what."""
+        return count_seen(
+            benchmark.examples, experts=self.experts, tasks=benchmark.tasks, strategies=self.strategies.values(),
+            pool=self.pool, support=benchmark.solved, shown=benchmark.shown,
+        )  # fmt: skip
+
+
+def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
+    """The tasks of the configuration with their examples and sampling."""
+    benchmarks = instantiate(cfg.get("benchmarks"))  # absent where no set is named
+    tasks = tasks_of(benchmarks, cfg.only) if benchmarks else [instantiate(cfg.task)]
+    return Benchmark(
+        tasks,
+        split=cfg.split,
+        limit=cfg.limit,
+        shots=shots,
+        support_split=cfg.support_split,
+        support_sets=cfg.support_sets,
+        seed=cfg.seed,
+        domains=cfg.benchmark_domains,
+        controls=instantiate(cfg.controls),
+        sampling={
+            task.name: instantiate(
+                cfg.sampling,
+                max_new_tokens=cfg.sampling.max_new_tokens or task.max_new_tokens,
+                stop=task.form.stop if cfg.sampling.stop is None else cfg.sampling.stop,
+                seed=cfg.seed,
+            )
+            for task in tasks
+        },
+        workers=cfg.score_workers,
+    )
+
+
+def build_adapters(
+    cfg: DictConfig, strategies: Mapping[str, Strategy], benchmark: Benchmark, adapter: Adapter
+) -> Adapters:
+    """The experts of the configuration; ValueError where they do not go with the adapter, strategies or benchmark."""
+    check_mixable(
+        adapter, [key for key, given in (("experts=", cfg.get("experts")), ("strategy=", strategies)) if given]
+    )
+    pool = instantiate(cfg.get("experts"))
+    if strategies and pool is None:
+        raise ValueError(f"{', '.join(strategies)} would choose among the experts of a pool: give experts=POOL, too.")
+    domains = benchmark.true_domains(labels_of(pool)) if pool is not None else {}
+    if pool is not None and (left := [name for name in benchmark.examples if name not in domains]):
+        log.info("No domain, so not in a confusion matrix: %s (see benchmark_domains).", ", ".join(left))
+    expert = load_trained(cfg.expert, adapter) if cfg.expert else None
+    return Adapters(expert, pool, strategies, domains)
+
+
+def build_systems(
+    cfg: DictConfig, adapters: Adapters, lm: LanguageModel, adapter: Any, answers: Answers | None
+) -> dict[str, Generator]:
+    """Generators by system name."""
+
+    def generator(weights: Weights) -> AdaptableGenerator:
+        made: AdaptableGenerator = instantiate(cfg.generation)(lm=lm, adapter=adapter, weights=weights)
+        if isinstance(made, HFGenerator):
+            made.answers = answers
+        return made
+
+    systems: dict[str, Generator] = {BASE: generator("base")}
+    if adapter is None:
+        return systems
+    adapted = generator("adapted")
+    if adapters.expert is not None:
+        apply_trained(adapter, adapters.expert, source=lm.source, transfer=cfg.transfer)
+        systems[EXPERT] = adapted
+    if adapters.pool is not None:
+        systems |= pool_systems(
+            adapted, adapters.pool, adapters.strategies, singles=cfg.singles, uniform=cfg.uniform,
+            all_at_1=cfg.all_at_1, controls=cfg.transfer_controls, control_draws=cfg.transfer_control_draws,
+            support_sets=cfg.support_sets, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
+        )  # fmt: skip
+    return systems
