@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,10 +147,11 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     assert (tmp_path / "run" / "confusion_prompt.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_mixture_that_has_answered_is_not_asked_again_and_costs_what_it_cost(evaluate, capsys) -> None:
+def test_a_mixture_that_has_answered_is_not_asked_again_and_costs_what_it_cost(evaluate, tmp_path, capsys) -> None:
     arguments = ("task=gcd", "strategy=confidence", "pass2=merged", "+strategy@strategies.twin=confidence")
     kept = evaluate(*arguments, "strategies.twin.measure=first_entropy")
     assert "answers are those of other systems with the same weights" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "run")
     plain = evaluate(*arguments, "strategies.twin.measure=first_entropy", "keep_answers=false")
     assert kept["seconds"]["saved"] > 0.0
     assert "saved" not in plain["seconds"]
