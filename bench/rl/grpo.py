@@ -39,7 +39,7 @@ def run_trl(lm: LanguageModel, grading: Grading, job: Job, meter: Meter) -> int:
     from trl import GRPOTrainer
 
     def reward(completions: list[Any], index: list[int], **_: Any) -> list[float]:
-        texts = [completion[0]["content"] for completion in completions]
+        texts = [one if isinstance(one, str) else one[0]["content"] for one in completions]
         return [grading.score(grading.examples[i], text) for i, text in zip(index, texts, strict=True)]
 
     def generate_and_note(prompts: list[Any]) -> Any:
@@ -54,7 +54,7 @@ def run_trl(lm: LanguageModel, grading: Grading, job: Job, meter: Meter) -> int:
             model=lm.model,
             processing_class=lm.tokenizer,
             reward_funcs=reward,
-            train_dataset=Dataset.from_list([_row(one) | {"index": i} for i, one in enumerate(grading.examples)]),
+            train_dataset=Dataset.from_list([_row(lm, one) | {"index": i} for i, one in enumerate(grading.examples)]),
             peft_config=lora_config(lm, "all", task_type="CAUSAL_LM"),
             args=_settings(job, longest, folder),
             callbacks=[TRLTimer(meter)],
@@ -99,8 +99,14 @@ def _settings(job: Job, longest: int, folder: str) -> Any:
     )
 
 
-def _row(example: Example) -> dict[str, Any]:
-    """The example as a conversation, which TRL puts into the chat template as t2 does."""
-    assert not example.response_prefix, "TRL has no response prefix"
+def _row(lm: LanguageModel, example: Example) -> dict[str, Any]:
+    """The example as a conversation, which TRL puts into the chat template as t2 does.
+
+    One whose answer is begun is the text that t2 reads: TRL begins no answer. `Meter.check` compares the tokens.
+    """
+    if example.response_prefix:
+        tokens = lm.encode(example)
+        added = lm.tokenizer("")["input_ids"]  # such as one for the beginning of a text
+        return {"prompt": lm.tokenizer.decode(tokens[len(added) :] if tokens[: len(added)] == added else tokens)}
     system = [] if example.system is None else [{"role": "system", "content": example.system}]
     return {"prompt": [*system, {"role": "user", "content": example.prompt}]}

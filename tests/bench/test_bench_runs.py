@@ -72,6 +72,7 @@ RUNS = {
     ),
     "rl_step --one t2_hf": (TINY_JOB, lambda r: _complete_step(r)),
     "rl_step --one trl_lora": (TINY_JOB, lambda r: _complete_step(r)),
+    "rl_step --one trl_lora --task add2": (TINY_JOB, lambda r: _complete_step(r)),  # its answers are begun
     "rl_step --one shared": (TINY_JOB, lambda r: 0 < r["held_bytes"] <= r["peak_bytes"]),
     "rl_step --grow": (
         f"{TINY_JOB} --grow-samples 1,3 --grow-lengths 9,20 --figure grow.png",
