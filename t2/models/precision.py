@@ -5,6 +5,7 @@
     z, its gradient, its optimizer  float32               a step of 1e-3 at z = 1 is lost in bfloat16 (2^-8 = 4e-3)
     logits, log-probs, KL           float32               a bfloat16 logit of 20 is rounded by up to 0.06
     rollouts                        generation.mode       merged: W' rounded to a dtype; factored: as in training
+                                    generation.dtype      auto: bfloat16 where the processor multiplies it
 
 float16 has 10 bits of mantissa and bfloat16 7, so that sampling and training differ by less in it (Qi et al. 2025,
 arXiv 2510.26788); its largest number is 65504, beyond which a `NonFiniteError` names the place. Losses are scaled for
@@ -69,7 +70,8 @@ class Precision:
             z has learned (SmolLM2-135M: half of the change of the weights at a standard deviation of z of 0.001, a
             fifth at 0.002, 0.1 % at 0.008), and merged, which is faster, elsewhere: float16 loses 0.1 % at 0.001. A
             `rollout_dtype` asks for merged weights, too.
-        rollout_dtype: dtype of merged weights; None is the model's own.
+        rollout_dtype: dtype of merged weights; None is the model's own. `auto` becomes one or the other: bfloat16 for
+            merged weights of a model in float32 on a processor that multiplies it and without a GPU.
         quantization: of the base (`t2.models.quantization`). In a quantized one nothing can be merged, so that `auto`
             is factored.
     """
@@ -82,6 +84,9 @@ class Precision:
     def __post_init__(self) -> None:
         """Raise ValueError for an unknown dtype or mode, or merged weights where none can be."""
         parse_dtype(self.model)
+        if self.rollout_dtype == "auto":
+            rounds = self.model == "float32" and self.rollout_mode != "factored" and self.quantization == "none"
+            object.__setattr__(self, "rollout_dtype", "bfloat16" if rounds and multiplies_bfloat16() else None)
         check_choice("generation.mode", self.rollout_mode, get_args(RolloutMode))
         if self.quantization != "none" and (self.rollout_mode == "merged" or self.rollout_dtype is not None):
             raise ValueError(
@@ -141,6 +146,12 @@ class Precision:
         return (
             f"model {self.model}{packed}; z and logits float32; rollouts {mode} in {self.rollout_dtype or self.model}"
         )
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this machine computes on a processor that has instructions for products in bfloat16."""
+    can = torch.cpu.get_capabilities()
+    return not torch.cuda.is_available() and any(can.get(name) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def is_half(dtype: torch.dtype) -> bool:

@@ -53,7 +53,7 @@ class HFGenerator:
         bfloat16 and no `dtype` is given, or the base is quantized (why: `t2.models.precision.Precision`), else merged.
         A state that is given (`with_state`) is merged where the adapter cannot give every example its own. `dtype`
         (bfloat16) rounds the adapted weights while they are merged: faster where the processor has it, at a cost in
-        exactness that training logs as `train/log_prob_drift`. None keeps the model's own.
+        exactness that training logs as `train/log_prob_drift`. None keeps the model's own, `auto` asks the processor.
 
         Raises:
             ValueError: values outside what is allowed, a dtype where no weights are merged that it would round, or a
@@ -62,7 +62,7 @@ class HFGenerator:
         if batch_rows < 1:
             raise ValueError(f"generation.batch_rows is {batch_rows}; allowed: at least 1.")
         check_choice("weights", weights, get_args(Weights))
-        if dtype is not None and adapter is None:
+        if dtype not in (None, "auto") and adapter is None:
             raise ValueError(
                 f"generation.dtype={dtype} rounds merged weights, and here none are merged; set base_model.dtype."
             )
@@ -74,7 +74,8 @@ class HFGenerator:
         self.merges = not factors or precision.merges
         self.lm, self.adapter, self.weights = lm, adapter, weights
         self.batch_rows, self.progress = batch_rows, progress
-        self.dtype = None if dtype is None else parse_dtype(dtype)
+        rounded = None if adapter is None else precision.rollout_dtype
+        self.dtype = None if rounded is None else parse_dtype(rounded)
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
         self._rows: tuple[PerExampleScales, Sequence[int]] | None = None
         self._draws: Sequence[int] | None = None  # None: of its own for each example

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from t2.models import precision
 from t2.models.precision import NonFiniteError, Precision, is_half, parse_dtype
 
 
@@ -28,6 +29,35 @@ def test_settings_make_one_policy(base_model: dict, generation: dict, merges: bo
     found = Precision.of(base_model, generation, {"precision": "32-true"})
     assert found.merges is merges
     assert text in str(found)
+
+
+@pytest.mark.parametrize(
+    ("base_model", "generation", "multiplies", "expected"),
+    [
+        ({}, {"dtype": "auto"}, True, "bfloat16"),
+        ({}, {"dtype": "auto"}, False, None),
+        ({}, {"dtype": "auto", "mode": "factored"}, True, None),
+        ({"dtype": "bfloat16"}, {"dtype": "auto"}, True, None),  # factored, as without
+        ({"quantization": "int8"}, {"dtype": "auto"}, True, None),
+    ],
+)
+def test_auto_rounds_merged_weights_of_float32_where_the_processor_multiplies_bfloat16(
+    base_model: dict, generation: dict, multiplies: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda: multiplies)
+    found = Precision.of(base_model, generation)
+    assert found.rollout_dtype == expected
+    assert found.merges is Precision.of(base_model, generation | {"dtype": expected}).merges
+
+
+def test_a_gpu_is_no_processor_that_multiplies_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True, "avx512_bf16": False})
+    for gpu in (False, True):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda gpu=gpu: gpu)
+        assert precision.multiplies_bfloat16() is not gpu
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)  # as on another architecture
+    assert not precision.multiplies_bfloat16()
 
 
 @pytest.mark.parametrize(

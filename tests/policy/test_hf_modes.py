@@ -68,6 +68,14 @@ def test_auto_merges_where_that_keeps_what_z_has_learned(
     assert HFGenerator(lm, svf, mode=mode, dtype=rounded).merges is merges  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_auto_rounds_what_is_merged(multiplies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("t2.models.precision.multiplies_bfloat16", lambda: multiplies)
+    lm, svf = adapted(spread=0.1)
+    assert HFGenerator(lm, svf, dtype="auto").dtype is (torch.bfloat16 if multiplies else None)
+    assert HFGenerator(lm, dtype="auto").dtype is None  # nothing to merge
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_a_small_z_is_felt_in_factored_rollouts(dtype: torch.dtype) -> None:
     """Log-probs at sampling are nearer to those of training than where W' is rounded."""
