@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, get_args
 from torch import Tensor
 from tqdm import tqdm
 
-from t2.adaptation.fitness import Accuracy, FitnessFunction, Likelihood
+from t2.adaptation.fitness import Accuracy, FitnessFunction, Likelihood, each_once
 from t2.adaptation.mixture_space import MixtureSpace
 from t2.adaptation.search import Fitness, Generation, SearchSettings, search
 from t2.adaptation.strategy import Choice, PooledModel
@@ -124,7 +124,7 @@ class FewShot:
     def _fit(self, model: PooledModel, task: Task, examples: Sequence[Example]) -> Fitted:
         """Search in every configuration; the result is the best on the examples."""
         make = Accuracy if self.fitness == "accuracy" else Likelihood
-        measure: FitnessFunction = make(model, task, examples)
+        measure = each_once(make(model, task, examples))
         generations = len(self.spaces) * self.search.iterations
         history: list[Iteration] = []
         with tqdm(
@@ -186,13 +186,8 @@ class FewShot:
         """Run one search and return its last generation; each generation adds a line to `history`."""
         experts, matrices = len(pool.domains), len(pool.modules)
 
-        known: dict[Mixture, Fitness] = {}  # the best member is in every generation
-
         def evaluate(members: Tensor) -> list[Fitness]:
-            mixtures = [space.mixture(member, experts) for member in members]
-            new = [mixture for mixture in dict.fromkeys(mixtures) if mixture not in known]
-            known.update(zip(new, measure(new), strict=True) if new else ())
-            return [known[mixture] for mixture in mixtures]
+            return measure([space.mixture(member, experts) for member in members])
 
         generations = search(
             self.search.start(space, experts, matrices, self.seed),

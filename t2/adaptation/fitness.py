@@ -35,6 +35,18 @@ MICRO_BATCH_TOKENS = 4096  # prompt and reference tokens of one forward, padding
 FitnessFunction = Callable[[Sequence[Mixture]], list[Fitness]]
 
 
+def each_once(measure: FitnessFunction) -> FitnessFunction:
+    """The same function, which measures no mixture a second time: the best one is in every generation of a search."""
+    known: dict[Mixture, Fitness] = {}
+
+    def measured(mixtures: Sequence[Mixture]) -> list[Fitness]:
+        new = [mixture for mixture in dict.fromkeys(mixtures) if mixture not in known]
+        known.update(zip(new, measure(new), strict=True) if new else ())
+        return [known[mixture] for mixture in mixtures]
+
+    return measured
+
+
 def complete_per_example(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:

@@ -81,6 +81,11 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         ValueError: settings that contradict each other.
     """
     objective, sampling = instantiate(cfg.objective), instantiate(cfg.sampling)
+    if cfg.generation.get("dtype") == "auto":
+        raise ValueError(
+            "generation.dtype is auto, which is decided where a run is; an estimate may be of another machine. Give "
+            "bfloat16 or null."
+        )
     precision = Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
     population = isinstance(objective, ES)
     placement = placement_of(cfg)

@@ -124,10 +124,10 @@ def tell(results: Results, outcomes: Sequence[Outcome], adapters: Adapters, run:
 
 
 def saved(answers: Answers | None) -> dict[str, float]:
-    """The seconds that answers would have taken which other systems had given, as `saved`; empty where none had."""
+    """The seconds of answers that were there already, as `saved`; empty where none were, and the log says how many."""
     if answers is None or not answers.reused:
         return {}
-    log.info("%d answers are those of other systems with the same weights.", answers.reused)
+    log.info("%d answers were taken from those that the same weights had given.", answers.reused)
     return {"saved": answers.saved_s}
 
 

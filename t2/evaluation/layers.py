@@ -136,25 +136,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="a folder for the figures")
     options = parser.parse_args(arguments)
     try:
-        named = dict(text.split("=", 1) if "=" in text else (text, "") for text in options.experts)
-        if wrong := [domain for domain, file in named.items() if not file]:
-            raise ValueError(f"{wrong[0]!r} is no expert. Write DOMAIN=FILE, with a file or the folder of a run.")
-        pool = ExpertPool.load(named)
+        pool = ExpertPool.load(_named(options.experts))
+        if pool.loras:
+            raise ValueError(f"{', '.join(pool.loras)} is a LoRA, which has no z. Give experts of SVF alone.")
         moved = {domain: movement(expert) for domain, expert in pool.svf.items()}
         weights = None if options.mixture is None else mean_weights(load_mixture(options.mixture, pool), pool)
+        written = [] if options.out is None else _draw(moved, weights, options.out)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     for domain, of in moved.items():
         print(f"{domain}: root mean square of z - 1, in %\n{movement_table(of).text()}\n")
     if weights is not None:
         print(f"Mean mixing weight\n{weights_table(weights).text()}\n")
-    if options.out is not None:
-        written = [options.out / "movement_by_layer.png"]
-        draw_movement(moved, written[0])
-        if weights is not None:
-            written.append(options.out / "weights_by_layer.png")
-            draw_weights(weights, written[1])
+    if written:
         print("Written:", *written, sep="\n")
+
+
+def _named(experts: Sequence[str]) -> dict[str, str]:
+    """Domain -> file."""
+    named: dict[str, str] = {}
+    for text in experts:
+        domain, _, file = text.partition("=")
+        if not file:
+            raise ValueError(f"{text!r} is no expert. Write DOMAIN=FILE, with a file or the folder of a run.")
+        if domain in named:
+            raise ValueError(f"{domain!r} is given twice: {named[domain]} and {file}. Give each a domain of its own.")
+        named[domain] = file
+    return named
+
+
+def _draw(
+    moved: Mapping[str, Mapping[Place, float]], weights: Mapping[str, Mapping[int, float]] | None, folder: Path
+) -> list[Path]:
+    """The files that were written into the folder."""
+    written = [folder / "movement_by_layer.png"]
+    draw_movement(moved, written[0])
+    if weights is not None:
+        written.append(folder / "weights_by_layer.png")
+        draw_weights(weights, written[1])
+    return written
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ class Results:
     confusion: dict[str, Confusion] | None = None  # by system
     support: Support | None = None
     held_out: dict[str, dict[str, HeldOut]] | None = None  # by name of the texts
-    seconds: dict[str, float]  # by phase
+    seconds: dict[str, float]  # by phase; `saved`: what phases count of answers that were kept, and `total` does not
     seed: int
     peak_memory_bytes: int | None = None  # this and the next two: `write` fills them in
     versions: dict[str, str] = field(default_factory=dict)

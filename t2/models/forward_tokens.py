@@ -1,7 +1,8 @@
 """Counts the tokens that go through a model: what a pass, a fit or a search costs whatever the machine does beside it.
 
 A token counts each time that it enters the decoder, padding and prompts that are read again included; one whose keys
-and values come out of a cache does not. A forward that ends after some blocks counts as a whole one. What an engine of
+and values come out of a cache does not. Those of an answer that is taken from where it was kept count like those that
+made it (`charge_forward_tokens`). A forward that ends after some blocks counts as a whole one. What an engine of
 its own computes (vLLM) is not seen.
 """
 

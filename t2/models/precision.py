@@ -5,7 +5,7 @@
     z, its gradient, its optimizer  float32               a step of 1e-3 at z = 1 is lost in bfloat16 (2^-8 = 4e-3)
     logits, log-probs, KL           float32               a bfloat16 logit of 20 is rounded by up to 0.06
     rollouts                        generation.mode       merged: W' rounded to a dtype; factored: as in training
-                                    generation.dtype      auto: bfloat16 where the processor multiplies it
+                                    generation.dtype      auto: bfloat16 where x86 multiplies it, no GPU
 
 float16 has 10 bits of mantissa and bfloat16 7, so that sampling and training differ by less in it (Qi et al. 2025,
 arXiv 2510.26788); its largest number is 65504, beyond which a `NonFiniteError` names the place. Losses are scaled for
@@ -70,8 +70,8 @@ class Precision:
             z has learned (SmolLM2-135M: half of the change of the weights at a standard deviation of z of 0.001, a
             fifth at 0.002, 0.1 % at 0.008), and merged, which is faster, elsewhere: float16 loses 0.1 % at 0.001. A
             `rollout_dtype` asks for merged weights, too.
-        rollout_dtype: dtype of merged weights; None is the model's own. `auto` becomes one or the other: bfloat16 for
-            merged weights of a model in float32 on a processor that multiplies it and without a GPU.
+        rollout_dtype: dtype of merged weights; None is the model's own. `auto` becomes one or the other, on
+            each machine for itself: bfloat16 for merged weights of a model in float32 where `multiplies_bfloat16`.
         quantization: of the base (`t2.models.quantization`). In a quantized one nothing can be merged, so that `auto`
             is factored.
     """
@@ -149,7 +149,7 @@ class Precision:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this machine computes on a processor that has instructions for products in bfloat16."""
+    """Whether this machine has no GPU, and an x86 processor with AMX or AVX-512 bf16."""
     can = torch.cpu.get_capabilities()
     return not torch.cuda.is_available() and any(can.get(name) for name in ("amx_bf16", "avx512_bf16"))
 

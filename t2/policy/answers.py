@@ -3,10 +3,11 @@
 Strategies often choose what another system has answered with already: the base, a single expert, the mixture that an
 earlier search found. Its answers are then taken from here. So an evaluation takes less time, and systems with the same
 weights have the same answers, which in half precision differ by rounding where questions are batched in another way.
-What an answer took is charged to each system that has it, as if it had been computed again, so that the seconds and
-tokens of a table are those of the system by itself.
+An answer's share of the call that made it, in seconds and tokens, is charged to each system that has it, so that no
+system looks free in a table. By itself a system that asks a few of the questions takes more for each: it merges weights
+for them alone. `keep_answers=false` measures that.
 
-Not kept: sampled answers, those of a state per example, and those of an adapter that is being trained.
+Not kept: sampled answers, those of a state per example, of an adapter that is being trained, and of other engines.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Stream = Iterator[tuple[int, list[Completion]]]
 
 @dataclass(frozen=True)
 class _Kept:
-    """An answer, and its share of what its batch took."""
+    """An answer, and its share of what its call took: the same for each answer of a call."""
 
     answer: Completion
     seconds: float
@@ -36,7 +37,10 @@ class _Kept:
 
 
 class Answers:
-    """The answers by weights, question and length; `reused` counts those taken from here, `saved_s` their seconds."""
+    """The answers of one model by weights, question, length and stop strings.
+
+    `reused` counts those that were taken from here, `saved_s` are their seconds.
+    """
 
     def __init__(self) -> None:
         """Start without any."""
@@ -87,7 +91,7 @@ class Answers:
 
 
 def is_kept(sampling: Sampling) -> bool:
-    """Whether an answer depends on nothing but weights, question and length."""
+    """Whether an answer depends on nothing but weights, question, length and stop strings."""
     return sampling.temperature == 0.0 and sampling.samples == 1
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from t2.adapters.base import Adapter, NamedAdapter, PerExampleAdapter
+from t2.adapters.named_parameters import ActiveParameters
 from t2.models.language_model import LanguageModel
 from t2.models.precision import Precision, RolloutMode, dtype_name, is_half, parse_dtype
 from t2.policy.answers import Answers, is_kept, name_state
@@ -53,7 +54,8 @@ class HFGenerator:
         bfloat16 and no `dtype` is given, or the base is quantized (why: `t2.models.precision.Precision`), else merged.
         A state that is given (`with_state`) is merged where the adapter cannot give every example its own. `dtype`
         (bfloat16) rounds the adapted weights while they are merged: faster where the processor has it, at a cost in
-        exactness that training logs as `train/log_prob_drift`. None keeps the model's own, `auto` asks the processor.
+        exactness that training logs as `train/log_prob_drift`. None keeps the model's own, as `auto` does where
+        nothing is merged or the processor has no products in bfloat16.
 
         Raises:
             ValueError: values outside what is allowed, a dtype where no weights are merged that it would round, or a
@@ -74,7 +76,8 @@ class HFGenerator:
         self.merges = not factors or precision.merges
         self.lm, self.adapter, self.weights = lm, adapter, weights
         self.batch_rows, self.progress = batch_rows, progress
-        rounded = None if adapter is None else precision.rollout_dtype
+        nothing = adapter is None or (dtype == "auto" and isinstance(adapter, ActiveParameters))  # to merge
+        rounded = None if nothing else precision.rollout_dtype
         self.dtype = None if rounded is None else parse_dtype(rounded)
         self._state: Mapping[str, Tensor] | None = None  # None: what the adapter has learned
         self._rows: tuple[PerExampleScales, Sequence[int]] | None = None

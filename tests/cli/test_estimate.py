@@ -68,6 +68,7 @@ def test_advice_is_what_the_same_words_give(estimate: Run) -> None:
         (("gpu=h1000",), "Did you mean"),
         (("devices=4",), "add trainer=ddp"),
         (("adapter=lora",), "estimated is SVF"),
+        (("generation.dtype=auto",), "decided where a run is"),
         (("resume=run",), "without resume"),
         (("adapter.modules=nothing",), "matches no matrix"),
         (("adapter.spectrum=top", "adapter.rank=9999"), "adapter.rank is 9999"),

@@ -81,6 +81,7 @@ def test_the_command_prints_and_draws(experts: list[str], tmp_path: Path, capsys
     ("arguments", "message"),
     [
         (["somewhere"], "'somewhere' is no expert. Write DOMAIN=FILE"),
+        (["a=here", "a=there"], "'a' is given twice: here and there"),
         (["a=nowhere"], "nowhere"),
         (["--mixture", "nothing.json"], "No mixture file at nothing.json"),
     ],
@@ -89,3 +90,9 @@ def test_bad_input_is_one_message(arguments: list[str], message: str, experts: l
     given = arguments if arguments[0] != "--mixture" else [*experts, *arguments]
     with pytest.raises(SystemExit, match=message):
         main(given)
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(experts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"error: .*file"):
+        main([*experts, "--out", str(tmp_path / "file")])

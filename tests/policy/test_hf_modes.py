@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_models import adapted, original, random_state, tiny, token_ids
 
+from t2.adapters.steering import Steering
 from t2.policy.hf import HFGenerator
 from t2.policy.log_probs import token_log_probs
 from t2.types import Completion, Example, Sampling
@@ -74,6 +75,10 @@ def test_auto_rounds_what_is_merged(multiplies: bool, monkeypatch: pytest.Monkey
     lm, svf = adapted(spread=0.1)
     assert HFGenerator(lm, svf, dtype="auto").dtype is (torch.bfloat16 if multiplies else None)
     assert HFGenerator(lm, dtype="auto").dtype is None  # nothing to merge
+    other = tiny()
+    steering = Steering()
+    steering.inject(other.model, other.source)
+    assert HFGenerator(other, steering, dtype="auto").dtype is None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
