@@ -9,7 +9,7 @@ HARNESS_READY := .venv-harness/.ready
 NF4_READY := .venv-nf4/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (2.5 hours on two cores). One that
+# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour and three quarters on two cores). One that
 # was stopped goes on with STUDY=FOLDER.
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
