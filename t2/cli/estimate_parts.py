@@ -74,6 +74,16 @@ def gpu_of(cfg: DictConfig) -> GPU | None:
     return cpu_at_hand() if there is None and device == "auto" else there
 
 
+def _precision(cfg: DictConfig) -> Precision:
+    """The dtypes of the run; ValueError where they depend on the machine that it runs on."""
+    if cfg.generation.get("dtype") == "auto":
+        raise ValueError(
+            "generation.dtype is auto, which is decided where a run is; an estimate may be of another machine. Give "
+            "bfloat16 or null."
+        )
+    return Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
+
+
 def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) -> Run:
     """The settings of a run, plainly.
 
@@ -81,12 +91,7 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         ValueError: settings that contradict each other.
     """
     objective, sampling = instantiate(cfg.objective), instantiate(cfg.sampling)
-    if cfg.generation.get("dtype") == "auto":
-        raise ValueError(
-            "generation.dtype is auto, which is decided where a run is; an estimate may be of another machine. Give "
-            "bfloat16 or null."
-        )
-    precision = Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
+    precision = _precision(cfg)
     population = isinstance(objective, ES)
     placement = placement_of(cfg)
     number_bytes = 2 if is_half(parse_dtype(precision.model)) else 4
