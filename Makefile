@@ -9,8 +9,8 @@ HARNESS_READY := .venv-harness/.ready
 NF4_READY := .venv-nf4/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
-# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour and three quarters on two cores). One that
-# was stopped goes on with STUDY=FOLDER.
+# Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour and three quarters on two
+# cores). One that was stopped goes on with STUDY=FOLDER.
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo study docs test tests test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean

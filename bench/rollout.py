@@ -8,7 +8,8 @@ by itself. All systems answer the same prompts with as many samples of exactly a
 tokens are switched off). Each runs in a process of its own; vLLM's CPU build wants its own environment, in which the
 others run as well. Drift is the largest and the mean difference of a log-prob at sampling to the one that training
 computes (factored mode, the model's own type) for the same tokens. `t2_hf_copied` keeps a prompt's keys and values once
-per sample, as `t2_hf` did before `t2.policy.prompt_cache`. Memory is this process's peak in the first round, merging
+per sample, as `t2_hf` did before `t2.policy.prompt_cache`, and with `--samples 1` copies all of them at each step, as
+before `t2.policy.growing_cache`. Memory is this process's peak in the first round, merging
 included, since later ones find what the allocator has kept; vLLM's engine is another process.
 """
 
@@ -80,11 +81,14 @@ class TransformersGenerate:
 
 
 class CopiedPrompts(HFGenerator):
-    """t2's decode loop with the keys and values of a prompt in the cache once for each of its samples."""
+    """t2's decode loop with a prompt's keys and values once for each sample, and all of them copied at each step."""
 
     def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
         """As in `t2.policy.generator`."""
-        with patch.object(decode, "share_prompts", lambda cache, new_tokens: None):
+        with (
+            patch.object(decode, "share_prompts", lambda cache, new_tokens: None),
+            patch.object(decode, "leave_room", lambda cache, new_tokens: None),
+        ):
             return super().generate(examples, sampling)
 
 

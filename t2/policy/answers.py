@@ -65,9 +65,12 @@ class Answers:
             decode: examples -> (index among them, answer).
         """
         keys = [(weights, _question(example), sampling.max_new_tokens, sampling.stop) for example in examples]
-        left = [index for index, key in enumerate(keys) if key not in self._kept]
-        for index in sorted(set(range(len(keys))) - set(left)):
-            yield index, [self._again(lm, keys[index])]
+        left = []
+        for index, key in enumerate(keys):
+            if key in self._kept:
+                yield index, [self._again(lm, key)]
+            else:
+                left.append(index)
         if not left:
             return
         found: dict[int, Completion] = {}
