@@ -43,6 +43,19 @@ class Example:
     images: tuple[LazyImage, ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def reference_completion(self) -> str | None:
+        """The reference answer as it follows `response_prefix`, which may hold its beginning ("[" of a list) already.
+
+        A space parts the two where neither brings one. None where there is no answer.
+        """
+        prefix, answer = self.response_prefix, self.answer
+        if not answer or not prefix:
+            return answer
+        if len(answer) > len(prefix) and answer.startswith(prefix):
+            return answer.removeprefix(prefix)
+        return answer if prefix[-1].isspace() or answer[0].isspace() else f" {answer}"
+
 
 @dataclass(frozen=True)
 class Grade:

@@ -102,3 +102,21 @@ def test_report_mean_and_standard_error():
 
 def test_one_score_has_no_standard_error():
     assert math.isnan(report((1.0,)).stderr)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "answer", "completion"),
+    [
+        ("", "four", "four"),
+        ("It is", "four", " four"),  # a turn is begun without a space, so that the answer's first token has its own
+        ("It is ", "four", "four"),
+        ("def f():", "\n    pass", "\n    pass"),
+        ("[", "['1', '2']", "'1', '2']"),  # the prefix is the beginning of the answer
+        ("4", "4", " 4"),  # an answer is never empty
+        ("It is", None, None),
+    ],
+)
+def test_a_reference_answer_goes_on_where_the_turn_was_begun(
+    prefix: str, answer: str | None, completion: str | None
+) -> None:
+    assert Example("Which?", answer=answer, response_prefix=prefix).reference_completion == completion

@@ -32,15 +32,14 @@ class ReferenceAnswers:
 
 
 def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = False) -> Completion:
-    """The reference answer as a completion; a space separates it from a response prefix that ends in none.
+    """The reference answer as a completion, as it follows the response prefix.
 
     Raises:
         ValueError: there is no answer, it has no token, or it does not fit the context.
     """
-    if not example.answer:
+    text = example.reference_completion
+    if not text:
         raise ValueError(f"The example {example.prompt[:60]!r} has no reference answer, and one is needed here.")
-    parted = not example.response_prefix or example.response_prefix[-1].isspace() or example.answer[0].isspace()
-    text = example.answer if parted else f" {example.answer}"
     ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
     if end_of_turn:
         if lm.end_of_turn_id is None:

@@ -63,4 +63,5 @@ IN_PROMPT = Form()  # of a task whose prompts state the form themselves
 
 def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     """The example after `shots`, other questions of its task with their reference answers, as turns of a chat."""
-    return replace(example, shots=tuple((one.prompt, f"{one.response_prefix}{one.answer}") for one in shots))
+    turns = ((one.prompt, f"{one.response_prefix}{one.reference_completion}") for one in shots)
+    return replace(example, shots=tuple(turns))

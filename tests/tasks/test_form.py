@@ -22,9 +22,9 @@ def test_the_prefix_repeats_the_group_of_the_pattern():
 
 
 def test_shots_are_solved_questions_in_turns_of_their_own():
-    shots = [Example("1 + 1 =", "2"), Example("2 + 2 =", "4", response_prefix="It is ")]
+    shots = [Example("1 + 1 =", "2"), Example("2 + 2 =", "4", response_prefix="2 + 2 =")]
     told = with_shots(SUM, shots)
-    assert told.shots == (("1 + 1 =", "2"), ("2 + 2 =", "It is 4"))
+    assert told.shots == (("1 + 1 =", "2"), ("2 + 2 =", "2 + 2 = 4"))
     assert told.prompt == SUM.prompt
     assert with_shots(SUM, ()) == SUM
 

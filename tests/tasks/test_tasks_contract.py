@@ -102,7 +102,7 @@ def test_a_stated_prefix_begins_the_turn_of_every_question_and_chances_are_share
     assert all(0.0 <= score <= 1.0 for chance in chances for score in chance.values())
 
 
-UNIONS = ("digits_read",)  # of tasks with guesses of their own
+UNIONS = ("digits_read", "growth")
 
 
 @each_class

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Trains, dispatches and scores a pool that grows to eight experts, beside one expert that learns the tasks in sequence and
+# one that learns them together: scripts/growth.sh FOLDER SEED [KEY=VALUE ...], the last for every command.
+# What is there already is not made again. EXPERTS=4 ends with four. Then: python -m t2.evaluation.growth FOLDER ...
+set -euo pipefail
+[[ $# -ge 2 ]] || { echo "usage: scripts/growth.sh FOLDER SEED [KEY=VALUE ...]" >&2; exit 2; }
+folder=$1 seed=$2
+shift 2
+everywhere=("$@")
+python=${PYTHON:-python}
+domains=(sums reading differences spelling fractions reversal filter products)
+tasks=(add2 needle_begun subtract2 spell_begun fraction_begun reversal_begun filter_begun products_2)
+count=${EXPERTS:-${#domains[@]}}
+
+run() { # FOLDER SCRIPT KEY=VALUE...
+	local into=$1 script=$2
+	shift 2
+	[[ -f $into/results.json ]] || "$python" "$script".py "$@" "${everywhere[@]}" seed="$seed" hydra.run.dir="$into"
+}
+train() { run "$1" train experiment=growth/expert logger=csv "${@:2}"; }
+score() { run "$1" evaluate benchmarks=growth limit=100 generation.batch_rows=128 logger=none "${@:2}"; }
+without() { # PREFIX NAME...: what is not learned yet is left out
+	local prefix=$1
+	shift
+	for name in "$@"; do echo "~$prefix.$name"; done
+}
+
+for at in $(seq 1 "$count"); do
+	domain=${domains[at - 1]}
+	about=(task="${tasks[at - 1]}" domain="$domain" description="$domain")
+	train "$folder/expert_$at" "${about[@]}"
+	if ((at == 1)); then continue; fi
+	before=$folder/sequence_$((at - 1))
+	if ((at == 2)); then before=$folder/expert_1; fi
+	train "$folder/sequence_$at" "${about[@]}" start_from="$before"
+done
+steps=$((45 * count)) # as many of each task as an expert has
+mapfile -t untaught < <(without task.tasks "${domains[@]:count}")
+run "$folder/joint" train experiment=growth/joint logger=csv "${untaught[@]}" domain=all description=all \
+	steps="$steps" callbacks.validation.every="$steps"
+
+# All single experts and the forms of the base, once; then each pool on the tasks that it was made for.
+for size in $(seq "$count" -1 3); do
+	pool=$folder/pool_$size
+	mkdir -p "$pool"
+	for at in $(seq 1 "$size"); do cp "$folder/expert_$at/expert.safetensors" "$pool/${domains[at - 1]}.safetensors"; done
+	mapfile -t unlabelled < <(without task.domains "${domains[@]:size}")
+	mapfile -t untaught < <(without benchmarks "${domains[@]:size}")
+	pooled=(experts=folder experts.experts="$pool")
+	run "$folder/centroids_$size" adapt "${pooled[@]}" strategy=centroid task=dispatch_growth "${unlabelled[@]}"
+	cp "$folder/centroids_$size/centroids.safetensors" "$pool/"
+	beside=(controls=null singles=false uniform=false)
+	if ((size == count)); then
+		beside=(controls.limit=50)
+		score "$folder/score_joint" "${untaught[@]}" controls=null expert="$folder/joint"
+	fi
+	score "$folder/score_pool_$size" "${untaught[@]}" "${pooled[@]}" strategy=centroid "${beside[@]}"
+	score "$folder/score_sequence_$size" "${untaught[@]}" controls=null expert="$folder/sequence_$size"
+done

@@ -1,0 +1,193 @@
+"""What becomes of known tasks as a pool of experts grows: python -m t2.evaluation.growth FOLDER ... [--out FOLDER]
+
+Each FOLDER is what `scripts/growth.sh` made with one seed. A pool of K experts is scored on the K tasks that they were
+trained on, beside one expert that learned the same tasks one after another, and, at the largest K, one that learned
+them together. A task counts as much as any other. Intervals are from a bootstrap over seeds and questions; the three
+contrasts, named in `conf/experiment/growth/expert.yaml` before the runs, are corrected together. Evaluates nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib.ticker import MaxNLocator
+
+from t2.evaluation.compare import Difference, differences_table
+from t2.evaluation.contrasts import holm
+from t2.evaluation.figures import OKABE_ITO, drawing
+from t2.evaluation.joining import read_samples
+from t2.evaluation.results import Results
+from t2.evaluation.statistics import compare_runs
+from t2.evaluation.systems import ALL, BASE, BEST_SINGLE, EXPERT, FORM, ORACLE, UNIFORM
+from t2.evaluation.table import Table, percent
+from t2.run.files import atomic_path
+
+POOL, SEQUENCE, JOINT = "centroid", "in sequence", "together"
+CONTRASTS = (SEQUENCE, JOINT, ALL)
+DRAWN = (BEST_SINGLE, POOL, JOINT, SEQUENCE, ALL, FORM)
+Scores = dict[str, dict[str, list[float]]]  # system -> task -> a score per question
+
+
+@dataclass(frozen=True)
+class Growth:
+    """One seed: the scores by number of experts. All systems have the same questions of each task."""
+
+    folder: Path
+    scores: Mapping[int, Scores]
+
+    def of(self, size: int, system: str) -> list[float] | None:
+        """The scores of a system on all tasks of a pool, one after another; None where it was not scored."""
+        by_task = self.scores[size].get(system)
+        return None if by_task is None else list(chain.from_iterable(by_task.values()))
+
+
+def read_growth(folder: Path) -> Growth:
+    """Read what `scripts/growth.sh` scored.
+
+    Raises:
+        FileNotFoundError: the folder holds no scored pool, or no scores of the expert trained in sequence.
+        ValueError: systems have other questions than the pool of their size.
+    """
+    sizes = sorted(int(path.name.rpartition("_")[2]) for path in folder.glob("score_pool_*"))
+    if not sizes:
+        raise FileNotFoundError(
+            f"{folder} holds no score_pool_3 or the like: make it with scripts/growth.sh {folder} 0."
+        )
+    largest = read_scores(folder / f"score_pool_{sizes[-1]}", {})
+    scores = {}
+    for size in sizes:
+        found = read_scores(folder / f"score_pool_{size}", {})
+        beside = [read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE})]
+        if size == sizes[-1]:
+            beside.append(read_scores(folder / "score_joint", {EXPERT: JOINT}))
+        else:  # neither depends on what else is in a pool
+            beside.append({system: largest[system] for system in (FORM, BEST_SINGLE)})
+        for system, by_task in chain.from_iterable(other.items() for other in beside):
+            found.setdefault(system, {task: of for task, of in by_task.items() if task in found[BASE]})
+        asked = {task: len(of) for task, of in found[BASE].items()}
+        for system, by_task in found.items():
+            if {task: len(of) for task, of in by_task.items()} != asked:
+                raise ValueError(f"{folder}: {system} was scored on other questions than the pool of {size}.")
+        scores[size] = found
+    return Growth(folder, scores)
+
+
+def read_scores(run: Path, names: Mapping[str, str]) -> Scores:
+    """Scores by system and task of an evaluation, in the order of its tasks, systems renamed by `names`.
+
+    The best form control and the best single expert, chosen on validation, are there under their own names.
+
+    Raises:
+        FileNotFoundError: the folder is not that of a finished evaluation.
+    """
+    scores: Scores = {}
+    for (task, system), lines in read_samples(run).items():
+        scores.setdefault(names.get(system, system), {})[task] = [float(line["score"]) for line in lines]
+    for task, chosen in (Results.read(run).selection or {}).items():
+        scores.setdefault(FORM, {})[task] = scores[chosen.form][task]
+    return scores
+
+
+def growth_table(grown: Sequence[Growth]) -> Table:
+    """A row per system, a column per number of experts: the mean over the tasks learned so far."""
+    sizes = list(grown[0].scores)
+    names = [*DRAWN, UNIFORM, ORACLE, BASE]
+    rows = [[name, *(percent(_mean(grown, size, name)) for size in sizes)] for name in names]
+    return Table(["mean over the tasks learned so far", *map(str, sizes)], [row for row in rows if any(row[1:])])
+
+
+def tasks_table(grown: Sequence[Growth]) -> Table:
+    """A row per task of the largest pool, in the order of learning."""
+    size = max(grown[0].scores)
+    names = [name for name in (BASE, *reversed(DRAWN)) if _mean(grown, size, name) is not None]
+    rows = [
+        [task, *(percent(fmean(fmean(one.scores[size][name][task]) for one in grown)) for name in names)]
+        for task in grown[0].scores[size][BASE]
+    ]
+    return Table(["task", *names], rows)
+
+
+def contrasts(grown: Sequence[Growth]) -> list[Difference]:
+    """The pool's accuracy at the largest size minus that of each of CONTRASTS.
+
+    Raises:
+        ValueError: the seeds have different sizes.
+    """
+    size = max(grown[0].scores)
+    found = [
+        Difference(POOL, other, compare_runs(_rows(grown, size, POOL), _rows(grown, size, other)))
+        for other in CONTRASTS
+    ]
+    corrected = holm([one.paired.p_value for one in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+
+
+def _rows(grown: Sequence[Growth], size: int, system: str) -> list[list[float]]:
+    rows = [one.of(size, system) for one in grown]
+    if any(row is None for row in rows):
+        raise ValueError(
+            f"{system} was not scored beside {size} experts with every seed; run scripts/growth.sh to its end."
+        )
+    return [row for row in rows if row is not None]
+
+
+def _mean(grown: Sequence[Growth], size: int, system: str) -> float | None:
+    """Over tasks and seeds; None where a seed has not scored the system."""
+    means = []
+    for one in grown:
+        by_task = one.scores[size].get(system)
+        if by_task is None:
+            return None
+        means.append(fmean(fmean(of) for of in by_task.values()))
+    return fmean(means)
+
+
+def draw_growth(grown: Sequence[Growth], path: Path) -> None:
+    """A line per system over the number of experts; thin ones are single seeds."""
+    sizes = list(grown[0].scores)
+    with drawing(path, (7.5, 4.5)) as figure:
+        axes = figure.subplots()
+        for number, name in enumerate(DRAWN):
+            color = OKABE_ITO[number % len(OKABE_ITO)]
+            for one, width in [*((each, 0.6) for each in grown if len(grown) > 1), (None, 2.0)]:
+                means = [(size, _mean([one] if one else grown, size, name)) for size in sizes]
+                shown = [(size, 100 * mean) for size, mean in means if mean is not None]
+                label = name if one is None else None
+                axes.plot(
+                    *zip(*shown, strict=True), "o-", color=color, linewidth=width, markersize=3 * width, label=label
+                )
+        axes.set(xlabel="experts in the pool, and tasks learned", ylabel="accuracy on these tasks (%)", ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=9)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, and write them and the figure where `--out` says."""
+    parser = argparse.ArgumentParser(prog="python -m t2.evaluation.growth", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what scripts/growth.sh made, by seed")
+    parser.add_argument("--out", type=Path, help="a folder for growth.md and growth.png")
+    options = parser.parse_args(arguments)
+    try:
+        grown = [read_growth(folder) for folder in options.folders]
+        if len({tuple(one.scores) for one in grown}) > 1:
+            raise ValueError(
+                "the folders have pools of different sizes. Give those that scripts/growth.sh has finished."
+            )
+        tables = [growth_table(grown), tasks_table(grown), differences_table(contrasts(grown))]
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print("\n\n".join(table.text() for table in tables))
+    if options.out is not None:
+        draw_growth(grown, options.out / "growth.png")
+        with atomic_path(options.out / "growth.md") as partial:
+            partial.write_text("\n\n".join(table.markdown() for table in tables) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""scripts/growth.sh gives commands that compose, each of the tasks that are known by then; none of them runs here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+RECORDER = """#!/bin/sh
+for word; do case $word in hydra.run.dir=*) run=${word#hydra.run.dir=} ;; esac; done
+mkdir -p "$run"
+touch "$run/expert.safetensors" "$run/centroids.safetensors" "$run/results.json"
+exec %s -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >> %s
+"""
+
+
+def commands(tmp_path: Path) -> list[list[str]]:
+    """The words of every command that the script gives for four experts."""
+    log = tmp_path / "commands"
+    log.touch()
+    recorder = tmp_path / "python"
+    recorder.write_text(RECORDER % (sys.executable, log))
+    recorder.chmod(0o755)
+    about = {**os.environ, "PYTHON": str(recorder), "EXPERTS": "4"}
+    words = ["scripts/growth.sh", str(tmp_path / "growth"), "7", "base_model=tiny"]
+    subprocess.run(words, check=True, cwd=ROOT, env=about, timeout=120)
+    return [json.loads(line) for line in log.read_text().splitlines()]
+
+
+def test_a_pool_of_four_is_made_and_scored_on_what_it_knows(tmp_path: Path) -> None:
+    given = commands(tmp_path)
+    composed: dict[str, DictConfig] = {}
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for script, *words in given:
+            folder = next(word for word in words if word.startswith("hydra.run.dir=")).rpartition("/")[2]
+            composed[folder] = compose(script.removesuffix(".py"), overrides=words)
+    assert all(one.seed == 7 for one in composed.values())
+    assert composed["sequence_2"].start_from.endswith("growth/expert_1")
+    assert composed["sequence_4"].start_from.endswith("growth/sequence_3")
+    assert composed["sequence_3"].task.name == composed["expert_3"].task.name == "subtract2"
+    assert composed["joint"].steps == 4 * composed["expert_1"].steps
+    assert len(composed["joint"].task.tasks) == 4
+    assert composed["joint"].sampling.stop == ["\n"]
+    for size in (3, 4):
+        pool = composed[f"score_pool_{size}"]
+        known = {name for name in pool.benchmarks if name != "benchmark_domains"}
+        assert len(known) == size
+        assert composed[f"centroids_{size}"].task.domains.keys() == known
+        assert {path.stem for path in Path(pool.experts.experts).glob("*")} == {*known, "centroids"}
+        assert composed[f"score_sequence_{size}"].expert.endswith(f"/sequence_{size}")
+    assert commands(tmp_path) == given  # in the log of the first time: nothing was made again
