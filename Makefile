@@ -13,7 +13,7 @@ RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 # cores). One that was stopped goes on with STUDY=FOLDER.
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test tests test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test tests test-commands test-model test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
@@ -41,7 +41,16 @@ test: $(READY)
 	@$(MAKE) --no-print-directory -j2 check tests
 
 tests: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not processes"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not processes and not commands and (not embedded or smoke)"
+
+# The scripts' options, every command of the documentation, the paper's experiments, the benchmarks.
+test-commands: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "commands and not processes"
+
+# What is particular to the embedded model: its decomposition, answers, gradients, and the experts that ship.
+MODEL_TESTS := tests/test_embedded.py tests/models/test_loading.py
+test-model: $(READY)
+	$(BIN)/pytest --no-skips -m "embedded and not smoke" $(MODEL_TESTS)
 
 # Those of several processes: ranks, shards, kills and what comes after, a server.
 test-processes: $(READY)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,19 @@ def words_for(script: str, folder: Path, groups: Sequence[str]) -> list[str]:
     more = [f"hydra.searchpath=[{','.join(searched)}]"] if searched else []
     chosen = {group: about.choices.get(group) for group in groups if about.choices.get(group)}
     with _apart_from_hydra():
-        plain = composed(conf, script, more, folder=own)
+        plain = _composed(conf, script, tuple(more), own)
         words = [f"{group}={choice}" for group, choice in chosen.items() if _node(plain, group) != _node(cfg, group)]
-        other = composed(conf, script, [*more, *words], folder=own)
+        other = _composed(conf, script, (*more, *words), own)
     keys = [word for group in chosen for word in _changes(group, _node(other, group), _node(cfg, group))]
     default = [word for word in words if _node(plain, word.partition("=")[0]) == _node(other, word.partition("=")[0])]
     folders = [*([] if own is None else ["--config-dir", str(own)]), *more]
     return [*folders, *(word for word in words if word not in default), *keys]
+
+
+@lru_cache(maxsize=16)
+def _composed(conf: Path, script: str, texts: tuple[str, ...], folder: str | None) -> DictConfig:
+    """`composed`, once for all jobs of a sweep, which differ in little. To be read alone."""
+    return composed(conf, script, texts, folder=folder)
 
 
 @contextmanager

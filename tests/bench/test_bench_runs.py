@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
+pytestmark = pytest.mark.commands
 pytest.importorskip("peft")
 pytest.importorskip("reasoning_gym")
 systems = importlib.import_module("step_systems")
-update = importlib.import_module("rl.update")
-job = importlib.import_module("rl.job")
+update, job = (importlib.import_module(f"rl.{name}") for name in ("update", "job"))
 
 TINY_JOB = "--prompts 2 --samples 3 --new-tokens 5 --steps 1 --threads 1"
 # bench -> arguments, and what the record must satisfy

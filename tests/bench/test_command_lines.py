@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from t2.run.configuration.check import check_configuration
 from t2.run.launch_overrides import quote_text
 
+pytestmark = pytest.mark.commands
 GROUPS = (
     "benchmarks",
     "experts",

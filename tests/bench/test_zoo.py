@@ -10,6 +10,7 @@ from zoo_models import NotBuilt, architectures, tiny_architecture
 from zoo_row import Row, examine
 from zoo_vision_models import tiny_vision, vision_architectures
 
+pytestmark = pytest.mark.commands
 # One of a kind: dense, sliding windows, parallel blocks, convolutions, running states, experts of every layout, an
 # attention through a latent, layers that share keys.
 REPRESENTATIVE = [

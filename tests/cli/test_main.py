@@ -17,6 +17,8 @@ import t2
 from t2.cli.main import ABOUT, BODIES, listing, main
 from t2.run.places import CONF, is_checkout
 
+pytestmark = pytest.mark.commands
+
 
 def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     monkeypatch.setattr(sys, "argv", ["t2", *words])

@@ -23,6 +23,7 @@ from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.run.launch_overrides import check_overrides, quote_text
 
+pytestmark = pytest.mark.commands
 SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py", "serve.py", "estimate.py")
 DOMAINS = ("sums", "reading")
 DISPATCH = "names"  # the file of the dispatch expert

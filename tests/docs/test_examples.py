@@ -40,6 +40,7 @@ def test_the_blocks_of_a_page_run_in_their_order(page: str, capsys: pytest.Captu
 
 
 @pytest.mark.embedded
+@pytest.mark.smoke
 @pytest.mark.slow
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block.needs], ids=lambda one: one.page)
 def test_the_blocks_that_need_a_model_run(

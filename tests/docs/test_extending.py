@@ -23,6 +23,7 @@ from t2.experts.expert import Expert
 from t2.run.launch import launch
 from t2.types import OTHER, Example
 
+pytestmark = pytest.mark.commands
 PAGE = "docs/extending.md"
 SMALL = {
     "train": (

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.commands
 FOREIGN = (
     re.compile(r"<(?:script|img|iframe|source)[^>]+src=\"?https?:"),
     re.compile(r"<link[^>]+rel=\"?(?:stylesheet|preconnect|preload)[^>]+href=\"?https?:"),

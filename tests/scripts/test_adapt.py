@@ -17,6 +17,7 @@ from t2.experts.centroids import Centroids
 from t2.experts.mixture_file import load_mixture
 from t2.experts.pool import ExpertPool
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 SEARCH = ("strategy.search.population=6", "strategy.search.iterations=2", "strategy.search.elite_share=0.5")
 FIT = ("strategy=few_shot", "task=gcd", "shots=3", *SEARCH)

@@ -19,6 +19,7 @@ from tiny_pool import DOMAINS, save_pool
 from t2.experts.expert import Expert
 from t2.tasks.prompt_hash import prompt_hashes
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 FEW_SHOT = (
     "shots=3",

@@ -23,6 +23,7 @@ from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import save_mixture
 from t2.experts.pool import ExpertPool
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Path]
 
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+pytestmark = pytest.mark.commands
 RECORDER = """#!/bin/sh
 for word; do case $word in hydra.run.dir=*) run=${word#hydra.run.dir=} ;; esac; done
 mkdir -p "$run"

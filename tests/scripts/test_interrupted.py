@@ -19,6 +19,7 @@ from t2.run.launch_resume import resume_arguments
 from t2.training.callbacks import Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, read_checkpoint
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 SMOKE = ("experiment=smoke", "logger=csv")
 

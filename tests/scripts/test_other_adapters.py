@@ -14,6 +14,7 @@ from script_errors import error_of
 
 from t2.experts.adapter_weights import AdapterWeights
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 SMALL = ("base_model=tiny", "limit=2", "sampling.max_new_tokens=2", "controls.limit=2")
 

@@ -17,6 +17,7 @@ from t2.cli.evaluate import evaluate_systems
 from t2.cli.train import train
 from t2.run.metrics_csv import read_metrics
 
+pytestmark = pytest.mark.commands
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "paper").glob("*.yaml"))
 EVALUATED = ("table2", "table3", "table5", "table8")
 TRAINED = tuple(name for name in NAMES if name not in EVALUATED)

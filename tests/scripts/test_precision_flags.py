@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from t2.cli import train_parts
 from t2.run.places import CONF
 
+pytestmark = pytest.mark.commands
+
 
 @pytest.mark.parametrize("flag", ["bf16-mixed", "16-mixed", "bf16-true"])
 def test_a_flag_of_the_trainer_is_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 GRADED = ("~task=chain_sum", "+task._target_=graded_task.GradedLetters", "+task.name=graded")
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from t2.run.sweep import read_jobs
 from t2.training.checkpoint_file import LAST_CHECKPOINT, read_checkpoint
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 SMOKE = ("experiment=smoke", "logger=csv", "steps=1")
 

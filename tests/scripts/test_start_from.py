@@ -16,6 +16,7 @@ from t2.experts.adapter_weights import AdapterWeights
 from t2.experts.expert import Expert
 from t2.run.fetch import file_sha256
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 
 

@@ -14,6 +14,7 @@ from zoo_vision_models import tiny_vision
 
 from t2.run.metrics_csv import read_metrics
 
+pytestmark = pytest.mark.commands
 SIZES = [(40, 64), (64, 40), (32, 32), (48, 80), (33, 50), (90, 20)]  # width and height, of six images
 QUESTIONS = ["what is it?", "which color?", "is it large?"]
 

@@ -23,6 +23,7 @@ from t2.evaluation import dashboard
 from t2.evaluation.wandb_results import log_used_experts
 from t2.experts.expert import Expert
 
+pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
 SMALL = ("base_model=tiny", "limit=3", "sampling.max_new_tokens=3", "controls.limit=2", "shots=3")
 
