@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains, dispatches and scores a pool that grows to eight experts, beside one expert that learns the tasks in sequence and
 # one that learns them together: scripts/growth.sh FOLDER SEED [KEY=VALUE ...], the last for every command.
-# What is there already is not made again. EXPERTS=4 ends with four. Then: python -m t2.evaluation.growth FOLDER ...
+# What is there already is not made again. EXPERTS=4 ends with four, QUESTIONS=200 scores so many of each task.
+# Then: python -m t2.evaluation.growth FOLDER ...
 set -euo pipefail
 [[ $# -ge 2 ]] || { echo "usage: scripts/growth.sh FOLDER SEED [KEY=VALUE ...]" >&2; exit 2; }
 folder=$1 seed=$2
@@ -18,7 +19,7 @@ run() { # FOLDER SCRIPT KEY=VALUE...
 	[[ -f $into/results.json ]] || "$python" "$script".py "$@" "${everywhere[@]}" seed="$seed" hydra.run.dir="$into"
 }
 train() { run "$1" train experiment=growth/expert logger=csv "${@:2}"; }
-score() { run "$1" evaluate benchmarks=growth limit=100 generation.batch_rows=128 logger=none "${@:2}"; }
+score() { run "$1" evaluate benchmarks=growth limit="${QUESTIONS:-100}" singles=false uniform=false generation.batch_rows=128 logger=none "${@:2}"; }
 without() { # PREFIX NAME...: what is not learned yet is left out
 	local prefix=$1
 	shift
@@ -39,7 +40,11 @@ mapfile -t untaught < <(without task.tasks "${domains[@]:count}")
 run "$folder/joint" train experiment=growth/joint logger=csv "${untaught[@]}" domain=all description=all \
 	steps="$steps" callbacks.validation.every="$steps"
 
-# All single experts and the forms of the base, once; then each pool on the tasks that it was made for.
+# Each expert on its own task, then each pool, and what learned in sequence, on the tasks that are known by then; the forms of
+# the base once.
+for at in $(seq 1 "$count"); do
+	score "$folder/score_own_$at" only="${tasks[at - 1]}" controls=null expert="$folder/expert_$at"
+done
 for size in $(seq "$count" -1 3); do
 	pool=$folder/pool_$size
 	mkdir -p "$pool"
@@ -49,11 +54,11 @@ for size in $(seq "$count" -1 3); do
 	pooled=(experts=folder experts.experts="$pool")
 	run "$folder/centroids_$size" adapt "${pooled[@]}" strategy=centroid task=dispatch_growth "${unlabelled[@]}"
 	cp "$folder/centroids_$size/centroids.safetensors" "$pool/"
-	beside=(controls=null singles=false uniform=false)
+	controls=null
 	if ((size == count)); then
-		beside=(controls.limit=50)
+		controls='{_target_: t2.evaluation.selection.Controls, shots: 3, limit: 50}'
 		score "$folder/score_joint" "${untaught[@]}" controls=null expert="$folder/joint"
 	fi
-	score "$folder/score_pool_$size" "${untaught[@]}" "${pooled[@]}" strategy=centroid "${beside[@]}"
+	score "$folder/score_pool_$size" "${untaught[@]}" "${pooled[@]}" strategy=centroid controls="$controls"
 	score "$folder/score_sequence_$size" "${untaught[@]}" controls=null expert="$folder/sequence_$size"
 done

@@ -1,9 +1,10 @@
 """What becomes of known tasks as a pool of experts grows: python -m t2.evaluation.growth FOLDER ... [--out FOLDER]
 
 Each FOLDER is what `scripts/growth.sh` made with one seed. A pool of K experts is scored on the K tasks that they were
-trained on, beside one expert that learned the same tasks one after another, and, at the largest K, one that learned
-them together. A task counts as much as any other. Intervals are from a bootstrap over seeds and questions; the three
-contrasts, named in `conf/experiment/growth/expert.yaml` before the runs, are corrected together. Evaluates nothing.
+trained on, beside each task's own expert, one expert that learned the same tasks one after another, and, at the largest
+K, one that learned them together. A task counts as much as any other. Intervals are from a bootstrap over seeds and
+questions; the three contrasts, named in `conf/experiment/growth/expert.yaml` before the runs, are corrected together.
+Evaluates nothing.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from t2.evaluation.figures import OKABE_ITO, drawing
 from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
 from t2.evaluation.statistics import compare_runs
-from t2.evaluation.systems import ALL, BASE, BEST_SINGLE, EXPERT, FORM, ORACLE, UNIFORM
+from t2.evaluation.systems import ALL, BASE, EXPERT, FORM
 from t2.evaluation.table import Table, percent
 from t2.run.files import atomic_path
 
-POOL, SEQUENCE, JOINT = "centroid", "in sequence", "together"
+POOL, OWN, SEQUENCE, JOINT = "centroid", "its own expert", "in sequence", "together"
 CONTRASTS = (SEQUENCE, JOINT, ALL)
-DRAWN = (BEST_SINGLE, POOL, JOINT, SEQUENCE, ALL, FORM)
+DRAWN = (OWN, POOL, JOINT, SEQUENCE, ALL, FORM)
 Scores = dict[str, dict[str, list[float]]]  # system -> task -> a score per question
 
 
@@ -58,15 +59,16 @@ def read_growth(folder: Path) -> Growth:
         raise FileNotFoundError(
             f"{folder} holds no score_pool_3 or the like: make it with scripts/growth.sh {folder} 0."
         )
-    largest = read_scores(folder / f"score_pool_{sizes[-1]}", {})
+    # What does not depend on the other experts of a pool: it counts for pools of all sizes.
+    alone: Scores = {FORM: read_scores(folder / f"score_pool_{sizes[-1]}", {})[FORM]}
+    for number in range(1, sizes[-1] + 1):
+        alone.setdefault(OWN, {}).update(read_scores(folder / f"score_own_{number}", {EXPERT: OWN})[OWN])
     scores = {}
     for size in sizes:
         found = read_scores(folder / f"score_pool_{size}", {})
-        beside = [read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE})]
+        beside = [alone, read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE})]
         if size == sizes[-1]:
             beside.append(read_scores(folder / "score_joint", {EXPERT: JOINT}))
-        else:  # neither depends on what else is in a pool
-            beside.append({system: largest[system] for system in (FORM, BEST_SINGLE)})
         for system, by_task in chain.from_iterable(other.items() for other in beside):
             found.setdefault(system, {task: of for task, of in by_task.items() if task in found[BASE]})
         asked = {task: len(of) for task, of in found[BASE].items()}
@@ -80,7 +82,7 @@ def read_growth(folder: Path) -> Growth:
 def read_scores(run: Path, names: Mapping[str, str]) -> Scores:
     """Scores by system and task of an evaluation, in the order of its tasks, systems renamed by `names`.
 
-    The best form control and the best single expert, chosen on validation, are there under their own names.
+    The best form control, chosen on validation, is there as `form`.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished evaluation.
@@ -96,7 +98,7 @@ def read_scores(run: Path, names: Mapping[str, str]) -> Scores:
 def growth_table(grown: Sequence[Growth]) -> Table:
     """A row per system, a column per number of experts: the mean over the tasks learned so far."""
     sizes = list(grown[0].scores)
-    names = [*DRAWN, UNIFORM, ORACLE, BASE]
+    names = [*DRAWN, BASE]
     rows = [[name, *(percent(_mean(grown, size, name)) for size in sizes)] for name in names]
     return Table(["mean over the tasks learned so far", *map(str, sizes)], [row for row in rows if any(row[1:])])
 

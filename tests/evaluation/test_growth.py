@@ -26,7 +26,7 @@ def written(run: Path, right: Right, *, seed: int = 0, chosen: bool = False) -> 
         for i in range(10)
     ]
     (run / SAMPLES_FILE).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    selection = {task: Selection("val", 10, "base+shots", "best_single", {}) for task in tasks} if chosen else None
+    selection = {task: Selection("val", 10, "base+shots", None, {}) for task in tasks} if chosen else None
     Results(
         command="evaluate", base_model="m", adapter="svf", task=tasks, split="test", headline=0.0,
         trainable_parameters=1, scores={}, paired={}, data={}, seconds={}, seed=seed, strategy="centroid",
@@ -43,10 +43,12 @@ def grown(folder: Path, *, seed: int = 0, forgets: int = 0) -> Path:
     for size in (3, 4):
         right: Right = {"base": all_of(size, 1), "centroid": all_of(size, 9), "all": all_of(size, 4)}
         if size == 4:
-            right |= {"base+shots": all_of(4, 2), "best_single": all_of(4, 10), "oracle": all_of(4, 10)}
+            right["base+shots"] = all_of(4, 2)
         written(folder / f"score_pool_{size}", right, seed=seed, chosen=size == 4)
         sequence = {**all_of(size, 9), "one": 9 - forgets * size}
         written(folder / f"score_sequence_{size}", {"base": all_of(size, 1), "expert": sequence}, seed=seed)
+    for number, task in enumerate(TASKS, start=1):
+        written(folder / f"score_own_{number}", {"base": {task: 1}, "expert": {task: 10}}, seed=seed)
     written(folder / "score_joint", {"base": all_of(4, 1), "expert": all_of(4, 9)}, seed=seed)
     return folder
 
@@ -59,7 +61,7 @@ def test_each_pool_is_scored_on_the_tasks_that_it_has_learned(tmp_path: Path) ->
     assert rows["in sequence"] == ["80.0 %", "80.0 %"]  # (6 + 9 + 9) / 30 and (5 + 9 + 9 + 9) / 40
     assert rows["together"] == ["", "90.0 %"]  # it has learned the fourth task, too
     assert rows["form"] == ["20.0 %", "20.0 %"]
-    assert rows["best_single"] == ["100.0 %", "100.0 %"]
+    assert rows["its own expert"] == ["100.0 %", "100.0 %"]
 
 
 def test_tasks_are_listed_in_the_order_of_learning(tmp_path: Path) -> None:
