@@ -100,12 +100,12 @@ def listed_items(text: str) -> tuple[str, ...] | None:
     """Returns the items, separated by commas, of the last [...], else of the first line; None if there is neither.
 
     Case, quotes, what precedes a colon and a fraction of zeros are ignored: "['40', '4.0']" and "The list is: 40, 4"
-    hold the same items.
+    hold the same items. "]" alone ends an empty list that was begun before the text.
     """
     brackets = _BRACKETED.findall(text)
     lines = (line.rpartition(":")[2] for line in text.splitlines() if any(map(str.isalnum, line)))
     listed = brackets[-1] if brackets else next(lines, None)
     if listed is None:
-        return None
+        return () if "]" in text else None
     items = (_ZEROS.sub("", item.strip(" \t\"'`*“”‘’[].").casefold()) for item in listed.split(","))
     return tuple(item for item in items if item)

@@ -153,7 +153,7 @@ def test_global_random_state_is_left_alone():
     [
         ("['40', '4.0']", ("40", "4")), ("The list is: 40, 4.", ("40", "4")), ("40, 4]", ("40", "4")),
         ("[1] becomes [2, 3]", ("2", "3")), ("**A, b**\nc, d", ("a", "b")), ("[]", ()), ("4.50, 10.0", ("4.50", "10")),
-        ("", None), (" ..\n", None),
+        ("]\n", ()), ("", None), (" ..\n", None),
     ],
 )  # fmt: skip
 def test_the_items_of_a_list(text, items):

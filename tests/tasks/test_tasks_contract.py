@@ -95,8 +95,9 @@ def test_has_a_name_a_length_limit_and_disjoint_splits_whose_references_are_righ
 def test_a_stated_prefix_begins_the_turn_of_every_question_and_chances_are_shares(name):
     task = shared(name)
     asked = [one for split in SPLITS for one in list(task.split(split))[:40]]
-    if task.form.prefix:
-        assert all(task.form.with_prefix(one).response_prefix for one in asked)
+    begun = [task.form.with_prefix(one) for one in asked] if task.form.prefix else asked
+    assert all(one.response_prefix for one in begun) or not task.form.prefix
+    assert all(task.score(one, one.reference_completion) == 1.0 for one in begun if one.answer is not None)
     chances = [task.chance(one) for one in asked]
     assert len({tuple(chance) for chance in chances}) == 1 or name in UNIONS
     assert all(0.0 <= score <= 1.0 for chance in chances for score in chance.values())
