@@ -162,6 +162,11 @@ class Expert:
         return path / EXPERT_FILE
 
     @property
+    def learned_nothing(self) -> bool:
+        """Whether every z is 1, as in training that never got better than the base."""
+        return all(bool((z == 1).all()) for z in self.scales.values())
+
+    @property
     def parameter_count(self) -> int:
         """How many numbers were learned: the multipliers of all modules, or what `metadata.learned` leaves of them."""
         return learned_count(self.metadata.learned, self.scales)

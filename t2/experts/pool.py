@@ -63,7 +63,7 @@ class ExpertPool:
         owners: dict[str, str] = {}
         for domain, digest in self._digests.items():
             owner = owners.setdefault(digest, domain)
-            if owner != domain:
+            if owner != domain and not (domain in self.svf and self.svf[domain].learned_nothing):
                 raise ValueError(
                     f"The experts of {owner!r} and {domain!r} hold the same numbers, so one expert is listed twice. "
                     "Give each domain its own file."

@@ -153,6 +153,14 @@ def test_an_expert_listed_twice_is_refused():
         ExpertPool({"math": make_expert(1), "code": make_expert(2), "reasoning": again})
 
 
+def test_two_experts_that_learned_nothing_are_no_expert_listed_twice():
+    one = make_expert(1)
+    nothing = Expert({module: torch.ones_like(z) for module, z in one.scales.items()}, one.metadata)
+    assert nothing.learned_nothing
+    assert not one.learned_nothing
+    assert len(ExpertPool({"a": nothing, "b": nothing, "c": one}).domains) == 3
+
+
 def test_experts_that_differ_in_one_number_are_two():
     expert = make_expert(1)
     other = Expert({module: z.clone() for module, z in expert.scales.items()}, expert.metadata)
