@@ -9,6 +9,7 @@ import torch
 from conftest import ROOT
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from test_tasks_contract import NAMES, build, config_of
 
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
@@ -119,6 +120,18 @@ def test_the_experts_that_ship_answer_per_example_as_merged(model: tuple[Languag
     answers = [group[0].token_ids for group in found["per_example"]]
     assert answers[-2] == HFGenerator(lm, svf, weights="base").generate(EXAMPLES[:1], sampling)[0][0].token_ids
     assert len(set(answers)) > 1  # the experts do something
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "_target_" in config_of(name).get("form", {})])
+def test_a_begun_turn_and_the_answer_after_it_are_the_tokens_of_the_whole_turn(
+    model: tuple[LanguageModel, SVF], name: str
+) -> None:
+    """Else solved examples in a prompt would show other tokens than those that a begun turn is gone on with."""
+    tokenizer, task = model[0].tokenizer, build(name)
+    for one in map(task.form.with_prefix, list(task.split("val"))[:50]):
+        prefix, answer = one.response_prefix, one.reference_completion
+        parts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prefix, answer, prefix + answer)]
+        assert parts[0] + parts[1] == parts[2]
 
 
 class Given:

@@ -54,6 +54,7 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
     if len(set(sizes.values())) != 1:
         told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise ValueError(f"Runs are paired, and {told}. Give each name as many, in the order of their seeds.")
+    runs = _by_seed(runs)
     first = next(iter(runs.values()))[0]
     asked = None
     groups = []
@@ -76,6 +77,15 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
                 group.trained.append(Path(results.expert))
         groups.append(group)
     return groups
+
+
+def _by_seed(runs: Mapping[str, Sequence[Path]]) -> Mapping[str, Sequence[Path]]:
+    """The runs in the order of their seeds, where all groups have the same and each once; else as they were given."""
+    seeds = {name: [Results.read(path).seed for path in paths] for name, paths in runs.items()}
+    alike = len({tuple(sorted(of)) for of in seeds.values()}) == 1
+    if not alike or any(len(set(of)) < len(of) for of in seeds.values()):
+        return runs
+    return {name: [path for _, path in sorted(zip(seeds[name], paths, strict=True))] for name, paths in runs.items()}
 
 
 def _read(path: Path, system: str) -> tuple[list[tuple[object, ...]], list[float], list[float]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from t2.evaluation.results import Results
@@ -37,20 +38,35 @@ class Joined:
     def pairs(self, task: str, first: str, second: str) -> tuple[list[list[float]], list[list[float]]]:
         """Scores of two systems on a task, (S, n) each, row by row of one seed; of a system with one seed that row.
 
+        Draws of a seed are averaged where there are several seeds: they share its experts, so that a bootstrap which
+        took each for a run of its own would give too narrow an interval.
+
         Raises:
             ValueError: they have no seed in common.
         """
         a, b = (self.scores[task][name] for name in (first, second))
-        if len(a) == 1:
-            (only,) = a.values()
-            return [only] * len(b), list(b.values())
-        rows = [(of, other) for draw, of in a.items() if (other := _of_same_seed(b, draw)) is not None]
+        rows = [
+            (draw.partition(".")[0], of, other)
+            for draw in (a if len(a) >= len(b) else b)
+            if (of := _of_same_seed(a, draw)) is not None and (other := _of_same_seed(b, draw)) is not None
+        ]
         if not rows:
             raise ValueError(
                 f"{first} ran on {task} with the seeds {', '.join(a)}, and {second} with {', '.join(b)}. Join runs in "
                 "which both have a seed."
             )
-        return [of for of, _ in rows], [other for _, other in rows]
+        seeds = dict.fromkeys(seed for seed, _, _ in rows)
+        if len(seeds) == 1:
+            return [of for _, of, _ in rows], [other for _, _, other in rows]
+        of_seed = [[row[1:] for row in rows if row[0] == seed] for seed in seeds]
+        return [_mean([of for of, _ in own]) for own in of_seed], [
+            _mean([other for _, other in own]) for own in of_seed
+        ]
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+    """The mean of each question."""
+    return [fmean(of) for of in zip(*rows, strict=True)]
 
 
 def _of_same_seed(draws: Draws, draw: str) -> list[float] | None:

@@ -91,8 +91,8 @@ def matching_word(text: str, words: Sequence[str]) -> str | None:
 
 
 def first_line(text: str) -> str:
-    """Returns the first line that is not blank, stripped of quotes, asterisks and full stops; "" if there is none."""
-    lines = (line.strip().strip("\"'`*.“”‘’ ") for line in text.splitlines())
+    """Returns the first line that is not blank, less a colon before it, quotes, asterisks and full stops; else ""."""
+    lines = (line.strip().removeprefix(":").strip("\"'`*.“”‘’ ") for line in text.splitlines())
     return next((line for line in lines if line), "")
 
 

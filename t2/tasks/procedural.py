@@ -19,7 +19,7 @@ from t2.grading.answers import all_numbers, first_line, last_number, listed_item
 from t2.run.messages import check_choice
 from t2.tasks.base import SPLITS, Split
 from t2.tasks.form import Form
-from t2.tasks.guesses import copied_numbers
+from t2.tasks.guesses import copied_items, copied_numbers, named_candidates
 from t2.tasks.prompt_hash import canonical_question, sorted_numbers
 from t2.tasks.splits import EARLIER_SPLITS, same_text
 from t2.types import Example
@@ -126,12 +126,15 @@ class Procedural:
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns the scores of guesses that take an answer out of the question."""
-        if self._extract in ("line", "list"):
-            return {}
         question, gold = str(example.metadata["question"]), str(example.answer)
+        if self._extract == "line":
+            return {}
+        if self._extract == "list":
+            return copied_items(question, listed_items(gold) or ())
         if self._extract == "word":
-            words = {word.casefold() for word in self._words(example)}
-            return {"random candidate": 1 / len(words)}
+            words = self._words(example)
+            of_all = isinstance(self._candidates, str)  # else they have no place in the question
+            return named_candidates(words, gold) if of_all else {"random candidate": 1 / len(words)}
         return copied_numbers(question, all_numbers(gold)[-1])
 
     def _words(self, example: Example) -> Sequence[str]:

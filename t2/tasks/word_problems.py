@@ -26,8 +26,11 @@ class WordProblems(OneFile):
     columns = ("passage", "question", "answer")
 
     def score(self, example: Example, text: str) -> float:
-        """Returns 1.0 if the number that `text` states equals the gold answer exactly, else 0.0."""
-        return float(stated_number(text) == Fraction(str(example.answer)))
+        """Returns 1.0 if the number that `text` states equals the gold answer exactly, else 0.0.
+
+        A turn that was begun ("The answer is") says which number is meant.
+        """
+        return float(stated_number(example.response_prefix + text) == Fraction(str(example.answer)))
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns the scores of guesses that copy a number of the question."""

@@ -45,6 +45,14 @@ def test_a_difference_is_that_of_the_means_and_every_pair_is_a_contrast(tmp_path
     assert (asked.paired.difference, asked.p_holm) == (-0.5, asked.paired.p_value)
 
 
+def test_runs_are_paired_by_their_seed_in_whatever_order_they_are_given(tmp_path) -> None:
+    a, b = runs(tmp_path, "a", RIGHT, HALF), runs(tmp_path, "b", HALF, BASE)
+    (right,), (turned,) = (differences(read_groups({"a": a, "b": other})) for other in (b, b[::-1]))
+    assert turned == right
+    unlike = runs(tmp_path / "c", "c", HALF, BASE, BASE)[1:]  # seeds 1 and 2: paired as given
+    assert read_groups({"a": a, "c": unlike[::-1]})[1].scores == [BASE, BASE]
+
+
 def test_it_prints_scores_by_run_and_contrasts(tmp_path, capsys) -> None:
     main([argument("svf", runs(tmp_path, "a", RIGHT, HALF)), argument("lora", runs(tmp_path, "b", HALF, HALF))])
     shown = capsys.readouterr().out

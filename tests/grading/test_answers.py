@@ -111,6 +111,7 @@ def test_words_may_hold_pattern_characters_and_there_may_be_none():
         ("'htob'.", "htob"),
         ("**htob**", "htob"),
         ("...\nhtob", "htob"),
+        (": 'htob'", "htob"),
         ("", ""),
     ],
 )

@@ -29,3 +29,9 @@ def test_the_stated_number_counts_and_copying_numbers_has_a_chance(tmp_path):
     assert [task.score(example, text) for text in ("The answer is 7 (not 2).", "7.0", "2", "")] == [1, 1, 0, 0]
     assert list(task.chance(example).values()) == [0.5, 0.0, 1.0, 0.0]
     assert set(task.chance(Example("Two. How many?", "2")).values()) == {0.0}
+
+
+def test_a_turn_that_was_begun_says_which_number_is_meant():
+    task = WordProblems("toy", FORM, {"all": "none.jsonl"})
+    example = Example("How many?", "6", response_prefix="The answer is")
+    assert [task.score(example, text) for text in (" 6 balloons (2 + 4)", " 4 and then 6")] == [1, 0]
