@@ -100,8 +100,9 @@ def report(
     run, task = Path(cfg.paths.run), module.task
     validation = validation_of(callbacks)
     adapted, parts = ({}, {"strategy": "fixed"}) if after is None else after.results(module, run)
-    before = {START if cfg.start_from else BASE: validation.reports[0]}
-    if cfg.start_from:
+    elsewhere = bool(cfg.start_from) or not begins_as_base(module.adapter)
+    before = {START if elsewhere else BASE: validation.reports[0]}
+    if elsewhere:
         before = {BASE: validation.score_base(module).scores, **before}
     validated = {**before, EXPERT: validation.reports[validation.best_step], **adapted}
     scores, paired = summarize(validated, majority=validation.majority)
@@ -121,10 +122,17 @@ def report(
         **parts,
     ).write(run)
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
+    if validation.best_step == 0:
+        log.warning("No later validation was better than the first: what is saved is what training began with.")
     log.info("Seconds: %s", seconds_text(results.seconds))
     saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)
     log.info("Expert: %s\nNext: %s %s", saved, typed("evaluate"), shlex.join(words))
     return results
+
+
+def begins_as_base(adapter: Adapter) -> bool:
+    """Whether nothing is changed before the first step: the authors' parametrization draws its first numbers."""
+    return not isinstance(adapter, SVF) or adapter.parametrization == "direct"
 
 
 def evaluation_words(cfg: DictConfig, adapter: Adapter) -> list[str]:

@@ -32,6 +32,9 @@ PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None), "use_dora": (False, None), "modules_to_save": (None, []), "lora_bias": (False, None),
     "trainable_token_indices": (None,), "target_parameters": (None, []), "alora_invocation_tokens": (None,),
     "layer_replication": (None,), "megatron_config": (None,), "corda_config": (None,), "eva_config": (None,),
+    "kasa_config": (None,), "velora_config": (None,), "arrow_config": (None,), "lora_ga_config": (None,),
+    "monteclora_config": (None,), "use_bdlora": (None, False), "use_qalora": (False, None),
+    "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),  # others take their first B A off W
 }  # fmt: skip
 
 

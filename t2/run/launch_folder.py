@@ -81,6 +81,8 @@ def in_own_folder(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         name_run(cfg)
         if not cfg.get("resume"):
             save_config(cfg, folder / ".hydra")
+        else:
+            save_steps(cfg, folder / ".hydra" / "config.yaml")
         stack.enter_context(requeued_on_signal(folder, first=True, limit=limit))
         return body(cfg)
 
@@ -134,3 +136,13 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     for name, node in (("config", cfg), ("hydra", hydra_cfg), ("overrides", overrides)):
         with atomic_path(folder / f"{name}.yaml") as partial:
             partial.write_text(OmegaConf.to_yaml(node))
+
+
+def save_steps(cfg: DictConfig, path: Path) -> None:
+    """Write a changed number of steps into the configuration of a resumed run, which may have to be resumed again."""
+    before = OmegaConf.load(path)
+    assert isinstance(before, DictConfig), f"{path} was checked"
+    if before.get("steps") != cfg.get("steps"):
+        before.steps = cfg.steps
+        with atomic_path(path) as partial:
+            partial.write_text(OmegaConf.to_yaml(before))

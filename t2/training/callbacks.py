@@ -20,7 +20,7 @@ from tqdm import tqdm
 from t2.evaluation.report import Report
 from t2.evaluation.scoring import evaluate
 from t2.evaluation.systems import BASE, EXPERT
-from t2.experts.trained import save_trained, why_not_kept
+from t2.experts.trained import load_trained, save_trained, why_not_kept
 from t2.policy.generator import AdaptableGenerator
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.places import typed
@@ -58,11 +58,26 @@ class Validation(L.Callback):
         self.best_step = 0
         self.majority: float | None = None  # accuracy of always giving the most frequent answer
         self.latest: Report | None = None  # of the latest validation of this process
+        self._resumed = False
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        """Validate before the step, where `every` says so."""
-        if trainer.global_step % self.every == 0:
-            self._validate(trainer, training_of(pl_module))
+        """Validate before the step, where `every` says so, or where this step's expert is the best that was saved.
+
+        The last validation of a run comes after its last checkpoint, so that a run which goes on does not know it.
+        """
+        module, step = training_of(pl_module), trainer.global_step
+        if step % self.every == 0 or step == self._saved_step(trainer, module):
+            self._validate(trainer, module)
+
+    def _saved_step(self, trainer: L.Trainer, module: ExpertTraining) -> int | None:
+        """The step of the expert that a resumed run finds in its folder; None of any other run, and later on."""
+        resumed, self._resumed = self._resumed, False
+        if not resumed or trainer.global_step in self.reports:
+            return None
+        try:
+            return load_trained(trainer.default_root_dir, module.adapter).metadata.step
+        except FileNotFoundError:  # none was worth keeping
+            return None
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the last step, unless it was."""
@@ -126,7 +141,7 @@ class Validation(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self.reports = {step: tuple(scores) for step, scores in state_dict["reports"].items()}
-        self.best_step, self.majority = state_dict["best_step"], state_dict["majority"]
+        self.best_step, self.majority, self._resumed = state_dict["best_step"], state_dict["majority"], True
 
 
 def _sampling(module: ExpertTraining) -> Sampling:

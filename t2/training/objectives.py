@@ -89,7 +89,7 @@ class PolicyGradient:
         advantage_clip: bound on |advantage|; None is the paper's.
         importance_cap: weigh each token by min(p_training / p_sampling, cap), for rollouts by an engine whose
             log-probs differ from the trainer's (truncated importance sampling); None is the paper's.
-        truncated: completions cut off by the token budget count as they are (`keep`, paper), as wrong, or not at all.
+        truncated: completions cut off by the budget count as they are (`keep`, paper), as wrong, or for the KL alone.
     """
 
     on_policy = True
@@ -191,11 +191,12 @@ class Reinforce(PolicyGradient):
         rewards = rewards.double()
         if self.batch_norm == "none":
             return self._finish(rewards, truncated)
-        if rewards.max() - rewards.min() < EQUAL_REWARDS:
+        kept = rewards[~truncated] if self.truncated == "drop" else rewards
+        if not kept.numel() or kept.max() - kept.min() < EQUAL_REWARDS:
             return torch.zeros_like(rewards)
-        advantages = rewards - rewards.mean()
+        advantages = rewards - kept.mean()
         if self.batch_norm == "standardize":
-            advantages = advantages / rewards.std()
+            advantages = advantages / kept.std()
         return self._finish(advantages, truncated)
 
 

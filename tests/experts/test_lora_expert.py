@@ -178,6 +178,7 @@ def change_config(folder: Path, **changes) -> None:
         ({"peft_type": "IA3"}, "allowed: LORA"),
         ({"use_dora": True}, "use_dora is True"),
         ({"bias": "all"}, "bias is 'all'"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
     ],
 )

@@ -52,6 +52,26 @@ def refused(
     return message
 
 
+def test_a_run_that_was_given_more_steps_and_is_stopped_again_goes_on_to_their_number(
+    trained: Path, run_script: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Validation, "on_train_batch_start", stop)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        run_script("train", f"resume={trained}", "steps=3")
+    monkeypatch.undo()
+    run_script("train", f"resume={trained}")
+    assert read_checkpoint(trained / LAST_CHECKPOINT)["global_step"] == 3
+
+
+def test_what_begins_beside_the_base_is_not_called_the_base(tmp_path: Path, run_script: Run) -> None:
+    run_script("train", *SMOKE, "adapter.parametrization=sigmoid_nuclear", f"hydra.run.dir={tmp_path}")
+    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
+    assert [set(of) for of in scores.values()] == [{"base", "start", "expert"}]
+
+
 def test_sigterm_ends_a_run_with_143_after_the_step_and_it_goes_on(
     tmp_path: Path, run_script: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,18 @@ def test_rewards_refuse_flags_that_would_broadcast():
         Reinforce().rewards(torch.ones(2, 2), torch.zeros(2, 1).bool())
 
 
+def test_dropped_completions_count_in_no_mean():
+    rewards = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
+    for objective in (Reinforce(batch_norm="center", truncated="drop"), RLOO(truncated="drop")):
+        assert torch.equal(objective.advantages(rewards, rewards < 0), torch.zeros(1, 4).double())
+    centred = Reinforce(batch_norm="center", truncated="drop").advantages(rewards, torch.tensor([[YES, NO, NO, YES]]))
+    torch.testing.assert_close(centred, torch.tensor([[0.0, 1.0, -1.0, 0.0]]).double())
+    every = torch.ones(1, 4).bool()
+    assert torch.equal(
+        Reinforce(batch_norm="center", truncated="drop").advantages(rewards, every), torch.zeros(1, 4).double()
+    )
+
+
 # Advantages
 
 

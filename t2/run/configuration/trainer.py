@@ -80,6 +80,11 @@ def _sharding_faults(plain: Mapping[str, Any]) -> Iterator[str]:
         yield f"generation.mode is 'merged'; allowed with trainer=fsdp: auto, factored, {instead}"
     if not generation.get("engine") and generation.get("dtype") is not None:
         yield f"generation.dtype is {generation['dtype']!r}; allowed with trainer=fsdp: null, {instead}"
+    if plain.get("strategy"):
+        yield (
+            "strategy= scores the trained expert on the first process alone, which trainer=fsdp cannot: run "
+            "evaluate.py afterwards, or use trainer=ddp."
+        )
     for name, callback in (plain.get("callbacks") or {}).items():
         if str((callback or {}).get("_target_", "")).endswith(".Adaptation"):
             yield (

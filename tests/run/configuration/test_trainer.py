@@ -55,6 +55,7 @@ def test_several_processes_are_counted() -> None:
     ("part", "said"),
     [
         ({"generation": {"engine": {"dtype": "auto"}}}, "its engine takes dense weights. Use generation=hf."),
+        ({"strategy": {"_target_": "any"}}, "strategy= scores the trained expert on the first process alone"),
         ({"generation": {"mode": "merged"}}, "allowed with trainer=fsdp: auto, factored, since no process holds"),
         ({"generation": {"mode": "auto", "dtype": "bfloat16"}}, "allowed with trainer=fsdp: null, since no process"),
         (
