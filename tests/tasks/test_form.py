@@ -27,6 +27,8 @@ def test_shots_are_solved_questions_in_turns_of_their_own():
     assert told.shots == (("1 + 1 =", "2"), ("2 + 2 =", "2 + 2 = 4"))
     assert told.prompt == SUM.prompt
     assert with_shots(SUM, ()) == SUM
+    worked = Example("3 apples and 4?", "7", metadata={"solution": "3 + 4 = 7\n#### 7"})
+    assert with_shots(SUM, [worked]).shots == (("3 apples and 4?", "3 + 4 = 7\n#### 7"),)
 
 
 @pytest.mark.parametrize(
