@@ -64,8 +64,8 @@ IN_PROMPT = Form()  # of a task whose prompts state the form themselves
 def with_shots(example: Example, shots: Sequence[Example]) -> Example:
     """The example after `shots`, other questions of its task, solved, as turns of a chat.
 
-    Where a task has a worked solution (`metadata["solution"]`: GSM8K, MATH), that is shown: a bare answer would say that
-    nothing is to be worked out.
+    Where a task has worked solutions (`metadata["solution"]`: GSM8K, MATH), these are shown: bare answers would say
+    that nothing is to be worked out.
     """
     solved = (replace(one, answer=one.metadata.get("solution", one.answer)) for one in shots)
     turns = ((one.prompt, f"{one.response_prefix}{one.reference_completion}") for one in solved)
