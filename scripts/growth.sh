@@ -43,7 +43,7 @@ run "$folder/joint" train experiment=growth/joint logger=csv "${untaught[@]}" do
 # Each expert on its own task, then each pool, and what learned in sequence, on the tasks that are known by then; the forms of
 # the base once.
 for at in $(seq 1 "$count"); do
-	score "$folder/score_own_$at" only="${tasks[at - 1]}" controls=null expert="$folder/expert_$at"
+	score "$folder/score_own_$at" only="${domains[at - 1]}" controls=null expert="$folder/expert_$at"
 done
 for size in $(seq "$count" -1 3); do
 	pool=$folder/pool_$size
