@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
@@ -65,7 +66,8 @@ def read_growth(folder: Path) -> Growth:
         alone.setdefault(OWN, {}).update(read_scores(folder / f"score_own_{number}", {EXPERT: OWN})[OWN])
     scores = {}
     for size in sizes:
-        found = read_scores(folder / f"score_pool_{size}", {})
+        scored = read_scores(folder / f"score_pool_{size}", {})
+        found = {system: scored[system] for system in (BASE, POOL, ALL)}  # forms are not scored on every task
         beside = [alone, read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE})]
         if size == sizes[-1]:
             beside.append(read_scores(folder / "score_joint", {EXPERT: JOINT}))
@@ -159,10 +161,10 @@ def draw_growth(grown: Sequence[Growth], path: Path) -> None:
             for one, width in [*((each, 0.6) for each in grown if len(grown) > 1), (None, 2.0)]:
                 means = [(size, _mean([one] if one else grown, size, name)) for size in sizes]
                 shown = [(size, 100 * mean) for size, mean in means if mean is not None]
-                label = name if one is None else None
-                axes.plot(
-                    *zip(*shown, strict=True), "o-", color=color, linewidth=width, markersize=3 * width, label=label
-                )
+                style: dict[str, Any] = {"color": color, "linewidth": width, "markersize": 3 * width}
+                if name == OWN:  # where dispatch is right, its line lies upon another
+                    style |= {"color": "black", "linestyle": "--", "zorder": 3}
+                axes.plot(*zip(*shown, strict=True), marker="o", label=name if one is None else None, **style)
         axes.set(xlabel="experts in the pool, and tasks learned", ylabel="accuracy on these tasks (%)", ylim=(0, None))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)

@@ -49,6 +49,6 @@ def test_the_figures_are_there_and_readable_on_dark_pages(site: Path) -> None:
     assert all("fill: #ffffff" in path.read_text() for path in drawn)  # a ground of its own
     others = [path for path in figures if path not in drawn]
     shots = ["serve_dark.png", "serve_light.png", "serve_phone.png"]
-    measured = ["forgetting_by_gain.png", "gain_by_numbers.png", "movement_by_layer.png"]
+    measured = ["forgetting_by_gain.png", "gain_by_numbers.png", "growth.png", "movement_by_layer.png"]
     assert [path.name for path in others] == [*measured, *shots]
     assert all(path.stat().st_size < 150_000 for path in others)

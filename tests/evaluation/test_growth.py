@@ -44,6 +44,7 @@ def grown(folder: Path, *, seed: int = 0, forgets: int = 0) -> Path:
         right: Right = {"base": all_of(size, 1), "centroid": all_of(size, 9), "all": all_of(size, 4)}
         if size == 4:
             right["base+shots"] = all_of(4, 2)
+            right["base+instruction"] = {"two": 3}  # a task whose form has no instruction is not told so
         written(folder / f"score_pool_{size}", right, seed=seed, chosen=size == 4)
         sequence = {**all_of(size, 9), "one": 9 - forgets * size}
         written(folder / f"score_sequence_{size}", {"base": all_of(size, 1), "expert": sequence}, seed=seed)
