@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import runpy
 import shutil
@@ -194,6 +195,8 @@ def test_what_it_names_exists(command: Command) -> None:
         check_flags("".join(path.read_text() for path in script.parent.glob("**/*.py")), words[2:])
     elif words[:2] == ("t2", "lm_eval"):
         check_overrides(ROOT / "conf", "adapt", words[words.index("--model_args") + 1].split(","))
+    elif words[0].startswith("scripts/"):
+        assert os.access(ROOT / words[0], os.X_OK), words[0]
     elif words[0] == "wandb":
         assert words[1] in wandb_cli.commands, words[1]
         assert all((ROOT / word).is_file() for word in words[2:] if word.endswith(".yaml")), words
