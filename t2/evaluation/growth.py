@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -19,12 +19,11 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from t2.evaluation.compare import Difference, differences_table
-from t2.evaluation.contrasts import holm
+from t2.evaluation.compare import Difference, differences, differences_table
+from t2.evaluation.compare_groups import Group
 from t2.evaluation.figures import OKABE_ITO, drawing
 from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
-from t2.evaluation.statistics import compare_runs
 from t2.evaluation.systems import ALL, BASE, EXPERT, FORM
 from t2.evaluation.table import Table, percent
 from t2.run.files import atomic_path
@@ -123,12 +122,8 @@ def contrasts(grown: Sequence[Growth]) -> list[Difference]:
         ValueError: the seeds have different sizes.
     """
     size = max(grown[0].scores)
-    found = [
-        Difference(POOL, other, compare_runs(_rows(grown, size, POOL), _rows(grown, size, other)))
-        for other in CONTRASTS
-    ]
-    corrected = holm([one.paired.p_value for one in found])
-    return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
+    groups = [Group(name, _rows(grown, size, name), _rows(grown, size, BASE), 0) for name in (POOL, *CONTRASTS)]
+    return differences(groups, [f"{POOL} - {other}" for other in CONTRASTS])
 
 
 def _rows(grown: Sequence[Growth], size: int, system: str) -> list[list[float]]:

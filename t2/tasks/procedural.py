@@ -133,8 +133,9 @@ class Procedural:
             return copied_items(question, listed_items(gold) or ())
         if self._extract == "word":
             words = self._words(example)
-            of_all = isinstance(self._candidates, str)  # else they have no place in the question
-            return named_candidates(words, gold) if of_all else {"random candidate": 1 / len(words)}
+            if isinstance(self._candidates, str):  # words of the question, which have a place there
+                return named_candidates(words, gold)
+            return {"random candidate": 1 / len(words)}
         return copied_numbers(question, all_numbers(gold)[-1])
 
     def _words(self, example: Example) -> Sequence[str]:
