@@ -4,8 +4,9 @@
     python bench/dispatch.py --benchmarks unseen [--ways "classifier;centroid"] [--centroids FILE] [--output FILE]
 
 The ways of asking that conf/strategy offers, with and without calibration and solved examples, all on the same prompts,
-which no expert was trained on and no vector is made of; of benchmarks the test split. The majority class of a dispatch
-task is one label in four. The accuracies by task show what is right in one task's wording and wrong in another's.
+which no expert was trained on and no vector is made of; of benchmarks the test split, of tasks that have a domain. Each
+way is compared with the first, prompt by prompt. The majority class of a dispatch task is one label in four. The
+accuracies by task show what is right in one task's wording and wrong in another's.
 `--model tiny` has random weights and experts.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from t2.adaptation.centroid_fit import make_centroids
 from t2.adaptation.dispatch import PromptDispatch
 from t2.adaptation.strategy import Choice, PooledModel, Strategy
 from t2.evaluation.benchmark import tasks_of
-from t2.evaluation.statistics import confusion_matrix
+from t2.evaluation.statistics import compare_scores, confusion_matrix
 from t2.experts.centroids import Centroids
 from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
@@ -50,7 +51,7 @@ CENTROIDS: dict[str, dict[str, Any]] = {"centroid": {}, "centroid, refuse 0.05":
 
 
 def load_benchmarks(name: str, limit: int | None) -> list[Example]:
-    """The test prompts of each task of a set that has a domain there, as those of a dispatch task."""
+    """The test prompts of each task of a set that has a domain there, `other` too, as those of a dispatch task."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         found = instantiate(compose("evaluate", overrides=[f"benchmarks={name}"]).benchmarks)
     return [
@@ -111,6 +112,7 @@ def measure(strategy: Strategy, model: PooledModel, examples: Sequence[Example])
         "accuracy": accuracy,
         "stderr": math.sqrt(accuracy * (1 - accuracy) / len(correct)),
         "seconds": seconds,
+        "correct": correct,
         "confusion": confusion_matrix(gold, chosen, (*model.pool.domains, OTHER)),
         "by_task": by_task(examples, correct),
     }
@@ -122,6 +124,18 @@ def by_task(examples: Sequence[Example], correct: Sequence[bool]) -> dict[str, f
     for one, good in zip(examples, correct, strict=True):
         grades.setdefault(str(one.metadata["task"]), []).append(good)
     return {task: sum(found) / len(found) for task, found in sorted(grades.items())}
+
+
+def row_of(way: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the table, with the paired difference to the first way and its 95 % interval."""
+    paired = compare_scores(way["correct"], first["correct"])
+    low, high = paired.ci95
+    return {
+        "way of asking": way["name"],
+        **{key: way[key] for key in ("accuracy", "stderr", "seconds")},
+        "to the first": "" if way is first else f"{paired.difference:+.3f} [{low:+.3f}, {high:+.3f}]",
+        **way["by_task"],
+    }
 
 
 def main(argv: Sequence[str]) -> None:
@@ -136,7 +150,7 @@ def main(argv: Sequence[str]) -> None:
     made.add_argument("--benchmarks", help="a file of conf/benchmarks, instead of the task")
     made.add_argument("--centroids", type=Path, help="a file of centroids or its run, instead of the one that ships")
     made.add_argument("--dispatch", type=Path, help="a dispatch expert or its run, instead of the one that ships")
-    made.add_argument("--limit", type=count, help="the first so many prompts")
+    made.add_argument("--limit", type=count, help="the first so many prompts, of benchmarks for each task")
     args = made.parse_args(argv)
     task = load_dispatch(args.task)
     model, examples = build(args.model, args.dispatch, args.centroids, task), task.split(args.split)[: args.limit]
@@ -145,8 +159,7 @@ def main(argv: Sequence[str]) -> None:
     systems = []
     for name in tqdm(args.ways, desc="ways", leave=False):
         systems.append({"name": name} | measure(strategy_of(name, task), model, examples))
-    columns = ("accuracy", "stderr", "seconds")
-    rows = [{"way of asking": one["name"]} | {key: one[key] for key in columns} | one["by_task"] for one in systems]
+    rows = [row_of(one, systems[0]) for one in systems]
     finish(args, table(rows), {"labels": (*model.pool.domains, OTHER), "systems": systems})
 
 

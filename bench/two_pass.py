@@ -1,14 +1,14 @@
 """Seconds and memory of two-pass inference: merged against per example, and the first pass against the second.
 
     python bench/two_pass.py [--model smollm2|tiny] [--batches 8,32,128] [--distinct 1,4,32] [--dtype bfloat16]
-    python bench/two_pass.py --pass1     seconds of choosing by prompt (strategy `prompt`, mode score) and of completing
+    python bench/two_pass.py --pass1 [prompt|centroid]     seconds of choosing by a strategy and of completing
     python bench/two_pass.py --memory    peak memory of 100 and of 1,000 examples, in a process each
 
-The pool holds three random experts, z = 1 + 0.01 N(0, 1), and mixtures are random: seconds do not depend on what
-experts know. All completions have the same length, as end tokens are switched off. Both ways take turns in one
-process; `auto / better` is the median over rounds of the seconds of the way that `auto` takes over those of the faster
-way. For --memory the 1,000 examples are the 100 repeated, so that prompts are no longer; both ways are measured each by
-itself, since merged weights are held by one of them alone.
+The pool holds three random experts, z = 1 + 0.01 N(0, 1), mixtures are random, and so are centroids, at the layer that
+those that ship have (11 of 30): seconds do not depend on what experts know. All completions have the same length, as
+end tokens are switched off. Both ways take turns in one process; `auto / better` is the median over rounds of the
+seconds of the way that `auto` takes over those of the faster way. For --memory the 1,000 examples are the 100 repeated,
+so that prompts are no longer; both ways are measured each by itself, since one of them alone holds merged weights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from measure import count, counts, finish, in_child, parser, peak_memory, ratio,
 from models import inject_svf, load_endless, load_task, random_experts
 from tqdm import tqdm
 
+from t2.adaptation.centroid import Centroid
+from t2.adaptation.centroid_fit import fingerprint
 from t2.adaptation.dispatch import PromptDispatch
 from t2.adaptation.strategy import Choice, PooledModel, Strategy, merging_pays
 from t2.adaptation.two_pass import Pass2, TwoPass
+from t2.adapters.targets import decoder_blocks
+from t2.experts.centroids import Centroids, Prototype, Source
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.policy.hf import HFGenerator
@@ -57,6 +61,24 @@ class Given:
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """The mixtures."""
         return [Choice(mixture) for mixture in self.mixtures]
+
+
+def random_centroids(bench: Bench) -> Centroid:
+    """The strategy `centroid` with random vectors of the pool's domains, at the block after a third of them."""
+    model, lm = PooledModel(bench.generator, bench.pool), bench.generator.lm
+    label = Prototype(torch.randn(lm.model.config.hidden_size), torch.zeros(1))
+    strategy = Centroid()
+    strategy.centroids = Centroids(
+        labels=dict.fromkeys(DOMAINS, label),
+        tasks={domain: {"random": label} for domain in DOMAINS},
+        sources=dict.fromkeys(DOMAINS, Source(1, "", 1, "")),
+        layer=1 + len(decoder_blocks(lm.model)[1]) // 3,
+        base_model=lm.source,
+        fingerprint=fingerprint(model),
+        task="random",
+        accuracy={},
+    )
+    return strategy
 
 
 class Bench:
@@ -112,9 +134,9 @@ def auto_to_better(seconds: Mapping[str, Sequence[float]], auto: Pass2) -> float
 
 
 def measure_pass1(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Seconds of both passes by batch, with the experts that the prompts ask for."""
+    """Seconds of both passes by batch, with the experts that the strategy chooses."""
     bench = Bench(args, max(2, *args.batches))
-    system, cells = bench.system(args.pass2), []
+    system, cells = bench.system(args.pass2, random_centroids(bench) if args.pass1 == "centroid" else None), []
     system.generate(bench.prompts[:2], Sampling(max_new_tokens=2))
     for batch in tqdm(args.batches, desc="batches", leave=False):
         for _ in range(args.repeats):
@@ -173,7 +195,13 @@ def main(argv: Sequence[str]) -> None:
     made.add_argument("--repeats", type=count, default=3, help="rounds")
     made.add_argument("--threads", type=count, help="torch's threads; its own choice if not given")
     made.add_argument("--pass2", choices=("auto", *WAYS), default="auto", help="with --pass1: how pass 2 is done")
-    made.add_argument("--pass1", action="store_true", help="compare the first pass with the second")
+    made.add_argument(
+        "--pass1",
+        nargs="?",
+        const="prompt",
+        choices=("prompt", "centroid"),
+        help="compare the first pass with the second",
+    )
     made.add_argument("--memory", action="store_true", help="compare the memory of 100 and 1,000 examples")
     made.add_argument("--one", type=count, help="only measure the memory of so many examples")
     args = made.parse_args(argv)
