@@ -113,9 +113,15 @@ class LanguageModel:
 
     @property
     def sliding_window(self) -> int | None:
-        """The attention window of some or all layers in tokens; None where all of them attend to every token."""
-        window: int | None = getattr(self.model.config.get_text_config(), "sliding_window", None)
-        return window
+        """The shortest attention window of a layer in tokens; None where all of them attend to every token.
+
+        Llama 4 attends within chunks, and GPT-Neo's local layers have a key of their own.
+        """
+        config = self.model.config.get_text_config()
+        windows = [getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)]
+        if "local" in getattr(config, "attention_layers", ()):
+            windows.append(config.window_size)
+        return min((window for window in windows if window is not None and window > 0), default=None)
 
     def encode(self, example: Example, reserve: int = 0) -> list[int]:
         """Tokenize an example up to the beginning of the response, leaving room for `reserve` new tokens.

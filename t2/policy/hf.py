@@ -240,5 +240,6 @@ class HFGenerator:
             [0 if self._rows is None else self._rows[1][row.index // sampling.samples] for row in asked],
             lambda prompts: select([asked[index] for index in prompts]),
             [row.images for row in asked],
+            new_tokens=sampling.max_new_tokens,
         )
         yield from decode(self.lm, groups, prompts, sampling, uniforms.to(self.lm.device), select)

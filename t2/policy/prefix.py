@@ -106,14 +106,16 @@ def prefill(
     select: Callable[[Sequence[int]], None],
     images: Sequence[tuple[LazyImage, ...]] = (),
     cache: DynamicCache | None = None,
+    *,
+    new_tokens: int,
 ) -> Prompts:
-    """Read B prompts into a cache.
+    """Read B prompts into a cache, which are to be continued by `new_tokens` tokens at most.
 
     `states` (B,) are the indices of the adapter states of the prompts, and `select` is called with the prompts that
     come next. `images` (B,) are each prompt's images. `cache` is an empty one; None: of the kind the model asks for.
     """
     cache = DynamicCache(config=lm.model.config) if cache is None else cache
-    alone = _slides(lm, prompts) or has_running_state(cache) or len(set(states)) == len(states)
+    alone = _slides(lm, prompts, new_tokens) or has_running_state(cache) or len(set(states)) == len(states)
     alone = alone or (any(images) and lm.places_images)
     shared = 0 if alone else common_prefix(prompts, lm.placeholder_ids)
     if shared:
@@ -135,9 +137,13 @@ def has_running_state(cache: DynamicCache) -> bool:
     return any(hasattr(layer, "recurrent_states") for layer in cache.layers)
 
 
-def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]]) -> bool:
-    """Whether a sliding window is shorter than a prompt: its cache then drops tokens, padding counted."""
-    return lm.sliding_window is not None and max(map(len, prompts)) > lm.sliding_window
+def _slides(lm: LanguageModel, prompts: Sequence[tuple[int, ...]], new_tokens: int) -> bool:
+    """Whether an attention window is shorter than a prompt with its continuation.
+
+    Windows are counted in columns of the cache. Behind a shared prefix a shorter prompt has its padding between the
+    prefix and its own tokens, where it counts; before a prompt it does not.
+    """
+    return lm.sliding_window is not None and max(map(len, prompts)) + new_tokens > lm.sliding_window
 
 
 def _read(

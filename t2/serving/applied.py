@@ -85,9 +85,10 @@ class Unmerged(SVF):
 
     @contextmanager
     def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
-        """Within the block the model has the z of `state`, or the present one, in the factored mode."""
-        if state is not None and state is not self._loaded:
-            self.load(state)
+        """Within the block the model has `state`, or the present z, in the factored mode, and no LoRA of a request."""
+        own, changes = self.low_rank.of_state(state, self.sizes)
+        if own is not None and state is not self._loaded:
+            self.load(own)
             self._loaded = state
-        with self.mode.switched("factored"):
+        with self.low_rank.applied(changes, self.layers), self.mode.switched("factored"):
             yield

@@ -66,6 +66,7 @@ class Batch:
                 [states[mixture] for mixture in mixtures],
                 select,
                 cache=DynamicCache(),
+                new_tokens=max(job.ask.sampling.max_new_tokens for job in jobs),
             )
         rows = [row for job in jobs for row in rows_of(job)]
         of = torch.tensor([index for index, job in enumerate(jobs) for _ in range(job.ask.sampling.samples)])
@@ -126,10 +127,18 @@ class Batch:
         if self._cache is None:
             self._cache, self._mask, self.rows = cache, mask, rows
             return
-        width = max(mask.shape[1], self._mask.shape[1])
-        for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
-            ours.keys = torch.cat([_widened(ours.keys, width), _widened(theirs.keys, width)])
-            ours.values = torch.cat([_widened(ours.values, width), _widened(theirs.values, width)])
+        before = self._mask.shape  # (n, S)
+        width = max(mask.shape[1], before[1])
+        try:
+            for ours, theirs in zip(self._cache.layers, cache.layers, strict=True):
+                ours.keys = torch.cat([_widened(ours.keys, width), _widened(theirs.keys, width)])
+                ours.values = torch.cat([_widened(ours.values, width), _widened(theirs.values, width)])
+        except (
+            BaseException
+        ):  # memory may end in the middle; to widen all before any is let go would take twice as much
+            for layer in self._cache.layers:
+                layer.keys, layer.values = (_narrowed(states, *before) for states in (layer.keys, layer.values))
+            raise
         self._mask = torch.cat([F.pad(one, (width - one.shape[1], 0)) for one in (self._mask, mask)])
         self.rows = [*self.rows, *rows]
 
@@ -159,6 +168,11 @@ class Batch:
 def _widened(states: Tensor, width: int) -> Tensor:
     """Keys or values (n, H, S, D) with zeros on the left, (n, H, width, D)."""
     return F.pad(states, (0, 0, width - states.shape[-2], 0))
+
+
+def _narrowed(states: Tensor, rows: int, width: int) -> Tensor:
+    """The first rows and last columns of keys or values, of which both may be more than there were, (n, H, S, D)."""
+    return states[:rows, :, states.shape[-2] - width :]
 
 
 def _mixture(job: Job) -> Mixture:

@@ -116,6 +116,10 @@ class Engine(ABC):
                     self._guarded(partial(self._admit, joining), joining)
                     self._step()
         finally:
+            with self._changed:
+                self._stopping = True
+            for job in [*self._waiting, *list(self._running.values())]:  # none, unless the thread ends by a failure
+                job.finish(Failed(INTERNAL))
             self._end()
 
     @abstractmethod

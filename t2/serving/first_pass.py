@@ -5,12 +5,12 @@ Not done here: when it runs (`t2.serving.engine`), what a strategy does (`t2.ada
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from time import perf_counter
 
-from t2.adaptation.strategy import Choice, PooledModel
+from t2.adaptation.strategy import Choice, CompletingStrategy, PooledModel
 from t2.experts.mixture import Mixture
-from t2.serving.job import Chosen, Failed, Job
+from t2.serving.job import Ask, Chosen, Failed, Job
 from t2.serving.metrics import Metrics
 
 
@@ -23,14 +23,14 @@ class FirstPass:
 
     def choose(self, jobs: Sequence[Job]) -> None:
         """Give each job its mixture, and tell it; a job whose prompt is refused fails alone."""
-        by: dict[int, list[Job]] = {}
+        together: dict[Hashable, list[Job]] = {}
         for job in jobs:
-            by.setdefault(-1 if isinstance(job.ask.by, Mixture) else id(job.ask.by), []).append(job)
-        for group in by.values():
+            together.setdefault(_kind(job.ask), []).append(job)
+        for group in together.values():
             self._choose(group)
 
     def _choose(self, jobs: Sequence[Job]) -> None:
-        """Choose the mixtures of jobs that have one strategy, or none."""
+        """Choose the mixtures of jobs of one kind."""
         start, by = perf_counter(), jobs[0].ask.by
         if isinstance(by, Mixture):
             for job in jobs:
@@ -39,7 +39,11 @@ class FirstPass:
             return
         assert self._model is not None, "strategies need a pool"
         try:
-            choices = by.choose(self._model, [job.ask.example for job in jobs])
+            examples = [job.ask.example for job in jobs]
+            if isinstance(by, CompletingStrategy):
+                choices = by.complete(self._model, examples, jobs[0].ask.sampling)[0]
+            else:
+                choices = by.choose(self._model, examples)
         except ValueError as error:
             if len(jobs) > 1:
                 for job in jobs:
@@ -52,6 +56,15 @@ class FirstPass:
         for job, choice in zip(jobs, choices, strict=True):
             self._model.pool.check_mixture(choice.mixture)
             _set(job, choice, pass1_s)
+
+
+def _kind(ask: Ask) -> Hashable:
+    """What jobs have in common whose mixtures are chosen together: a strategy, and how far it may have to complete."""
+    if isinstance(ask.by, Mixture):
+        return None
+    if isinstance(ask.by, CompletingStrategy):
+        return id(ask.by), ask.sampling.max_new_tokens, ask.sampling.stop
+    return id(ask.by)
 
 
 def _set(job: Job, choice: Choice, pass1_s: float) -> None:

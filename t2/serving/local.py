@@ -8,16 +8,19 @@ Not done here: the arithmetic of a step (`t2.serving.batch`), pass 1 and the que
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from t2.adaptation.strategy import PooledModel
 from t2.models.language_model import LanguageModel
 from t2.serving.applied import Applied
 from t2.serving.batch import Batch
-from t2.serving.engine import Engine
-from t2.serving.job import Job
+from t2.serving.engine import INTERNAL, Engine
+from t2.serving.job import Failed, Job
 from t2.serving.metrics import Metrics
 from t2.serving.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class LocalEngine(Engine):
@@ -60,11 +63,17 @@ class LocalEngine(Engine):
         self._running = {number: job for number, job in self._running.items() if not job.over}
 
     def _tidy(self) -> None:
-        self._batch.drop()
+        self._guarded(self._batch.drop, list(self._running.values()))
 
     def _end(self) -> None:
         self.applied.close()
 
     def _recover(self) -> None:
-        self._batch.drop()
+        try:
+            self._batch.drop()
+        except Exception:
+            log.exception("The batch was lost, and %d requests with it.", len(self._running))
+            for job in self._running.values():
+                job.finish(Failed(INTERNAL))
+            self._batch.clear()
         self.applied.close()

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_lora import save_lora
 from tiny_models import IDS, adapted, logits, original, tiny
 from tiny_pool import make_expert
 
@@ -26,21 +27,6 @@ from t2.policy.hf import HFGenerator
 from t2.types import Example, Sampling
 
 Parts = tuple[LanguageModel, SVF, ExpertPool]
-
-
-def save_lora(folder: Path, architecture: str = "llama", **settings) -> Path:
-    """A random LoRA of the tiny model, as plain PEFT saves it."""
-    lm = tiny(architecture)
-    modules = ["c_attn", "c_proj"] if architecture == "gpt2" else ["q_proj", "down_proj"]
-    known = {"r": 3, "lora_alpha": 5, "target_modules": modules, "task_type": "CAUSAL_LM"}
-    model = get_peft_model(lm.model, LoraConfig(**(known | settings)))
-    generator = torch.Generator().manual_seed(7)
-    for name, parameter in model.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
-    model.peft_config["default"].base_model_name_or_path = lm.source
-    model.save_pretrained(folder)
-    return folder
 
 
 def with_peft(folder: Path, architecture: str = "llama", dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -73,7 +73,12 @@ def test_what_places_images_is_not_shared_and_takes_its_own_positions_when_decod
     lm = lm_of("qwen2_5_vl")
     assert why_not_shared(lm) == "has positions or a mask of its own for images, which know nothing of a tree"
     read = prefill(
-        lm, [tuple(lm.encode(one)) for one in EXAMPLES], [0] * 3, lambda _: None, [e.images for e in EXAMPLES]
+        lm,
+        [tuple(lm.encode(one)) for one in EXAMPLES],
+        [0] * 3,
+        lambda _: None,
+        [e.images for e in EXAMPLES],
+        new_tokens=1,
     )
     assert (read.shift < 0).tolist() == [True, True, False]  # an image of n tokens takes as many positions as its side
     completions = sampled(lm)

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import queue
+import threading
 
 import pytest
 import torch
-from served import BASE, BOTH, LETTERS, MATH, answers, ask, make_service, outcome, running, tiny_pooled, tokens
+from served import (
+    BASE,
+    BOTH,
+    LETTERS,
+    MATH,
+    answers,
+    ask,
+    make_service,
+    outcome,
+    running,
+    strategies,
+    tiny_pooled,
+    tokens,
+)
 from tiny_models import token_ids
 
+from t2.adaptation.confidence import Confidence
 from t2.adaptation.fixed import Fixed
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
 from t2.policy.sampling import choose
 from t2.serving import batch
 from t2.serving.engine import INTERNAL, QueueFull, Stopping
-from t2.serving.job import Chosen, Ended, Event, Failed
+from t2.serving.job import Chosen, Ended, Event, Failed, Job
 from t2.types import Example, Sampling
 
 PROMPTS = ["What is 3 + 4?", "How many e are in tree?", "x", "A longer question, to be padded " * 3, "Spell this: sun"]
@@ -26,11 +41,11 @@ def in_two_passes(model: PooledModel, strategy, prompts=PROMPTS, **sampling) -> 
     return token_ids(TwoPass(model.generator, model.pool, strategy).generate([Example(p) for p in prompts], sampling))
 
 
-@pytest.mark.parametrize("name", ["prompt", "classifier"])
+@pytest.mark.parametrize("name", ["prompt", "classifier", "confidence"])
 def test_a_strategy_answers_as_in_two_passes(name: str) -> None:
-    """Catches: pass 1 under another expert, a mixture that is given to another row."""
+    """Catches: pass 1 under another expert, a mixture that is given to another row, another length of what decides."""
     model = tiny_pooled(ends=True)
-    service = make_service(model)
+    service = make_service(model, [*strategies(), Confidence(measure="sum")])
     strategy = service.catalog.strategies[name]
     expected = in_two_passes(model, strategy)
     with running(service) as engine:
@@ -150,6 +165,56 @@ def test_the_thread_survives_a_failure(monkeypatch: pytest.MonkeyPatch, caplog: 
             assert outcome(events)[-1] == Failed(INTERNAL)
         assert len(answers(engine, [ask(service, "x")])[0][0]) == 12
     assert "IndexError" in caplog.text
+
+
+def out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("out of memory")
+
+
+def test_where_memory_ends_as_a_job_leaves_the_others_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, events = make_service(), queue.Queue()
+    engine = service.engine
+    job = Job(ask(service, "x"), events.put)
+    engine._running[job.number] = job
+    with monkeypatch.context() as broken:
+        broken.setattr(engine._batch, "drop", out_of_memory)
+        engine._tidy()  # what the thread does between two steps, outside of them
+    assert outcome(events) == [Failed(INTERNAL)]
+    with running(service):
+        assert len(answers(engine, [ask(service, "x")])[0][0]) == 12
+
+
+def test_what_ends_the_thread_is_told_to_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, events = make_service(), queue.Queue()
+    engine = service.engine
+    monkeypatch.setattr(engine, "_step", out_of_memory)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    engine.start()
+    engine.submit(ask(service, "x"), events.put)
+    assert outcome(events)[-1] == Failed(INTERNAL)
+    engine._thread.join(30)
+    with pytest.raises(Stopping):
+        engine.submit(ask(service, "x"), events.put)
+
+
+def test_who_cannot_join_for_want_of_memory_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, first, second = make_service(), queue.Queue(), queue.Queue()
+    calls = []
+
+    def widened(states: torch.Tensor, width: int) -> torch.Tensor:
+        calls.append(width)
+        return honest(states, width) if len(calls) != 7 else out_of_memory()
+
+    honest = batch._widened
+    monkeypatch.setattr(batch, "_widened", widened)
+    with running(service) as engine:
+        (expected,) = answers(engine, [ask(service, "x", max_new_tokens=100)])
+        engine.submit(ask(service, "x", max_new_tokens=100), first.put)
+        found = [first.get(timeout=30) for _ in range(3)]
+        engine.submit(ask(service, "a longer question than the first", max_new_tokens=3), second.put)
+        assert outcome(second)[-1] == Failed(INTERNAL)
+        assert tokens([*found, *outcome(first)]) == expected
+    assert len(calls) == 7, "the second job has come to the cache"
 
 
 def test_who_stops_lets_running_jobs_end() -> None:
