@@ -70,6 +70,9 @@ class Grade:
     extracted: str | None = None
 
 
+LOWEST_TEMPERATURE = 1e-5  # logits divided by far less are infinite
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How to answer: `temperature=0` is greedy, `samples` is G, `stop` are strings that end an answer."""
@@ -85,7 +88,10 @@ class Sampling:
         """Raise ValueError for values that no sampler could follow."""
         checks = {
             "max_new_tokens": (self.max_new_tokens >= 1, "at least 1"),
-            "temperature": (self.temperature >= 0.0, "0 (greedy) or above"),
+            "temperature": (
+                self.temperature == 0.0 or self.temperature >= LOWEST_TEMPERATURE,
+                f"0 (greedy), or {LOWEST_TEMPERATURE} and above",
+            ),
             "top_p": (0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
             "samples": (self.samples >= 1, "at least 1"),
         }

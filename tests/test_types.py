@@ -38,6 +38,7 @@ def report(scores: tuple[float, ...]) -> Report:
     [
         ("max_new_tokens", 0),
         ("temperature", -0.1),
+        ("temperature", 1e-06),
         ("temperature", math.nan),
         ("top_p", 0.0),
         ("top_p", 1.01),

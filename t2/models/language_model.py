@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2.models.attention_window import shortest_window
 from t2.models.by_block import UnreadWeights
 from t2.models.chat import chat_text, check_arguments, end_ids, end_of_turn_id, plain_text, template_of
 from t2.models.image_inputs import (
@@ -113,15 +114,8 @@ class LanguageModel:
 
     @property
     def sliding_window(self) -> int | None:
-        """The shortest attention window of a layer in tokens; None where all of them attend to every token.
-
-        Llama 4 attends within chunks, and GPT-Neo's local layers have a key of their own.
-        """
-        config = self.model.config.get_text_config()
-        windows = [getattr(config, "sliding_window", None), getattr(config, "attention_chunk_size", None)]
-        if "local" in getattr(config, "attention_layers", ()):
-            windows.append(config.window_size)
-        return min((window for window in windows if window is not None and window > 0), default=None)
+        """The shortest attention window of a layer in tokens; None where all of them attend to every token."""
+        return shortest_window(self.model.config)
 
     def encode(self, example: Example, reserve: int = 0) -> list[int]:
         """Tokenize an example up to the beginning of the response, leaving room for `reserve` new tokens.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -37,14 +38,13 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started, seen = False, 0
 
         async def sending(message: Message) -> None:
             nonlocal started
-            started = True
-            await send(message)
-
-        seen = 0
+            if started or seen <= self._max_body_bytes:  # else it says that it could not read the body
+                started = True
+                await send(message)
 
         async def counted() -> Message:
             nonlocal seen
@@ -55,14 +55,13 @@ class Gate:
             return message
 
         error = self._refusal(scope)
-        try:
-            if error is None:
+        if error is None:
+            with suppress(TooLarge):
                 await self._app(scope, counted, sending)
+            if started or seen <= self._max_body_bytes:
                 return
-        except TooLarge:
             error = self._too_large()
-        if not started:
-            await error.response()(scope, receive, send)
+        await error.response()(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> APIError | None:
         headers = Headers(scope=scope)

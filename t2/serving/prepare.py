@@ -19,7 +19,7 @@ from t2.serving.job import Ask
 from t2.serving.requests import ChatRequest, CompletionRequest
 from t2.serving.responses import Writer
 from t2.serving.settings import Settings
-from t2.types import Example, Sampling
+from t2.types import LOWEST_TEMPERATURE, Example, Sampling
 
 
 def prepare(
@@ -51,7 +51,7 @@ def prepare(
         asked = request.max_completion_tokens
     sampling = Sampling(
         max_new_tokens=1,
-        temperature=1.0 if request.temperature is None else request.temperature,
+        temperature=_temperature(request.temperature),
         top_p=1.0 if request.top_p is None else request.top_p,
         samples=samples,
         stop=request.stops,
@@ -111,3 +111,10 @@ def _new_tokens(prompt: int, asked: int | None, catalog: Catalog, settings: Sett
             param="max_tokens",
         )
     return asked
+
+
+def _temperature(asked: float | None) -> float:
+    """The temperature of a request, 1 if none is given; greedy where vLLM is."""
+    if asked is None:
+        return 1.0
+    return asked if asked >= LOWEST_TEMPERATURE else 0.0

@@ -25,6 +25,7 @@ from openai.types.chat.chat_completion_chunk import ChoiceLogprobs as ChunkLogpr
 from t2.experts.pool import ExpertPool
 from t2.models.language_model import LanguageModel
 from t2.serving.job import Chosen
+from t2.serving.token_bytes import bytes_of_token
 from t2.types import FinishReason
 
 UNFINISHED = "\ufffd"  # what a tokenizer puts for bytes that are no whole sign yet
@@ -67,12 +68,13 @@ class Answer:
 
     def token_log_probs(self, first: int = 0) -> list[ChatCompletionTokenLogprob]:
         """Each token with its log-prob, from number `first` on."""
-        pairs = zip(self.tokens[first:], self.log_probs[first:], strict=True)
-        texts = [(self.lm.tokenizer.decode([token]), log_prob) for token, log_prob in pairs]
-        return [
-            ChatCompletionTokenLogprob(token=text, bytes=list(text.encode()), logprob=log_prob, top_logprobs=[])
-            for text, log_prob in texts
-        ]
+        found = []
+        for token, log_prob in zip(self.tokens[first:], self.log_probs[first:], strict=True):
+            own = bytes_of_token(self.lm.tokenizer, token)
+            text = self.lm.tokenizer.decode([token]) if own is None else own.decode(errors="replace")
+            known = None if own is None else list(own)
+            found.append(ChatCompletionTokenLogprob(token=text, bytes=known, logprob=log_prob, top_logprobs=[]))
+        return found
 
 
 def _overlap(text: str, stop: str) -> int:

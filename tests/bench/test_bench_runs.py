@@ -42,14 +42,8 @@ RUNS = {
         "--batches 64 --distinct 2,4 --new-tokens 2 --repeats 1",
         lambda r: [cell["auto"] for cell in r["cells"]] == ["merged", "per_example"],
     ),
-    "two_pass --pass1": (
-        "--batches 3,5 --new-tokens 3 --repeats 1",
-        lambda r: [c["batch"] for c in r["pass1"]] == [3, 5] and min(c["pass1_to_pass2"] for c in r["pass1"]) > 0,
-    ),
-    "two_pass --pass1 centroid": (
-        "--batches 3 --new-tokens 3 --repeats 2",
-        lambda r: [len(c["seconds"]["pass1"]) for c in r["pass1"]] == [2],
-    ),
+    "two_pass --pass1": ("--batches 3,5 --new-tokens 3", lambda r: all(c["pass1_to_pass2"] > 0 for c in r["pass1"])),
+    "two_pass --pass1 centroid": ("--batches 3 --new-tokens 3", lambda r: len(r["pass1"][0]["seconds"]["pass1"]) == 3),
     "two_pass --one 100": ("--new-tokens 2 --pass2 merged", lambda r: 0 < r["held_bytes"] <= r["peak_bytes"]),
     "rollout --one generate": ("--prompts 2 --samples 3 --new-tokens 4 --repeats 1", lambda r: r["tokens"] == 24),
     "rollout --one t2_hf": ("--prompts 2 --new-tokens 4 --repeats 1", lambda r: r["drift"]["max"] < 1e-4),

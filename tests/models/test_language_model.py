@@ -2,7 +2,6 @@
 
 import pytest
 from tiny_models import original, tiny
-from transformers import AutoConfig
 
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import BOS, byte_tokenizer, tiny_model
@@ -85,21 +84,3 @@ def test_every_end_of_the_generation_config_counts_and_pads_where_there_is_no_pa
     lm = LanguageModel(model, tokenizer, "x")
     assert lm.end_ids == llama.end_ids | {7, 9}
     assert lm.pad_id in lm.end_ids
-
-
-@pytest.mark.parametrize(
-    ("family", "settings", "window"),
-    [
-        ("mistral", {"sliding_window": 64}, 64),
-        ("mistral", {"sliding_window": None}, None),
-        ("llama4_text", {"attention_chunk_size": 48}, 48),
-        ("gpt_neo", {"window_size": 32, "num_layers": 2, "attention_types": [[["global", "local"], 1]]}, 32),
-        ("gpt_neo", {"window_size": 32, "num_layers": 2, "attention_types": [[["global"], 2]]}, None),
-        ("modernbert-decoder", {"local_attention": 0}, None),
-    ],
-)
-def test_the_shortest_attention_window_is_known(family: str, settings: dict, window: int | None) -> None:
-    class Model:
-        config = AutoConfig.for_model(family, **settings)
-
-    assert LanguageModel.sliding_window.fget(type("Some", (), {"model": Model})) == window

@@ -226,22 +226,6 @@ def test_a_key_is_asked_for() -> None:
         assert http.get("/v1/models", headers={"Host": "some.name", "Authorization": "Bearer secret"}).is_success
 
 
-def test_limits_have_their_statuses() -> None:
-    with client(make_service(max_body_bytes=300, timeout_s=0.001)) as http:
-        assert http.post("/v1/chat/completions", json={**CHAT, "user": "x" * 300}).status_code == 413
-        late = http.post("/v1/chat/completions", json={**CHAT, "max_tokens": 400})
-        assert (late.status_code, late.json()["error"]["code"]) == (503, "timeout")
-        assert late.headers["retry-after"] == "1"
-    service = make_service(max_waiting=1)
-    with client(service) as http:
-        refused = http.post("/v1/completions", json={**TEXT, "prompt": ["a"] * 40, "n": 32, "max_tokens": 400})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-        service.engine.refuse()
-        stopping = http.post("/v1/chat/completions", json=CHAT)
-        assert (stopping.status_code, stopping.json()["error"]["code"]) == (503, "stopping")
-        assert http.get("/health").status_code == 503
-
-
 def test_a_name_means_one_model() -> None:
     named = strategies()
     named[0].name = "math"
