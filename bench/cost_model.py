@@ -1,6 +1,6 @@
 """What a Llama with SVF needs: memory by part, and seconds by phase, computed from its sizes by `t2.costs`.
 
-    python bench/cost_model.py [--shapes 135m,1b,8b,70b] [--modules all] [--rank 16] [--gpu h100]
+    python bench/cost_model.py [--shapes 135m,1b,8b,70b] [--modules all] [--rank 16] [--merged] [--gpu h100]
 
 `t2 estimate` says the same of a whole configuration. `bench/gpu.py` measures and sets its numbers beside these.
 """
@@ -82,9 +82,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--shapes", type=names_of(SHAPES), default=["135m", "1b", "8b", "70b"], help="comma-separated")
     made.add_argument("--modules", choices=MODULES, default="all")
     made.add_argument("--rank", type=count, default=None, help="singular values that are learned of each matrix")
+    made.add_argument("--merged", action="store_true", help="generation.mode=merged; in half precision auto is factored")
     made.add_argument("--gpu", choices=gpus(), default="h100")
     args = made.parse_args(argv)
-    print(report(args.shapes, Work(rank=args.rank), gpus()[args.gpu], args.modules))
+    work = Work(rank=args.rank, merged_bytes=2 if args.merged else None)
+    print(report(args.shapes, work, gpus()[args.gpu], args.modules))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from t2.run.configuration.trainer import DIVIDED, FSDP
 from t2.training.es import ES
 
 BALANCED_GPUS = 8  # where nothing says how many
+ASSUMED_EXAMPLES = 100  # of a validation, where neither the command line nor the task says how many
 
 
 def model_on_meta(base_model: DictConfig) -> tuple[PreTrainedModel, str]:
@@ -125,7 +126,9 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         has_backward=not population,
         has_reference=objective.kl_coefficient > 0,
         validations=1 + math.ceil(cfg.steps / validation.get("every", cfg.steps)),
-        validation_rows=validation.get("limit") or cfg.validation_examples,
+        validation_rows=(
+            validation.get("limit") or cfg.validation_examples or cfg.task.get("val_size") or ASSUMED_EXAMPLES
+        ),
         top_alone=adapter.spectrum.name == "top" and adapter.decomposition == "auto",
         engine_bytes=_engine(cfg.generation, gpu) if generator is VLLMGenerator else 0.0,
         is_remote=generator is VLLMServerGenerator,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ TRAINED = tuple(name for name in NAMES if name not in EVALUATED)
 DOMAINS = ("math", "code", "reasoning")
 FIRST_STEP = ("steps=1", "prompts_per_step=2", "callbacks.validation.limit=1", "logger=csv")
 ONE_QUESTION = ("limit=1", "controls.limit=1", "controls.shots=1", "logger=none")
+REPRODUCE = (ROOT / "docs" / "reproduce.md").read_text()
 ONE_MEMBER = ("search.population=6", "search.elite_share=0.5", "search.iterations=1")
 
 
@@ -51,6 +53,13 @@ def test_it_trains(name: str, tmp_path: Path) -> None:
     train(configuration("train", run, task, *overrides, *model_of(task)))
     assert set(read_metrics(run / "metrics.csv")) >= {0, 1}
     assert json.loads((run / "results.json").read_text())["scores"][task.name].keys() >= {"base", "expert"}
+
+
+@pytest.mark.parametrize("line", [one for one in REPRODUCE.splitlines() if one.startswith("python train.py")])
+def test_what_is_typed_has_enough_to_train_on(line: str) -> None:
+    cfg = composed("train", *line.split()[2:])
+    rows = {"gsm8k": 3737, "mbpp": 200, "arc_easy": 1126, "dispatch_paper": math.inf}  # of splits=paper
+    assert cfg.prompts_per_step <= rows[cfg.task.name]
 
 
 def is_peft(name: str) -> bool:

@@ -74,7 +74,7 @@ class Estimate(Train):
     gpu: Text | int | None
     devices: PositiveInt | None
     prompt_tokens: PositiveInt
-    validation_examples: PositiveInt
+    validation_examples: PositiveInt | None
 
 
 class Applied(Pooled):
