@@ -185,9 +185,12 @@ class SVFLinear(nn.Module):
                 "generation.mode=factored, or trainer=ddp."
             )
         weight = dense_weight(self.base)
+        return (exact(weight) + self.change(z)).to(weight.dtype)
+
+    def change(self, z: Tensor) -> Tensor:
+        """W' - W (n_out, n_in) of a z (k,) and the terms that are applied, in fp32, differentiable."""
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
-        change = change + dense_terms(self.terms) if self.terms else change
-        return (exact(weight) + change).to(weight.dtype)
+        return change + dense_terms(self.terms) if self.terms else change
 
     def merge(self, z: Tensor, dtype: torch.dtype | None) -> None:
         """Set the weight of the merged mode to W' of z (k,), rounded to `dtype` where there is one."""

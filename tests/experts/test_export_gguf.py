@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
@@ -12,6 +13,7 @@ from tiny_models import IDS, adapt, adapted, logits, random_state, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GgufConfig
 
+from t2.adapters.low_rank import LowRank
 from t2.experts.export_gguf import export_gguf, source_file
 
 
@@ -45,6 +47,30 @@ def test_transformers_reads_the_merged_model(tmp_path: Path) -> None:
     assert kinds["blk.0.ffn_up.weight"] == GGMLQuantizationType.F32
     told = [{name: field.contents() for name, field in reader.fields.items()} for reader in (before, after)]
     assert {name for name, value in told[0].items() if told[1][name] != value} == {"general.file_type"}
+
+
+def test_of_a_base_in_bfloat16_the_change_is_written_and_not_the_rounding(tmp_path: Path) -> None:
+    """Small multipliers of SVF and a LoRA beside them: a W' that is rounded to bf16 would lose them."""
+    lm = tiny()
+    write_gguf(lm, tmp_path / "tiny.gguf")
+    lm.model.to(torch.bfloat16)
+    svf = adapt(lm)
+    state, module = random_state(svf, spread=2e-3), "model.layers.0.mlp.down_proj"
+    weight = svf.layers[module].base.weight.detach().float()
+    draw = torch.Generator().manual_seed(1)
+    lora = LowRank(module, *(0.01 * torch.randn(size, generator=draw) for size in ((32, 2), (2, 48))))
+    svf.low_rank.attach({"lora": lora}, svf.layers)
+    out = export_gguf(lm, svf, {**state, "lora": torch.tensor([1.5])}, tmp_path / "out",
+                      file=tmp_path / "tiny.gguf", applied={})  # fmt: skip
+    stored, written = (
+        {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in GGUFReader(file).tensors}
+        for file in (tmp_path / "tiny.gguf", out / "model.gguf")
+    )
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    exact = (u * (s * (state[module] - 1))) @ vh + 0.5 * lora.output_factor @ lora.input_factor
+    change = written["blk.0.ffn_down.weight"] - stored["blk.0.ffn_down.weight"]
+    assert change.dtype == torch.float32
+    assert (change - exact).norm() < 1e-2 * exact.norm()
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:
