@@ -153,6 +153,9 @@ class PeftAdapter(NamedParameters):
         kept = get_peft_model_state_dict(whole, adapter_name=NAME, save_embedding_layers=False)
         save_tensors(folder / WEIGHTS_FILE, kept, {"format": "pt"})
         content = self._tuner.peft_config[NAME].to_dict() | {"inference_mode": True}
+        if "feedforward_modules" in content:  # of IA3: PEFT wants them among its targets, which it shortens
+            inner = {path for path, layer in self.layers.items() if getattr(layer, "is_feedforward", False)}
+            content |= {"target_modules": set(self.layers), "feedforward_modules": inner}
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
         with atomic_path(folder / CONFIG_FILE) as partial:
             partial.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")
