@@ -52,7 +52,7 @@ class ExpertPool:
         for domain, lora in self.loras.items():
             if left := lora.changes.keys() - expert.scales.keys():
                 raise ValueError(
-                    f"The LoRA of {domain!r} changes {len(left)} modules that the expert of {first!r} does not scale, as "
+                    f"The LoRA of {domain!r} changes {len(left)} modules that the expert of {first!r} does not scale: "
                     f"{min(left, key=natural_order)}. Train experts with adapter.modules=all, or a LoRA without them."
                 )
         for domain, other in others:
