@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.fused_targets import ROUTER, expert_counts, is_router
 from t2.adapters.targets import decoder_blocks, is_plain
 from t2.models.quantized_linear import QuantizedLinear
+from t2.models.routers import ROUTER, expert_counts, is_router
 
 log = logging.getLogger(__name__)
 ENOUGH = 0.95  # below that share, `modules=all` warns

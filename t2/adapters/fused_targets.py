@@ -3,13 +3,12 @@
 transformers holds the experts of a mixture in one parameter, whose first dimension is the expert, and runs them by
 grouped products. Its classes say how a matrix lies (`is_transposed`); of those that do not, a table and then the
 model's width decide, and where that says nothing the parameter is refused. Kernels of convolutions are 3-D, too, and
-no experts. A router is a Linear whose outputs are the experts: it is adapted where a pattern names it, and not by
-`all` or `mlp`. Not done here: Linears (`t2.adapters.targets`), what is left (`t2.adapters.coverage`).
+no experts. Not done here: Linears (`t2.adapters.targets`), what is left (`t2.adapters.coverage`), routers
+(`t2.models.routers`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -25,8 +24,6 @@ TRANSPOSED = {
 }
 READS_WIDTH = ("gate_up_proj", "gate_proj", "up_proj", "w1", "w3")  # their input is as wide as the model
 WRITES_WIDTH = ("down_proj", "w2")
-ROUTER = re.compile(r"(^|.*[._])(router|gate|wg|shared_expert_gate)([._].*|$)")
-_EXPERTS = re.compile(r"(num|n|total).*experts")  # numbers of experts, as configurations call them
 
 
 @dataclass(frozen=True)
@@ -79,19 +76,6 @@ def fused_target(path: str, experts: nn.Module, leaf: str, width: int | None) ->
         "is the input. Leave it out by adapter.modules (attention, or a list of modules), or add the class to "
         "t2.adapters.fused_targets.TRANSPOSED."
     )
-
-
-def expert_counts(model: nn.Module) -> set[int]:
-    """The numbers of experts that a model's configuration names; empty for a dense model."""
-    config = getattr(model, "config", None)
-    named = {} if config is None else config.get_text_config().to_dict()
-    return {value for key, value in named.items() if _EXPERTS.fullmatch(key) and type(value) is int and value > 1}
-
-
-def is_router(name: str, module: nn.Module, counts: set[int]) -> bool:
-    """Whether a Linear of a block chooses experts, or how much of a shared one is taken: by its name and outputs."""
-    outputs = getattr(module, "out_features", 0)
-    return bool(counts) and outputs in counts | {1} and ROUTER.fullmatch(name) is not None
 
 
 def refuse_stacks(stacks: Collection[str], what: str, instead: str) -> None:

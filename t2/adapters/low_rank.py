@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from t2.adapters.states import check_per_example, check_state
+from t2.adapters.states import by_token, check_per_example, check_state
 from t2.adapters.thin_correction import exact
 
 if TYPE_CHECKING:
@@ -46,10 +46,13 @@ class Term:
     weights: Tensor
 
     def of(self, x: Tensor, index: Tensor | None) -> Tensor:
-        """What it adds to y (N, ..., n_out) for x (N, ..., n_in); state index[n], or n, is that of example n."""
+        """What it adds to y (N, ..., n_out) for x (N, ..., n_in), or all tokens flattened, (N T, n_in).
+
+        State index[n], or n, is that of example n.
+        """
         weights = self.weights if index is None else self.weights[index]
         h = F.linear(exact(x), self.change.input_factor)
-        return F.linear(h * weights.view(-1, *(1,) * (x.ndim - 1)), self.change.output_factor)
+        return F.linear(h * by_token(weights[:, None], x.shape), self.change.output_factor)
 
 
 def dense_terms(terms: tuple[Term, ...]) -> Tensor:

@@ -104,11 +104,8 @@ class ActiveParameters(NamedParameters):
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """Within the block the model is the base model."""
-        before, self.is_active = self.is_active, False
-        try:
+        with self._switched(active=False):
             yield
-        finally:
-            self.is_active = before
 
     @contextmanager
     def merged(self, state: Mapping[str, Tensor] | None = None, *, dtype: torch.dtype | None = None) -> Iterator[None]:
@@ -125,9 +122,13 @@ class ActiveParameters(NamedParameters):
                 f"generation.dtype rounds merged weights, and adapter={self.name} makes none; set base_model.dtype and "
                 "generation.dtype=null."
             )
-        if state == {}:
-            with self.disabled():
-                yield
-            return
-        with self.holding(state):
+        with self.holding(state), self._switched(active=state != {}):  # also within `disabled()`
             yield
+
+    @contextmanager
+    def _switched(self, *, active: bool) -> Iterator[None]:
+        before, self.is_active = self.is_active, active
+        try:
+            yield
+        finally:
+            self.is_active = before

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from t2.adapters.spectrum import Spectrum
 from t2.run.messages import check_choice
 
-NUCLEAR_NORM_TOLERANCE = 1e-3  # relative change of the norm up to which a z is still loaded
+NUCLEAR_NORM_TOLERANCE = 1e-5  # relative change of the norm, by rounding, up to which a z is loaded
 
 
 class Direct(nn.Module):
@@ -81,7 +81,7 @@ class SigmoidNuclear(nn.Module):
         ratio = float(ratios[(ratios - 1.0).abs().argmax()])
         if not math.isclose(ratio, 1.0, rel_tol=NUCLEAR_NORM_TOLERANCE):
             raise ValueError(
-                f"This z changes a matrix's nuclear norm by a factor {ratio:.4f}; sigmoid_nuclear keeps it at 1. "
+                f"This z changes a matrix's nuclear norm by a factor {ratio:.6f}; sigmoid_nuclear keeps it at 1. "
                 "Use parametrization=direct for this expert."
             )
 

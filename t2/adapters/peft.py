@@ -23,6 +23,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from t2.adapters.coverage import Coverage, coverage_of
 from t2.adapters.named_parameters import NamedParameters
 from t2.adapters.peft_settings import TUNERS, beyond_defaults, check_settings, make_config
 from t2.adapters.slots import Cast, Slots
@@ -63,6 +64,7 @@ class PeftAdapter(NamedParameters):
         check_settings(method, self.settings)
         self.layers: dict[str, BaseTunerLayer] = {}  # by the module's name in this model
         self.frobenius_norms: dict[str, float] = {}  # `text_name` -> that of the matrix
+        self.coverage: Coverage | None = None  # of the blocks' weights; None before `inject`
         self._slots = Slots()
 
     @property
@@ -85,6 +87,8 @@ class PeftAdapter(NamedParameters):
                 method does not begin at the base model, or changes more than the layers in the place of matrices.
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
+        self.coverage = coverage_of(model, targets, ())
+        self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)
         norms = {path: _norm(module) for path, module in targets.items()}
         feedforward = self.settings.get("feedforward_modules")
         inner = find_targets(model, feedforward, self.layers_spec) if feedforward else {}
@@ -149,6 +153,9 @@ class PeftAdapter(NamedParameters):
         kept = get_peft_model_state_dict(whole, adapter_name=NAME, save_embedding_layers=False)
         save_tensors(folder / WEIGHTS_FILE, kept, {"format": "pt"})
         content = self._tuner.peft_config[NAME].to_dict() | {"inference_mode": True}
+        if "feedforward_modules" in content:  # of IA3: PEFT wants them among its targets, which it shortens
+            inner = {path for path, layer in self.layers.items() if getattr(layer, "is_feedforward", False)}
+            content |= {"target_modules": set(self.layers), "feedforward_modules": inner}
         plain = {key: sorted(value) if isinstance(value, set) else value for key, value in content.items()}
         with atomic_path(folder / CONFIG_FILE) as partial:
             partial.write_text(json.dumps(plain, indent=2, sort_keys=True) + "\n")

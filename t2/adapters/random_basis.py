@@ -4,8 +4,9 @@
     here           W' = W + P_k diag(s_k * d) Q_kᵀ        P_k (n_out, k), Q_k (n_in, k) random, with orthonormal columns
 
 A change of d is as large here as there (the same Frobenius norm of W' - W), so that a difference in what is learned is
-one of directions: whether principal ones matter is disputed (arXiv 2508.16546, arXiv 2511.08567). Not in the paper. A
-state is no z: it is of this adapter alone, and is not mixed. `merged()` is the active mode without gradients.
+one of directions: whether principal ones matter is disputed (arXiv 2508.16546, arXiv 2511.08567). Not in the paper. The
+layer is SVF's own, so that small changes are kept in half precision here as there. A state is no z: it is of this
+adapter alone, and is not mixed. `merged()` is the active mode without gradients.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from t2.adapters.coverage import Coverage, coverage_of
 from t2.adapters.dense_weights import DenseWeights
+from t2.adapters.mode import Mode
 from t2.adapters.named_parameters import ActiveParameters
-from t2.adapters.svd import decompose_all, source_slug
-from t2.adapters.svf_linear import dense_weight
+from t2.adapters.parametrizations import Direct
+from t2.adapters.svd import Decomposition, decompose_all, source_slug
+from t2.adapters.svf_linear import SVFLinear, dense_weight
 from t2.adapters.targets import find_targets, text_name
 from t2.run.fetch import cache_root
 
@@ -49,11 +53,22 @@ class RandomBasis(ActiveParameters):
         progress: bool = True,
     ) -> None:
         """Store the settings; `inject` does the work."""
+        self.mode = Mode()
         super().__init__()
         self.rank, self.modules_spec, self.layers_spec, self.seed = rank, modules, layers, seed
         self.cache, self.progress = cache, progress
         self.frobenius_norms: dict[str, float] = {}  # `text_name` -> that of the matrix
+        self.coverage: Coverage | None = None  # of the blocks' weights; None before `inject`
         self._layers: dict[str, _RandomBasisLinear] = {}  # by the module's name in this model
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the layers add their change."""
+        return self.mode.name != "off"
+
+    @is_active.setter
+    def is_active(self, value: bool) -> None:
+        self.mode.name = "factored" if value else "off"
 
     def describe(self) -> dict[str, Any]:
         """The settings that decide what a state means, by key of the configuration."""
@@ -67,6 +82,8 @@ class RandomBasis(ActiveParameters):
                 singular values.
         """
         targets = find_targets(model, self.modules_spec, self.layers_spec)
+        self.coverage = coverage_of(model, targets, ())
+        self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)
         for path, module in targets.items():
             if self.rank > min(dense_weight(module).shape):
                 size = min(dense_weight(module).shape)
@@ -79,8 +96,9 @@ class RandomBasis(ActiveParameters):
         for number, (path, parts) in enumerate(decompose_all(weights, folder=folder, progress=self.progress, top=top)):
             name, weight = text_name(model, path), weights[path]
             generator = torch.Generator().manual_seed(self.seed * len(targets) + number)
-            output, input_ = (_orthonormal(size, self.rank, generator).to(weight) for size in weight.shape)
-            layer = _RandomBasisLinear(self, targets[path], output * parts.s[: self.rank].to(weight), input_.T)
+            output, input_ = (_orthonormal(size, self.rank, generator).to(weight.device) for size in weight.shape)
+            s = parts.s[: self.rank].to(output)
+            layer = _RandomBasisLinear(targets[path], Decomposition(output, s, input_.T), Direct(s), self.mode)
             parent, _, child = path.rpartition(".")
             setattr(model.get_submodule(parent), child, layer)
             self._layers[path], vectors[name] = layer, layer.values
@@ -96,46 +114,23 @@ class RandomBasis(ActiveParameters):
         """
         with self.holding(state):
             for path, layer in self._layers.items():
-                weight = layer.dense()
+                weight = layer.compose(layer.parametrization())
                 yield f"{path}.weight", weight.T if isinstance(layer.base, Conv1D) else weight
 
 
-class _RandomBasisLinear(nn.Module):
-    """One matrix with its directions: W x + P s (d * Qᵀ x), the correction in fp32, then cast back."""
+class _RandomBasisLinear(SVFLinear):
+    """One matrix with its directions: W x + P s (d * Qᵀ x), as SVF's own layer adds a thin correction."""
 
-    output_factor: Tensor  # (n_out, k)
-    input_factor: Tensor  # (k, n_in)
-
-    def __init__(
-        self, adapter: RandomBasis, base: nn.Linear | Conv1D, output_factor: Tensor, input_factor: Tensor
-    ) -> None:
-        super().__init__()
-        self.base, self._adapter = base.requires_grad_(False), [adapter]  # in a list: no submodule
-        self.register_buffer("output_factor", output_factor, persistent=False)
-        self.register_buffer("input_factor", input_factor, persistent=False)
-        self.parametrization = nn.ParameterDict(
-            {"d": nn.Parameter(output_factor.new_zeros(output_factor.shape[1]).float())}
-        )
+    def __init__(self, base: nn.Linear | Conv1D, parts: Decomposition, parametrization: Direct, mode: Mode) -> None:
+        super().__init__(base, parts, parametrization, mode)
+        self.is_thin = True  # also of full rank: W is no sum of these directions
+        base.requires_grad_(False)
 
     @property
     def values(self) -> nn.Parameter:
         """d (k,)."""
-        d: nn.Parameter = self.parametrization["d"]
-        return d
-
-    def forward(self, x: Tensor) -> Tensor:
-        """X (..., n_in) -> (..., n_out)."""
-        y: Tensor = self.base(x)
-        if not self._adapter[0].is_active:
-            return y
-        change = ((x @ self.input_factor.T).float() * self.values) @ self.output_factor.T.float()
-        return (y.float() + change).to(y.dtype)
-
-    def dense(self) -> Tensor:
-        """W' (n_out, n_in), summed in fp32."""
-        weight = dense_weight(self.base)
-        change = (self.output_factor.float() * self.values) @ self.input_factor.float()
-        return (weight.float() + change).to(weight.dtype)
+        assert isinstance(self.parametrization, Direct), "the only kind that is given"
+        return self.parametrization.delta
 
 
 def _orthonormal(size: int, rank: int, generator: torch.Generator) -> Tensor:

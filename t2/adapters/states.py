@@ -1,14 +1,15 @@
 """Checks of states that are handed to an adapter: modules, shapes, numbers of states.
 
 A state is module -> z (R,), the effective multipliers of all singular values of a matrix; per-example scales are D
-states, module -> (D, R). The states of adapters other than SVF are tensors by parameter name. Not done here: what a
-parametrization or a spectrum can hold.
+states, module -> (D, R). The states of adapters other than SVF are tensors by parameter name. Here is also which token
+of a batch a state of its own is for. Not done here: what a parametrization or a spectrum can hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from t2.run.messages import did_you_mean
@@ -46,6 +47,26 @@ def check_tensors(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, .
             )
         if tuple(value.shape) != shapes[name]:
             raise ValueError(f"{name}: got a tensor of shape {tuple(value.shape)}, expected {shapes[name]}.")
+
+
+def by_token(states: Tensor, shape: torch.Size) -> Tensor:
+    """States (N, k) of N examples in a form that multiplies (N, ..., k), the batch `shape` (N, ..., n_in).
+
+    Some blocks flatten tokens to (N T, n_in), example by example: shared experts of mixtures, OPT. Then it is (N T, k).
+
+    Raises:
+        ValueError: a batch of another number of examples.
+    """
+    count, size = states.shape
+    if len(shape) == 2 and shape[0] % count == 0:
+        return states.repeat_interleave(shape[0] // count, 0)
+    if len(shape) < 2 or shape[0] != count:
+        raise ValueError(
+            f"There are states of {count} examples, and a matrix is given a batch of shape {tuple(shape)}; allowed: "
+            f"({count}, ..., n_in), or all tokens flattened, ({count} T, n_in). Use pass2=merged and "
+            "generation.mode=merged."
+        )
+    return states.view(count, *(1,) * (len(shape) - 2), size)
 
 
 def _some(names: Iterable[str]) -> str:

@@ -91,7 +91,11 @@ class SVFExperts(nn.Module):
         assert one.example_scales is not None, "per-example scales are active inside `with per_example(...)`"
         index = self.mode.index
         count = len(one.example_scales) if index is None else len(index)
-        assert total % count == 0, f"{total} tokens are not those of {count} examples of one length"
+        if total % count:
+            raise ValueError(
+                f"The experts see {total} tokens, which are not those of {count} examples of one length. Use "
+                "pass2=merged and generation.mode=merged."
+            )
         example = token // (total // count)
         return example if index is None else index.to(token.device)[example]
 

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from t2.adapters.low_rank import Term, add_terms, dense_terms
 from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import Parametrization
+from t2.adapters.states import by_token
 from t2.adapters.svd import Decomposition
 from t2.adapters.thin_correction import HALF, Scaled, ThinCorrection, exact
 from t2.models.quantized_linear import AnyLinear, QuantizedLinear
@@ -133,7 +134,7 @@ class SVFLinear(nn.Module):
         return made
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, n_in) -> (B, T, n_out); without per-example scales B and T may be missing."""
+        """(B, T, n_in) -> (B, T, n_out); B T may be one dimension, and without per-example scales both be missing."""
         if self.mode.name == "off":
             return self.base(x)  # type: ignore[no-any-return]
         if self.mode.name == "merged":
@@ -143,7 +144,10 @@ class SVFLinear(nn.Module):
         return add_terms(y, x, self.terms, self.mode.index) if self.terms else y
 
     def _scale_for(self, x: Tensor) -> Tensor:
-        """The z that multiplies x Vhᵀ: (k,), or (B, 1, k) with per-example scales; k is R but in a thin layer."""
+        """The z that multiplies x Vhᵀ: (k,), or (B, 1, k) with per-example scales, (B T, k) of flattened tokens.
+
+        k is R but in a thin layer.
+        """
         if not self.mode.per_example:
             z: Tensor = self.parametrization()
             return z
@@ -151,9 +155,7 @@ class SVFLinear(nn.Module):
         assert scales is not None, "per-example scales are active inside `with adapter.per_example(...)`"
         if self.mode.index is not None:
             scales = scales[self.mode.index]
-        assert x.ndim >= 2, f"expected (B, ..., n_in), got {tuple(x.shape)}"
-        assert x.shape[0] == scales.shape[0], f"scales of {scales.shape[0]} examples, batch of shape {tuple(x.shape)}"
-        return scales.view(scales.shape[0], *(1,) * (x.ndim - 2), scales.shape[1])
+        return by_token(scales, x.shape)
 
     def _merged(self, x: Tensor, weight: Tensor) -> Tensor:
         if weight.dtype == x.dtype:
@@ -183,9 +185,12 @@ class SVFLinear(nn.Module):
                 "generation.mode=factored, or trainer=ddp."
             )
         weight = dense_weight(self.base)
+        return (exact(weight) + self.change(z)).to(weight.dtype)
+
+    def change(self, z: Tensor) -> Tensor:
+        """W' - W (n_out, n_in) of a z (k,) and the terms that are applied, in fp32, differentiable."""
         change = (exact(self.output_factor) * exact(self._change_of(z))) @ exact(self.input_factor)
-        change = change + dense_terms(self.terms) if self.terms else change
-        return (exact(weight) + change).to(weight.dtype)
+        return change + dense_terms(self.terms) if self.terms else change
 
     def merge(self, z: Tensor, dtype: torch.dtype | None) -> None:
         """Set the weight of the merged mode to W' of z (k,), rounded to `dtype` where there is one."""

@@ -17,8 +17,9 @@ from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from t2.adapters.fused_targets import FusedTarget, expert_counts, fused_parameters, fused_target, is_router
+from t2.adapters.fused_targets import FusedTarget, fused_parameters, fused_target
 from t2.models.quantized_linear import AnyLinear, QuantizedLinear, refuse_quantized
+from t2.models.routers import expert_counts, is_router
 from t2.run.messages import did_you_mean
 
 PLAIN = ("FalconLinear",)  # classes of Linears whose own forward is x Wᵀ + b

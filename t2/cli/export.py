@@ -68,9 +68,9 @@ def export(cfg: DictConfig) -> Path:
         assert pool is not None, "checked"
         assert mixture is not None, "there is a pool"
         pool.check(adapter, source=lm.source, transfer=cfg.transfer)
-        if pool.loras and cfg.to != "hf":
+        if pool.loras and cfg.to not in ("hf", "gguf"):
             raise ValueError(
-                f"The mixture has LoRAs ({', '.join(pool.loras)}), which to=hf alone can write. Set to=hf."
+                f"The mixture has LoRAs ({', '.join(pool.loras)}), which to=hf and to=gguf alone can write. Set to=hf."
             )
         state, applied = pool.state(mixture), of_mixture(pool, mixture)
     start = perf_counter()

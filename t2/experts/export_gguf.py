@@ -1,15 +1,16 @@
 """Writes an adapted model as a GGUF file: a copy of the one that the base came from, its adapted matrices in F32.
 
-All other tensors keep their quantization, and all metadata their values but the file type. llama.cpp stores the rows of
-a llama's query and key matrices in another order (`permuted`). Every matrix of the base is compared with what the file
-has, so that a file of another model, or an architecture with other layouts, is refused. Not done here: quantizing W'
-(llama.cpp's llama-quantize), models that came from no GGUF file (llama.cpp converts a folder of
-`t2.experts.export_hf`).
+An adapted matrix is what the file has, dequantized, plus the change W' - W, which is computed in fp32 out of the
+factors: also where the base was loaded in half precision, whose own rounding is not written. All other tensors keep
+their quantization, and all metadata their values but the file type. llama.cpp stores the rows of a llama's query and
+key matrices in another order (`permuted`). Every matrix that changes is compared with what the file has, so that a file
+of another model, or an architecture with other layouts, is refused. Not done here: quantizing W' (llama.cpp's
+llama-quantize), models that came from no GGUF file (llama.cpp converts a folder of `t2.experts.export_hf`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from t2.adapters.fused_targets import refuse_stacks
-from t2.adapters.states import check_state
 from t2.adapters.svf import SVF
 from t2.adapters.svf_linear import dense_weight
 from t2.experts.export_hf import CONFIG_BYTES
@@ -70,45 +70,54 @@ def export_gguf(
 ) -> Path:
     """Write `model.gguf` and `export.json` to a new folder; returns the folder.
 
-    `file` is the one that the model came from, `state` are multipliers: module -> z (R,).
+    `file` is the one that the model came from, `state` are multipliers: module -> z (R,), and those of LoRAs that the
+    adapter knows.
 
     Raises:
         ValueError: `state` does not fit the adapted matrices, or the file's matrices are not those of the base.
         FileExistsError: the folder is there and not empty.
         OSError: the disk is full; nothing is left behind.
     """
-    from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter  # here, so that everything else works without it
+    from gguf import GGUFReader, GGUFWriter  # here, so that everything else works without it
 
     reader = GGUFReader(file)
-    check_state(state, adapter.sizes)
+    own, changes = adapter.low_rank.of_state(state, adapter.sizes)
+    assert own is not None, "a state is given"
     layouts = _Layouts(reader, adapter)
-    changed = {layouts.tensor_name(module): module for module, z in state.items() if bool((z != 1).any())}
+    moved = {adapter.low_rank.known[key].module for key, multiplier in changes.items() if bool((multiplier != 1).any())}
+    moved |= {module for module, z in own.items() if bool((z != 1).any())}
+    changed = {layouts.tensor_name(module): module for module in adapter.layers if module in moved}
     sizes = {t.name: int(t.n_elements) * 4 if t.name in changed else int(t.n_bytes) for t in reader.tensors}
     with atomic_folder(folder, needed_bytes=sum(sizes.values()) + CONFIG_BYTES) as partial:
         writer = GGUFWriter(partial / GGUF_FILE, layouts.architecture, endianess=reader.endianess)
         writer.data_alignment = reader.alignment
         _copy_metadata(reader, writer)
-        for tensor in reader.tensors:
-            if tensor.name in changed:
-                shape = tuple(int(size) for size in reversed(tensor.shape))
-                writer.add_tensor_info(
-                    tensor.name, shape, np.dtype(np.float32), sizes[tensor.name], GGMLQuantizationType.F32
-                )
-            else:
-                writer.add_tensor_info(
-                    tensor.name, tensor.data.shape, tensor.data.dtype, tensor.data.nbytes, tensor.tensor_type
-                )
+        _announce(reader, writer, changed)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for tensor in reader.tensors:
-            module = changed.get(tensor.name)
-            data = tensor.data if module is None else layouts.merged(tensor, module, state[module])
-            writer.write_tensor_data(data, tensor_endianess=reader.endianess)
+        with adapter.low_rank.applied(changes, adapter.layers):
+            for tensor in reader.tensors:
+                module = changed.get(tensor.name)
+                data = tensor.data if module is None else layouts.merged(tensor, module, own.get(module))
+                writer.write_tensor_data(data, tensor_endianess=reader.endianess)
         writer.close()
         dtype = str(lm.dtype).removeprefix("torch.")
         save_provenance(partial, to="gguf", base_model=lm.source, dtype=dtype, applied=applied)
     return folder
+
+
+def _announce(reader: Any, writer: Any, changed: Collection[str]) -> None:
+    """Tell the writer of every tensor: those that change are F32."""
+    from gguf import GGMLQuantizationType
+
+    for tensor in reader.tensors:
+        if tensor.name in changed:
+            shape, size = tuple(int(one) for one in reversed(tensor.shape)), int(tensor.n_elements) * 4
+            writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), size, GGMLQuantizationType.F32)
+        else:
+            data = tensor.data
+            writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, tensor.tensor_type)
 
 
 class _Layouts:
@@ -143,8 +152,8 @@ class _Layouts:
             raise ValueError(f"GGUF has no name for {module} in the architecture {self.architecture!r}: {_INSTEAD}")
         return str(found)
 
-    def merged(self, tensor: Any, module: str, z: Tensor) -> Any:
-        """W' (n_out, n_in) of a module, fp32, in the file's layout.
+    def merged(self, tensor: Any, module: str, z: Tensor | None) -> Any:
+        """W' (n_out, n_in) of a module, fp32, in the file's layout; None is z = 1.
 
         Raises:
             ValueError: the file's W, in that layout, is not the base's.
@@ -157,7 +166,9 @@ class _Layouts:
         allowed = HALF_PRECISION * float(stored.abs().max())
         if base.shape != stored.shape or not float((base - stored).abs().max()) <= allowed:
             raise ValueError(f"{tensor.name} of the GGUF file is not {module} of the base model: {_INSTEAD}")
-        return self._laid_out(module, layer.compose(learned.of(z).to(layer.input_factor.device))).numpy()
+        z = torch.ones(len(learned.mask)) if z is None else z
+        change = self._laid_out(module, layer.change(learned.of(z).to(layer.input_factor.device)))
+        return (stored + change).numpy()
 
     def _laid_out(self, module: str, weight: Tensor) -> Tensor:
         leaf = module.rpartition(".")[2]

@@ -2,6 +2,8 @@
 
 Read are `adapter_config.json` and `adapter_model.safetensors`; nothing is unpickled. In a mixture it has a mixing
 weight as every expert has: W' = W + U diag(s (z - 1)) Vh + α scaling B A, so that α = 1 is the LoRA as PEFT applies it.
+The matrices of a vision-language model have the names that they have in its text model, as those of experts do
+(`t2.adapters.targets.text_name`).
 
 Not done here: variants that are no sum of W and B A (DoRA), changes of other parts (biases, embeddings, whole modules),
 training a LoRA (`t2.adapters.peft`), exporting an expert as one (`t2.experts.export_lora`).
@@ -27,6 +29,8 @@ from t2.run.files import parse_json, read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
+# What the language model of a vision-language model is called, in transformers of now and of before.
+TOWER = re.compile(r"(model\.)?(language_model|text_model)\.(model\.)?")
 # Keys of PEFT's configuration that change something else than B A, and the values at which they do not.
 PLAIN: dict[str, tuple[Any, ...]] = {
     "bias": ("none", None), "use_dora": (False, None), "modules_to_save": (None, []), "lora_bias": (False, None),
@@ -141,7 +145,8 @@ def _changes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[s
         if len(both) != 2 or both["A"].shape[0] != both["B"].shape[1]:
             raise ValueError(f"the factors of {module} do not fit: { ({k: tuple(v.shape) for k, v in both.items()}) }.")
         scaling = _scaling(config, module, both["A"].shape[0])
-        changes[module] = LowRank(module, both["B"] * scaling, both["A"])
+        name = TOWER.sub("model.", module, count=1) if TOWER.match(module) else module
+        changes[name] = LowRank(name, both["B"] * scaling, both["A"])
     if not changes:
         raise ValueError("it holds no change.")
     return changes

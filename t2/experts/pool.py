@@ -53,7 +53,7 @@ class ExpertPool:
             if left := lora.changes.keys() - expert.scales.keys():
                 raise ValueError(
                     f"The LoRA of {domain!r} changes {len(left)} modules that the expert of {first!r} does not scale: "
-                    f"{min(left, key=natural_order)} for one. Train the experts with adapter.modules=all."
+                    f"{min(left, key=natural_order)}. Train experts with adapter.modules=all, or a LoRA without them."
                 )
         for domain, other in others:
             check_same_model(first, expert, domain, other)

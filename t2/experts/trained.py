@@ -34,6 +34,8 @@ def origin(adapter: Adapter) -> dict[str, Any]:
     """
     if isinstance(adapter, NamedAdapter):
         about = {"parametrization": adapter.name, "adapter": description(adapter)}
+        if (coverage := getattr(adapter, "coverage", None)) is not None:  # steering vectors are of no matrices
+            about["coverage"] = str(coverage)
         return {"fingerprint": adapter_fingerprint(adapter), **about}
     if isinstance(adapter, SVF):
         learned = None if adapter.spectrum.is_default else str(adapter.spectrum)

@@ -33,6 +33,8 @@ def transfer(
 ) -> Expert:
     """Convert an expert to another model; its scores are dropped and its description names the old model.
 
+    Which multipliers were learned is kept where every one stays in its place.
+
     Args:
         expert: the expert of the old model.
         shapes: adapted module of the new model -> R.
@@ -57,6 +59,7 @@ def transfer(
     source = expert.metadata
     seeded = f", seed {seed}" if control in ("shuffled", "random") else ""
     note = f"(transferred from {source.base_model}, {control}{seeded})"
+    in_place = control == "ordered" and all(len(z) == shapes[module] for module, z in expert.scales.items())
     metadata = replace(
         source,
         base_model=base_model,
@@ -64,6 +67,7 @@ def transfer(
         description=f"{source.description} {note}".strip(),
         val_before=None,
         val_after=None,
+        learned=source.learned if in_place else None,
     )
     return Expert(scales, metadata)
 

@@ -73,7 +73,10 @@ def quantized(weight: Tensor) -> tuple[nn.Parameter, Tensor]:
     if not bool(torch.isfinite(largest).all()):
         raise ValueError(f"A weight of shape {tuple(weight.shape)} holds NaN or infinity: it cannot be quantized.")
     scale = (largest.float() / LARGEST).to(weight.dtype)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a row of zeros, or below what the dtype can say
+    # fp16 says little of scales below 6e-5: one that is rounded down would cut the row off, so it is the next one up.
+    least = torch.finfo(weight.dtype).smallest_normal * torch.finfo(weight.dtype).eps
+    scale = torch.where(largest.float() > (LARGEST + 0.5) * scale.float(), scale + least, scale)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # a row of zeros
     codes = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
     for start in range(0, len(weight), 4096):  # in pieces, so that no second dense matrix is made
         rows = slice(start, start + 4096)

@@ -23,13 +23,14 @@ from transformers.pytorch_utils import Conv1D
 from t2.models.int8 import Int8Embedding, Int8Linear
 from t2.models.nf4 import NF4Linear, check_nf4
 from t2.models.quantized_linear import QuantizedLinear, quantization_of
+from t2.models.routers import expert_counts, is_router
 from t2.models.sharding import BALANCED
 from t2.run.messages import check_choice
 
 log = logging.getLogger(__name__)
 SCHEMES: dict[str, type[Int8Linear] | type[NF4Linear]] = {"int8": Int8Linear, "nf4": NF4Linear}
 QUANTIZATIONS = ("none", *SCHEMES)
-_KEPT = re.compile(r"(^|.*\.)(gate|router)")  # routers: few numbers, on which the choice of experts hangs
+_KEPT = re.compile(r"(^|.*\.)(gate|router)(\..*|$)")  # routers where the configuration tells no number of experts
 
 
 def check_quantization(name: str, device: str, *, by_block: bool = False) -> None:
@@ -83,7 +84,7 @@ def quantize_model(model: PreTrainedModel, name: str, device: torch.device) -> N
 
 def packable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]:
     """The Linears of the language model's blocks whose own forward is x Wᵀ + b."""
-    tower = model.get_decoder()
+    tower, counts = model.get_decoder(), expert_counts(model)
     names = {id(module): name for name, module in model.named_modules()}
     lists = [module for module in tower.modules() if isinstance(module, nn.ModuleList)]
     for name, module in max(lists, key=len, default=nn.ModuleList()).named_modules():
@@ -91,7 +92,7 @@ def packable(model: PreTrainedModel) -> Iterator[tuple[str, nn.Linear | Conv1D]]
             nn.Linear.forward,
             Conv1D.forward,
         )
-        if is_plain and not _KEPT.fullmatch(name):
+        if is_plain and not _KEPT.fullmatch(name) and not is_router(name, module, counts):
             yield names[id(module)], module
 
 

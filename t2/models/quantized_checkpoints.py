@@ -6,8 +6,8 @@
     torchao                 Linears whose weight is a tensor that dequantizes itself
     MXFP4 (gpt-oss)         made dense while it is loaded: its experts are in one 3-D parameter, which t2 keeps dense
 
-Each is compared with its own product when it is adopted. What t2 cannot dequantize is refused. Not done here:
-quantizing (`t2.models.quantization`).
+Each is compared with its own product when it is adopted. What t2 cannot dequantize is refused, FP8 and quanto for two.
+Not done here: quantizing (`t2.models.quantization`).
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def adopt_quantized(model: PreTrainedModel) -> None:
             model.set_submodule(path, adopted)
     held = [*model.named_parameters(), *((name, one) for name, one in model.named_buffers() if _is_packed(name))]
     left = [name for name, weight in held if _is_foreign(model, name, weight)]
+    left += [f"{path}.weight" for path, module in model.named_modules() if _multiplies_itself(model, path, module)]
     if left:
         kind = type(model.get_submodule(left[0].rpartition(".")[0])).__name__
         raise ValueError(
@@ -141,9 +142,20 @@ def _check(path: str, module: nn.Module, adopted: QuantizedLinear) -> None:
 
 
 def _is_foreign(model: nn.Module, name: str, weight: Tensor) -> bool:
-    """Whether a parameter is packed by no scheme that t2 knows."""
-    inside = any(isinstance(model.get_submodule(owner), QuantizedLinear) for owner in _owners(name))
-    return not inside and not weight.is_floating_point()
+    """Whether a parameter is packed by no scheme that t2 knows: in integers, or in a byte or less (FP8)."""
+    return not _is_inside(model, name) and (not weight.is_floating_point() or weight.element_size() < 2)
+
+
+def _multiplies_itself(model: nn.Module, path: str, module: nn.Module) -> bool:
+    """Whether a Linear of a library has a forward of its own (quanto); those of architectures have theirs anyway."""
+    if not isinstance(module, nn.Linear) or type(module).forward is nn.Linear.forward:
+        return False
+    return not _is_inside(model, path) and not type(module).__module__.startswith("transformers.models.")
+
+
+def _is_inside(model: nn.Module, name: str) -> bool:
+    """Whether a parameter or module is a part of a Linear that was adopted."""
+    return any(isinstance(model.get_submodule(owner), QuantizedLinear) for owner in _owners(name))
 
 
 def _is_packed(name: str) -> bool:

@@ -68,6 +68,12 @@ def test_merged_is_the_active_mode_without_gradients(name: str) -> None:
     other = logits(lm)
     with adapter.merged(state):  # one that is not loaded
         torch.testing.assert_close(logits(lm), active, **close(name))
+    with adapter.disabled():
+        with adapter.merged(state):
+            torch.testing.assert_close(logits(lm), active, **close(name))
+        with adapter.merged():
+            torch.testing.assert_close(logits(lm), other, **close(name))
+        assert torch.equal(logits(lm), BASE)
     assert torch.equal(logits(lm), other)
 
 

@@ -8,6 +8,10 @@ import pytest
 from tiny_models import adapt, tiny
 from zoo_models import tiny_architecture
 
+from t2.adapters.peft import PeftAdapter
+from t2.adapters.random_basis import RandomBasis
+from t2.experts.trained import origin
+
 
 def told(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
     return [(one.levelno, one.getMessage()) for one in caplog.records if "covers" in one.getMessage()]
@@ -33,6 +37,19 @@ def test_what_is_left_is_named_with_its_reason() -> None:
     assert 0.1 < some.share < 0.2
     assert "mlp.experts.down_proj (a parameter of Qwen3MoeExperts)" in some.left
     assert "self_attn.q_proj.weight (not chosen)" in some.left  # of the other block
+
+
+@pytest.mark.parametrize("adapter", [PeftAdapter("lora"), RandomBasis(4, cache=False, progress=False)])
+def test_adapters_without_3d_parameters_say_what_they_leave_of_a_mixture(
+    adapter: PeftAdapter | RandomBasis, caplog: pytest.LogCaptureFixture
+) -> None:
+    lm = tiny_architecture("mixtral")
+    adapter.inject(lm.model, lm.source)
+    ((level, text),) = told(caplog)
+    assert level == logging.WARNING
+    assert "left: mlp.experts.gate_up_proj (a parameter of MixtralExperts) 5" in text
+    assert adapter.coverage is not None
+    assert origin(adapter)["coverage"] == str(adapter.coverage)
 
 
 def test_little_coverage_is_a_warning_where_everything_was_asked_for(

@@ -98,13 +98,20 @@ def test_uniform_rescaling_of_m_is_the_dead_direction():
     torch.testing.assert_close(vector(), halved, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("factor", [1.01, 0.99, 2.0])
+@pytest.mark.parametrize("factor", [1.01, 0.99, 2.0, 1.0005])
 def test_sigmoid_nuclear_refuses_a_z_that_changes_the_norm_and_keeps_the_old_one(factor):
     vector = nuclear()
     before = vector().detach().clone()
-    with pytest.raises(ValueError, match=rf"factor {factor:.4f}.*parametrization=direct"):
+    with pytest.raises(ValueError, match=rf"factor {factor:.6f}.*parametrization=direct"):
         vector.set_effective(torch.full_like(SINGULAR_VALUES, factor))
     assert torch.equal(vector(), before)
+
+
+def test_sigmoid_nuclear_loads_what_it_made_in_fp32_and_changes_it_by_no_more_than_rounding():
+    s = torch.logspace(1, -3, 4096)
+    one, other = (SigmoidNuclear(s, seed=seed, init_std=1.0) for seed in (1, 2))
+    other.set_effective(one().detach())
+    torch.testing.assert_close(other(), one(), rtol=2e-5, atol=0)
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan")])

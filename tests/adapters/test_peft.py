@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from adapter_family import LORA, each_peft, injected
+from adapter_family import LORA, each_peft, injected, move
 from peft import PeftModel
 from tiny_models import IDS, logits, same_states, tiny
 
 from t2.adapters.peft import PeftAdapter
+from t2.models.tiny import tiny_model
 
 
 @each_peft
@@ -23,6 +24,25 @@ def test_plain_peft_loads_what_is_exported(name: str, tmp_path: Path) -> None:
         found = plain(input_ids=IDS).logits
     torch.testing.assert_close(found, logits(lm), rtol=0, atol=1e-6)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == lm.source
+
+
+@pytest.mark.parametrize("layers", [2, 3])  # 14 and 21 matrices, whose names PEFT shortens
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [*((one, {}) for one in ("lora", "ia3", "vera", "tinylora", "loha", "oft", "hra", "delora", "randlora")),
+     ("ia3", {"feedforward_modules": ["up_proj", "down_proj"]}), ("ia3", {"feedforward_modules": []})],
+)  # fmt: skip
+def test_plain_peft_loads_every_method_at_its_defaults(
+    method: str, settings: dict, layers: int, tmp_path: Path
+) -> None:
+    lm, adapter = tiny_model(layers=layers), PeftAdapter(method, settings)
+    adapter.inject(lm.model, lm.source)
+    move(adapter, 0.02)
+    adapter.export(tmp_path)
+    plain = PeftModel.from_pretrained(tiny_model(layers=layers).model, tmp_path).eval()
+    with torch.no_grad():
+        found = plain(input_ids=IDS).logits
+    torch.testing.assert_close(found, logits(lm), rtol=0, atol=1e-6)
 
 
 def test_the_seed_decides_the_start_and_leaves_torchs_own_alone() -> None:

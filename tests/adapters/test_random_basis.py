@@ -35,6 +35,37 @@ def test_directions_are_those_of_the_seed_and_of_each_matrix() -> None:
     assert abs((q * o).sum()) < 0.5 * q.norm() * o.norm()
 
 
+@pytest.mark.parametrize("rank", [4, 32])  # thin, and as many as a matrix has singular values
+def test_half_precision_begins_at_the_base_and_keeps_small_changes(rank: int) -> None:
+    """A change of 1e-3, below bf16's spacing at the output, moves it as far as it does exactly."""
+    lm = tiny(dtype=torch.bfloat16)
+    adapter = RandomBasis(rank, modules=["up_proj"], cache=False, progress=False)
+    x = torch.randn(4, 400, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
+    path = "model.layers.0.mlp.up_proj"
+    base = lm.model.get_submodule(path)(x).float()
+    adapter.inject(lm.model, lm.source)
+    layer = lm.model.get_submodule(path)
+    with torch.no_grad():
+        assert torch.equal(layer(x).float(), base)
+        for _ in range(100):
+            adapter.parameters[path] += 1e-5
+        moved = layer(x).float() - base
+        exact = 1e-3 * x.float() @ layer.input_factor.float().T @ layer.output_factor.float().T
+    assert float((moved * exact).sum() / exact.square().sum()) == pytest.approx(1, rel=0.2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_are_those_of_the_composed_weight(dtype: torch.dtype) -> None:
+    lm = tiny(dtype=dtype)
+    _, adapter = injected("random_basis", lm, spread=0.1)
+    path = "model.layers.1.mlp.down_proj"
+    layer, d = lm.model.get_submodule(path), adapter.parameters[path]
+    x = torch.randn(3, 7, 48, generator=torch.Generator().manual_seed(0)).to(dtype)
+    (found,) = torch.autograd.grad(layer(x).float().square().mean(), d)
+    (expected,) = torch.autograd.grad((x @ layer.compose(1 + d).T).float().square().mean(), d)
+    torch.testing.assert_close(found, expected, rtol=1e-4 if dtype == torch.float32 else 0.1, atol=1e-3)
+
+
 def test_more_numbers_than_singular_values_and_a_merged_dtype_are_refused() -> None:
     lm = tiny()
     with pytest.raises(ValueError, match=r"adapter.rank is 99, and .* has \d+ singular values; take at most"):

@@ -7,64 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, dequantize, quantize
+from gguf import GGMLQuantizationType, GGUFReader
+from tiny_gguf import write_gguf
 from tiny_models import IDS, adapt, adapted, logits, random_state, tiny
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GgufConfig
 
+from t2.adapters.low_rank import LowRank
 from t2.experts.export_gguf import export_gguf, source_file
-from t2.models.language_model import LanguageModel
-
-NAMES = {
-    **{f"self_attn.{part}_proj": f"attn_{name}" for part, name in zip("qkvo", ("q", "k", "v", "output"), strict=True)},
-    **{f"mlp.{part}_proj": f"ffn_{part}" for part in ("up", "down", "gate")},
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-
-
-def rows_of_llama_cpp(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Row 2 i + j of a head is its row i + j * half."""
-    size = len(weight) // heads
-    order = [head * size + i + j * size // 2 for head in range(heads) for i in range(size // 2) for j in (0, 1)]
-    return weight[order]
-
-
-def write_gguf(lm: LanguageModel, path: Path) -> None:
-    """The tiny llama as llama.cpp's converter writes it, its down projections of 4 bits replaced in the model, too."""
-    config, weights = lm.model.config, lm.model.state_dict()
-    writer = GGUFWriter(path, "llama")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(3)
-    writer.add_token_list([f"token {number}" for number in range(config.vocab_size)])
-    writer.add_tensor("token_embd.weight", weights["model.embed_tokens.weight"].numpy())
-    writer.add_tensor("output_norm.weight", weights["model.norm.weight"].numpy())
-    writer.add_tensor("output.weight", weights["lm_head.weight"].numpy())
-    for layer in range(config.num_hidden_layers):
-        for name, short in NAMES.items():
-            weight = weights[f"model.layers.{layer}.{name}.weight"].numpy()
-            if short in ("attn_q", "attn_k"):
-                weight = rows_of_llama_cpp(weight, {"attn_q": 4, "attn_k": 2}[short])
-            if short == "ffn_up":
-                packed = quantize(weight, GGMLQuantizationType.Q4_1)
-                lm.model.get_submodule(f"model.layers.{layer}.{name}").weight.data = torch.from_numpy(
-                    np.array(dequantize(packed, GGMLQuantizationType.Q4_1))
-                )
-                writer.add_tensor(f"blk.{layer}.{short}.weight", packed, raw_dtype=GGMLQuantizationType.Q4_1)
-            else:
-                writer.add_tensor(f"blk.{layer}.{short}.weight", weight)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def read_logits(path: Path) -> Tensor:
@@ -97,6 +47,30 @@ def test_transformers_reads_the_merged_model(tmp_path: Path) -> None:
     assert kinds["blk.0.ffn_up.weight"] == GGMLQuantizationType.F32
     told = [{name: field.contents() for name, field in reader.fields.items()} for reader in (before, after)]
     assert {name for name, value in told[0].items() if told[1][name] != value} == {"general.file_type"}
+
+
+def test_of_a_base_in_bfloat16_the_change_is_written_and_not_the_rounding(tmp_path: Path) -> None:
+    """Small multipliers of SVF and a LoRA beside them: a W' that is rounded to bf16 would lose them."""
+    lm = tiny()
+    write_gguf(lm, tmp_path / "tiny.gguf")
+    lm.model.to(torch.bfloat16)
+    svf = adapt(lm)
+    state, module = random_state(svf, spread=2e-3), "model.layers.0.mlp.down_proj"
+    weight = svf.layers[module].base.weight.detach().float()
+    draw = torch.Generator().manual_seed(1)
+    lora = LowRank(module, *(0.01 * torch.randn(size, generator=draw) for size in ((32, 2), (2, 48))))
+    svf.low_rank.attach({"lora": lora}, svf.layers)
+    out = export_gguf(lm, svf, {**state, "lora": torch.tensor([1.5])}, tmp_path / "out",
+                      file=tmp_path / "tiny.gguf", applied={})  # fmt: skip
+    stored, written = (
+        {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in GGUFReader(file).tensors}
+        for file in (tmp_path / "tiny.gguf", out / "model.gguf")
+    )
+    u, s, vh = torch.linalg.svd(weight, full_matrices=False)
+    exact = (u * (s * (state[module] - 1))) @ vh + 0.5 * lora.output_factor @ lora.input_factor
+    change = written["blk.0.ffn_down.weight"] - stored["blk.0.ffn_down.weight"]
+    assert change.dtype == torch.float32
+    assert (change - exact).norm() < 1e-2 * exact.norm()
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path) -> None:

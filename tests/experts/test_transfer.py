@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_pool import SIZES, make_expert, singular_values
 
+from t2.adapters.spectrum import Spectrum
 from t2.experts.expert import Expert
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.pool import ExpertPool
@@ -73,6 +74,16 @@ def test_the_metadata_are_those_of_the_new_model_and_tell_of_the_old():
     assert (metadata.base_model, metadata.fingerprint) == (TARGET["base_model"], TARGET["fingerprint"])
     assert metadata.description == "sums (transferred from org/small, shuffled, seed 4)"
     assert (metadata.val_before, metadata.val_after) == (None, None), "measured on the old model"
+
+
+def test_which_multipliers_were_learned_is_told_where_that_is_still_so():
+    expert = make_expert(1, learned=str(Spectrum("top", rank=2)))
+    assert moved(expert).metadata.learned == expert.metadata.learned
+    for options in ({"control": "shuffled"}, {"control": "reversed"}, {"control": "random"},
+                    {"resample": True, "shapes": {**SIZES, "layers.2.up": 9}}):  # fmt: skip
+        other = moved(expert, **options)
+        assert other.metadata.learned is None
+        assert other.parameter_count == sum(len(z) for z in other.scales.values())
 
 
 def test_a_transferred_expert_goes_into_a_pool_of_the_new_model():

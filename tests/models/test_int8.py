@@ -29,6 +29,19 @@ def test_each_row_has_its_own_scale_and_half_a_step_of_error() -> None:
     assert layer.stored_bytes == 24 * 40 + 24 * 4
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-3, 3e-5, 1e-5, 2e-6, 6e-7])
+def test_small_rows_are_not_cut_off(dtype: torch.dtype, size: float) -> None:
+    """In fp16 a scale of 8e-8 lies between 6e-8 and 12e-8."""
+    weight = (size * W / W.abs().amax(1, keepdim=True)).to(dtype)
+    layer = Int8Linear.of(weight, None)
+    error = (layer.dequantized().double() - weight.double()).abs()
+    rounding = 2 * torch.finfo(dtype).eps * weight.double().abs()  # of q * s
+    assert (error <= 0.501 * layer.scale.double()[:, None] + rounding).all()
+    assert layer.scale.double().max() < size / 127 * 1.01 + 6e-8
+    assert layer.stored_bytes == 24 * 40 + 24 * dtype.itemsize
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("piece", [2**20, 90])  # 90: two rows at a time
 def test_products_and_gradients_are_those_of_the_dequantized_matrix(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from t2.models.quantization import check_quantization, quantize_model
 from t2.models.quantized_linear import QuantizedLinear
 from t2.models.tiny import ARCHITECTURES, tiny_llava, tiny_model
 
+MIXTURES = (
+    *("qwen2_moe", "qwen3_moe", "qwen3_next", "hunyuan_v1_moe", "jetmoe", "mixtral", "granitemoe", "gpt_oss", "jamba"),
+    *("ernie4_5_moe", "llama4_text", "deepseek_v3", "afmoe", "nemotron_h", "longcat_flash", "phimoe"),
+)
+ROUTER = re.compile(r"\.(router|gate|wg|shared_expert_gate)(\.|$)")
 CPU = torch.device("cpu")
 
 
@@ -60,6 +66,16 @@ def test_a_vision_encoder_and_routers_stay() -> None:
     quantize_model(moe, "int8", CPU)
     packed = {name.rpartition(".")[2] for name, one in moe.named_modules() if isinstance(one, QuantizedLinear)}
     assert packed == {"q_proj", "k_proj", "v_proj", "o_proj", "lm_head"}  # experts lie in 3-D parameters
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_the_routers_of_every_mixture_stay(architecture: str) -> None:
+    model = tiny_architecture(architecture).model
+    before = {name: one.weight for name, one in model.named_modules() if ROUTER.search(name) and hasattr(one, "weight")}
+    quantize_model(model, "int8", CPU)
+    assert before
+    for name, weight in before.items():
+        assert model.get_submodule(name).weight is weight, name
 
 
 def test_the_log_says_how_much_is_packed(caplog: pytest.LogCaptureFixture) -> None:

@@ -66,11 +66,11 @@ def of_torchao(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
-def checkpoint(make: Any, method: str) -> LanguageModel:
+def checkpoint(make: Any, method: str, where: str = "layers") -> LanguageModel:
     lm = tiny()
     lm.model.config.quantization_config = {"quant_method": method}
     for name, module in list(lm.model.named_modules()):
-        if isinstance(module, nn.Linear) and "layers" in name:
+        if isinstance(module, nn.Linear) and where in name:
             lm.model.set_submodule(name, make(module))
     return lm
 
@@ -104,6 +104,38 @@ def test_what_nobody_can_dequantize_is_refused_by_name(monkeypatch: pytest.Monke
     lm = checkpoint(Gptq, "eetq")
     with pytest.raises(ValueError, match=r"\(eetq\), and t2 cannot dequantize .*qweight \(a Gptq\)\. Allowed"):
         adopt_quantized(lm.model)
+
+
+class Float8Linear(nn.Linear):
+    """As transformers' for FP8 checkpoints: a number is a byte, and its scale is elsewhere."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+        self.weight = nn.Parameter(linear.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+
+
+class QLinear(nn.Linear):
+    """As quanto's: the weight looks dense, and the forward does something else."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear.in_features, linear.out_features, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(2 * x)
+
+
+@pytest.mark.parametrize("make", [Float8Linear, QLinear])
+@pytest.mark.parametrize("where", ["layers", "mlp"])
+def test_fp8_and_linears_that_multiply_in_their_own_way_are_refused(make: Any, where: str) -> None:
+    """Where only some of them are, the others would be adapted, and those left out in silence."""
+    lm = checkpoint(make, "fp8", where)
+    with pytest.raises(ValueError, match=rf"\(fp8\), and t2 cannot dequantize .*_proj.weight \(a {make.__name__}\)"):
+        adopt_quantized(lm.model)
+
+
+def test_an_architectures_own_linears_are_not_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QLinear, "__module__", "transformers.models.falcon.modeling_falcon")
+    adopt_quantized(checkpoint(QLinear, "gptq", "mlp").model)
 
 
 def test_a_dense_model_stays_as_it_is() -> None:
