@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--shapes", type=names_of(SHAPES), default=["135m", "1b", "8b", "70b"], help="comma-separated")
     made.add_argument("--modules", choices=MODULES, default="all")
     made.add_argument("--rank", type=count, default=None, help="singular values that are learned of each matrix")
-    made.add_argument("--merged", action="store_true", help="generation.mode=merged; in half precision auto is factored")
+    made.add_argument("--merged", action="store_true", help="generation.mode=merged; auto is factored in bfloat16")
     made.add_argument("--gpu", choices=gpus(), default="h100")
     args = made.parse_args(argv)
     work = Work(rank=args.rank, merged_bytes=2 if args.merged else None)
