@@ -48,11 +48,12 @@ class Term:
     def of(self, x: Tensor, index: Tensor | None) -> Tensor:
         """What it adds to y (N, ..., n_out) for x (N, ..., n_in), or all tokens flattened, (N T, n_in).
 
-        State index[n], or n, is that of example n.
+        State index[n], or n, is that of example n; where there is one, it is that of all.
         """
         weights = self.weights if index is None else self.weights[index]
         h = F.linear(exact(x), self.change.input_factor)
-        return F.linear(h * by_token(weights[:, None], x.shape), self.change.output_factor)
+        h = h * (weights if len(weights) == 1 else by_token(weights[:, None], x.shape))
+        return F.linear(h, self.change.output_factor)
 
 
 def dense_terms(terms: tuple[Term, ...]) -> Tensor:
