@@ -126,9 +126,7 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         has_backward=not population,
         has_reference=objective.kl_coefficient > 0,
         validations=1 + math.ceil(cfg.steps / validation.get("every", cfg.steps)),
-        validation_rows=(
-            validation.get("limit") or cfg.validation_examples or cfg.task.get("val_size") or ASSUMED_EXAMPLES
-        ),
+        validation_rows=validation.get("limit") or _validation_examples(cfg),
         top_alone=adapter.spectrum.name == "top" and adapter.decomposition == "auto",
         engine_bytes=_engine(cfg.generation, gpu) if generator is VLLMGenerator else 0.0,
         is_remote=generator is VLLMServerGenerator,
@@ -136,6 +134,10 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         converts=source.endswith(".gguf"),
         keeps_decompositions=adapter.cache,
     )
+
+
+def _validation_examples(cfg: DictConfig) -> int:
+    return int(cfg.validation_examples or cfg.task.get("val_size") or ASSUMED_EXAMPLES)
 
 
 def placement_of(cfg: DictConfig) -> Placement:
