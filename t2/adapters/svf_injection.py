@@ -25,6 +25,7 @@ from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import learned_vector
 from t2.adapters.spectrum import Learned, Spectrum
 from t2.adapters.svd import Decomposition, decompose_all
+from t2.adapters.svd_space import check_space
 from t2.adapters.svf_experts import SVFExperts
 from t2.adapters.svf_linear import SVFLinear, matrix_shape
 from t2.adapters.targets import text_name
@@ -85,6 +86,10 @@ class Injection:
                 f"experts in {next(iter(stacks))} need the same. Set adapter.spectrum=top with adapter.share, or leave "
                 "the experts out by adapter.modules (attention, or a list of modules)."
             )
+        shapes: dict[str, tuple[int, ...]] = {path: matrix_shape(module) for path, module in linears.items()}
+        shapes |= {path: tuple(target.matrices.shape) for path, target in stacks.items()}
+        counted = shapes if self.truncates else {}
+        check_space(self.folder, shapes, {path: self.spectrum.count(min(counted[path][-2:])) for path in counted})
         yield from self._linears(linears, sizes)
         bar = tqdm(stacks.items(), desc="SVD of experts", disable=no_bar(self.progress), leave=False)
         number = len(linears)

@@ -12,7 +12,6 @@ task=T strategy=centroid
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,9 @@ from t2.adaptation.centroid import Centroid
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
 from t2.adapters.svf import SVF
+from t2.cli.early_checks import check_fixed, check_samples
 from t2.cli.main import run
+from t2.cli.prompts import ask, read_prompts
 from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
 from t2.evaluation.systems import BASE, EXPERT, Searcher
@@ -37,7 +38,6 @@ from t2.experts.pool import ExpertPool
 from t2.experts.trained import apply_trained, check_mixable, load_trained
 from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
-from t2.run.files import decode_lines, read_lines
 from t2.run.launch import quiet_libraries
 from t2.run.phases import Phases
 from t2.run.tracking import tracked, wandb_runs
@@ -54,6 +54,7 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
     log.info("Precision: %s", Precision.of(cfg.base_model, cfg.generation))
+    check_samples(cfg.sampling)
     prompts = read_prompts(cfg)
     task, strategy, pool = (instantiate(cfg.get(part)) for part in ("task", "strategy", "experts"))
     check(cfg, strategy=strategy, pool=pool, task=task, completes=bool(prompts) or cfg.interactive)
@@ -96,39 +97,12 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     return completions
 
 
-def read_prompts(cfg: DictConfig) -> list[str]:
-    """The prompts to complete at once.
-
-    Raises:
-        FileNotFoundError: `prompt_file` is not there.
-        ValueError: an empty prompt, a file that is not UTF-8, or several sources of prompts.
-    """
-    given = [key for key in ("prompt", "prompt_file", "interactive") if cfg[key] not in (None, False)]
-    if len(given) > 1:
-        raise ValueError(f"Prompts come from one source, and {' and '.join(given)} are given. Leave one.")
-    if cfg.prompt_file is not None:
-        source, prompts = str(cfg.prompt_file), read_lines(Path(cfg.prompt_file), "Save it as UTF-8.")
-    elif cfg.prompt == "-":
-        source = "standard input"
-        prompts = decode_lines(sys.stdin.buffer.read(), source, "Convert it to UTF-8 first, as with iconv.")
-    elif cfg.prompt is not None:
-        source, prompts = "prompt", [str(cfg.prompt)]
-    else:
-        return []
-    if not prompts:
-        raise ValueError(f"There is no prompt in {source}. Give one a line.")
-    for number, prompt in enumerate(prompts, start=1):
-        if not prompt.strip():
-            where = f"Line {number} of {source}" if source != "prompt" else "The prompt"
-            raise ValueError(f"{where} is empty. Give a question, such as prompt='What is 3 + 4?'.")
-    return prompts
-
-
 def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, task: Task | None, completes: bool) -> None:
     """Raise ValueError where the parts leave nothing to do, or lack one another."""
     if (strategy is None) != (pool is None):
         lacking = "experts=POOL" if pool is None else "strategy=S"
         raise ValueError(f"A strategy chooses among the experts of a pool, and {lacking} is not given.")
+    check_fixed([strategy] if strategy is not None else [], pool)
     if strategy is None and not cfg.expert:
         raise ValueError("There is nothing to adapt with: give expert=RUN, or experts=POOL with strategy=S.")
     finds = isinstance(strategy, Searcher)
@@ -189,7 +163,8 @@ def save_centroids(run: Path, centroids: Centroids) -> None:
 def complete(
     cfg: DictConfig, systems: Mapping[str, Generator], prompts: Sequence[str], rows: list[dict[str, Any]]
 ) -> list[dict[str, Completion]]:
-    """Every system's completion of each prompt, shown with what pass 1 found; appends them to `rows`, for a logger."""
+    """Show every system's completions of each prompt with what pass 1 found, append them to `rows`, for a logger, and
+    return the first of each."""
     sampling = instantiate(cfg.sampling, seed=cfg.seed)
     examples = [Example(prompt=prompt, system=cfg.system) for prompt in prompts]
     groups = {system: generator.generate(examples, sampling) for system, generator in systems.items()}
@@ -198,12 +173,15 @@ def complete(
         if len(prompts) > 1:
             print(f"\n>>> {prompt}")
         for system, generator in systems.items():
-            text, chosen = completions[index][system].text.strip(), {}
+            chosen = {}
             if isinstance(generator, TwoPass):
                 show_choice(system, generator.choices[index], generator.pool)
                 chosen = choice_columns(generator.choices[index], generator.pool)
-            print(f"\n[{system}]\n{text}")
-            rows.append({"prompt": prompt, "system": system, "answer": text, **chosen})
+            samples = groups[system][index]
+            for number, sample in enumerate(samples, start=1):
+                which = system if len(samples) == 1 else f"{system}, {number} of {len(samples)}"
+                print(f"\n[{which}]\n{sample.text.strip()}")
+                rows.append({"prompt": prompt, "system": system, "answer": sample.text.strip(), **chosen})
     return completions
 
 
@@ -222,20 +200,6 @@ def show_choice(system: str, choice: Choice, pool: ExpertPool) -> None:
     if choice.scores:
         print(f"Scores\n{bars(choice.scores)}")
     print(f"Mixing weights\n{bars(dict(zip(pool.domains, choice.mixture.means, strict=True)))}")
-
-
-def ask() -> str:
-    """The next prompt; an empty one ends the loop, and so does the end of the input.
-
-    Raises:
-        ValueError: it is no UTF-8.
-    """
-    try:
-        return input("\nPrompt (empty: end)> ").strip()
-    except EOFError:
-        return ""
-    except UnicodeDecodeError as error:
-        raise ValueError(f"The prompt is not UTF-8 text: {error}. Set the terminal to UTF-8.") from error
 
 
 if __name__ == "__main__":  # how Lightning starts further processes of `t2 adapt`

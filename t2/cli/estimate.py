@@ -17,6 +17,7 @@ from t2.costs.estimate import IN_PHASE, PHASES, Estimate, estimate
 from t2.costs.gpus import GPU, gpus
 from t2.evaluation.table import Table
 from t2.models.sharding import BALANCED
+from t2.run.fetch import cache_root
 
 TIGHT = 0.9  # of the memory, beyond which an estimate cannot promise that a run fits
 CHANGES = (
@@ -56,6 +57,7 @@ def show_estimate(cfg: DictConfig) -> dict[str, Estimate]:
     print(about(cfg, model, where))
     print(f"\n{memory_table(shown).text()}")
     print(f"\nDisk, GB: {', '.join(f'{part} {count / 1e9:.2f}' for part, count in shown.disk.items() if count)}")
+    print(f"Decompositions, what is converted and files out of wheels lie in {cache_root()} (T2_CACHE).")
     if gpu is None:
         print(f"\nNo GPU is named (gpu=h100) and none is here. Of the table:\n{gpus_table(found, cfg).text()}")
         return found

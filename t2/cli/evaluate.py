@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2.adapters.base import adapter_name
 from t2.adapters.svf import SVF
-from t2.cli.evaluate_parts import Adapters, build_adapters, build_benchmark, build_systems
+from t2.cli.evaluate_parts import Adapters, build_adapters, build_benchmark, build_systems, system_names
 from t2.cli.main import run
 from t2.evaluation.benchmark import Benchmark, labels_of
-from t2.evaluation.contrasts import parse_contrast, summarize_controls
+from t2.evaluation.contrasts import check_contrasts, summarize_controls
 from t2.evaluation.figures import plot_confusion
 from t2.evaluation.held_out import measure_held_out
 from t2.evaluation.leaks import check_unseen
@@ -59,10 +59,9 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     )
     wanted = any(strategy.wants_support for strategy in strategies.values())
     benchmark, texts = build_benchmark(cfg, shots=cfg.shots if wanted else 0), instantiate(cfg.get("held_out"))
-    for contrast in cfg.contrasts:
-        parse_contrast(contrast)
     adapter = instantiate(cfg.adapter)
     adapters = build_adapters(cfg, strategies, benchmark, adapter)
+    check_contrasts(cfg.contrasts, benchmark, system_names(cfg, adapters), adapters.domains)
     seen = adapters.seen(benchmark)
     check_unseen(seen, allow=cfg.allow_seen)
     lm = instantiate(cfg.base_model)
@@ -80,6 +79,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     with tracked(loggers, {**configuration, **about}):
         held_out = measure_held_out(texts, systems, phases)  # first: what it refuses is refused before the rest
         outcomes, selection = score(benchmark, systems, adapters, phases)
+        write_samples(Path(cfg.paths.run) / SAMPLES_FILE, [one.report for one in outcomes])  # before what may fail
         results = Results(
             command="evaluate",
             base_model=lm.source,
@@ -111,8 +111,7 @@ def score(
 
 
 def tell(results: Results, outcomes: Sequence[Outcome], adapters: Adapters, run: Path, runs: Sequence[Any]) -> None:
-    """Write the completions and draw the confusion matrices, log all of it into W&B runs, and print the tables."""
-    write_samples(run / SAMPLES_FILE, [outcome.report for outcome in outcomes])
+    """Draw the confusion matrices, log all of it into W&B runs, and print the tables."""
     figures = {}
     for system, found in (results.confusion or {}).items():
         figures[f"confusion_{system}"] = run / f"confusion_{system}.png"

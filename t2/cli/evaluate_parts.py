@@ -6,7 +6,7 @@ Nothing here generates or scores.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from omegaconf import DictConfig
 
 from t2.adaptation.strategy import Strategy
 from t2.adapters.base import Adapter
+from t2.cli.early_checks import check_fixed, check_samples
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.leaks import Seen, count_seen
-from t2.evaluation.systems import BASE, EXPERT, pool_systems
+from t2.evaluation.systems import BASE, EXPERT, pool_system_names, pool_systems
 from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained, apply_trained, check_mixable, load_trained
@@ -25,6 +26,8 @@ from t2.models.language_model import LanguageModel
 from t2.policy.answers import Answers
 from t2.policy.generator import AdaptableGenerator, Generator, Weights
 from t2.policy.hf import HFGenerator
+from t2.run.base_model import key_of
+from t2.run.launch_overrides import given_overrides
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +57,13 @@ class Adapters:
 
 
 def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
-    """The tasks of the configuration with their examples and sampling."""
+    """The tasks of the configuration with their examples and sampling.
+
+    Raises:
+        ValueError: a key that would be ignored, or what `Benchmark` refuses.
+    """
+    check_samples(cfg.sampling)
+    check_tasks(cfg, given_overrides())
     benchmarks = instantiate(cfg.get("benchmarks"))  # absent where no set is named
     tasks = tasks_of(benchmarks, cfg.only) if benchmarks else [instantiate(cfg.task)]
     return Benchmark(
@@ -80,6 +89,23 @@ def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
     )
 
 
+def check_tasks(cfg: DictConfig, words: Sequence[str]) -> None:
+    """Raise ValueError where the words of the command line name a task, or one of a set, that would be ignored."""
+    has_set = bool(cfg.get("benchmarks"))
+    if cfg.only is not None and not has_set:
+        raise ValueError(
+            f"only={cfg.only} is one task of a named set, and none is named: give benchmarks=SET, or task={cfg.only} "
+            "in place of only."
+        )
+    ignored = [word for word in words if key_of(word).partition(".")[0] == "task"]
+    if ignored and has_set:
+        raise ValueError(
+            f"{ignored[0]} is given beside a set of benchmarks, whose tasks are scored in its place: leave it out, "
+            "choose one of the set by only=NAME, or set benchmarks=null. The keys of a task of the set are "
+            "benchmarks.NAME.KEY."
+        )
+
+
 def build_adapters(
     cfg: DictConfig, strategies: Mapping[str, Strategy], benchmark: Benchmark, adapter: Adapter
 ) -> Adapters:
@@ -90,6 +116,7 @@ def build_adapters(
     pool = instantiate(cfg.get("experts"))
     if strategies and pool is None:
         raise ValueError(f"{', '.join(strategies)} would choose among the experts of a pool: give experts=POOL, too.")
+    check_fixed(strategies.values(), pool)
     domains = benchmark.true_domains(labels_of(pool)) if pool is not None else {}
     if pool is not None and (left := [name for name in benchmark.examples if name not in domains]):
         log.info("No domain, so not in a confusion matrix: %s (see benchmark_domains).", ", ".join(left))
@@ -117,8 +144,21 @@ def build_systems(
         systems[EXPERT] = adapted
     if adapters.pool is not None:
         systems |= pool_systems(
-            adapted, adapters.pool, adapters.strategies, singles=cfg.singles, uniform=cfg.uniform,
-            all_at_1=cfg.all_at_1, controls=cfg.transfer_controls, control_draws=cfg.transfer_control_draws,
-            support_sets=cfg.support_sets, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
+            adapted, adapters.pool, adapters.strategies, seed=cfg.seed, pass2=cfg.pass2, transfer=cfg.transfer,
+            **_which(cfg),
         )  # fmt: skip
     return systems
+
+
+def system_names(cfg: DictConfig, adapters: Adapters) -> list[str]:
+    """The names of the systems, before there is a model."""
+    single = [BASE] if adapters.expert is None else [BASE, EXPERT]
+    pool = adapters.pool
+    return single if pool is None else [*single, *pool_system_names(pool, adapters.strategies, **_which(cfg))]
+
+
+def _which(cfg: DictConfig) -> dict[str, Any]:
+    """Which systems of a pool are scored."""
+    keys = ("singles", "uniform", "all_at_1", "support_sets")
+    renamed = {"controls": cfg.transfer_controls, "control_draws": cfg.transfer_control_draws}
+    return {key: cfg[key] for key in keys} | renamed

@@ -21,7 +21,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from t2.adapters.base import Adapter, ExportableAdapter, adapter_name
 from t2.adapters.svf import SVF
+from t2.cli.early_checks import warn_of_far
 from t2.cli.main import run
 from t2.evaluation.table import Table
 from t2.experts.expert import Expert, apply_expert
@@ -33,6 +35,7 @@ from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import find_mixture, load_mixture
 from t2.experts.pool import ExpertPool
 from t2.experts.provenance import of_expert, of_mixture
+from t2.experts.trained import EXPORT_FOLDER
 from t2.run.files import check_empty
 from t2.run.launch import quiet_libraries
 from t2.run.messages import check_choice
@@ -49,6 +52,9 @@ def export(cfg: DictConfig) -> Path:
     check(cfg)
     out = Path(cfg.out)
     check_empty(out)
+    adapter = instantiate(cfg.adapter)
+    if not isinstance(adapter, SVF):
+        raise ValueError(no_svf(cfg, adapter))
     path = Expert.find(cfg.expert) if cfg.expert else None
     expert = Expert.load(path) if path is not None else None
     if cfg.to == "hub":
@@ -56,9 +62,6 @@ def export(cfg: DictConfig) -> Path:
         return publish(cfg, expert, path, out)
     pool: ExpertPool | None = instantiate(cfg.get("experts"))
     mixture = None if pool is None else read_mixture(cfg, pool)
-    adapter = instantiate(cfg.adapter)
-    if not isinstance(adapter, SVF):
-        raise ValueError(f"adapter is {type(adapter).__name__}; exported are experts of SVF: set adapter=svf.")
     lm = instantiate(cfg.base_model)
     adapter.inject(lm.model, lm.source)
     if path is not None and expert is not None:
@@ -82,8 +85,8 @@ def export(cfg: DictConfig) -> Path:
 
 
 NEXT = {
-    "hf": "Next: transformers.AutoModelForCausalLM.from_pretrained({0!r}), or base_model.source={0}",
-    "gguf": "Next: llama-cli -m {0}/model.gguf, or base_model.source={0}/model.gguf base_model.sha256=null",
+    "hf": "Next: transformers.AutoModelForCausalLM.from_pretrained({0!r}), or base_model=any base_model.source={0}",
+    "gguf": "Next: llama-cli -m {0}/model.gguf, or base_model=any base_model.source={0}/model.gguf",
     "lora": "Next: peft.PeftModel.from_pretrained(model, {0!r}), where model is the base model that was adapted",
 }
 
@@ -112,6 +115,19 @@ def check(cfg: DictConfig) -> None:
     check_shard_size(cfg.max_shard_size)
     if cfg.to == "gguf":
         source_file(cfg.base_model.get("source", cfg.base_model._target_))
+
+
+def no_svf(cfg: DictConfig, adapter: Adapter) -> str:
+    """Why nothing is exported with another adapter than SVF, and where what was trained with one of PEFT's is."""
+    name = adapter_name(adapter)
+    if not isinstance(adapter, ExportableAdapter):
+        return f"adapter is {name}, and export.py writes experts of SVF: set adapter=svf, or leave adapter out."
+    run = cfg.expert or "RUN"
+    return (
+        f"adapter is {name}, and export.py writes experts of SVF. A training run with adapter={name} has written its "
+        f"adapter as PEFT reads it: peft.PeftModel.from_pretrained(model, {str(Path(run) / EXPORT_FOLDER)!r}), where "
+        "model is its base model."
+    )
 
 
 def check_hub(cfg: DictConfig, *, has_pool: bool) -> None:
@@ -149,6 +165,7 @@ def read_mixture(cfg: DictConfig, pool: ExpertPool) -> Mixture:
         return load_mixture(find_mixture(cfg.mixture), pool)
     for domain in cfg.weights:
         check_choice("A domain of weights", domain, pool.domains)
+    warn_of_far(cfg.weights)
     return Mixture.of(*(cfg.weights.get(domain, 0.0) for domain in pool.domains))
 
 

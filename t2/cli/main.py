@@ -6,15 +6,19 @@ runs.
 
 from __future__ import annotations
 
+import functools
 import importlib
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec
 
 import t2
 from t2.run.distribution import stranger_beside
 from t2.run.places import CONF
 
+P = ParamSpec("P")
 BODIES = {
     "train": "train",
     "evaluate": "evaluate_systems",
@@ -37,6 +41,22 @@ ABOUT = {
 ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--shell-completion", "-sc")
 
 
+def quiet_at_a_closed_pipe(shown: Callable[P, None]) -> Callable[P, None]:
+    """Make a function end without a traceback where who reads its output has closed the pipe, as `head` does."""
+
+    @functools.wraps(shown)
+    def quiet(*arguments: P.args, **named: P.kwargs) -> None:
+        try:
+            shown(*arguments, **named)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more as it ends
+            raise SystemExit(1) from None
+
+    return quiet
+
+
+@quiet_at_a_closed_pipe
 def main() -> None:
     """Run the command that the command line names."""
     if (said := stranger_beside()) is not None:
@@ -58,6 +78,7 @@ def main() -> None:
         raise SystemExit(f"error: {command!r} is no command of t2.\n{usage()}")
 
 
+@quiet_at_a_closed_pipe
 def run(command: str) -> None:
     """Run a command with the rest of the command line, as `python COMMAND.py` does."""
     if {one.partition("=")[0] for one in sys.argv[1:]} & set(ASKING):

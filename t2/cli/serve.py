@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2.adaptation.strategy import PooledModel, Strategy
 from t2.adapters.svf import SVF
+from t2.cli.early_checks import check_fixed
 from t2.cli.main import run
 from t2.evaluation.systems import Searcher
 from t2.experts.pool import ExpertPool
@@ -48,10 +50,15 @@ def serve(cfg: DictConfig) -> None:
 
     quiet_libraries()
     # What the configuration alone can get wrong comes before the model is loaded.
+    if cfg.api_key_file is not None and not Path(cfg.api_key_file).is_file():
+        raise FileNotFoundError(
+            f"api_key_file={cfg.api_key_file}: there is no such file. Give one whose first line is the key."
+        )
     key, settings = read_api_key(cfg.api_key_file, cfg.host), instantiate(cfg.limits)
     backend: Backend = instantiate(cfg.backend)
     pool: ExpertPool | None = instantiate(cfg.get("experts"))
     strategies = by_name(compose_strategies(cfg, pool))
+    check_fixed(strategies.values(), pool)
     examples = known_examples(cfg, pool)
     listening = bind(cfg.host, cfg.port)
     with listening:

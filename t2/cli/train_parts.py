@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import t2
 from t2.adapters.base import Adapter
 from t2.adapters.svf import SVF
+from t2.cli.early_checks import check_fixed
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.expert import ExpertMetadata
 from t2.experts.trained import (
@@ -195,6 +196,7 @@ def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int |
         if pool is not None:
             raise ValueError("experts= is a pool that a strategy chooses from after training: give strategy=, too.")
         return None
+    check_fixed([strategy], pool, more=[cfg.domain])
     return AfterTraining.of(
         strategy, task, pool=pool, sampling=sampling, limit=limit, shots=cfg.shots, support_split=cfg.support_split,
         pass2=cfg.pass2, seed=cfg.seed, workers=cfg.score_workers,

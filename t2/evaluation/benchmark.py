@@ -74,7 +74,7 @@ class Benchmark:
         if limit is not None and limit < 1:
             raise ValueError(f"limit is {limit}; allowed: at least 1, or null for all examples.")
         self.tasks, self.domains, self.workers = tasks, domains, workers
-        self.split, self.controls = split, controls
+        self.split, self.limit, self.controls = split, limit, controls
         self.sampling = sampling or {task.name: greedy(task) for task in tasks}
         self.examples = {task.name: task.split(split)[:limit] for task in tasks}
         if support_sets < 1:
@@ -136,7 +136,7 @@ class Benchmark:
                 self.sampling[task.name],
                 scored=self.examples[task.name],
                 split=self.split,
-                limit=self.controls.limit,
+                limit=self.controls.chosen_on(self.limit),
                 workers=self.workers,
             )
             for task in self.tasks

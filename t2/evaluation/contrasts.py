@@ -12,12 +12,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from t2.evaluation.benchmark import Benchmark
+from t2.evaluation.form_controls import form_ways
 from t2.evaluation.null import null_of
 from t2.evaluation.report import Report, check_same_examples, compare
 from t2.evaluation.results import Contrasted, Null, Selection
-from t2.evaluation.selection import is_form
+from t2.evaluation.selection import is_form, is_single
 from t2.evaluation.statistics import Paired, compare_runs
-from t2.evaluation.systems import BASE, FORM, joined_name
+from t2.evaluation.systems import BASE, BEST_SINGLE, FORM, ORACLE, is_scored, joined_name
 from t2.run.messages import did_you_mean
 from t2.tasks.base import Task
 
@@ -55,10 +57,7 @@ def contrast(
             for name in names:
                 rows.append([report for system, report in known.items() if name in (system, joined_name(system))])
                 if not rows[-1]:
-                    raise ValueError(
-                        f"The contrast {text!r} names {name!r}, which was not scored on {task}; there are "
-                        f"{', '.join(known)}.{did_you_mean(name, known)}"
-                    )
+                    raise _unknown(text, name, task, [*known])
             first, second = names
             found.append(Contrasted(text, task, first, second, _paired(*rows), 1.0))
     corrected = holm([one.paired.p_value for one in found])
@@ -66,6 +65,44 @@ def contrast(
         Contrasted(one.contrast, one.task, one.first, one.second, one.paired, p)
         for one, p in zip(found, corrected, strict=True)
     ]
+
+
+def check_contrasts(
+    contrasts: Sequence[str], benchmark: Benchmark, systems: Sequence[str], domains: Mapping[str, str]
+) -> None:
+    """Check before anything is generated that what contrasts name will be scored.
+
+    `systems` are the names of all but those that the benchmark adds, and `domains` the `true_domains` of its tasks.
+
+    Raises:
+        ValueError: a contrast is not written as one, or names a system that will not be scored.
+    """
+    for text in contrasts:
+        for name in parse_contrast(text):
+            for task in benchmark.tasks:
+                known = _scored(task, benchmark, systems, domains.get(task.name))
+                if not any(name in (system, joined_name(system)) for system in known):
+                    raise _unknown(text, name, task.name, known)
+
+
+def _scored(task: Task, benchmark: Benchmark, systems: Sequence[str], domain: str | None) -> list[str]:
+    """The systems that will be scored on a task, `form` among them where there are controls."""
+    known = [system for system in systems if is_scored(system, domain)]
+    if benchmark.controls is None:
+        return known
+    known += form_ways(task, benchmark.examples[task.name], benchmark.shown[task.name])
+    return [*known, FORM, *([BEST_SINGLE, ORACLE] if any(map(is_single, known)) else [])]
+
+
+def _unknown(text: str, name: str, task: str, known: Sequence[str]) -> ValueError:
+    hint = did_you_mean(name, known)
+    if name == FORM:
+        hint = " `form` is the best form control, which controls=null leaves out: leave that away."
+    if name in (BEST_SINGLE, ORACLE):
+        hint = " That is made of the single experts: give experts=POOL with singles=true, without controls=null."
+    return ValueError(
+        f"The contrast {text!r} names {name!r}, which is not scored on {task}; there are {', '.join(known)}.{hint}"
+    )
 
 
 def _paired(first: Sequence[Report], second: Sequence[Report]) -> Paired:

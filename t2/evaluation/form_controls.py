@@ -56,14 +56,22 @@ def form_controls(
     `shots` are solved examples that are not among them. As many are shown as the context holds with each example, and
     the log says where that is fewer.
     """
+    ways = form_ways(task, examples, _fitting(task, base, examples, shots))
+    return {name: Told(base, way) for name, way in ways.items()}
+
+
+def form_ways(
+    task: Task, examples: Sequence[Example], shots: Sequence[Example]
+) -> dict[str, Callable[[Example], Example]]:
+    """What the model reads under each control, by system name; of those that change what is read of the `examples`."""
     ways: dict[str, Callable[[Example], Example]] = {}
     if task.form.instruction:
         ways[INSTRUCTION] = task.form.with_instruction
-    if fitting := _fitting(task, base, examples, shots):
-        ways[SHOTS] = partial(with_shots, shots=fitting)
+    if shots:
+        ways[SHOTS] = partial(with_shots, shots=shots)
     if task.form.prefix:
         ways[PREFIX] = task.form.with_prefix
-    return {name: Told(base, way) for name, way in ways.items() if any(way(one) != one for one in examples)}
+    return {name: way for name, way in ways.items() if any(way(one) != one for one in examples)}
 
 
 def _fitting(task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example]) -> Sequence[Example]:

@@ -82,7 +82,7 @@ class HeldOutText:
         """
         if self.tokens > lm.context_length:
             raise ValueError(f"held_out.tokens is {self.tokens}; {lm.source} reads at most {lm.context_length}.")
-        known = sorted({str(row[self._column]) for row in self._source.rows(self._split, (self._column,))})
+        known = sorted(set(self._read()))
         Random(self._seed).shuffle(known)
         found: list[Completion] = []
         for text in known:
@@ -96,6 +96,24 @@ class HeldOutText:
             f"held_out.texts is {self.texts}, and {len(found)} texts of {self.name} have {self.tokens} tokens. Lower "
             "held_out.texts or held_out.tokens."
         )
+
+    def _read(self) -> list[str]:
+        """The column's texts.
+
+        Raises:
+            ConnectionError: the hub or its data set cannot be reached.
+            FileNotFoundError: the local file does not exist.
+        """
+        try:
+            return [str(row[self._column]) for row in self._source.rows(self._split, (self._column,))]
+        except (ConnectionError, FileNotFoundError) as error:
+            key, file = f"held_out.data_files.{self._split}", f"+held_out.data_files.{self._split}=FILE"
+            said = (
+                str(error)
+                .replace(f"task.data_files={{{self._split}: PATH, ...}}", file)
+                .replace("task.data_files", key)
+            )
+            raise type(error)(said) from error
 
     def measure(self, systems: Mapping[str, Generator]) -> dict[str, dict[str, HeldOut]]:
         """By the texts' name and system: loss, its increase over the base, and KL, of those with one set of weights.

@@ -19,6 +19,8 @@ from t2.policy.generator import Generator
 from t2.tasks.base import Split, Task
 from t2.types import Example, Sampling
 
+CHOSEN_ON = 100  # validation examples, where nothing is said
+
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
@@ -26,16 +28,22 @@ class Controls:
 
     Attributes:
         shots: solved examples in the prompt of `base+shots`; 0 leaves that control out.
-        limit: validation examples on which is chosen.
+        limit: validation examples on which is chosen; None: as many as are scored, at most `CHOSEN_ON`.
     """
 
     shots: int = 3
-    limit: int = 100
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number outside its range."""
-        if self.shots < 0 or self.limit < 1:
-            raise ValueError(f"controls: shots={self.shots}, limit={self.limit}; allowed: at least 0, and at least 1.")
+        if self.shots < 0 or (self.limit is not None and self.limit < 1):
+            raise ValueError(
+                f"controls: shots={self.shots}, limit={self.limit}; allowed: at least 0, and at least 1 or null."
+            )
+
+    def chosen_on(self, scored: int | None) -> int:
+        """How many validation examples are chosen on, where the first `scored` of a split are scored; None: all."""
+        return min(scored or CHOSEN_ON, CHOSEN_ON) if self.limit is None else self.limit
 
 
 def is_single(system: str) -> bool:

@@ -19,7 +19,7 @@ or scores.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, get_args, runtime_checkable
 
@@ -103,6 +103,38 @@ def pool_systems(
     Raises:
         ValueError: an expert does not fit the model, unless `transfer`.
     """
+    fixed = _fixed(pool, strategies, singles=singles, uniform=uniform, all_at_1=all_at_1)
+    systems = {name: TwoPass(generator, pool, one, pass2="merged", transfer=transfer) for name, one in fixed.items()}
+    systems |= _control_systems(generator, pool, controls, control_draws, seed, transfer)
+    return systems | {
+        system: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
+        for system, one in _chosen(strategies, support_sets).items()
+    }
+
+
+def pool_system_names(
+    pool: ExpertPool,
+    strategies: Mapping[str, Strategy],
+    *,
+    singles: bool,
+    uniform: bool,
+    all_at_1: bool,
+    controls: Sequence[Control],
+    control_draws: int,
+    support_sets: int,
+) -> list[str]:
+    """The names of `pool_systems`, in their order, before there is a model."""
+    return [
+        *_fixed(pool, strategies, singles=singles, uniform=uniform, all_at_1=all_at_1),
+        *(name for name, *_ in _controls(pool, controls, control_draws)),
+        *_chosen(strategies, support_sets),
+    ]
+
+
+def _fixed(
+    pool: ExpertPool, strategies: Mapping[str, Strategy], *, singles: bool, uniform: bool, all_at_1: bool
+) -> dict[str, Strategy]:
+    """The systems with one mixture for all examples."""
     fixed: dict[str, Strategy] = {}
     if singles:
         fixed |= {f"{EXPERT}:{domain}": Fixed(weights={domain: 1.0}) for domain in pool.domains}
@@ -110,14 +142,27 @@ def pool_systems(
         fixed[UNIFORM] = Fixed(uniform=True)
     if all_at_1 and ALL not in strategies:
         fixed[ALL] = Fixed(uniform=1.0)
-    systems = {name: TwoPass(generator, pool, one, pass2="merged", transfer=transfer) for name, one in fixed.items()}
-    systems |= _control_systems(generator, pool, controls, control_draws, seed, transfer)
-    return systems | {
-        system: TwoPass(generator, pool, one, pass2=pass2, transfer=transfer)
+    return fixed
+
+
+def _chosen(strategies: Mapping[str, Strategy], support_sets: int) -> dict[str, Strategy]:
+    """The strategies by the names of their systems."""
+    return {
+        system: one
         for name, one in strategies.items()
         if name != BASE
         for system in _by_support(name, one, support_sets)
     }
+
+
+def _controls(
+    pool: ExpertPool, controls: Sequence[Control], draws: int
+) -> Iterator[tuple[str, Control, str, int | None]]:
+    """Name, control, domain and number of the draw of each system; a LoRA has no multipliers to move."""
+    for control in controls:
+        for domain in pool.svf:
+            for draw in range(1, draws + 1) if control in DRAWN else (None,):
+                yield f"{control}:{domain}" if draw is None else f"{control}_{draw}:{domain}", control, domain, draw
 
 
 def _control_systems(
@@ -125,19 +170,15 @@ def _control_systems(
 ) -> dict[str, TwoPass]:
     """Every control of every expert, those that chance decides in several draws."""
     systems = {}
-    for control in controls:
-        for domain, expert in pool.svf.items():  # a LoRA has no multipliers to move
-            about, sizes = expert.metadata, {module: len(z) for module, z in expert.scales.items()}
-            for draw in range(1, draws + 1) if control in DRAWN else (None,):
-                moved = transfer_expert(
-                    expert, sizes, base_model=about.base_model, fingerprint=about.fingerprint, control=control,
-                    seed=0 if draw is None else call_seed(seed, draw),
-                )  # fmt: skip
-                other = pool.with_expert(domain, moved)
-                name = f"{control}:{domain}" if draw is None else f"{control}_{draw}:{domain}"
-                systems[name] = TwoPass(
-                    generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer
-                )
+    for name, control, domain, draw in _controls(pool, controls, draws):
+        expert = pool.svf[domain]
+        about, sizes = expert.metadata, {module: len(z) for module, z in expert.scales.items()}
+        moved = transfer_expert(
+            expert, sizes, base_model=about.base_model, fingerprint=about.fingerprint, control=control,
+            seed=0 if draw is None else call_seed(seed, draw),
+        )  # fmt: skip
+        other = pool.with_expert(domain, moved)
+        systems[name] = TwoPass(generator, other, Fixed(weights={domain: 1.0}), pass2="merged", transfer=transfer)
     return systems
 
 

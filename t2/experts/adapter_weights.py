@@ -107,8 +107,10 @@ class AdapterWeights:
         present = json.loads(description(adapter))
         differing = [key for key in {**saved, **present} if saved.get(key) != present.get(key)]
         if differing:
+            typed = {f"settings.{key}": value for key, value in getattr(adapter, "settings", {}).items()}
+            here = {**typed, **present}  # a setting at its default is not in the description, and may be typed
             listed = "; ".join(
-                f"adapter.{key} is {_word(present.get(key))} here and {_word(saved.get(key))} in the file"
+                f"adapter.{key} is {_word(here.get(key))} here and {_word(saved.get(key))} in the file"
                 for key in differing
             )
             raise ValueError(f"The file is of adapter={kind} with other settings: {listed}. Set them as in training.")

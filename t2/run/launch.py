@@ -25,11 +25,12 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from t2.run.allocator import keep_freed_memory
+from t2.run.base_model import settle_base_model, tell_source
 from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
 from t2.run.grouped_attention import group_attention
 from t2.run.launch_folder import Finished, FolderTaken, in_own_folder
-from t2.run.launch_overrides import check_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, given_overrides, quote_text
 from t2.run.launch_ranks import is_follower, rank_arguments
 from t2.run.launch_resume import resume_arguments
 from t2.run.launch_slurm import check_launcher
@@ -126,9 +127,12 @@ def _guarded(body: Callable[[DictConfig], Any], name: str) -> Callable[[DictConf
 def _run(body: Callable[[DictConfig], Any], name: str, cfg: DictConfig) -> Any:
     if is_follower(cfg):
         follow_quietly()
+    words = given_overrides()
+    settle_base_model(cfg, words)
     if cfg.get("resume"):
         check_unchanged(cfg)
     check_configuration(cfg, name)
+    tell_source(cfg, words)
     keep_freed_memory()
     group_attention()
     result = in_own_folder(body, cfg)

@@ -14,12 +14,15 @@ from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
+from t2.run.base_model import key_of, settle_base_model
 from t2.run.configuration.trainer import own_key
+from t2.run.launch_experiments import check_experiments
 from t2.run.messages import nearest
 from t2.run.places import typed
 from t2.run.renamed import renamed_override
@@ -63,6 +66,9 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
     """
     flags = flags_of(arguments)
     texts = [argument for argument in flags.overrides if "=" in argument]
+    check_experiments(Path(flags.config_path or conf), name, texts, folder=flags.config_dir)
+    if name == "serve":
+        check_strategy_word(texts)
     composed(Path(flags.config_path or conf), flags.config_name or name, texts, folder=flags.config_dir, script=name)
     for text in texts:
         key, _, folder = text.partition("=")
@@ -90,9 +96,25 @@ def composed(
         overrides = [text for text in map(_first_of_sweep, texts) if text]
         if folder is not None:
             overrides = _with_folder(folder, overrides)
-        return _compose(conf, name, overrides, script=script or name)
+        cfg = _compose(conf, name, overrides, script=script or name)
+        settle_base_model(cfg, overrides)
+        return cfg
     except HydraException as error:
         raise ValueError(f"{error} (Of: {' '.join(texts)})") from None
+
+
+def given_overrides() -> list[str]:
+    """The overrides that this run was started with; none where Hydra has not started it."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def check_strategy_word(texts: Sequence[str]) -> None:
+    """Raise ValueError where serve.py is given a strategy as other scripts take it."""
+    for text in texts:
+        if key_of(text).partition("@")[0].partition(".")[0] == "strategy":
+            value = text.partition("=")[2] or "NAME"
+            choice = value if key_of(text) == "strategy" else "NAME"
+            raise ValueError(f"{text}: serve.py takes strategies=[{choice}], a list of choices of the group strategy.")
 
 
 def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
@@ -168,5 +190,5 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def _did_you_mean(got: str, allowed: Sequence[str]) -> str:
-    near = nearest(got, allowed, cutoff=0.5)
+    near = nearest(got, [name for name in allowed if name != got], cutoff=0.5)
     return "" if near is None else f"\nDid you mean {near!r}?"

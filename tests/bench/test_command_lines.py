@@ -51,7 +51,14 @@ BASE = {
 LATER = (
     *("objective.reward", "objective.kl_coefficient", "objective.advantage_clip", "objective.importance_cap"),
     *("adapter.", "generation.", "base_model.", "+base_model.", "task.", "trainer.accelerator", "resume=", "expert="),
-    *("sampling.temperature=0", "sampling.samples=1", "prompts_per_step=5000", "domain=other", "support_split=test"),
+    *(
+        "sampling.temperature=0",
+        "sampling.samples=1",
+        "sampling.samples=2",
+        "prompts_per_step=5000",
+        "domain=other",
+        "support_split=test",
+    ),
     *("prompt", "to=gguf", "out=", "rank=", "mixture=", "max_shard_size="),
 )
 

@@ -33,6 +33,7 @@ def test_a_training_command_line_fits_or_says_what_to_change(estimate: Run) -> N
     fits = estimate(*words, "gpu=h100")
     assert "8.03 billion numbers in bfloat16" in fits
     assert "It fits: 43.89 of 80 GB" in fits
+    assert f"lie in {Path.cwd() / 'cache'} (T2_CACHE)" in fits
     assert "What is typed" not in fits
     small = estimate(*words, "gpu=RTX 4090")
     assert "It does not fit: 43.89 of 24 GB" in small

@@ -66,6 +66,13 @@ def test_help_imports_no_torch(command: str) -> None:
     assert done.stdout.rstrip().endswith("False")
 
 
+@pytest.mark.parametrize("words", ["train.py --help", "-c 'from t2.cli.main import main; main()' list"])
+def test_a_reader_that_has_seen_enough_is_no_error(words: str) -> None:
+    typed = f"{sys.executable} {words} | true"
+    done = subprocess.run(["bash", "-c", typed], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_a_shell_completes_choices() -> None:
     line = "python train.py task=gc"
     environment = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))}

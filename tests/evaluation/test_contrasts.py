@@ -42,7 +42,7 @@ def test_a_contrast_is_two_different_names(text):
 
 
 def test_systems_that_were_not_scored_alike_are_refused():
-    with pytest.raises(ValueError, match=r"names 'ones', which was not scored on sums.*Did you mean 'one'"):
+    with pytest.raises(ValueError, match=r"names 'ones', which is not scored on sums.*Did you mean 'one'"):
         contrast(REPORTS, ["ones - base"], SELECTION)
     with pytest.raises(ValueError, match="evaluated on 4 and 3 examples"):
         contrast([*REPORTS, report_of("few", [1, 0, 0])], ["one - few"], SELECTION)

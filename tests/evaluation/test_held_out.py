@@ -114,6 +114,19 @@ def test_bad_input(generator, file, changes, message) -> None:
         held_out(file, **changes).measure({"base": generator})
 
 
+def test_a_hub_that_is_not_there_and_a_file_name_the_key(generator, tmp_path, monkeypatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no hub")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    hub = HeldOutText("wikitext", "text", "test", hub_id="org/texts")
+    with pytest.raises(ConnectionError, match=r"same columns: \+held_out\.data_files\.test=FILE") as refused:
+        hub.measure({"base": generator})
+    assert "task." not in str(refused.value)
+    with pytest.raises(FileNotFoundError, match=r"Correct held_out\.data_files\.all"):
+        held_out(tmp_path / "none.jsonl").measure({"base": generator})
+
+
 def test_another_engine_is_refused(file) -> None:
     with pytest.raises(ValueError, match="held_out needs generation=hf: SimpleNamespace"):
         held_out(file).measure({"base": SimpleNamespace()})

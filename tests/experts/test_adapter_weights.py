@@ -55,6 +55,12 @@ def test_another_adapter_or_other_settings_are_named(tmp_path: Path) -> None:
             load_trained(tmp_path, adapter)
 
 
+def test_a_setting_that_was_typed_is_named_though_it_is_the_default(tmp_path: Path) -> None:
+    saved(tmp_path)
+    with pytest.raises(ValueError, match=r"adapter\.settings\.r is 8 here and 4 in the file"):
+        load_trained(tmp_path, PeftAdapter("lora", {"r": 8}))
+
+
 def test_settings_at_their_defaults_are_no_difference(tmp_path: Path) -> None:
     saved(tmp_path)
     load_trained(tmp_path, PeftAdapter("lora", {"lora_alpha": 8, "r": 4, "use_dora": False}, seed=9))

@@ -87,6 +87,12 @@ def test_an_expert_and_a_strategy_side_by_side(adapt, folder) -> None:
     assert all(f"[{system}]" in shown for system in ("base", "expert", "uniform"))
 
 
+def test_all_samples_of_a_prompt_are_shown(adapt) -> None:
+    shown = adapt("strategy=uniform", "prompt=hello", "sampling.samples=2", "sampling.temperature=1")
+    labels = ["[base, 1 of 2]", "[base, 2 of 2]", "[uniform, 1 of 2]", "[uniform, 2 of 2]"]
+    assert [line for line in shown.splitlines() if line in labels] == labels
+
+
 def test_a_strategy_that_was_just_fitted_answers_prompts(adapt) -> None:
     assert "[few_shot]" in adapt(*FIT, "prompt=hello")
 
@@ -140,7 +146,15 @@ BAD_INPUT = {
     "centroids of another task": (("strategy=centroid", "task=gcd"), ["made of a dispatch task, and gcd is none"]),
     "no centroids": (("strategy=centroid", "prompt=a"), ["needs the centroids of this pool"]),
     "more shots than examples": ((*FIT, "shots=5000"), ["shots=5000, and the train split of gcd has 90"]),
-    "no prompt file": (("strategy=prompt", "prompt_file=no/such.txt"), ["no/such.txt"]),
+    "no prompt file": (("strategy=prompt", "prompt_file=no/such.txt"), ["prompt_file=no/such.txt: there is no such"]),
+    "samples that are all the same": (
+        ("strategy=prompt", "prompt=a", "sampling.samples=2"),
+        ["sampling.temperature=0"],
+    ),
+    "weights of no domain": (
+        ("strategy=fixed", "strategy.weights={maht: 1}", "prompt=a"),
+        ["'maht'", "Did you mean 'math'?"],
+    ),
     "pool that is not there": (("strategy=prompt", "prompt=a", "experts.experts=no/such"), ["No folder of experts"]),
     "mixture that is not there": (("strategy=fixed", "strategy.mixture=no/such", "prompt=a"), ["No mixture file"]),
 }

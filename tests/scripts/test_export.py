@@ -165,6 +165,26 @@ def test_bad_input_has_its_own_message(
     assert (tmp_path / "used" / "file").read_text() == "mine"
 
 
+def test_what_peft_has_trained_is_said_to_be_there_already(run_script, tmp_path: Path, caplog, capsys) -> None:
+    def run(*words: str) -> str:
+        where = (f"out={tmp_path / 'out'}", f"hydra.run.dir={tmp_path / 'run'}")
+        return error_of(lambda: run_script("export", "base_model=tiny", *where, *words), caplog, capsys)
+
+    shown = run("adapter=lora", "expert=RUN", "to=lora")
+    assert "adapter is lora, and export.py writes experts of SVF" in shown
+    assert "peft.PeftModel.from_pretrained(model, 'RUN/peft')" in shown
+    assert "leave adapter out" in run("adapter=steering", "expert=RUN")
+
+
+@pytest.mark.parametrize("words", [("base_model=any",), ()])
+def test_what_is_exported_is_loaded_by_its_folder_alone(words, export: Run, run_script, tmp_path: Path, capsys) -> None:
+    out = export("expert=EXPERT", "to=hf")
+    assert f", or base_model=any base_model.source={out}" in capsys.readouterr().out
+    where = (f"base_model.source={out}", f"hydra.run.dir={tmp_path / 'scored'}", "logger=none")
+    run_script("evaluate", *words, *where, "limit=1", "controls=null", "sampling.max_new_tokens=2", "task=products")
+    assert json.loads((tmp_path / "scored" / "results.json").read_text())["base_model"] == str(out)
+
+
 def test_an_expert_as_a_repository_of_the_hub(export: Run, folder: Path, tmp_path: Path) -> None:
     score = {"mean": 0.5, "stderr": 0.05, "n": 100, "majority": 0.1}
     results = {"base_model": "tiny:llama", "split": "test", "scores": {"gcd": {"base": score, "expert": score}}}

@@ -30,8 +30,11 @@ ANYTHING = Allowed(Any)
 def check_configuration(cfg: DictConfig, script: str) -> None:
     """Raise ValueError, with a line for each fault, unless all keys have the right types and values.
 
-    `script` is one of `train`, `evaluate`, `adapt` and `export`; for another, only parts and numbers are checked.
+    `script` is one of SCRIPTS; for another, only parts and numbers are checked.
     """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        words = " ".join(f"{key}=VALUE" for key in missing)
+        raise ValueError(f"What is chosen leaves open what only you can say. Add {words}; its YAML's header says more.")
     plain: Any = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     for part, keys in FILLED_IN.get(script, {}).items():
         if is_part(plain.get(part)):
@@ -65,6 +68,9 @@ def _script(plain: Mapping[str, Any], script: str) -> Iterator[str]:
             yield from _argument(key, plain[key], values)
         elif not hasattr(settings, key):
             yield f"{key} is missing, and {script}.py needs it: {values}."
+    layers = (plain.get("adapter") or {}).get("layers")
+    if isinstance(layers, list) and (twice := [layer for layer in layers if layers.count(layer) > 1]):
+        yield f"adapter.layers names {twice[0]} twice; allowed: each layer once."
 
 
 def _parts(where: str, node: Any) -> Iterator[str]:

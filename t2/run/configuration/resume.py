@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from t2.run.configuration.hints import is_part
@@ -28,7 +30,8 @@ def check_unchanged(cfg: DictConfig) -> None:
     """Compare the configuration of a run to be resumed with that it was started with; log a change of `steps`.
 
     Raises:
-        ValueError: another key than those of FREE has another value; all that have are named.
+        ValueError: another key than those of FREE has another value (all that have are named), or the run has done more
+            steps than it would have.
     """
     run = Path(cfg.resume)
     changed = changes(cfg, run)
@@ -39,10 +42,26 @@ def check_unchanged(cfg: DictConfig) -> None:
             "Leave them out (only steps, logger, paths and the number of processes may change), or start a new run."
         )
     if "steps" in changed:
+        check_steps(cfg.steps, run)
         log.warning(
             "%s: from here on the learning rate follows the schedule of the new number, so the run will not equal one "
             "that was started with it.",
             changed["steps"].strip(),
+        )
+
+
+def check_steps(steps: Any, run: Path) -> None:
+    """Raise ValueError where the checkpoint in `run` is of a later step than the run would now end at."""
+    if not isinstance(steps, int):
+        return  # which is refused with what is allowed
+    try:
+        done = torch.load(run / "checkpoints" / "last.ckpt", map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, ValueError, UnpicklingError):
+        return  # damaged or gone: whoever goes on reads the one before, or says so
+    if isinstance(done, dict) and done.get("global_step", 0) > steps:
+        raise ValueError(
+            f"resume={run}: the run has done {done['global_step']} steps, and steps={steps} would do none. Give more "
+            "steps than it has done, or leave steps out."
         )
 
 

@@ -139,6 +139,21 @@ class Export(Adapted):
     dry_run: bool
 
 
+class Serve(Adapted):
+    """Keys of conf/serve.yaml."""
+
+    backend: Part
+    experts: Part | None = None
+    strategies: list[Text] | Text | None
+    transfer: bool
+    skip_finished: bool
+    host: Text
+    port: Annotated[int, Field(ge=0, le=65535)]
+    api_key_file: Text | None
+    limits: Part
+    examples: dict[str, list[str]]
+
+
 # Arguments of parts that may be null, since the script puts them in.
 FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens", "stop")}}
 SCRIPTS: dict[str, type[Any]] = {
@@ -147,4 +162,5 @@ SCRIPTS: dict[str, type[Any]] = {
     "adapt": Adapt,
     "export": Export,
     "estimate": Estimate,
+    "serve": Serve,
 }

@@ -82,6 +82,26 @@ def test_what_a_script_fills_in_may_be_null_there_alone() -> None:
         check_configuration(composed("adapt", "sampling.max_new_tokens=null"), "adapt")
 
 
+def test_what_is_left_open_is_named_with_what_to_add() -> None:
+    with pytest.raises(ValueError, match=r"Add experts\.experts=VALUE; its YAML's header says more"):
+        check_configuration(composed("evaluate", "experts=folder"), "evaluate")
+
+
+def test_a_layer_is_named_once() -> None:
+    check_configuration(composed("train", "adapter.layers=[0,1]"), "train")
+    with pytest.raises(ValueError, match=r"adapter\.layers names 1 twice; allowed: each layer once"):
+        check_configuration(composed("train", "adapter.layers=[1,0,1]"), "train")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"), [("+expert=x", "expert is no key of serve.py"), ("port=70000", "port is 70000")]
+)
+def test_keys_of_a_server_are_checked_too(word: str, said: str) -> None:
+    check_configuration(composed("serve", "strategies=[prompt]", "experts=smollm2_135m"), "serve")
+    with pytest.raises(ValueError, match=said):
+        check_configuration(composed("serve", word), "serve")
+
+
 def test_every_constructor_of_t2_can_be_checked() -> None:
     """Its annotations are found, so that no argument of a part of conf/ is left unchecked."""
 

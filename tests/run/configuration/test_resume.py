@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from t2.run.configuration.resume import check_unchanged
@@ -58,6 +59,18 @@ def test_another_number_of_processes_may_go_on(resumed: Any) -> None:
     check_unchanged(resumed(trainer={"devices": 4, "strategy": "ddp", "num_nodes": 2}))
     with pytest.raises(ValueError, match=r"differ:\n    trainer\.precision: was not set, now 16-mixed"):
         check_unchanged(resumed(trainer={"devices": 4, "strategy": "ddp", "precision": "16-mixed"}))
+
+
+def test_fewer_steps_than_are_done_are_refused(resumed: Any, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"global_step": 3}, tmp_path / "checkpoints" / "last.ckpt")
+    for steps in (1, 2):
+        with pytest.raises(ValueError, match=f"the run has done 3 steps, and steps={steps} would do none"):
+            check_unchanged(resumed(steps=steps))
+    for steps in (3, 4):
+        check_unchanged(resumed(steps=steps))
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"damaged")
+    check_unchanged(resumed(steps=1))  # whoever reads it says so
 
 
 def test_paths_and_loggers_may_change_and_steps_with_a_warning(resumed: Any, caplog: pytest.LogCaptureFixture) -> None:
