@@ -42,7 +42,10 @@ ASKING = ("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", 
 
 
 def quiet_at_a_closed_pipe(shown: Callable[P, None]) -> Callable[P, None]:
-    """Make a function end without a traceback where who reads its output has closed the pipe, as `head` does."""
+    """Make a function that shows text end without a traceback where its reader has closed the pipe, as `head` does.
+
+    Not for one that computes: there a broken pipe may be another one.
+    """
 
     @functools.wraps(shown)
     def quiet(*arguments: P.args, **named: P.kwargs) -> None:
@@ -56,18 +59,17 @@ def quiet_at_a_closed_pipe(shown: Callable[P, None]) -> Callable[P, None]:
     return quiet
 
 
-@quiet_at_a_closed_pipe
 def main() -> None:
     """Run the command that the command line names."""
     if (said := stranger_beside()) is not None:
         print(f"warning: {said}", file=sys.stderr)
     command, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("--help", [])
     if command in ("--help", "-h"):
-        print(usage())
+        say(usage())
     elif command == "--version":
-        print(t2.__version__)
+        say(t2.__version__)
     elif command == "list":
-        print(listing(CONF, arguments))
+        say(listing(CONF, arguments))
     elif command == "lm_eval":
         importlib.import_module("t2.cli.lm_eval").main(arguments)
     elif command in BODIES:
@@ -78,25 +80,36 @@ def main() -> None:
         raise SystemExit(f"error: {command!r} is no command of t2.\n{usage()}")
 
 
-@quiet_at_a_closed_pipe
 def run(command: str) -> None:
     """Run a command with the rest of the command line, as `python COMMAND.py` does."""
     if {one.partition("=")[0] for one in sys.argv[1:]} & set(ASKING):
-        import hydra
-        from omegaconf import OmegaConf
-
-        OmegaConf.register_new_resolver("unused_folder", str, replace=True)  # who only asks writes into none
-
-        def nothing(_: object) -> None: ...
-
-        nothing.__module__ = f"t2.cli.{command}"  # Hydra names the command by it
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
+        explain(command)
         return
     from t2.run.ask import ask
     from t2.run.launch import launch
 
     start = ask if command in ANSWERS else launch
     start(getattr(importlib.import_module(f"t2.cli.{command}"), BODIES[command]), conf=CONF, name=command)
+
+
+@quiet_at_a_closed_pipe
+def explain(command: str) -> None:
+    """Let Hydra show the help of a command, or its configuration."""
+    import hydra
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("unused_folder", str, replace=True)  # who only asks writes into none
+
+    def nothing(_: object) -> None: ...
+
+    nothing.__module__ = f"t2.cli.{command}"  # Hydra names the command by it
+    hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(nothing)()
+
+
+@quiet_at_a_closed_pipe
+def say(text: str) -> None:
+    """Print a text."""
+    print(text)
 
 
 def usage() -> str:
