@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from t2.evaluation.statistics import Paired, compare_runs
 from t2.evaluation.systems import BASE, EXPERT
 from t2.run.messages import did_you_mean
 from t2.run.results import METRICS_FILE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,11 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
             group.forgetting.extend(_forgetting(results, system))
             if results.expert is not None and (Path(results.expert) / METRICS_FILE).is_file():
                 group.trained.append(Path(results.expert))
+        if 0 < len(group.forgetting) < len(paths):
+            log.warning(
+                "%s: %d of %d runs read held-out texts, so none counts.", name, len(group.forgetting), len(paths)
+            )
+            group.forgetting.clear()
         groups.append(group)
     return groups
 

@@ -119,6 +119,8 @@ def test_forgetting_and_training_runs_are_read_where_there_are_any(tmp_path) -> 
     assert first.trained == trained
     assert (first.gains, first.gain.difference) == ([0.75, 0.75], 0.75)
     assert (second.forgetting, second.trained) == ([], [])
+    (mixed,) = read_groups({"mixed": [a[0], b[1]]})  # one run alone has read the texts: no mean of both
+    assert mixed.forgetting == []
 
 
 def test_a_curve_has_the_steps_that_all_runs_validated(tmp_path) -> None:
