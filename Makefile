@@ -17,7 +17,7 @@ STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
-	WANDB_SILENT=true $(BIN)/python evaluate.py task=add2 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto hydra.run.dir=$(RUN)/evaluate
+	WANDB_SILENT=true $(BIN)/python evaluate.py task=add2 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto controls.only_best=true hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.evaluation.tables --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
 	@echo "Two passes with the experts that ship: which domain is a prompt of, then the answer of its expert and of the base"

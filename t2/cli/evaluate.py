@@ -33,7 +33,7 @@ from t2.evaluation.report import (
     write_samples,
 )
 from t2.evaluation.results import Results, Selection
-from t2.evaluation.selection import derived
+from t2.evaluation.selection import derived, passed_over
 from t2.evaluation.systems import BASE, EXPERT, UNIFORM, joined_name, name_strategies
 from t2.evaluation.tables import results_text
 from t2.evaluation.wandb_results import log_evaluation, log_used_experts
@@ -102,7 +102,9 @@ def score(
     """The outcomes of all systems, with those that are made of others, and what was chosen on validation by task."""
     with phases("select"):
         selection = benchmark.select(systems)
-    outcomes = benchmark.run(systems, domains=adapters.domains)
+    only_best = benchmark.controls is not None and benchmark.controls.only_best
+    left_out = {task: passed_over(chosen) for task, chosen in selection.items()} if only_best else None
+    outcomes = benchmark.run(systems, domains=adapters.domains, left_out=left_out)
     for outcome in outcomes:
         phases.add(outcome.report.seconds)
     for chosen, task in zip(selection.values(), benchmark.tasks, strict=False):

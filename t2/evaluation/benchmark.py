@@ -173,10 +173,12 @@ class Benchmark:
         *,
         domains: Mapping[str, str] | None = None,
         known: Sequence[Outcome] = (),
+        left_out: Mapping[str, Sequence[str]] | None = None,
     ) -> list[Outcome]:
         """Score every system on every task; strategies are fitted to the task's support first.
 
-        `domains` are the `true_domains` of tasks, and outcomes that are `known` are not measured again.
+        `domains` are the `true_domains` of tasks, outcomes that are `known` are not measured again, and systems that
+        are `left_out` of a task not at all.
 
         Raises:
             ValueError: a strategy cannot use the support or the pool, or what `evaluate` refuses.
@@ -185,7 +187,8 @@ class Benchmark:
         outcomes = []
         for task in self.tasks:
             for system, generator in self.systems_of(task, systems).items():
-                if not is_scored(system, (domains or {}).get(task.name)):
+                left = system in (left_out or {}).get(task.name, ())
+                if left or not is_scored(system, (domains or {}).get(task.name)):
                     continue
                 outcome = measured.get((task.name, system))
                 if outcome is None:

@@ -90,7 +90,8 @@ def _scored(task: Task, benchmark: Benchmark, systems: Sequence[str], domain: st
     known = [system for system in systems if is_scored(system, domain)]
     if benchmark.controls is None:
         return known
-    known += form_ways(task, benchmark.examples[task.name], benchmark.shown[task.name])
+    if not benchmark.controls.only_best:
+        known += form_ways(task, benchmark.examples[task.name], benchmark.shown[task.name])
     return [*known, FORM, *([BEST_SINGLE, ORACLE] if any(map(is_single, known)) else [])]
 
 

@@ -29,10 +29,12 @@ class Controls:
     Attributes:
         shots: solved examples in the prompt of `base+shots`; 0 leaves that control out.
         limit: validation examples on which is chosen; None: as many as are scored, at most `CHOSEN_ON`.
+        only_best: of the form controls, that which is chosen is scored beside the base, and the others are not.
     """
 
     shots: int = 3
     limit: int | None = None
+    only_best: bool = False
 
     def __post_init__(self) -> None:
         """Raise ValueError for a number outside its range."""
@@ -44,6 +46,11 @@ class Controls:
     def chosen_on(self, scored: int | None) -> int:
         """How many validation examples are chosen on, where the first `scored` of a split are scored; None: all."""
         return min(scored or CHOSEN_ON, CHOSEN_ON) if self.limit is None else self.limit
+
+
+def passed_over(selection: Selection) -> list[str]:
+    """The form controls that were not chosen, without the base."""
+    return [name for name in selection.scores if is_form(name) and name not in (BASE, selection.form)]
 
 
 def is_single(system: str) -> bool:

@@ -8,7 +8,7 @@ from results_files import report_of
 
 from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
-from t2.evaluation.selection import Controls, derived, select
+from t2.evaluation.selection import Controls, derived, passed_over, select
 from t2.types import Completion, Sampling
 
 
@@ -40,6 +40,12 @@ def test_the_best_form_control_and_the_best_single_expert_are_chosen_apart():
     assert chosen == Selection(
         "val", 5, "base+prefix", "expert:b", {"base": 0.0, "base+prefix": 0.5, "expert:a": 0.0, "expert:b": 1.0}
     )
+
+
+def test_controls_that_were_not_chosen_are_passed_over_but_for_the_base():
+    chosen = choose(**{"base": "AB", "base+prefix": "aB", "base+shots": "AB", "expert:b": "ab"})
+    assert passed_over(chosen) == ["base+shots"]
+    assert passed_over(choose(**{"base": "a", "base+shots": "A"})) == ["base+shots"]
 
 
 def test_of_equals_the_base_stands_and_without_a_pool_there_is_no_single_expert():

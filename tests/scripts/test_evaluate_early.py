@@ -36,6 +36,10 @@ EARLY = {
     "misspelt": ((*POOL, "contrasts=['all - forn']"), "names 'forn', which is not scored on gcd; there are base,"),
     "form without controls": ((*POOL, "controls=null", "contrasts=['all - form']"), "controls=null leaves out"),
     "oracle without singles": ((*POOL, "singles=false", "contrasts=['all - oracle']"), "with singles=true"),
+    "a control that may lose": (
+        (*POOL, "controls.only_best=true", "contrasts=['all - base+shots']"),
+        "names 'base+shots'",
+    ),
     "an expert that is not given": ((*POOL, "contrasts=['expert - base']"), "names 'expert'"),
     "weights of no domain": ((*POOL, "strategy=fixed", "strategy.weights={maht:1.0}"), "Did you mean 'math'?"),
     "samples that are all the same": (("sampling.samples=3",), "sampling.samples is 3 at sampling.temperature=0"),
@@ -83,3 +87,11 @@ def test_a_mixing_weight_far_from_0_is_warned_of(evaluate, capsys) -> None:
 def test_one_task_of_a_set_is_still_scored_by_only(evaluate, tmp_path: Path) -> None:
     evaluate("benchmarks=arithmetic", "only=gcd", "controls=null")
     assert list(json.loads((tmp_path / "run" / "results.json").read_text())["scores"]) == ["gcd"]
+
+
+def test_of_the_form_controls_only_the_best_may_be_scored(evaluate, tmp_path: Path) -> None:
+    evaluate("task=gcd", "controls.only_best=true", "contrasts=['base - form']")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    chosen = results["selection"]["gcd"]
+    assert len(chosen["scores"]) > 2
+    assert set(results["scores"]["gcd"]) == {"base", chosen["form"]}
