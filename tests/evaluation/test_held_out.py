@@ -120,10 +120,10 @@ def test_a_hub_that_is_not_there_and_a_file_name_the_key(generator, tmp_path, mo
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     hub = HeldOutText("wikitext", "text", "test", hub_id="org/texts")
-    with pytest.raises(ConnectionError, match=r"same columns: \+held_out\.data_files\.test=FILE") as refused:
+    with pytest.raises(ConnectionError, match=r"same columns: held_out\.data_files=\{test: PATH") as refused:
         hub.measure({"base": generator})
     assert "task." not in str(refused.value)
-    with pytest.raises(FileNotFoundError, match=r"Correct held_out\.data_files\.all"):
+    with pytest.raises(FileNotFoundError, match=r"Correct held_out\.data_files"):
         held_out(tmp_path / "none.jsonl").measure({"base": generator})
 
 
