@@ -24,15 +24,16 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "models.md"
 BEGIN, END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
 VISION_BEGIN, VISION_END = "<!-- vision zoo: begin -->", "<!-- vision zoo: end -->"
 HEADER = (
-    "| architecture | adapted | left | z = 1 | off | merged | prompts | generation | z that move |\n"
-    "|---|---|---|---|---|---|---|---|---|"
+    "| architecture | adapted | left | z = 1 | off | merged | states | prompts | generation | z that move |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
 def line(row: Row) -> str:
     """One row of the table."""
-    tick = {True: "yes", False: "**no**"}
+    tick = {True: "yes", False: "**no**", None: "refused"}
     cells = [f"`{row.architecture}`", row.adapted, row.left, tick[row.base], tick[row.off], tick[row.merged]]
+    cells.append(tick[row.states])
     return "| " + " | ".join([*cells, row.prompts, tick[row.generation], row.step]) + " |"
 
 

@@ -42,6 +42,7 @@ class Row:
     off: bool  # `disabled()` gives them bit for bit
     merged: bool  # merged weights give the factored mode's logits
     prompts: str  # shared, or plain rows and why
+    states: bool | None  # examples of a batch with a state each have the logits that it gives them alone; None: refused
     generation: bool  # the tokens of transformers' `generate`, and at sampling the log-probs of training
     step: str  # which z a step of RL moves
 
@@ -49,7 +50,7 @@ class Row:
     def is_green(self) -> bool:
         """Whether everything holds; an indexer's z, of which a loss knows nothing, need not move."""
         still = [name for name in self.step.partition(": not ")[2].split(", ") if name and ".indexer." not in name]
-        return self.base and self.off and self.merged and self.generation and not still
+        return self.base and self.off and self.merged and self.states is not False and self.generation and not still
 
 
 @torch.no_grad()
@@ -103,10 +104,35 @@ def _examine(architecture: str, lm: LanguageModel, examples: Sequence[Example]) 
         base=base,
         off=off,
         merged=merged,
+        states=_states(lm, svf, allowed),
         prompts="shared" if fault is None else f"plain: {re.split(r', | [(]', fault)[0]}",
         generation=same and step is not None,
         step=step or "log-probs differ",
     )
+
+
+@torch.no_grad()
+def _states(lm: LanguageModel, svf: SVF, allowed: float) -> bool | None:
+    """Whether rows of a batch with a state each have the logits of the row alone; None where the adapter refuses it."""
+    before, draw = svf.state(), torch.Generator().manual_seed(2)
+    ones = {name: torch.ones_like(z) for name, z in before.items()}
+    states = [before, ones, {name: 1 + 0.1 * torch.randn(z.shape, generator=draw) for name, z in before.items()}]
+    tokens = torch.tensor(lm.encode(Example("the quick brown fox")))  # (T,)
+    rows = torch.stack([tokens, tokens.flip(0), tokens.roll(3)])  # (3, T)
+    alone = []
+    for row, state in zip(rows, states, strict=True):
+        svf.load(state)
+        alone.append(lm.model(input_ids=row[None]).logits)  # (1, T, V)
+    svf.load(before)
+    try:
+        with svf.per_example({name: torch.stack([state[name] for state in states]) for name in before}) as choose:
+            choose(torch.arange(len(rows)))
+            together = lm.model(input_ids=rows).logits  # (3, T, V)
+    except ValueError as refusal:
+        if "pass2=merged" not in str(refusal):
+            raise
+        return None
+    return float((together - torch.cat(alone)).abs().max()) <= allowed
 
 
 def _examples(lm: LanguageModel) -> list[Example]:
@@ -157,7 +183,7 @@ def _step(lm: LanguageModel, svf: SVF, examples: Sequence[Example], *, shared: b
     (-(weights[:, None] * token.log_probs * token.mask)).sum().backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     after = svf.state()
-    moved = {name: int((z != before[name]).sum()) for name, z in after.items()}
+    moved = {name: int(((z != before[name]) & z.isfinite()).sum()) for name, z in after.items()}
     total = sum(len(z) for z in after.values())
     still = sorted({_kind(name) for name, count in moved.items() if count < len(after[name])})
     return "all" if not still else f"{sum(moved.values())} of {total}: not {', '.join(still)}"

@@ -113,6 +113,7 @@ def report(
         task=task.name,
         split="val",
         headline=validation.best,
+        best_step=validation.best_step,
         trainable_parameters=sum(p.numel() for p in module.adapter.trainable()),
         scores={task.name: scores},
         paired={task.name: paired},

@@ -125,6 +125,7 @@ class Results:
     data: dict[str, Any] = field(default_factory=dict)  # by task: source, version and fingerprint of its examples
     trainable_parameters: int
     headline: float | None = None  # the one score that a sweep compares runs by, and a search maximises
+    best_step: int | None = None  # of a training run: the validated step whose expert is saved
     scores: dict[str, dict[str, Score]]
     paired: dict[str, dict[str, Paired]]
     selection: dict[str, Selection] | None = None  # by task
@@ -192,7 +193,7 @@ class Results:
 
 SCHEMA = TypeAdapter(Results)
 PARTS = (
-    *("headline", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
+    *("headline", "best_step", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
     "held_out",
 )

@@ -78,8 +78,10 @@ def test_a_composite_model_is_not_built() -> None:
 
 
 def test_a_row_with_a_fault_is_not_green() -> None:
-    good = Row("x", "100.0 %", "nothing", True, True, True, "shared", True, "all")
+    good = Row("x", "100.0 %", "nothing", True, True, True, True, "shared", True, "all")
     assert good.is_green
-    for fault in ({"base": False}, {"merged": False}, {"generation": False}, {"step": "1 of 2: not mlp.up_proj"}):
+    not_moved = {"step": "1 of 2: not mlp.up_proj"}
+    for fault in ({"base": False}, {"merged": False}, {"states": False}, {"generation": False}, not_moved):
         assert not Row(**{**vars(good), **fault}).is_green
+    assert Row(**{**vars(good), "states": None}).is_green
     assert Row(**{**vars(good), "step": "1 of 2: not self_attn.indexer.wk"}).is_green

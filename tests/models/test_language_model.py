@@ -84,3 +84,12 @@ def test_every_end_of_the_generation_config_counts_and_pads_where_there_is_no_pa
     lm = LanguageModel(model, tokenizer, "x")
     assert lm.end_ids == llama.end_ids | {7, 9}
     assert lm.pad_id in lm.end_ids
+
+
+def test_rows_are_not_filled_with_the_token_whose_embedding_may_be_zeros() -> None:
+    """A norm's root has no gradient at zeros: in Gemma 3n every multiplier became NaN by its first step."""
+    model, tokenizer = tiny().model, byte_tokenizer()
+    model.get_input_embeddings().padding_idx = tokenizer.pad_token_id
+    lm = LanguageModel(model, tokenizer, "x")
+    assert tokenizer.pad_token_id not in lm.end_ids  # else nothing is shown here
+    assert lm.pad_id in lm.end_ids

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from t2.experts.expert import EXPERT_FILE, Expert
 
 pytestmark = pytest.mark.commands
 Run = Callable[..., Any]
@@ -68,3 +71,15 @@ def test_training_says_which_data_it_was_on(run_script, tmp_path) -> None:
     run_script("train", "experiment=smoke", "steps=1", *GRADED, f"hydra.run.dir={tmp_path}")
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["data"]["graded"]["protocol"] == "letters"
+
+
+def test_training_says_which_step_was_best(run_script, tmp_path) -> None:
+    """With so large steps this model is not best at the end."""
+    curve = ("steps=2", "callbacks.validation.every=1", "optimizer.lr=0.5", "logger=csv")
+    run_script("train", "experiment=smoke", *GRADED, *curve, f"hydra.run.dir={tmp_path}")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["best_step"] == Expert.load(tmp_path / EXPERT_FILE).metadata.step
+    rows = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    scores = {int(row["step"]): float(row["val/score"]) for row in rows if row["val/score"]}
+    assert results["best_step"] == max(scores, key=lambda step: (scores[step], -step))
+    assert results["best_step"] < max(scores) == 2
