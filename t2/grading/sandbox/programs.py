@@ -11,16 +11,14 @@ from __future__ import annotations
 import ast
 import builtins
 import re
-import symtable
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+
+from t2.grading.sandbox.needed import bound_names, needed_source
 
 _FENCE = re.compile(r"```(?:(python3?|py)\b[ \t]*\n?)?", re.IGNORECASE)
 _NOT_PYTHON = re.compile("[\x00\ud800-\udfff]")  # no Python source can hold these
 _MAX_CHARS = 30_000  # longest part of a text that is read; completions have a few thousand
 _PARSE_BUDGET = 150_000  # characters parsed per text: a few seconds for an adversarial text
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _UNPARSABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 
 
@@ -60,9 +58,10 @@ def fenced_code(text: str) -> str:
 def cut_program(text: str, entry_point: str) -> str:
     """Returns the longest prefix of whole lines that parses, without statements that the entry point does not need.
 
-    Imports, the entry point and the definitions it reaches are kept; calls, prints and asserts at the top level are
-    dropped. The text is returned unchanged if no prefix parses or the prefix does not define the entry point; running
-    it then gives the reason.
+    Imports, the entry point and the definitions it reaches are kept, and what changes their values (unlike in
+    `sanitize` by calls, too: `primes.append(7)`); other calls, prints and asserts at the top level are dropped.
+    The text is returned unchanged if no prefix parses or the prefix does not define the entry point; running it then
+    gives the reason.
     """
     source = unix_newlines(text)
     bad = _NOT_PYTHON.search(source)
@@ -74,19 +73,16 @@ def cut_program(text: str, entry_point: str) -> str:
         return source
     tree, lines = prefix
     try:
-        statements = [_statement(nodes, lines) for nodes in _by_lines(tree.body)]
+        needed = needed_source(tree.body, lines, entry_point)
     except _UNPARSABLE:
         return "\n".join(lines)
-    kept = _reachable(statements, entry_point)
-    if not any(entry_point in statement.binds for statement in kept):
-        return source
-    return "".join(f"{statement.source}\n" for statement in kept)
+    return source if needed is None else needed
 
 
 def defines(code: str, name: str) -> bool:
     """Returns whether `code` binds `name` at the top level, by a definition, an assignment or an import."""
     try:
-        return name in _bound(symtable.symtable(code, "<program>", "exec"))
+        return name in bound_names(code)
     except _UNPARSABLE:
         return False
 
@@ -135,84 +131,3 @@ def _longest_prefix(lines: list[str]) -> tuple[ast.Module, list[str]] | None:
         else:
             return (tree, lines) if tree.body else None
     return None
-
-
-@dataclass(frozen=True)
-class _Statement:
-    """Top-level statements that share lines, the names that they bind and the global names that they use."""
-
-    source: str
-    is_import: bool
-    binds: frozenset[str]
-    uses: frozenset[str]
-
-
-def _by_lines(body: Sequence[ast.stmt]) -> Iterator[list[ast.stmt]]:
-    """Groups statements that share a line (`a = 1; b = 2` is one group)."""
-    group: list[ast.stmt] = []
-    for node in body:
-        if group and _first_line(node) > (group[-1].end_lineno or 0):
-            yield group
-            group = []
-        group.append(node)
-    if group:
-        yield group
-
-
-def _first_line(node: ast.stmt) -> int:
-    if isinstance(node, _DEFINITIONS) and node.decorator_list:
-        return node.decorator_list[0].lineno
-    return node.lineno
-
-
-def _statement(nodes: Sequence[ast.stmt], lines: Sequence[str]) -> _Statement:
-    source = "\n".join(lines[_first_line(nodes[0]) - 1 : nodes[-1].end_lineno])
-    top = symtable.symtable(source, "<program>", "exec")
-    return _Statement(
-        source,
-        is_import=any(isinstance(node, (ast.Import, ast.ImportFrom)) for node in nodes),
-        binds=frozenset(_bound(top) | {name for node in nodes for name in _changed(node)}),
-        uses=frozenset(_used(top)),
-    )
-
-
-def _bound(top: symtable.SymbolTable) -> set[str]:
-    return {one.get_name() for one in top.get_symbols() if one.is_assigned() or one.is_imported()}
-
-
-def _changed(node: ast.stmt) -> Iterator[str]:
-    """Yields the names whose items or attributes a statement sets, as in `sieve[0] = False`."""
-    if isinstance(node, _DEFINITIONS):
-        return
-    for part in ast.walk(node):
-        if isinstance(part, (ast.Subscript, ast.Attribute)) and not isinstance(part.ctx, ast.Load):
-            base: ast.expr = part
-            while isinstance(base, (ast.Subscript, ast.Attribute)):
-                base = base.value
-            if isinstance(base, ast.Name):
-                yield base.id
-
-
-def _used(top: symtable.SymbolTable) -> Iterator[str]:
-    tables = [top]
-    while tables:
-        table = tables.pop()
-        tables.extend(table.get_children())
-        for symbol in table.get_symbols():
-            if symbol.is_referenced() and (table is top or symbol.is_global()):
-                yield symbol.get_name()
-
-
-def _reachable(statements: Sequence[_Statement], entry_point: str) -> list[_Statement]:
-    """Returns the imports and the statements that the entry point needs, in order."""
-    binding = defaultdict(list)
-    for index, statement in enumerate(statements):
-        for name in statement.binds:
-            binding[name].append(index)
-    kept = {index for index, statement in enumerate(statements) if statement.is_import}
-    names = [entry_point]
-    while names:
-        new = [index for index in binding.pop(names.pop(), ()) if index not in kept]
-        kept.update(new)
-        names.extend(name for index in new for name in statements[index].uses)
-    return [statements[index] for index in sorted(kept)]

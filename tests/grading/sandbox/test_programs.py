@@ -81,6 +81,8 @@ def test_a_program_that_is_all_needed_stays_as_it_is():
         "result = f(1)",
         "def unused():\n    return 2",
         "f(1)\nExample usage: f(1)",
+        "def check(candidate):\n    assert candidate(1) == 2\ncheck(f)",
+        "rows = []\nrows.append(f(1))\nprint(rows)",
     ],
 )
 def test_what_the_entry_point_does_not_need_is_cut(tail):
@@ -99,6 +101,12 @@ def test_what_the_entry_point_does_not_need_is_cut(tail):
         "try:\n    import numpy as N\nexcept ImportError:\n    N = None\n",
         "N = [True] * 9\nN[0] = False\n",
         "N = [True] * 9\nfor i in range(3):\n    N[i] = False\n",
+        "N = []\nfor i in range(3):\n    N.append(i)\n",
+        "N = {}\nN.update(a=1)\n",
+        "N = {'a': []}\nN['a'].append(1)\n",
+        "def fill(values):\n    values.append(1)\nN = []\nfill(N)\n",
+        "class N:\n    pass\nsetattr(N, 'x', 1)\n",
+        "import sys\nsys.setrecursionlimit(10_000)\nN = 3\n",
         "a = 1; N = a\n",
         "M = N = 1\n",
         "if True:\n    N = 2\nelse:\n    N = 3\n",
