@@ -72,33 +72,46 @@ def compare_scores(scores: Sequence[float], base: Sequence[float], *, resamples:
     return Paired(float(differences.mean()), _bootstrap_ci95(differences, resamples, seed), p_value)
 
 
-def compare_runs(
-    runs: Sequence[Sequence[float]], others: Sequence[Sequence[float]], *, resamples: int = 10_000, seed: int = 0
-) -> Paired:
+def compare_runs(runs: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> Paired:
     """Mean of several runs' scores (S, n) minus that of `others` (S, n), over the same examples in the same order.
 
-    The interval is the percentile bootstrap that draws runs and examples both (the crossed, or pigeonhole, bootstrap:
-    Owen 2007, arXiv 0711.4386), since another seed would give other scores on the same questions. The p-value is of the
-    same draws: twice the share of them on the other side of 0 (with the +1s of Phipson and Smyth 2010), so that it and
-    the interval say the same. A single run is compared as by `compare_scores`.
+    Another seed would give other scores on the same questions, and other questions other scores of the same seeds, so
+    that both count as drawn (two crossed random effects; Cornfield and Tukey 1956): the variance of the mean is that of
+    the runs' means plus that of the questions' less what both hold of the rest, and below none of the three. Interval
+    and p-value are of Student's t with the degrees of freedom of Satterthwaite (1946): about S - 1 where runs differ
+    most, about n - 1 where questions do. Resampling a few runs would give too narrow intervals. A single run, and
+    scores that all differ by as much, are compared as by `compare_scores`.
 
     Raises:
         ValueError: there is no run, or not as many others, or what `compare_scores` refuses.
     """
     if not runs or len(runs) != len(others):
         raise ValueError(f"{len(runs)} runs against {len(others)}; a comparison needs one or more, and as many.")
-    if len(runs) == 1:
-        return compare_scores(runs[0], others[0], resamples=resamples, seed=seed)
     averages, bases = ([math.fsum(of) / len(rows) for of in zip(*rows, strict=True)] for rows in (runs, others))
-    difference = compare_scores(averages, bases, resamples=99, seed=seed).difference  # which also refuses what it does
+    average = compare_scores(averages, bases, resamples=99)  # which also refuses what it does
     differences = np.asarray(runs, np.float64) - np.asarray(others, np.float64)  # (S, n)
+    if len(runs) == 1 or not np.ptp(differences):
+        return compare_scores(averages, bases)
+    mean = average.difference
+    variance, freedom = _crossed_variance(differences)
+    error = math.sqrt(variance)
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    return Paired(mean, (mean - reach, mean + reach), 2 * float(stats.t.sf(abs(mean) / error, freedom)))
+
+
+def _crossed_variance(differences: Values) -> tuple[float, float]:
+    """The variance of the mean of (S, n) values, S runs and n questions, not all equal, and its degrees of freedom."""
     s, n = differences.shape
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(s, [1 / s] * s, size=resamples) @ differences  # (resamples, n)
-    means = (drawn * rng.multinomial(n, [1 / n] * n, size=resamples)).sum(axis=1) / (s * n)
-    low, high = np.quantile(means, (0.025, 0.975))
-    beyond = 1 + min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return Paired(difference, (float(low), float(high)), min(1.0, 2 * beyond / (resamples + 1)))
+    by_run, by_question = differences.mean(axis=1), differences.mean(axis=0)  # (S,), (n,)
+    of_runs = float(by_run.var(ddof=1)) / s
+    if n == 1:
+        return of_runs, s - 1
+    of_questions = float(by_question.var(ddof=1)) / n
+    rest = differences - by_run[:, None] - by_question + differences.mean()
+    of_rest = float((rest**2).sum()) / ((s - 1) * (n - 1)) / (s * n)
+    variance = max(of_runs + of_questions - of_rest, of_runs, of_questions, of_rest)
+    parts = ((of_runs, s - 1), (of_questions, n - 1), (of_rest, (s - 1) * (n - 1)))
+    return variance, variance**2 / sum(part**2 / freedom for part, freedom in parts)
 
 
 def _bootstrap_ci95(differences: Values, resamples: int, seed: int) -> tuple[float, float]:
