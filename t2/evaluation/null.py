@@ -35,13 +35,18 @@ def null_of(task: Task, examples: Sequence[Example]) -> Null:
 
 
 def _by_group(examples: Sequence[Example]) -> dict[str, float]:
-    """By kind of group, the accuracy of the most frequent answer of each group; only kinds that all examples have."""
+    """By kind of group, the accuracy of the most frequent answer of each group.
+
+    Only kinds that all examples have, and none whose groups hold one answer each, as the digit of an image of a digit:
+    that kind is the answer, which no question shows.
+    """
     kinds = [set(example.metadata.get("groups", {})) for example in examples]
     found = {}
     for kind in sorted(set.intersection(*kinds)):
         groups: defaultdict[str, list[Example]] = defaultdict(list)
         for example in examples:
             groups[example.metadata["groups"][kind]].append(example)
-        right = sum((majority(group) or 0.0) * len(group) for group in groups.values())
-        found[kind] = right / len(examples)
+        shares = {value: majority(group) or 0.0 for value, group in groups.items()}
+        if min(shares.values()) < 1.0:
+            found[kind] = sum(shares[value] * len(group) for value, group in groups.items()) / len(examples)
     return found

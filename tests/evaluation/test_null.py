@@ -39,3 +39,8 @@ def test_the_most_frequent_answer_within_each_group_beats_that_of_all():
     ]
     assert null_of(LetterTask(), examples) == Null("most frequent answer by kind", 4 / 6)
     assert null_of(LetterTask(), [*examples, Example("x", "yes")]).guess == "most frequent answer"  # one has no group
+
+
+def test_groups_that_are_the_answer_are_no_guess():
+    digits = [*asked(("x", "1"), groups={"digit": "1"}), *asked(("x", "2"), ("y", "2"), groups={"digit": "2"})]
+    assert null_of(LetterTask(), digits) == Null("most frequent answer", 2 / 3)
