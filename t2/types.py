@@ -32,7 +32,8 @@ class Example:
     `response_prefix` begins the model's own turn and belongs to the prompt, not to the completion. `shots` are solved
     questions before this one, pairs of a user's and the model's turn. `images` stand before the prompt.
     `metadata["id"]` names the example in its data set, and `metadata["groups"]` (subject, level, ...) says which parts
-    of a task are also reported by themselves.
+    of a task are also reported by themselves. `metadata["answers"]` are all references of a question with several, each
+    of which is right in part.
     """
 
     prompt: str

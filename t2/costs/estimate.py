@@ -16,7 +16,7 @@ import torch
 
 from t2.adapters.truncated_svd import BLOCKS, EXTRA, is_cheaper
 from t2.costs.gpus import GPU
-from t2.costs.placement import ONE, Placement, always, held, part_of, seconds
+from t2.costs.placement import ONE, Placement, always, held, seconds
 from t2.costs.shapes import ModelShape, Size
 from t2.costs.step import Work
 
@@ -136,8 +136,8 @@ def run_seconds(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:
         "rollout": spent["prefill"] + spent["decode"],
         "update": spent["update"] * backward,
     }
-    validated = replace(part_of(work, run.placement), prompts=run.validation_rows, samples=1)
-    answered = seconds(shape, validated, gpu, replace(run.placement, way="one"))
+    validated = replace(work, prompts=run.validation_rows, samples=1)  # divided over the ranks
+    answered = seconds(shape, validated, gpu, run.placement)
     validation = run.validations * (answered["merge"] + answered["prefill"] + answered["decode"])
     total = decomposing + run.steps * sum(step.values()) + validation
     return {

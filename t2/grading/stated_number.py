@@ -1,8 +1,9 @@
 r"""The number that a worked answer states: in \boxed{}, after ####, after "the answer is", else where the text ends.
 
 The order of the rules: the last \boxed{} with a number; the last #### with one; the last "answer is", "answer:" and the
-like that is not negated, of which the number right behind counts ("The answer is 10 (2 more than 8)" states 10); a last
-line that ends in "= X"; the last number outside of remarks in brackets; the last number in words. Thousands separators
+like that is not negated, of which the number right behind counts ("The answer is 10 (2 more than 8)" states 10, and
+"18 = 9 * 2" 18); a last line that ends in "= X"; the last number outside of remarks in brackets; the last number in
+words. Thousands separators
 (1,080, 1 080, 1'080, 1.080.000), multipliers (2 million, $2k), fractions, mixed numbers and powers of ten are read.
 "1.080" is a decimal. A percent sign and units are ignored. "3 or 5" states nothing.
 
@@ -33,6 +34,7 @@ _VALUE = re.compile(
     rf"|\s?(?P<scale>k\b|(?i:{'|'.join(name for name in _SCALE if name != 'k')})\b))?)"
 )
 _WORDS = re.compile(rf"(?i:\b(?:minus|negative)\s)?{NUMBER_WORDS}")
+_BEFORE_MINUS = r"^|[=:#(]\s?|\b(?:is|was|are|be|to|of|by|equals)\s"
 _REWRITES = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
@@ -42,6 +44,8 @@ _REWRITES = tuple(
         (r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}", r"\1"),
         (r"\\[()\[\],;:! ]|\*\*|__|~", " "),
         (r" +", " "),
+        # "7 minus 3" is a subtraction: "minus" is a sign only at the beginning of a number that is stated.
+        (rf"(?i:({_BEFORE_MINUS})minus|(?<![\w-])(?<![0-9)\]}}] )negative)\s(?=[$0-9.])", r"\1-"),
     )
 )
 _STATED = re.compile(
@@ -53,6 +57,7 @@ _FILLER = re.compile(
     r"|eur|a total of|the|an?|it is|[a-z]\s?=)\b|[a-z]\s?=|[\s*_\"'(\[:,=])"
 )
 _ARITHMETIC = re.compile(r"[-+*/×÷x^().,0-9$€£%\s=]|\\(?:times|cdot|div)(?![A-Za-z])")
+_OPERATION = re.compile(r"[0-9)]\s?(?:[-+*/×÷]|\\(?:times|cdot|div)(?![A-Za-z]))\s?[\\$€£(]{0,3}[0-9]")
 _SENTENCE_END = re.compile(r"\n|[.;?!](?=\s|$)")
 _REMARK = re.compile(r"\([^()]{0,400}\)")
 _HEDGE = re.compile(r"(?i:\s*(?:or)\b)")
@@ -89,7 +94,9 @@ def _plain(text: str) -> str:
 
 
 def _of_box(content: str) -> Fraction | None:
-    after_equals = content.rpartition("=")[2]
+    chain, _, after_equals = content.rpartition("=")
+    if result := _result_first(chain, after_equals):
+        return _fraction(result)
     values = list(_VALUE.finditer(after_equals)) or list(_VALUE.finditer(content))
     return _fraction(values[0]) if values else _of_words(content)
 
@@ -104,6 +111,8 @@ def _of_sentence(sentence: str) -> tuple[Fraction | None] | None:
         while sign := _ARITHMETIC.match(sentence, end):
             end = sign.end()
         chain, equals, result = sentence[start:end].rpartition("=")
+        if equals and (of_operation := _result_first(chain, result)):
+            return (_fraction(of_operation),)
         if equals and (last := _VALUE.match(sentence, start + len(chain) + 1 + len(result) - len(result.lstrip()))):
             return (_fraction(last),)
         return (None,) if _HEDGE.match(sentence, first.end()) else (_fraction(first),)
@@ -113,6 +122,13 @@ def _of_sentence(sentence: str) -> tuple[Fraction | None] | None:
         if (value := _last_value(part)) is not None:
             return (value,)
     return None
+
+
+def _result_first(chain: str, last_side: str) -> re.Match[str] | None:
+    """Returns the side of an equation that is a single number, where the last is an operation: "18 = 9 * 2"."""
+    if not _OPERATION.search(last_side) or len(list(_VALUE.finditer(last_side))) < 2:
+        return None
+    return next((one for side in chain.split("=") if (one := _VALUE.fullmatch(side.strip(" (*")))), None)
 
 
 def _at_the_end(text: str) -> Fraction | None:

@@ -1,8 +1,9 @@
 """Multiple-choice questions with their options in one column: OpenBookQA, CommonsenseQA, PIQA, SIQA and the like.
 
 A row's `options` are lines "A. TEXT", its `answer` one of them; a `passage` may precede the question. Rows whose answer
-is none of the options are left out. The model is asked for the letter or for the text of an option. Scoring options by
-their log-likelihood is not offered.
+is none of the options are left out, as are those whose options do not differ. The model is asked for the letter or for
+the text of an option, of which a full stop at the end is no part. Scoring options by their log-likelihood is not
+offered.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class MultipleChoice(OneFile):
         options: Sequence[str] = example.metadata["options"]
         if self._ask == "letter":
             return float(choice_letter(text, LETTERS[: len(options)]) == example.answer)
-        named = matching_word(text, options)
-        return float(named is not None and named == example.answer)
+        named = matching_word(text, [_bare(option) for option in options])
+        return float(named is not None and named == _bare(str(example.answer)))
 
     def chance(self, example: Example) -> Mapping[str, float]:
         """Returns the score of choosing an option at random, and of the first and the last option."""
@@ -71,7 +72,7 @@ class MultipleChoice(OneFile):
         passage, question = str(row.get("passage") or "").strip(), str(row["question"]).strip()
         options = tuple(" ".join(option.split()) for option in _OPTION.findall(str(row["options"])))
         answer = " ".join(_OPTION.sub(r"\1", str(row["answer"]).strip()).split())
-        known = {option.casefold() for option in options}
+        known = {(_bare(option) if self._ask == "text" else option).casefold() for option in options}
         if answer not in options or not 2 <= len(known) == len(options) <= len(LETTERS) or "" in known:
             return None
         asked = f"{passage}\n{question}".strip()
@@ -82,3 +83,8 @@ class MultipleChoice(OneFile):
             answer=LETTERS[options.index(answer)] if self._ask == "letter" else answer,
             metadata={"question": asked, "options": options, "group": passage or question},
         )
+
+
+def _bare(option: str) -> str:
+    """The option without the full stop at its end, which an answer that names it may leave out."""
+    return option.rstrip(" .")

@@ -10,6 +10,7 @@ from cost_model import shape
 from t2.adapters.truncated_svd import BLOCKS, EXTRA
 from t2.costs.estimate import Run, disk_parts, estimate, svd_flops
 from t2.costs.gpus import find_gpu, gpus
+from t2.costs.placement import Placement, Way
 from t2.costs.step import Work
 
 H100 = gpus()["h100"]
@@ -28,6 +29,13 @@ def test_the_fullest_phase_counts_and_its_parts_add_up() -> None:
     spent = found.seconds
     assert spent["step"] == pytest.approx(spent["merge"] + spent["rollout"] + spent["update"])
     assert spent["run"] == pytest.approx(spent["decomposition"] + 10 * spent["step"] + spent["validations"])
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_validations_are_divided_over_the_ranks(way: Way) -> None:
+    divided = estimate(LARGE, replace(RUN, placement=Placement(way, machines=2), validation_rows=200), H100).seconds
+    half = estimate(LARGE, replace(RUN, validation_rows=100), H100).seconds
+    assert divided["validations"] == pytest.approx(half["validations"])
 
 
 def test_a_cpu_takes_more_than_is_counted() -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from conftest import LetterTask
 
 from t2.evaluation.null import null_of
 from t2.evaluation.results import Null
+from t2.tasks.vqa import VQA, most_frequent
 from t2.types import Example
 
 
@@ -39,3 +41,16 @@ def test_the_most_frequent_answer_within_each_group_beats_that_of_all():
     ]
     assert null_of(LetterTask(), examples) == Null("most frequent answer by kind", 4 / 6)
     assert null_of(LetterTask(), [*examples, Example("x", "yes")]).guess == "most frequent answer"  # one has no group
+
+
+def test_an_answer_that_is_right_in_part_is_scored_as_a_completion_is():
+    answers = [("yes",) * 10, ("no",) * 6 + ("yes",) * 4, ("red",) * 6 + ("yes",) * 4, ("blue",) * 8 + ("yes", "no")]
+    examples = [Example("x", most_frequent(of), metadata={"answers": of}) for of in answers]
+    task = VQA("toy", "{question}", "org/set", "validation")
+    assert null_of(task, examples) == Null("most frequent answer", fmean(task.score(one, "yes") for one in examples))
+    assert null_of(task, examples).score > 0.75  # a quarter of the questions has the same most frequent answer
+
+
+def test_groups_that_are_the_answer_are_no_guess():
+    digits = [*asked(("x", "1"), groups={"digit": "1"}), *asked(("x", "2"), ("y", "2"), groups={"digit": "2"})]
+    assert null_of(LetterTask(), digits) == Null("most frequent answer", 2 / 3)

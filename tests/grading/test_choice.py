@@ -23,7 +23,7 @@ JUNK = st.one_of(st.text(max_size=80), st.lists(st.sampled_from(PIECES), max_siz
         ("Answer: **D**", "D"), ("answer\n\nB", "B"), ("the answer is option B because of A", "B"),
         ("the answer is (A). No, the answer is (B).", "B"), ("\\boxed{\\text{C}} the answer is (A)", "C"),
         ("answer is Because", None), ("A plant needs light", None), ("It is 25 °C", None), ("B-cells", None),
-        ("CAB", None), ("I think so", None), ("E", None), ("b", None), ("", None),
+        ("CAB", None), ("I think so", None), ("E", None), ("b", "B"), ("I am sure, don't ask", None), ("", None),
     ],
 )  # fmt: skip
 def test_choice_letter(text, letter):

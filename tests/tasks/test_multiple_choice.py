@@ -31,6 +31,16 @@ def test_the_text_is_asked_for_and_the_option_named_first_counts(tmp_path):
     assert [task.score(one, text) for text in texts] == [1, 1, 0, 0, 0, 0]
 
 
+def test_a_full_stop_is_no_part_of_an_option(tmp_path):
+    options = {"options": "A. a walk.\nB. a long walk.\nC. bed", "answer": "B. a long walk."}
+    task, one = asked(tmp_path, "text", **options)
+    texts = ("a long walk", "A long walk.", "It is a long walk, I think.", "a walk", "bed.")
+    assert [task.score(one, text) for text in texts] == [1, 1, 1, 0, 0]
+    same = {"options": "A. a long walk.\nB. a long walk", "answer": "B. a long walk"}
+    assert asked(tmp_path, "text", **same)[1] is None
+    assert asked(tmp_path, "letter", **same)[1] is not None
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"answer": "D. none"}, {"options": "A. a long walk"}, {"options": "A. a long walk\nB. A long walk"}],

@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from t2.evaluation.null import null_of
 from t2.tasks.base import SPLITS, DocumentedTask, Task, grade
 from t2.tasks.form import Form
 from t2.tasks.prompt_hash import prompt_hashes
@@ -101,6 +102,14 @@ def test_a_stated_prefix_begins_the_turn_of_every_question_and_chances_are_share
     chances = [task.chance(one) for one in asked]
     assert len({tuple(chance) for chance in chances}) == 1 or name in UNIONS
     assert all(0.0 <= score <= 1.0 for chance in chances for score in chance.values())
+
+
+@each_task
+def test_no_guess_is_always_right(name):
+    if "data_files" in config_of(name):
+        pytest.skip("the few rows of the tests may have one answer")
+    task = shared(name)
+    assert null_of(task, task.split("test")).score < 1.0
 
 
 UNIONS = ("digits_read", "growth")

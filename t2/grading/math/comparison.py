@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from t2.grading.math.normal_form import ascii_only, normalized, signs
 from t2.grading.math.number import equal, number
 from t2.grading.math.structure import Structure, structure, without_brackets
-from t2.grading.math.units import split_unit
+from t2.grading.math.units import is_scaled, split_unit
 
 Ask = Callable[[str, str], bool]
 
@@ -150,6 +150,8 @@ def _variable_of(text: str) -> str | None:
 
 def _value(gold: str, answer: str, ask: Ask) -> bool:
     if bool(_RELATION.search(gold)) != bool(_RELATION.search(answer)):
+        return False
+    if is_scaled(gold) != is_scaled(answer):  # math-verify passes over words
         return False
     (gold, unit), (answer, other_unit) = split_unit(gold), split_unit(answer)
     if unit and other_unit and unit != other_unit:

@@ -1,7 +1,8 @@
 r"""The unit that follows a number, in one spelling: "5 \text{ centimeters}" is 5 and "cm".
 
 Units are compared where both answers have one, and are not converted: 5 m is not 500 cm, as in `is_equiv` of
-hendrycks/math, which drops a unit on one side. A word counts as a unit if it is known or has at least three letters.
+hendrycks/math, which drops a unit on one side. A word counts as a unit if it is known or has at least three letters,
+and does not change the number: "12 million" and "5 dozen" have none.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ _SPELLINGS = """
     ft foot feet; yd yard; mi mile; mg milligram; g gram; kg kilogram; lb lbs pound; oz ounce; ml milliliter millilitre;
     l liter litre; gal gallon; s sec second; min minute; h hr hour; day; week; month; yr year;
     degree deg; rad radian; percent percentage pct %; dollar usd $; cent ¢; euro €; £; unit; mph; kph km/h; m/s;
-    c celsius; f fahrenheit; hz hertz; v volt; w watt; j joule; a.m. am; p.m. pm
+    c celsius; f fahrenheit; hz hertz; v volt; w watt; j joule; a.m am; p.m pm
 """
 _CANONICAL = {name: names.split()[0] for names in _SPELLINGS.split(";") if names.split() for name in names.split()} | {
     "mi/h": "mph",
     "km/h": "kph",
 }
 _WORDS = "or and not if when but to than the is are sin cos tan log ln exp mod"
-_NO_UNITS = frozenset(_WORDS.split())
+_AMOUNTS = """
+    hundred thousand million billion trillion dozen squared cubed factorial half halves third thirds fourths fifth
+    fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth hundredths thousandth
+    thousandths below minus negative plus times root pi
+"""  # words that change the number before them
+_SCALING = frozenset(_AMOUNTS.split())
+_NO_UNITS = frozenset(_WORDS.split()) | _SCALING
 _FONT = r"\\(?:text(?:rm|bf|it|normal)?|mbox|mathrm)\s*\{"
 _TAIL = re.compile(
     r"(?P<text>.*?[0-9A-Za-z)}!.])\s*(?P<unit>"
@@ -51,12 +58,25 @@ def split_unit(text: str) -> tuple[str, str | None]:
     return (number if sign_before == "degree" else match["text"].strip()), unit
 
 
+def is_scaled(text: str) -> bool:
+    """Returns whether words behind a number make it another one: "5 dozen", "6 hours 30 minutes"."""
+    match = _TAIL.fullmatch(text)
+    if not match or not _COUNTABLE.search(match["text"]):
+        return False
+    name = _name(match["unit"])
+    return bool(_SCALING & set(name.split()) or re.search("[0-9]", name))
+
+
+def _name(unit: str) -> str:
+    return re.sub(rf"{_FONT}|\}}|\^\s*\{{?[23]\}}?\s*$", " ", unit).strip(" .").lower()
+
+
 def _canonical(unit: str) -> str | None:
     in_text = bool(re.match(rf"\s*{_FONT}", unit))
     power = re.search(r"\^\s*\{?([23])\}?\s*$", unit)
-    name = re.sub(rf"{_FONT}|\}}|\^\s*\{{?[23]\}}?\s*$", " ", unit).strip(" .").lower()
+    name = _name(unit)
     words = name.split()
-    if not words or _NO_UNITS & set(words):
+    if not words or _NO_UNITS & set(words) or re.search("[0-9]", name):  # 6 hours 30 minutes
         return None
     exponent = power[1] if power else ""
     for word, dimension in (("square", "2"), ("sq", "2"), ("cubic", "3")):

@@ -113,6 +113,8 @@ def decide(request: list[str], wall_s: float) -> bool:
         return equivalent(*request) if len(request) == 2 else readable(*request)
     except TimeoutException:
         return False
+    except TypeError:  # sympy's, of a comparison that it cannot decide: whether 3 mod 5 is above 5, unevaluated
+        return False
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         signal.setitimer(signal.ITIMER_REAL, 0.0)

@@ -27,8 +27,16 @@ except MemoryError: print("refused")
 
 
 def test_a_worker_answers_until_its_input_ends_and_imports_nothing_of_t2():
-    requests = '["x+1", "1+x"]\n["x", "y"]\n["x"]\n["7^{7^{9}}", "x"]\n["2x", "x + x"]\n'
+    requests = '["x+1", "1+x"]\n["x", "y"]\n["x"]\n["7^{7^{9}}", "x"]\n["5", "3 \\\\mod 5"]\n["2x", "x + x"]\n'
     imported = "print([name for name in sys.modules if name in ('t2', 'torch')], file=sys.stderr)"
     done = _as_script("__main__", imported, input=requests)
-    assert done.stdout.split() == ["true", "true", "false", "true", "false", "true"]  # the first says that it is ready
+    assert done.stdout.split() == [
+        "true",
+        "true",
+        "false",
+        "true",
+        "false",
+        "false",
+        "true",
+    ]  # the first says that it is ready
     assert done.stderr.splitlines()[-1] == "[]"
