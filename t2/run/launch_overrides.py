@@ -20,12 +20,13 @@ from hydra.core.override_parser.types import ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from t2.run.base_model import key_of, settle_base_model
+from t2.run.base_model import settle_base_model
 from t2.run.configuration.trainer import own_key
 from t2.run.launch_experiments import check_experiments
 from t2.run.messages import nearest
 from t2.run.places import typed
 from t2.run.renamed import renamed_override
+from t2.run.words import key_of
 
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
 QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
