@@ -26,10 +26,9 @@ from t2.run.launch_experiments import check_experiments
 from t2.run.messages import nearest
 from t2.run.places import typed
 from t2.run.renamed import renamed_override
-from t2.run.words import key_of
+from t2.run.words import QUOTED, key_of, quoted
 
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
-QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 # Choices that a plugin of Hydra brings -> what to install.
 PLUGINS = {
     "hydra/sweeper/optuna": '"transformer2[optuna]"',
@@ -44,19 +43,15 @@ def quote_text(arguments: Sequence[str]) -> list[str]:
 
     `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; of what is quoted already only a `${` is changed, to `\\${`.
     """
-    quoted = []
+    words = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key.lstrip("+") in TEXT_KEYS and equals and value != "null":
             # OmegaConf halves the backslashes before a `${`, of which the last must be there to keep it literal.
             value = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
-            if not QUOTED.fullmatch(value):
-                # Hydra reads backslashes literally, except before a quote.
-                value = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
-                value = f'"{value}"'
-            argument = f"{key}={value}"
-        quoted.append(argument)
-    return quoted
+            argument = f"{key}={value if QUOTED.fullmatch(value) else quoted(value)}"
+        words.append(argument)
+    return words
 
 
 def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
