@@ -114,9 +114,10 @@ def check_strategy_word(texts: Sequence[str]) -> None:
 
 
 def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags, and `overrides`, of a command line."""
+    """Hydra's own flags, `overrides`, and flags that are `unknown` to it, of a command line."""
     flags, others = get_args_parser().parse_known_args(list(arguments))
     flags.overrides = [*flags.overrides, *(one for one in others if not one.startswith("-"))]
+    flags.unknown = [one for one in others if one.startswith("-")]
     assert isinstance(flags, argparse.Namespace)
     return flags
 
