@@ -50,6 +50,9 @@ WAYS: dict[str, dict[str, Any]] = {
 CENTROIDS: dict[str, dict[str, Any]] = {"centroid": {}, "centroid, refuse 0.05": {"refuse": 0.05}}
 
 
+WARM_UP = 8  # prompts that each way is asked before it is timed, so that none pays for what is made once
+
+
 def load_benchmarks(name: str, limit: int | None) -> list[Example]:
     """The test prompts of each task of a set that has a domain there, `other` too, as those of a dispatch task."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -104,6 +107,7 @@ def measure(strategy: Strategy, model: PooledModel, examples: Sequence[Example])
     prompts = [Example(str(one.metadata["question"])) for one in examples]
     gold = [str(one.answer) for one in examples]
     choices: list[Choice] = []
+    strategy.choose(model, prompts[:WARM_UP])
     seconds = timed(lambda: choices.extend(strategy.choose(model, prompts)))()
     chosen = [str(choice.label) for choice in choices]
     correct = [a == b for a, b in zip(chosen, gold, strict=True)]

@@ -5,12 +5,11 @@
     svd        seconds of the decompositions of each shape
     step       rollout, scores and update of random Llamas: seconds, tokens/s, MFU, memory, beside the cost model's
     trainer    two steps of the Lightning module, resumed
-    processes  several GPUs in one run
     model      parity and SVD of real weights, where --model names some
 
 No network and no weights are needed, and of packages torch, transformers and Lightning. After each part the table is
 printed and the record written, so that a run that is cut off keeps what it has; a part that fails is recorded and ends
-with exit status 1. Parts that would begin after --limit-s are left out.
+with exit status 1. Parts that would begin after --limit-s are left out. One GPU is measured, also where there are more.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from cost_model import SHAPES
 from measure import count, names_of, origin, parser, table, write
 from on_device.build import Bench, at_best
@@ -36,7 +34,7 @@ from on_device.trainer import trainer
 from t2.models.loading import parse_device
 from t2.models.precision import DTYPES, parse_dtype
 
-PARTS = ("parity", "resume", "trainer", "svd", "step", "processes")
+PARTS = ("parity", "resume", "trainer", "svd", "step")
 Tables = dict[str, list[dict[str, Any]]]
 
 
@@ -47,7 +45,6 @@ def parts(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Tables]]
         "parity": lambda: parity(bench),
         "resume": lambda: resume(bench),
         "trainer": lambda: trainer(bench),
-        "processes": lambda: processes(),
     }
     for name in args.parts:
         if name in simple:
@@ -67,12 +64,6 @@ def parts(args: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Tables]]
 
 def _named(name: str, run: Callable[[], list[dict[str, Any]]]) -> Tables:
     return {name: run()}
-
-
-def processes() -> list[dict[str, Any]]:
-    """Several processes are refused by t2, so that there is nothing to measure."""
-    gpus = torch.cuda.device_count()
-    return [{"GPUs here": gpus, "processes": "not measured: a run is one process (base_model.device=balanced)"}]
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains, dispatches and scores a pool that grows to eight experts, beside one expert that learns the tasks in sequence and
 # one that learns them together: scripts/growth.sh FOLDER SEED [KEY=VALUE ...], the last for every command.
-# What is there already is not made again. EXPERTS=4 ends with four, QUESTIONS=200 scores so many of each task.
+# What is there already is not made again, and a training that was interrupted goes on. EXPERTS=4 ends with four, QUESTIONS=200 scores so many of each task.
 # Then: python -m t2.evaluation.growth FOLDER ...
 set -euo pipefail
 [[ $# -ge 2 ]] || { echo "usage: scripts/growth.sh FOLDER SEED [KEY=VALUE ...]" >&2; exit 2; }
@@ -16,7 +16,13 @@ count=${EXPERTS:-${#domains[@]}}
 run() { # FOLDER SCRIPT KEY=VALUE...
 	local into=$1 script=$2
 	shift 2
-	[[ -f $into/results.json ]] || "$python" "$script".py "$@" "${everywhere[@]}" seed="$seed" hydra.run.dir="$into"
+	if [[ -f $into/results.json || -f $into/centroids.safetensors ]]; then return; fi
+	if [[ -f $into/checkpoints/last.ckpt ]]; then
+		"$python" "$script".py resume="$into"
+		return
+	fi
+	rm -f "$into/expert.safetensors" # of a training that ended before its first step, which would be refused here
+	"$python" "$script".py "$@" "${everywhere[@]}" seed="$seed" hydra.run.dir="$into"
 }
 train() { run "$1" train experiment=growth/expert logger=csv "${@:2}"; }
 score() { run "$1" evaluate benchmarks=growth limit="${QUESTIONS:-100}" singles=false uniform=false generation.batch_rows=128 logger=none "${@:2}"; }

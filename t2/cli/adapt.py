@@ -117,6 +117,12 @@ def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, task: Task
             f"Centroids are made of a dispatch task, and {task.name} is none: give one, such as task=dispatch, or "
             "leave the task out."
         )
+    if task is not None and not (finds or makes):
+        what = "expert=RUN" if strategy is None else f"strategy={strategy.name}"
+        raise ValueError(
+            f"task={task.name} is given, and nothing is fitted to it: {what} takes a prompt alone. Leave task out, or "
+            "find a mixture for it (experts=POOL strategy=few_shot)."
+        )
     if not (finds or makes or completes):
         raise ValueError("There is nothing to answer: give prompt=TEXT, prompt_file=PATH or interactive=true.")
 

@@ -26,8 +26,8 @@ from t2.models.language_model import LanguageModel
 from t2.policy.answers import Answers
 from t2.policy.generator import AdaptableGenerator, Generator, Weights
 from t2.policy.hf import HFGenerator
-from t2.run.base_model import key_of
 from t2.run.launch_overrides import given_overrides
+from t2.run.words import key_of
 
 log = logging.getLogger(__name__)
 

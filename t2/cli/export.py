@@ -29,7 +29,7 @@ from t2.evaluation.table import Table
 from t2.experts.expert import Expert, apply_expert
 from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf
-from t2.experts.export_hub import check_repo, export_hub, find_token, push, read_scores
+from t2.experts.export_hub import check_repo, export_hub, find_token, holds_export, push, read_scores
 from t2.experts.export_lora import Truncated, export_lora, total_error, truncate
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import find_mixture, load_mixture
@@ -51,6 +51,9 @@ def export(cfg: DictConfig) -> Path:
     # What the configuration alone can get wrong comes before the model is loaded.
     check(cfg)
     out = Path(cfg.out)
+    if cfg.to == "hub" and not cfg.dry_run and holds_export(out, Expert.find(cfg.expert)):
+        log.info("Pushed to %s, as %s holds it", push(out, cfg.repo, find_token()), out)
+        return out
     check_empty(out)
     adapter = instantiate(cfg.adapter)
     if not isinstance(adapter, SVF):

@@ -31,6 +31,7 @@ from t2.run.launch_again import words_for
 from t2.run.places import typed
 from t2.run.results import CURVE_FILE, METRICS_FILE
 from t2.run.tracking import tracked, wandb_runs
+from t2.run.words import as_typed
 from t2.training.callbacks import finish
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.dashboard import log_training
@@ -146,7 +147,7 @@ def evaluation_words(cfg: DictConfig, adapter: Adapter) -> list[str]:
     task = [] if any(word.startswith("task=") for word in parts) else [f"task={cfg.task.name}"]
     about = adapter.describe() if cfg.seed and isinstance(adapter, NamedAdapter) else {}
     drawn = [f"adapter.{key}={value}" for key, value in about.items() if key.endswith(("_seed", "_prng_key"))]
-    return [*task, *parts, *drawn, f"expert={cfg.paths.run}"]
+    return [*task, *parts, *drawn, f"expert={as_typed(cfg.paths.run)}"]
 
 
 if __name__ == "__main__":  # how Lightning starts further processes of `t2 train`

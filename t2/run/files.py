@@ -43,9 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp makes 0600 files; a shared cache must stay readable
-        _flush(partial)
-        os.replace(partial, path)
-        _flush(path.parent)  # else the name may be lost in a power failure
+        move_into_place(partial, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise OSError(
@@ -56,6 +54,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def move_into_place(partial: Path, path: Path) -> None:
+    """Rename a file of the same disk: its content is there before it has its name, and its name on return."""
+    _flush(partial)
+    os.replace(partial, path)
+    _flush(path.parent)  # else the name may be lost in a power failure
 
 
 @contextmanager

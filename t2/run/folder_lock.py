@@ -24,7 +24,10 @@ from t2.run.results import RESULTS_FILE
 
 LOCK_FILE = ".lock"
 # What a script would write over; an expert is there once a training run has validated.
-KEPT_FILES = ("expert.safetensors", "checkpoints/last.ckpt", "checkpoints/previous.ckpt", RESULTS_FILE, "mixture.json")
+KEPT_FILES = (
+    *("expert.safetensors", "adapter.safetensors", "checkpoints/last.ckpt", "checkpoints/previous.ckpt"),
+    *(RESULTS_FILE, "mixture.json", "centroids.safetensors"),
+)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)  # of a file system that has none
 _held: set[int] = set()  # descriptors of this process
 

@@ -76,14 +76,13 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
 
 def checked_arguments(conf: Path, name: str, arguments: list[str]) -> list[str]:
     """The command line for Hydra; SystemExit, with what is wrong, where it is."""
-    resumed = resume_arguments(arguments) if name == "train" else None
-    if resumed is None:
-        try:
-            check_launcher(arguments)
-            check_overrides(conf, name, arguments)
-        except ValueError as error:
-            raise SystemExit(f"error: {error}") from None
+    resumed = resume_arguments(arguments, conf) if name == "train" else None
     given = arguments if resumed is None else resumed
+    try:
+        check_launcher(given)
+        check_overrides(conf, name, given)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     return rank_arguments(given) if name == "train" else given
 
 

@@ -6,8 +6,6 @@ a shell. Runs nothing.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2.run.launch_overrides import composed
 from t2.run.places import CONF
-
-KEYWORDS = ("null", "true", "false", "nan", "inf")  # texts that Hydra would read as something else
+from t2.run.words import value_text
 
 
 def words_for(script: str, folder: Path, groups: Sequence[str]) -> list[str]:
@@ -45,7 +42,7 @@ def words_for(script: str, folder: Path, groups: Sequence[str]) -> list[str]:
         plain = _composed(conf, script, tuple(more), own)
         words = [f"{group}={choice}" for group, choice in chosen.items() if _node(plain, group) != _node(cfg, group)]
         other = _composed(conf, script, (*more, *words), own)
-    keys = [word for group in chosen for word in _changes(group, _node(other, group), _node(cfg, group))]
+    keys = [word for group in chosen for word in override_words(group, _node(other, group), _node(cfg, group))]
     default = [word for word in words if _node(plain, word.partition("=")[0]) == _node(other, word.partition("=")[0])]
     folders = [*([] if own is None else ["--config-dir", str(own)]), *more]
     return [*folders, *(word for word in words if word not in default), *keys]
@@ -73,23 +70,17 @@ def _node(cfg: Any, group: str) -> Any:
     return OmegaConf.to_container(cfg[group], resolve=False) if isinstance(cfg.get(group), DictConfig) else None
 
 
-def _changes(key: str, before: Any, after: Any) -> Iterator[str]:
-    """The overrides that turn `before` into `after`."""
+def override_words(key: str, before: Any, after: Any) -> Iterator[str]:
+    """The overrides that turn the value `before` of a key into `after`."""
     if before == after:
         return
     if not (isinstance(before, Mapping) and isinstance(after, Mapping) and before):
-        yield f"{key}={_text(after)}"
+        yield f"{key}={value_text(after)}"
         return
     for name in before.keys() - after.keys():
         yield f"~{key}.{name}"
     for name, value in after.items():
         if name in before:
-            yield from _changes(f"{key}.{name}", before[name], value)
+            yield from override_words(f"{key}.{name}", before[name], value)
         else:
-            yield f"+{key}.{name}={_text(value)}"
-
-
-def _text(value: Any) -> str:
-    """A value as Hydra reads it; words stay without quotes."""
-    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value not in KEYWORDS
-    return str(value) if plain else json.dumps(value, ensure_ascii=False)
+            yield f"+{key}.{name}={value_text(value)}"

@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2.run.base_model import key_of
 from t2.run.places import typed
+from t2.run.words import key_of
 
 SAME = {"estimate": "train"}  # a script that takes another one's command lines
 

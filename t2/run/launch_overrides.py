@@ -20,15 +20,15 @@ from hydra.core.override_parser.types import ValueType
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
-from t2.run.base_model import key_of, settle_base_model
+from t2.run.base_model import settle_base_model
 from t2.run.configuration.trainer import own_key
 from t2.run.launch_experiments import check_experiments
 from t2.run.messages import nearest
 from t2.run.places import typed
 from t2.run.renamed import renamed_override
+from t2.run.words import QUOTED, key_of, quoted
 
 TEXT_KEYS = ("prompt", "system", "description")  # keys whose values are free text
-QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"' r"|'(?:[^'\\]|\\.)*'", re.DOTALL)
 # Choices that a plugin of Hydra brings -> what to install.
 PLUGINS = {
     "hydra/sweeper/optuna": '"transformer2[optuna]"',
@@ -43,19 +43,15 @@ def quote_text(arguments: Sequence[str]) -> list[str]:
 
     `prompt=7 + 8 =` becomes `prompt="7 + 8 ="`; of what is quoted already only a `${` is changed, to `\\${`.
     """
-    quoted = []
+    words = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if key.lstrip("+") in TEXT_KEYS and equals and value != "null":
             # OmegaConf halves the backslashes before a `${`, of which the last must be there to keep it literal.
             value = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
-            if not QUOTED.fullmatch(value):
-                # Hydra reads backslashes literally, except before a quote.
-                value = re.sub(r'(\\*)("|$)', lambda found: found[1] * 2 + ("\\" + found[2]) * bool(found[2]), value)
-                value = f'"{value}"'
-            argument = f"{key}={value}"
-        quoted.append(argument)
-    return quoted
+            argument = f"{key}={value if QUOTED.fullmatch(value) else quoted(value)}"
+        words.append(argument)
+    return words
 
 
 def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
@@ -118,9 +114,10 @@ def check_strategy_word(texts: Sequence[str]) -> None:
 
 
 def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags, and `overrides`, of a command line."""
+    """Hydra's own flags, `overrides`, and flags that are `unknown` to it, of a command line."""
     flags, others = get_args_parser().parse_known_args(list(arguments))
     flags.overrides = [*flags.overrides, *(one for one in others if not one.startswith("-"))]
+    flags.unknown = [one for one in others if one.startswith("-")]
     assert isinstance(flags, argparse.Namespace)
     return flags
 

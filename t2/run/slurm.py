@@ -27,6 +27,7 @@ from t2.run.files import atomic_path
 from t2.run.places import typed
 from t2.run.ranks import SIGTERM_STATUS
 from t2.run.results import RESULTS_FILE
+from t2.run.words import for_shell
 
 log = logging.getLogger(__name__)
 JOB_FILE = ".slurm.json"
@@ -142,7 +143,8 @@ class Requeue:
         log.warning("%s: it is requeued, and will go on from what is saved.", here)
 
     def _by_hand(self) -> str:
-        return f" Go on with: {typed('train')} resume={self.folder}" if has_checkpoint(self.folder) else ""
+        word = for_shell("resume", self.folder)
+        return f" Go on with: {typed('train')} {word}" if has_checkpoint(self.folder) else ""
 
 
 def requeue(job: str) -> str | None:

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2.run.files import atomic_path, parse_json
 from t2.run.folder_lock import is_in_use
 from t2.run.places import typed
+from t2.run.words import as_typed, for_shell
 
 JOBS_FOLDER = ".jobs"
 # Of the sweep and not of one job; the command that runs a job again alone does without.
@@ -138,7 +139,8 @@ def report_sweep(script: str, arguments: Sequence[str], *, complete: bool) -> bo
         if job.again and not runs:
             print(f"Again: {again(script, job, arguments)}")
     if not complete and Sweep.can_skip:
-        print(f"\nIt did not end. Go on with: the same command line, hydra.sweep.dir={sweep} skip_finished=true")
+        word = for_shell("hydra.sweep.dir", sweep)
+        print(f"\nIt did not end. Go on with: the same command line, {word} skip_finished=true")
     elif len(jobs) > len(failed):
         print(f"Table and figure: python -m t2.evaluation.tables {shlex.quote(str(sweep))}")
     sys.stdout.flush()
@@ -149,7 +151,7 @@ def again(script: str, job: Job, arguments: Sequence[str]) -> str:
     """The command line that runs a job of a sweep by itself, in the folder that it has there."""
     words = [*_flags(arguments), *job.overrides]
     words += [one for one in arguments if one.startswith("hydra") and not one.startswith(OF_THE_SWEEP)]
-    words += [f"hydra.run.dir={_relative(Path(job.folder))}"]
+    words += [f"hydra.run.dir={as_typed(_relative(Path(job.folder)))}"]
     if not {"-m", "--multirun"} & set(arguments):
         words.append("hydra.mode=RUN")  # the configuration says that it is a sweep
     if Sweep.can_skip and "skip_finished=true" not in words:

@@ -25,6 +25,7 @@ from t2.policy.generator import AdaptableGenerator
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.places import typed
 from t2.run.ranks import no_bar
+from t2.run.words import for_shell
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
 from t2.training.ranks import evaluate_divided, note_sigterm
@@ -195,7 +196,8 @@ class Checkpoints(L.Callback):
         if isinstance(exception, SIGTERMException):
             log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
         if (run / LAST_CHECKPOINT).exists():
-            log.warning("Stopped; every finished step is saved. Go on with: %s resume=%s", typed("train"), run)
+            word = for_shell("resume", run)
+            log.warning("Stopped; every finished step is saved. Go on with: %s %s", typed("train"), word)
 
 
 class Progress(L.Callback):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from t2.types import Completion
+from t2.types import Completion, Example
 
 pytest.importorskip("peft")
 pytest.importorskip("reasoning_gym")
 measure = importlib.import_module("measure")
 cem = importlib.import_module("cem")
+dispatch = importlib.import_module("dispatch")
 step = importlib.import_module("step")
 two_pass = importlib.import_module("two_pass")
 job = importlib.import_module("rl.job")
@@ -174,3 +176,17 @@ def test_the_record_has_origin_and_arguments(tmp_path, capsys):
     assert record.keys() == {"machine", "versions", "git_commit", "arguments", "systems"}
     assert (record["arguments"], capsys.readouterr().out) == ({"rows": 3}, "the table\n")
     assert {"torch", "peft"} <= record["versions"].keys()
+
+
+def test_a_way_of_asking_is_timed_after_a_few_prompts() -> None:
+    asked: list[int] = []
+
+    def choose(_: object, prompts: list[Example]) -> list[SimpleNamespace]:
+        asked.append(len(prompts))
+        return [SimpleNamespace(label="a")] * len(prompts)
+
+    examples = [Example("x", answer="a", metadata={"question": "x", "task": "t"})] * 20
+    model = SimpleNamespace(pool=SimpleNamespace(domains=("a",)))
+    measured = dispatch.measure(SimpleNamespace(choose=choose), model, examples)
+    assert asked == [dispatch.WARM_UP, 20]
+    assert measured["accuracy"] == 1

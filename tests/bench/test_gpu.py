@@ -31,7 +31,7 @@ def test_every_part_runs_without_the_packages_that_a_bare_machine_lacks(tmp_path
     )
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(path.read_text())
-    expected = {"parity", "resume", "trainer", "svd tiny", "processes", "at best", "step tiny bfloat16"}
+    expected = {"parity", "resume", "trainer", "svd tiny", "at best", "step tiny bfloat16"}
     assert set(record["parts"]) == expected
     assert not record["failed"]
     assert not record["left_out"]
@@ -50,11 +50,11 @@ def test_a_part_that_fails_or_is_wrong_is_in_the_record_and_the_exit_status(
     monkeypatch.setattr(gpu, "resume", lambda bench: [{"type": "x", "ok": False}])
     path = tmp_path / "gpu.json"
     with pytest.raises(SystemExit, match="1"):
-        gpu.main([*TINY, "--parts", "parity,resume,processes", "--output", str(path)])
+        gpu.main([*TINY, "--parts", "parity,resume,trainer", "--output", str(path)])
     record = json.loads(path.read_text())
     assert "illegal memory access" in record["failed"]["parity"]
     assert record["wrong"] == ["resume: {'type': 'x', 'ok': False}"]
-    assert "processes" in record["parts"], "the others go on"
+    assert "trainer" in record["parts"], "the others go on"
     assert "parity: FAILED" in capsys.readouterr().out
 
 
@@ -63,5 +63,5 @@ def test_what_would_begin_too_late_is_left_out(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("gpu.time.perf_counter", lambda: next(clock))
     path = tmp_path / "gpu.json"
     monkeypatch.setattr(gpu, "parity", lambda bench: [{"type": "x"}])
-    gpu.main([*TINY, "--parts", "parity,resume,processes", "--output", str(path)])
-    assert json.loads(path.read_text())["left_out"] == ["resume", "processes"]
+    gpu.main([*TINY, "--parts", "parity,resume,trainer", "--output", str(path)])
+    assert json.loads(path.read_text())["left_out"] == ["resume", "trainer"]

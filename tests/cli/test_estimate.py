@@ -74,6 +74,8 @@ def test_advice_is_what_the_same_words_give(estimate: Run) -> None:
         (("adapter.modules=nothing",), "matches no matrix"),
         (("adapter.spectrum=top", "adapter.rank=9999"), "adapter.rank is 9999"),
         (("base_model.source=./nothing", "base_model.sha256=null"), "No file or folder"),
+        (("--steps=7",), "--steps=7 is no flag; write steps=7"),
+        (("experiment=paper/table2",), "is one of evaluate.py, and this is estimate.py"),
         (("prompt_token=5",), "Did you mean 'prompt_tokens'"),
     ],
 )

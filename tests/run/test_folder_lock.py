@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from t2.experts.centroids import CENTROIDS_FILE
+from t2.experts.content import ADAPTER_FILE
+from t2.experts.expert import EXPERT_FILE
+from t2.experts.mixture_file import MIXTURE_FILE
 from t2.run.folder_lock import KEPT_FILES, LOCK_FILE, check_new, folder_lock
 
 HOLD = """
@@ -55,7 +59,7 @@ def test_leftovers_of_killed_writes_go(tmp_path: Path) -> None:
         assert (tmp_path / "kept.part").exists()
 
 
-@pytest.mark.parametrize("name", KEPT_FILES)
+@pytest.mark.parametrize("name", dict.fromkeys((*KEPT_FILES, EXPERT_FILE, ADAPTER_FILE, MIXTURE_FILE, CENTROIDS_FILE)))
 def test_a_folder_with_files_of_an_earlier_run_is_refused(tmp_path: Path, name: str) -> None:
     check_new(tmp_path)
     (tmp_path / name).parent.mkdir(exist_ok=True)

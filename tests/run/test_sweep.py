@@ -131,12 +131,12 @@ def test_folders_are_named_by_script_and_moment_and_never_shared(
 
 def test_the_command_of_a_job_keeps_what_the_sweep_was_started_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sweep, "can_skip", True)
-    job = Job(3, "/elsewhere/3", ("experiment=x", 'prompt="a b"', "seed=1"))
+    job = Job(3, "/elsewhere/lr=1,seed=2", ("experiment=x", 'prompt="a b"', "seed=1"))
     given = ["--config-dir", "mine", "experiment=x", "hydra.searchpath=[file://a]", "hydra.sweep.dir=s",
              "hydra/sweeper=optuna", "hydra.sweeper.n_trials=3", "hydra/launcher=joblib"]  # fmt: skip
     assert again("train", job, given) == (
         "python train.py --config-dir mine experiment=x 'prompt=\"a b\"' seed=1 'hydra.searchpath=[file://a]' "
-        "hydra.run.dir=/elsewhere/3 hydra.mode=RUN skip_finished=true"
+        "'hydra.run.dir=\"/elsewhere/lr=1,seed=2\"' hydra.mode=RUN skip_finished=true"
     )
     assert "hydra.mode" not in again("train", job, ["-m", *given])
 

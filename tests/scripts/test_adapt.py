@@ -143,6 +143,10 @@ BAD_INPUT = {
     "strategy without a pool": (("no pool", "strategy=prompt", "prompt=a"), ["experts=POOL is not given"]),
     "pool without a strategy": (("prompt=a",), ["strategy=S is not given"]),
     "few-shot without a task": (("strategy=few_shot", "prompt=a"), ["give task=T", "strategy.mixture=RUN"]),
+    "a task that nothing is fitted to": (
+        ("strategy=uniform", "task=gcd", "prompt=a"),
+        ["task=gcd is given, and nothing is fitted", "Leave task out"],
+    ),
     "centroids of another task": (("strategy=centroid", "task=gcd"), ["made of a dispatch task, and gcd is none"]),
     "no centroids": (("strategy=centroid", "prompt=a"), ["needs the centroids of this pool"]),
     "more shots than examples": ((*FIT, "shots=5000"), ["shots=5000, and the train split of gcd has 90"]),

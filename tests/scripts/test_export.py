@@ -201,6 +201,23 @@ def test_an_expert_as_a_repository_of_the_hub(export: Run, folder: Path, tmp_pat
     assert hashlib.sha256((folder / "math.safetensors").read_bytes()).hexdigest() in card.text
 
 
+def test_a_dry_run_that_was_read_is_pushed_as_it_is(
+    export: Run, monkeypatch: pytest.MonkeyPatch, caplog, capsys
+) -> None:
+    pushed: list[str] = []
+    monkeypatch.setattr("t2.cli.export.push", lambda out, *_: pushed.append((out / "README.md").read_text()))
+    monkeypatch.setattr("t2.experts.export_hub.get_token", lambda: "x")
+    out = export("expert=EXPERT", "to=hub", "repo=me/gcd", "license=mit")
+    (out / "README.md").write_text("edited")
+    given = ("expert=EXPERT", "to=hub", "repo=me/gcd", "license=mit", "dry_run=false", f"out={out}")
+    export(*given)
+    assert pushed == ["edited"]
+    (out / "expert.safetensors").write_bytes(b"another")
+    shown = error_of(lambda: export(*given), caplog, capsys)
+    assert "is not empty" in shown
+    assert len(pushed) == 1
+
+
 def test_scores_of_another_base_model_are_refused(export: Run, tmp_path: Path, caplog, capsys) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"base_model": "other", "scores": {"gcd": {}}}))
     given = ("expert=EXPERT", "to=hub", "repo=me/gcd", "license=mit", f"results={tmp_path}")

@@ -15,16 +15,21 @@ from omegaconf import DictConfig
 
 pytestmark = pytest.mark.commands
 RECORDER = """#!/bin/sh
-for word; do case $word in hydra.run.dir=*) run=${word#hydra.run.dir=} ;; esac; done
+for word; do case $word in hydra.run.dir=*|resume=*) run=${word#*=} ;; esac; done
 mkdir -p "$run"
-touch "$run/expert.safetensors" "$run/centroids.safetensors" "$run/results.json"
+case $1 in
+adapt.py) touch "$run/centroids.safetensors" ;;
+*) touch "$run/expert.safetensors" "$run/results.json" ;;
+esac
 exec %s -c 'import json, sys; print(json.dumps(sys.argv[1:]))' "$@" >> %s
 """
 
 
-def commands(tmp_path: Path) -> list[list[str]]:
-    """The words of every command that the script gives for four experts."""
+def commands(tmp_path: Path, *, anew: bool = False) -> list[list[str]]:
+    """The words of every command that the script has given for four experts, or `anew` those of this time alone."""
     log = tmp_path / "commands"
+    if anew:
+        log.unlink()
     log.touch()
     recorder = tmp_path / "python"
     recorder.write_text(RECORDER % (sys.executable, log))
@@ -59,3 +64,16 @@ def test_a_pool_of_four_is_made_and_scored_on_what_it_knows(tmp_path: Path) -> N
         assert {path.stem for path in Path(pool.experts.experts).glob("*")} == {*known, "centroids"}
         assert composed[f"score_sequence_{size}"].expert.endswith(f"/sequence_{size}")
     assert commands(tmp_path) == given  # in the log of the first time: nothing was made again
+
+
+def test_an_interrupted_training_goes_on(tmp_path: Path) -> None:
+    commands(tmp_path)
+    begun, validated = (tmp_path / "growth" / name for name in ("expert_2", "expert_3"))
+    (begun / "checkpoints").mkdir()
+    (begun / "checkpoints" / "last.ckpt").touch()
+    for folder in (begun, validated):
+        (folder / "results.json").unlink()
+    given = commands(tmp_path, anew=True)
+    assert given[0] == ["train.py", f"resume={begun}"]
+    assert given[1][-1] == f"hydra.run.dir={validated}"
+    assert len(given) == 2

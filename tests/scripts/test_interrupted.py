@@ -112,6 +112,7 @@ def test_a_damaged_checkpoint_is_a_warning_and_two_are_one_message(
 
 def test_resuming_with_other_weights_is_refused(trained: Path, refused: Callable[..., str]) -> None:
     assert "base_model.seed: was 0, now 1" in refused("train", f"resume={trained}", "base_model.seed=1")
+    assert "Did you mean 'steps'" in refused("train", f"resume={trained}", "stepz=4")
     path = trained / ".hydra/config.yaml"  # other weights under the same settings, as when a file was exchanged
     config = OmegaConf.load(path)
     config.base_model.seed = 1

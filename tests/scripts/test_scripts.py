@@ -161,7 +161,7 @@ def test_resuming_a_finished_run_reports_it_again(trained: Path, run_script: Run
 
 
 def test_resume_takes_further_overrides(trained: Path, run_script: Run) -> None:
-    run_script("train", f"resume={trained}", "steps=3")
+    run_script("train", f"resume={trained}", "steps=3", "logger=csv", "trainer=default")
     assert set(read_metrics(trained / "metrics.csv")) == {0, 1, 2, 3}
 
 
@@ -169,10 +169,10 @@ def test_resume_refuses_what_it_would_ignore(
     trained: Path, run_script: Run, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (trained / LAST_CHECKPOINT).read_bytes()
-    changes = ("steps=3", "optimizer.lr=0.5", "task=gcd")
+    changes = ("steps=3", "optimizer.lr=0.5", "seed=4")
     shown = error_of(lambda: run_script("train", f"resume={trained}", *changes), caplog, capsys)
     assert "optimizer.lr: was 0.002, now 0.5" in shown
-    assert "task: was t2.tasks.procedural.Procedural, now gcd" in shown
+    assert "seed: was 0, now 4" in shown
     assert (trained / LAST_CHECKPOINT).read_bytes() == before
 
 
