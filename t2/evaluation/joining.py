@@ -64,7 +64,25 @@ class Joined:
         ]
 
 
-def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+Rows = Sequence[Sequence[float]]  # a score per question, by draw
+
+
+def pair_draws(first: Rows, second: Rows) -> tuple[Rows, Rows]:
+    """The draws of two systems, as many of each.
+
+    As many of both are paired in their order, and a single one stands beside each of the other's. Else (two support
+    sets and three draws of a control) no pairing takes each of them as often: the means of both are compared then, so
+    that the interval is over the questions alone.
+    """
+    if len(first) == len(second):
+        return first, second
+    if 1 in (len(first), len(second)):
+        count = max(len(first), len(second))
+        return [*first] * (count // len(first)), [*second] * (count // len(second))
+    return [_mean(first)], [_mean(second)]
+
+
+def _mean(rows: Rows) -> list[float]:
     """The mean of each question."""
     return [fmean(of) for of in zip(*rows, strict=True)]
 
