@@ -20,6 +20,7 @@ from t2.run.files import parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 
 Draws = dict[str, list[float]]  # seed, or seed.draw -> a score per question
+Rows = Sequence[Sequence[float]]  # a score per question, by seed or draw
 
 
 @dataclass(frozen=True)
@@ -35,36 +36,31 @@ class Joined:
     about: dict[tuple[str, str], list[tuple[Results, str]]] = field(default_factory=dict)
     forms: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def pairs(self, task: str, first: str, second: str) -> tuple[list[list[float]], list[list[float]]]:
-        """Scores of two systems on a task, (S, n) each, row by row of one seed; of a system with one seed that row.
+    def pairs(self, task: str, first: str, second: str) -> tuple[Rows, Rows]:
+        """Scores of two systems on a task, (S, n) each, row by row of the seeds that both have.
 
-        Draws of a seed are averaged where there are several seeds: they share its experts, so that a bootstrap which
+        A system with one row has it for every seed. Draws of the only seed in common are paired as `pair_draws` says;
+        where there are several seeds, they are averaged within each: they share its experts, so that a bootstrap which
         took each for a run of its own would give too narrow an interval.
 
         Raises:
             ValueError: they have no seed in common.
         """
         a, b = (self.scores[task][name] for name in (first, second))
-        rows = [
-            (draw.partition(".")[0], of, other)
-            for draw in (a if len(a) >= len(b) else b)
-            if (of := _of_same_seed(a, draw)) is not None and (other := _of_same_seed(b, draw)) is not None
-        ]
-        if not rows:
+        of, others = _by_seed(a), _by_seed(b)
+        if len(a) == 1:
+            of = dict.fromkeys(others, next(iter(of.values())))
+        elif len(b) == 1:
+            others = dict.fromkeys(of, next(iter(others.values())))
+        seeds = [seed for seed in of if seed in others]
+        if not seeds:
             raise ValueError(
                 f"{first} ran on {task} with the seeds {', '.join(a)}, and {second} with {', '.join(b)}. Join runs in "
                 "which both have a seed."
             )
-        seeds = dict.fromkeys(seed for seed, _, _ in rows)
         if len(seeds) == 1:
-            return [of for _, of, _ in rows], [other for _, _, other in rows]
-        of_seed = [[row[1:] for row in rows if row[0] == seed] for seed in seeds]
-        return [_mean([of for of, _ in own]) for own in of_seed], [
-            _mean([other for _, other in own]) for own in of_seed
-        ]
-
-
-Rows = Sequence[Sequence[float]]  # a score per question, by draw
+            return pair_draws(of[seeds[0]], others[seeds[0]])
+        return [_mean(of[seed]) for seed in seeds], [_mean(others[seed]) for seed in seeds]
 
 
 def pair_draws(first: Rows, second: Rows) -> tuple[Rows, Rows]:
@@ -87,11 +83,12 @@ def _mean(rows: Rows) -> list[float]:
     return [fmean(of) for of in zip(*rows, strict=True)]
 
 
-def _of_same_seed(draws: Draws, draw: str) -> list[float] | None:
-    """The row of the draw, or of its seed, or the only one."""
-    if len(draws) == 1:
-        return next(iter(draws.values()))
-    return draws.get(draw, draws.get(draw.partition(".")[0]))
+def _by_seed(draws: Draws) -> dict[str, list[list[float]]]:
+    """The rows of each seed, in the order of its draws."""
+    found: dict[str, list[list[float]]] = {}
+    for draw, row in draws.items():
+        found.setdefault(draw.partition(".")[0], []).append(row)
+    return found
 
 
 def join_runs(paths: Sequence[Path]) -> Joined:
