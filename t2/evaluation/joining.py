@@ -2,13 +2,14 @@
 
 A system that ran with several seeds has a row of scores for each. So has a control that was drawn several times
 (`random_1:DOMAIN`, ...) and a strategy that was fitted to several support sets (`few_shot#1`, ...), under the name
-without the number. `form` is the best form control, as each run chose it.
+without the number. `form` is the best form control, as each run chose it; for a seed without one it is the mean of the
+others' scores.
 Reads `results.json` and `samples.jsonl`; evaluates nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -121,7 +122,15 @@ def join_runs(paths: Sequence[Path]) -> Joined:
                 chosen_on[task, seed] = selection.n
                 form = [float(line["score"]) for line in samples[task, selection.form]]
                 joined.scores[task].setdefault(FORM, {})[seed] = form
+    for task, systems in joined.scores.items():
+        _fill_form(systems, {str(results.seed) for results in joined.runs.values() if task in results.scores})
     return joined
+
+
+def _fill_form(systems: dict[str, Draws], seeds: Iterable[str]) -> None:
+    """Have the mean of the others stand for a seed that chose no form control; a gain has all seeds of a system so."""
+    if chosen := list(systems.get(FORM, {}).values()):
+        systems[FORM] = {seed: systems[FORM].get(seed) or _mean(chosen) for seed in sorted(seeds)}
 
 
 def _add(joined: Joined, task: str, system: str, results: Results, scores: list[float], run: str) -> None:
