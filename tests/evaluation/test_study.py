@@ -11,7 +11,7 @@ from results_files import results_of
 
 from t2.evaluation.results import Confusion, Null, Selection
 from t2.evaluation.study import main, read_study, write_study
-from t2.evaluation.study_tables import score_table, shots_of, study_tables
+from t2.evaluation.study_tables import compared, score_table, shots_of, study_tables
 from tests.evaluation.run_folders import BASE, TASK, run_folder
 
 
@@ -57,9 +57,10 @@ def test_an_unfinished_run_is_refused(tmp_path: Path, present: bool, match: str)
 
 
 def test_shots_are_told_from_names_and_sorted(tmp_path: Path) -> None:
-    scores = dict.fromkeys(("base", "few_shot", "few_shot_20", "few_shot_3"), BASE)
-    found = shots_of(read_study([run_folder(tmp_path / "a", scores)]))
-    assert list(found[TASK]) == [3, 20]
+    named = ("base", "few_shot", "expert:products_2", "reversed:gcd_30")
+    study = read_study([run_folder(tmp_path / "a", dict.fromkeys((*named, "few_shot_20", "few_shot_3"), BASE))])
+    assert list(shots_of(study)[TASK]) == [3, 20]
+    assert compared(study) == ([*named], [TASK])
 
 
 def test_the_table_has_a_line_per_system_that_was_run(tmp_path: Path) -> None:
