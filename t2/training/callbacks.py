@@ -18,7 +18,6 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 
 from t2.evaluation.report import Report
-from t2.evaluation.scoring import evaluate
 from t2.evaluation.systems import BASE, EXPERT
 from t2.experts.trained import load_trained, save_trained, why_not_kept
 from t2.policy.generator import AdaptableGenerator
@@ -111,11 +110,14 @@ class Validation(L.Callback):
             trainer.should_stop = True
 
     def score_base(self, module: ExpertTraining) -> Report:
-        """The base's scores on the same examples, which no validation has where training began with an expert."""
+        """The base's scores on the same examples, which no validation has where training began with an expert.
+
+        Every rank takes part: one alone cannot run a sharded model.
+        """
         assert isinstance(module.generator, AdaptableGenerator), "every generator that a run can have is one"
         base = module.generator.with_state({})
         with module.phases("validate"):
-            return evaluate(
+            return evaluate_divided(
                 base, module.task, self._examples(module), _sampling(module), system=BASE, workers=module.score_workers
             )
 
