@@ -174,6 +174,7 @@ class Checkpoints(L.Callback):
         if every < 1:
             raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")
         self.every = every
+        self._saved = 0  # step of the last checkpoint
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Have the trainer write checkpoints durably; before a run that is resumed reads its own."""
@@ -182,6 +183,7 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the CSV's rows of steps that will be computed again, and have several ranks stop together."""
         note_sigterm(trainer)
+        self._saved = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.resume_at(trainer.global_step)
@@ -190,6 +192,7 @@ class Checkpoints(L.Callback):
         """Save after the step."""
         if trainer.global_step % self.every == 0:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT, weights_only=False)
+            self._saved = trainer.global_step
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Log how to resume the run."""
@@ -197,7 +200,8 @@ class Checkpoints(L.Callback):
         if isinstance(exception, SIGTERMException):
             log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
         if (run / LAST_CHECKPOINT).exists():
-            log.warning("Stopped; every finished step is saved. Go on with: %s resume=%s", typed("train"), run)
+            saved = "every finished step is saved" if self.every == 1 else f"the last saved step is {self._saved}"
+            log.warning("Stopped; %s. Go on with: %s resume=%s", saved, typed("train"), run)
 
 
 class Progress(L.Callback):
