@@ -58,6 +58,7 @@ class Validation(L.Callback):
         self.majority: float | None = None  # accuracy of always giving the most frequent answer
         self.latest: Report | None = None  # of the latest validation of this process
         self._resumed = False
+        self._found: int | None = None  # step of the expert that was there when a run went on
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Validate before the step, where `every` says so, or where this step's expert is the best that was saved.
@@ -69,14 +70,14 @@ class Validation(L.Callback):
             self._validate(trainer, module)
 
     def _saved_step(self, trainer: L.Trainer, module: ExpertTraining) -> int | None:
-        """The step of the expert that a resumed run finds in its folder; None of any other run, and later on."""
-        resumed, self._resumed = self._resumed, False
-        if not resumed or trainer.global_step in self.reports:
-            return None
-        try:
-            return load_trained(trainer.default_root_dir, module.adapter).metadata.step
-        except FileNotFoundError:  # none was worth keeping
-            return None
+        """The step of the expert that a resumed run finds in its folder, while its validation is not known."""
+        if self._resumed:
+            self._resumed = False
+            try:
+                self._found = load_trained(trainer.default_root_dir, module.adapter).metadata.step
+            except FileNotFoundError:  # none was worth keeping
+                self._found = None
+        return None if self._found in self.reports else self._found
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the last step, unless it was."""
@@ -86,13 +87,18 @@ class Validation(L.Callback):
         step = trainer.global_step
         if step in self.reports:
             return
-        examples = self._examples(module)
+        examples, found = self._examples(module), step == self._saved_step(trainer, module)
         with module.phases("validate"):
             report = evaluate_divided(
                 module.generator, module.task, examples, _sampling(module), system=EXPERT, workers=module.score_workers
             )
         self.reports[step], self.majority, self.latest = report.scores, report.majority, report
-        if report.mean > self._mean(self.best_step) or step == self.best_step:
+        if found and report.mean <= self.best and step != self.best_step:
+            log.warning(
+                "step %d: %.3f is not above step %d's %.3f, but this expert had been saved in its place.",
+                *(step, report.mean, self.best_step, self.best),
+            )
+        if report.mean > self.best or step == self.best_step or found:
             before = self._mean(0) if 0 in self.reports else None
             expert = module.expert(step=step, val_before=before, val_after=report.mean)
             if (reason := why_not_kept(expert)) is None:
