@@ -20,6 +20,8 @@ def test_two_processes_make_one_run(trainer: str, tmp_path: Path) -> None:
     """Lightning starts the second, which would meet a locked folder if it did not follow."""
     words = [f"trainer={trainer}", "experiment=smoke", "logger=csv", "steps=1", "prompts_per_step=3"]
     words.append("hydra.run.dir=run")
+    if trainer == "fsdp":  # the base is scored after training, which takes both processes
+        words.append("adapter.parametrization=sigmoid_nuclear")
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *words],
         cwd=tmp_path,
@@ -31,7 +33,10 @@ def test_two_processes_make_one_run(trainer: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("divided among processes: 1 + 2.") == 1
     assert "Error" not in done.stderr
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["command"] == "train"
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["command"] == "train"
+    (scores,) = results["scores"].values()
+    assert sorted(scores) == (["base", "expert"] if trainer == "ddp" else ["base", "expert", "start"])
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         *(".hydra", ".lock", "checkpoints", "expert.safetensors", "learning_curve.png", "metrics.csv", "results.json"),
         *("samples.jsonl", "train.log"),

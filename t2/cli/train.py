@@ -20,7 +20,7 @@ from t2.adapters.svf import SVF
 from t2.cli.main import run
 from t2.cli.train_parts import build, divide, is_divided, validation_of
 from t2.evaluation.figures import plot_learning_curve
-from t2.evaluation.report import describe_data, summarize
+from t2.evaluation.report import Report, describe_data, summarize
 from t2.evaluation.results import Results
 from t2.evaluation.systems import BASE, EXPERT, START
 from t2.evaluation.tables import results_table, seconds_text
@@ -70,9 +70,11 @@ def train(cfg: DictConfig) -> Results | None:
         finally:
             module.on_train_end()  # after an error, too: a thread may sample ahead
         finish(trainer, module)
+        # Of a run that began elsewhere; by all processes, which may share one sharded model.
+        base = validation_of(callbacks).score_base(module) if begins_elsewhere(cfg, module.adapter) else None
         if not trainer.is_global_zero:
             return None
-        results = report(cfg, module, callbacks, after, start=start)
+        results = report(cfg, module, callbacks, after, base=base, start=start)
         curve = run / CURVE_FILE if (run / METRICS_FILE).is_file() else None  # without the logger csv there are none
         if curve is not None:
             plot_learning_curve([run], curve)  # after the results: no figure is worth a run
@@ -95,16 +97,23 @@ def saved_file(run: Path, adapter: Adapter) -> Path:
 
 
 def report(
-    cfg: DictConfig, module: ExpertTraining, callbacks: list[L.Callback], after: AfterTraining | None, *, start: float
+    cfg: DictConfig,
+    module: ExpertTraining,
+    callbacks: list[L.Callback],
+    after: AfterTraining | None,
+    *,
+    base: Report | None,
+    start: float,
 ) -> Results:
-    """Write `results.json` of a finished run: its validations, and the strategy's; log where its files are."""
+    """Write `results.json` of a finished run: its validations, and the strategy's; log where its files are.
+
+    `base` is that of `Validation.score_base`, None where the first validation is of the base.
+    """
     run, task = Path(cfg.paths.run), module.task
     validation = validation_of(callbacks)
     adapted, parts = ({}, {"strategy": "fixed"}) if after is None else after.results(module, run)
-    elsewhere = bool(cfg.start_from) or not begins_as_base(module.adapter)
-    before = {START if elsewhere else BASE: validation.reports[0]}
-    if elsewhere:
-        before = {BASE: validation.score_base(module).scores, **before}
+    first = validation.reports[0]
+    before = {BASE: first} if base is None else {BASE: base.scores, START: first}
     validated = {**before, EXPERT: validation.reports[validation.best_step], **adapted}
     scores, paired = summarize(validated, majority=validation.majority)
     results = Results(
@@ -130,6 +139,11 @@ def report(
     saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)
     log.info("Expert: %s\nNext: %s %s", saved, typed("evaluate"), shlex.join(words))
     return results
+
+
+def begins_elsewhere(cfg: DictConfig, adapter: Adapter) -> bool:
+    """Whether the first validation is not that of the base."""
+    return bool(cfg.start_from) or not begins_as_base(adapter)
 
 
 def begins_as_base(adapter: Adapter) -> bool:

@@ -2,9 +2,10 @@
 
 Each NAME is a way to train, and its RUNs are evaluations (of evaluate.py) of what it has trained, one per seed, on the
 same questions. Where `t2.evaluation.study` compares systems that were scored side by side in a run, this compares one
-system, the expert by default, across runs. Runs are paired by their seed where all have one of their own; intervals are
-from a bootstrap over seeds and questions, p-values corrected by Holm over the contrasts. Forgetting is the increase of
-the loss on held-out text in nats a token, of evaluations with `held_out=`. Evaluates nothing.
+system, the expert by default, across runs. Runs are paired by their seed where all groups have the same seeds; else as
+they were given, which is said. Intervals are from a bootstrap over seeds and questions, p-values corrected by Holm over
+the contrasts. Forgetting is the increase of the loss on held-out text in nats a token, of evaluations with `held_out=`.
+Evaluates nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from t2.evaluation.compare_figures import write_figures
-from t2.evaluation.compare_groups import Group, read_groups
+from t2.evaluation.compare_groups import Group, read_groups, unpaired
 from t2.evaluation.contrasts import holm, parse_contrast
 from t2.evaluation.statistics import Paired, compare_runs
 from t2.evaluation.systems import EXPERT
@@ -99,16 +100,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]:
             raise ValueError(f"{wrong[0]!r} is no group. Write NAME=RUN,RUN with folders of evaluations.")
         runs = {name: [Path(path) for path in paths.split(",")] for name, _, paths in named}
+        if twice := [name for number, (name, *_) in enumerate(named) if name in [one for one, *_ in named[:number]]]:
+            raise ValueError(f"{twice[0]!r} is given twice. Write NAME=RUN,RUN with all runs of a way to train.")
         groups = read_groups(runs, system=options.system)
         tables = [groups_table(groups)]
-        if len(groups) > 1:
+        if len(groups) > 1 or options.contrast:
             tables.append(differences_table(differences(groups, options.contrast)))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    print("\n\n".join(one.markdown() if options.markdown else one.text() for one in tables))
+    notes = [note] if (note := unpaired(groups)) is not None else []
+    print("\n\n".join([*(one.markdown() if options.markdown else one.text() for one in tables), *notes]))
     if options.out is not None:
         with atomic_path(options.out / "compare.md") as partial:
-            partial.write_text("\n\n".join(one.markdown() for one in tables) + "\n")
+            partial.write_text("\n\n".join([*(one.markdown() for one in tables), *notes]) + "\n")
         print("\nWritten:", *[options.out / "compare.md", *write_figures(groups, options.out)], sep="\n")
 
 

@@ -28,6 +28,7 @@ class Group:
     numbers: int  # trained
     forgetting: list[float] = field(default_factory=list)  # increase of the loss on held-out text, by run; or empty
     trained: list[Path] = field(default_factory=list)  # folders of the training runs that are still there
+    seeds: list[int] = field(default_factory=list)  # by run
 
     @property
     def means(self) -> list[float]:
@@ -50,8 +51,8 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
 
     Raises:
         FileNotFoundError: a folder is not that of a finished evaluation.
-        ValueError: runs of several tasks, other questions than those of the first run, a system that was not scored, or
-            groups with different numbers of runs.
+        ValueError: runs of several tasks, other questions than those of the first run, a system that was not scored,
+            groups with different numbers of runs, or runs of a group that trained different amounts of numbers.
     """
     sizes = {name: len(paths) for name, paths in runs.items()}
     if len(set(sizes.values())) != 1:
@@ -74,7 +75,13 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
             group.scores.append(scores)
             group.base.append(base)
             results = Results.read(path)
+            if group.scores[1:] and results.trainable_parameters != group.numbers:
+                raise ValueError(
+                    f"{path} has trained {results.trainable_parameters:,} numbers, and the run of {name} before it "
+                    f"{group.numbers:,}: they are not of one way to train. Give each way a name of its own."
+                )
             group = replace(group, numbers=results.trainable_parameters)
+            group.seeds.append(results.seed)
             group.forgetting.extend(_forgetting(results, system))
             if results.expert is not None and (Path(results.expert) / METRICS_FILE).is_file():
                 group.trained.append(Path(results.expert))
@@ -85,6 +92,15 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
             group.forgetting.clear()
         groups.append(group)
     return groups
+
+
+def unpaired(groups: Sequence[Group]) -> str | None:
+    """What to say where runs of several groups are not paired by their seed; None where they are."""
+    first = groups[0].seeds
+    if len(groups) == 1 or (len(set(first)) == len(first) and all(group.seeds == first for group in groups)):
+        return None
+    told = "; ".join(f"{group.name}: {', '.join(map(str, group.seeds))}" for group in groups)
+    return f"Runs are paired in the order given, not by seed, since not all have the same seeds once each ({told})."
 
 
 def _by_seed(runs: Mapping[str, Sequence[Path]]) -> Mapping[str, Sequence[Path]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from t2.evaluation.benchmark import Benchmark
 from t2.evaluation.form_controls import form_ways
+from t2.evaluation.joining import pair_draws
 from t2.evaluation.null import null_of
 from t2.evaluation.report import Report, check_same_examples, compare
 from t2.evaluation.results import Contrasted, Null, Selection
@@ -107,12 +108,10 @@ def _unknown(text: str, name: str, task: str, known: Sequence[str]) -> ValueErro
 
 
 def _paired(first: Sequence[Report], second: Sequence[Report]) -> Paired:
-    """The comparison of two systems; of a control that was drawn several times with the average of its draws."""
+    """The comparison of two systems; draws of a control stand together, as `pair_draws` says."""
     for one in (*first, *second):
         check_same_examples(one, second[0])
-    count = max(len(first), len(second))
-    rows, others = ([one.scores for one in of] * (count // len(of)) for of in (first, second))
-    return compare_runs(rows, others)
+    return compare_runs(*pair_draws([one.scores for one in first], [one.scores for one in second]))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -32,6 +32,7 @@ POOL, OWN, SEQUENCE, JOINT = "centroid", "its own expert", "in sequence", "toget
 CONTRASTS = (SEQUENCE, JOINT, ALL)
 DRAWN = (OWN, POOL, JOINT, SEQUENCE, ALL, FORM)
 Scores = dict[str, dict[str, list[float]]]  # system -> task -> a score per question
+Questions = dict[str, list[tuple[object, object]]]  # task -> prompt and reference of each question
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,15 @@ class Growth:
     scores: Mapping[int, Scores]
 
     def of(self, size: int, system: str) -> list[float] | None:
-        """The scores of a system on all tasks of a pool, one after another; None where it was not scored."""
+        """The scores of a system on all tasks of a pool, one after another; None where it was not scored.
+
+        Where tasks have different numbers of questions, each is weighted so that the mean is that of the tasks' means.
+        """
         by_task = self.scores[size].get(system)
-        return None if by_task is None else list(chain.from_iterable(by_task.values()))
+        if by_task is None:
+            return None
+        total = sum(map(len, by_task.values()))
+        return [score * (total / (len(by_task) * len(of))) for of in by_task.values() for score in of]
 
 
 def read_growth(folder: Path) -> Growth:
@@ -52,7 +59,7 @@ def read_growth(folder: Path) -> Growth:
 
     Raises:
         FileNotFoundError: the folder holds no scored pool, or no scores of the expert trained in sequence.
-        ValueError: systems have other questions than the pool of their size.
+        ValueError: systems have other questions of a task, or other tasks than the pool of their size.
     """
     sizes = sorted(int(path.name.rpartition("_")[2]) for path in folder.glob("score_pool_*"))
     if not sizes:
@@ -60,36 +67,44 @@ def read_growth(folder: Path) -> Growth:
             f"{folder} holds no score_pool_3 or the like: make it with scripts/growth.sh {folder} 0."
         )
     # What does not depend on the other experts of a pool: it counts for pools of all sizes.
-    alone: Scores = {FORM: read_scores(folder / f"score_pool_{sizes[-1]}", {})[FORM]}
+    asked: Questions = {}
+    alone: Scores = {FORM: read_scores(folder / f"score_pool_{sizes[-1]}", {}, asked)[FORM]}
     for number in range(1, sizes[-1] + 1):
-        alone.setdefault(OWN, {}).update(read_scores(folder / f"score_own_{number}", {EXPERT: OWN})[OWN])
+        alone.setdefault(OWN, {}).update(read_scores(folder / f"score_own_{number}", {EXPERT: OWN}, asked)[OWN])
     scores = {}
     for size in sizes:
-        scored = read_scores(folder / f"score_pool_{size}", {})
+        scored = read_scores(folder / f"score_pool_{size}", {}, asked)
         found = {system: scored[system] for system in (BASE, POOL, ALL)}  # forms are not scored on every task
-        beside = [alone, read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE})]
+        beside = [alone, read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE}, asked)]
         if size == sizes[-1]:
-            beside.append(read_scores(folder / "score_joint", {EXPERT: JOINT}))
+            beside.append(read_scores(folder / "score_joint", {EXPERT: JOINT}, asked))
         for system, by_task in chain.from_iterable(other.items() for other in beside):
             found.setdefault(system, {task: of for task, of in by_task.items() if task in found[BASE]})
-        asked = {task: len(of) for task, of in found[BASE].items()}
         for system, by_task in found.items():
-            if {task: len(of) for task, of in by_task.items()} != asked:
-                raise ValueError(f"{folder}: {system} was scored on other questions than the pool of {size}.")
+            if [*by_task] != [*found[BASE]]:
+                raise ValueError(f"{folder}: {system} was scored on other tasks than the pool of {size}.")
         scores[size] = found
     return Growth(folder, scores)
 
 
-def read_scores(run: Path, names: Mapping[str, str]) -> Scores:
+def read_scores(run: Path, names: Mapping[str, str], asked: Questions) -> Scores:
     """Scores by system and task of an evaluation, in the order of its tasks, systems renamed by `names`.
 
-    The best form control, chosen on validation, is there as `form`.
+    The best form control, chosen on validation, is there as `form`. `asked` gets the questions of tasks that are new to
+    it.
 
     Raises:
         FileNotFoundError: the folder is not that of a finished evaluation.
+        ValueError: the questions of a task are not those in `asked`.
     """
     scores: Scores = {}
     for (task, system), lines in read_samples(run).items():
+        questions = [(line["prompt"], line.get("reference")) for line in lines]
+        if asked.setdefault(task, questions) != questions:
+            raise ValueError(
+                f"{run}: {names.get(system, system)} was scored on other questions of {task} than the systems before "
+                "it. Evaluate all with the same task, split and limit."
+            )
         scores.setdefault(names.get(system, system), {})[task] = [float(line["score"]) for line in lines]
     for task, chosen in (Results.read(run).selection or {}).items():
         scores.setdefault(FORM, {})[task] = scores[chosen.form][task]

@@ -2,13 +2,14 @@
 
 A system that ran with several seeds has a row of scores for each. So has a control that was drawn several times
 (`random_1:DOMAIN`, ...) and a strategy that was fitted to several support sets (`few_shot#1`, ...), under the name
-without the number. `form` is the best form control, as each run chose it.
+without the number. `form` is the best form control, as each run chose it; for a seed without one it is the mean of the
+others' scores.
 Reads `results.json` and `samples.jsonl`; evaluates nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +21,7 @@ from t2.run.files import parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 
 Draws = dict[str, list[float]]  # seed, or seed.draw -> a score per question
+Rows = Sequence[Sequence[float]]  # a score per question, by seed or draw
 
 
 @dataclass(frozen=True)
@@ -35,45 +37,59 @@ class Joined:
     about: dict[tuple[str, str], list[tuple[Results, str]]] = field(default_factory=dict)
     forms: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    def pairs(self, task: str, first: str, second: str) -> tuple[list[list[float]], list[list[float]]]:
-        """Scores of two systems on a task, (S, n) each, row by row of one seed; of a system with one seed that row.
+    def pairs(self, task: str, first: str, second: str) -> tuple[Rows, Rows]:
+        """Scores of two systems on a task, (S, n) each, row by row of the seeds that both have.
 
-        Draws of a seed are averaged where there are several seeds: they share its experts, so that a bootstrap which
+        A system with one row has it for every seed. Draws of the only seed in common are paired as `pair_draws` says;
+        where there are several seeds, they are averaged within each: they share its experts, so that a bootstrap which
         took each for a run of its own would give too narrow an interval.
 
         Raises:
             ValueError: they have no seed in common.
         """
         a, b = (self.scores[task][name] for name in (first, second))
-        rows = [
-            (draw.partition(".")[0], of, other)
-            for draw in (a if len(a) >= len(b) else b)
-            if (of := _of_same_seed(a, draw)) is not None and (other := _of_same_seed(b, draw)) is not None
-        ]
-        if not rows:
+        of, others = _by_seed(a), _by_seed(b)
+        if len(a) == 1:
+            of = dict.fromkeys(others, next(iter(of.values())))
+        elif len(b) == 1:
+            others = dict.fromkeys(of, next(iter(others.values())))
+        seeds = [seed for seed in of if seed in others]
+        if not seeds:
             raise ValueError(
                 f"{first} ran on {task} with the seeds {', '.join(a)}, and {second} with {', '.join(b)}. Join runs in "
                 "which both have a seed."
             )
-        seeds = dict.fromkeys(seed for seed, _, _ in rows)
         if len(seeds) == 1:
-            return [of for _, of, _ in rows], [other for _, _, other in rows]
-        of_seed = [[row[1:] for row in rows if row[0] == seed] for seed in seeds]
-        return [_mean([of for of, _ in own]) for own in of_seed], [
-            _mean([other for _, other in own]) for own in of_seed
-        ]
+            return pair_draws(of[seeds[0]], others[seeds[0]])
+        return [_mean(of[seed]) for seed in seeds], [_mean(others[seed]) for seed in seeds]
 
 
-def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+def pair_draws(first: Rows, second: Rows) -> tuple[Rows, Rows]:
+    """The draws of two systems, as many of each.
+
+    As many of both are paired in their order, and a single one stands beside each of the other's. Else (two support
+    sets and three draws of a control) no pairing takes each of them as often: the means of both are compared then, so
+    that the interval is over the questions alone.
+    """
+    if len(first) == len(second):
+        return first, second
+    if 1 in (len(first), len(second)):
+        count = max(len(first), len(second))
+        return [*first] * (count // len(first)), [*second] * (count // len(second))
+    return [_mean(first)], [_mean(second)]
+
+
+def _mean(rows: Rows) -> list[float]:
     """The mean of each question."""
     return [fmean(of) for of in zip(*rows, strict=True)]
 
 
-def _of_same_seed(draws: Draws, draw: str) -> list[float] | None:
-    """The row of the draw, or of its seed, or the only one."""
-    if len(draws) == 1:
-        return next(iter(draws.values()))
-    return draws.get(draw, draws.get(draw.partition(".")[0]))
+def _by_seed(draws: Draws) -> dict[str, list[list[float]]]:
+    """The rows of each seed, in the order of its draws."""
+    found: dict[str, list[list[float]]] = {}
+    for draw, row in draws.items():
+        found.setdefault(draw.partition(".")[0], []).append(row)
+    return found
 
 
 def join_runs(paths: Sequence[Path]) -> Joined:
@@ -106,7 +122,15 @@ def join_runs(paths: Sequence[Path]) -> Joined:
                 chosen_on[task, seed] = selection.n
                 form = [float(line["score"]) for line in samples[task, selection.form]]
                 joined.scores[task].setdefault(FORM, {})[seed] = form
+    for task, systems in joined.scores.items():
+        _fill_form(systems, {str(results.seed) for results in joined.runs.values() if task in results.scores})
     return joined
+
+
+def _fill_form(systems: dict[str, Draws], seeds: Iterable[str]) -> None:
+    """Have the mean of the others stand for a seed that chose no form control; a gain has all seeds of a system so."""
+    if chosen := list(systems.get(FORM, {}).values()):
+        systems[FORM] = {seed: systems[FORM].get(seed) or _mean(chosen) for seed in sorted(seeds)}
 
 
 def _add(joined: Joined, task: str, system: str, results: Results, scores: list[float], run: str) -> None:

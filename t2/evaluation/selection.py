@@ -7,6 +7,7 @@ first pass. Both are chosen by one rule on examples that are not scored, so that
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -16,8 +17,10 @@ from t2.evaluation.results import Selection
 from t2.evaluation.scoring import evaluate
 from t2.evaluation.systems import BASE, BEST_SINGLE, EXPERT, ORACLE
 from t2.policy.generator import Generator
-from t2.tasks.base import Split, Task
+from t2.tasks.base import NoSplit, Split, Task
 from t2.types import Example, Sampling
+
+log = logging.getLogger(__name__)
 
 CHOSEN_ON = 100  # validation examples, where nothing is said
 
@@ -76,6 +79,9 @@ def select(
     """Choose among the `systems` on the first `limit` validation examples; on the `scored` ones where there are none.
 
     Of equals the first is chosen, so that the base stands where no control does better.
+
+    Raises:
+        ValueError, OSError: the task has a validation split, and it cannot be read.
     """
     examples, chosen_on = _validation(task, scored, split)
     examples = examples[:limit]
@@ -92,7 +98,11 @@ def select(
 def _validation(task: Task, scored: Sequence[Example], split: Split) -> tuple[Sequence[Example], Split]:
     try:
         return task.split("val"), "val"
-    except ValueError:  # all of its questions are for testing, as HumanEval's
+    except NoSplit as error:  # all of its questions are for testing, as HumanEval's
+        log.warning(
+            "%s: the best form control and single expert are chosen on the scored split, which favours them: %s",
+            *(task.name, error),
+        )
         return scored, split
 
 

@@ -133,7 +133,8 @@ def _form_notes(joined: Joined, task: str) -> list[str]:
             f"{task}: the runs chose different form controls, {told}. A system is compared with that of its own seed."
         )
     if without := [name for name in having if name not in chosen]:
-        notes.append(f"{task}: {', '.join(without)} chose no form control; that of the other runs stands for it.")
+        instead = "that of its seed, or else the mean of all, stands for it"
+        notes.append(f"{task}: {', '.join(without)} chose no form control; {instead}.")
     selections = [(name, (results.selection or {}).get(task)) for name, results in joined.runs.items()]
     if tested := [name for name, one in selections if one is not None and one.split == joined.runs[name].split]:
         notes.append(f"{task}: {', '.join(tested)} chose the form control on the scored split, which favours it.")

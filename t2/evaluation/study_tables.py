@@ -12,7 +12,7 @@ from t2.evaluation.systems import BASE
 from t2.evaluation.table import Table, percent
 from t2.evaluation.tables import confusion_table, number_table
 
-SHOTS = re.compile(r"(?P<system>.+)_(?P<shots>\d+)")
+SHOTS = re.compile(r"(?P<system>[^:]+)_(?P<shots>\d+)")  # a strategy; `expert:DOMAIN` may end in a number of its own
 CHOSEN_S = 0.05  # pass 1 of a fixed mixture takes less, and its share is no finding
 
 
@@ -66,7 +66,7 @@ def contrasts_table(study: Study) -> Table:
 
 
 def shots_of(study: Study) -> dict[str, dict[int, tuple[str, Cell]]]:
-    """Task -> shots -> (system, cell), of systems whose names end in `_SHOTS` (paper, Table 8)."""
+    """Task -> shots -> (system, cell), of strategies whose names end in `_SHOTS` (paper, Table 8)."""
     found: dict[str, dict[int, tuple[str, Cell]]] = {}
     for task, systems in study.cells.items():
         for system, cell in systems.items():

@@ -19,6 +19,10 @@ Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
+class NoSplit(ValueError):
+    """A task has no such split, as one whose questions are all for testing has no validation."""
+
+
 @runtime_checkable
 class Task(Protocol):
     """A named data set with a scorer, the form of its answers, and what guessing is worth."""
@@ -31,6 +35,7 @@ class Task(Protocol):
         """Returns the examples of a split. It is never empty and shares no question with another split.
 
         Raises:
+            NoSplit: the task has no such split.
             ValueError: the split is empty or unknown, or its rows lack a column.
         """
         ...

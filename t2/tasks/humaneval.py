@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from t2.grading.sandbox.executor import CodeExecutor, CodeTest
 from t2.grading.sandbox.programs import cut_program, fenced_code, unix_newlines
 from t2.run.messages import check_choice
-from t2.tasks.base import SPLITS, Split
+from t2.tasks.base import SPLITS, NoSplit, Split
 from t2.tasks.form import IN_PROMPT
 from t2.tasks.mbpp import FENCE, RESPONSE_PREFIX, SYSTEM, seeded_split
 from t2.tasks.row_source import Row, RowSource
@@ -69,11 +69,12 @@ class HumanEval:
         """Returns the examples of a split; `metadata["test"]` holds the tests of `metadata["entry_point"]`.
 
         Raises:
-            ValueError: the split is unknown, or is train or val without `split_sizes`.
+            NoSplit: it is train or val without `split_sizes`.
+            ValueError: the split is unknown.
         """
         check_choice(f"split of {self.name}", split, SPLITS)
         if split != "test" and self._sizes is None:
-            raise ValueError(
+            raise NoSplit(
                 f"{self.name} has no {split} split: all its problems are for testing. Learn from another task "
                 "(task=mbpp), adapt with a few examples of the test split (t2.tasks.few_shot_split.FewShotSplit), or "
                 "divide it: task.split_sizes={train: 40, val: 24}."

@@ -19,6 +19,7 @@ from typing import Any
 from t2.run.fetch import fetch_pypi, file_sha256
 from t2.run.files import parse_json
 from t2.run.messages import check_choice, did_you_mean
+from t2.tasks.base import NoSplit
 
 Row = Mapping[str, Any]
 
@@ -70,6 +71,7 @@ class RowSource:
         """Returns the rows of a split, each with at least `columns`.
 
         Raises:
+            NoSplit: `data_files` names no file of the split.
             ValueError: the split is unknown or has no rows, a column is missing, or a file does not match its suffix.
             FileNotFoundError: the local file, or the file in the wheel, does not exist.
             ConnectionError: the hub or its data set cannot be reached.
@@ -102,7 +104,10 @@ class RowSource:
 
     def _from_file(self, split: str) -> _Read:
         files = self._data_files or {}
-        check_choice(f"the split of {self._task} to read from data_files", split, files)
+        try:
+            check_choice(f"the split of {self._task} to read from data_files", split, files)
+        except ValueError as error:
+            raise NoSplit(str(error)) from None
         named = str(files[split])
         name = re.split(r"[\\/]", named)[-1]
         if not name.endswith(SUFFIXES):

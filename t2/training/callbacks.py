@@ -18,7 +18,6 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 
 from t2.evaluation.report import Report
-from t2.evaluation.scoring import evaluate
 from t2.evaluation.systems import BASE, EXPERT
 from t2.experts.trained import load_trained, save_trained, why_not_kept
 from t2.policy.generator import AdaptableGenerator
@@ -60,6 +59,7 @@ class Validation(L.Callback):
         self.majority: float | None = None  # accuracy of always giving the most frequent answer
         self.latest: Report | None = None  # of the latest validation of this process
         self._resumed = False
+        self._found: int | None = None  # step of the expert that was there when a run went on
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Validate before the step, where `every` says so, or where this step's expert is the best that was saved.
@@ -71,14 +71,14 @@ class Validation(L.Callback):
             self._validate(trainer, module)
 
     def _saved_step(self, trainer: L.Trainer, module: ExpertTraining) -> int | None:
-        """The step of the expert that a resumed run finds in its folder; None of any other run, and later on."""
-        resumed, self._resumed = self._resumed, False
-        if not resumed or trainer.global_step in self.reports:
-            return None
-        try:
-            return load_trained(trainer.default_root_dir, module.adapter).metadata.step
-        except FileNotFoundError:  # none was worth keeping
-            return None
+        """The step of the expert that a resumed run finds in its folder, while its validation is not known."""
+        if self._resumed:
+            self._resumed = False
+            try:
+                self._found = load_trained(trainer.default_root_dir, module.adapter).metadata.step
+            except FileNotFoundError:  # none was worth keeping
+                self._found = None
+        return None if self._found in self.reports else self._found
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validate the last step, unless it was."""
@@ -88,13 +88,18 @@ class Validation(L.Callback):
         step = trainer.global_step
         if step in self.reports:
             return
-        examples = self._examples(module)
+        examples, found = self._examples(module), step == self._saved_step(trainer, module)
         with module.phases("validate"):
             report = evaluate_divided(
                 module.generator, module.task, examples, _sampling(module), system=EXPERT, workers=module.score_workers
             )
         self.reports[step], self.majority, self.latest = report.scores, report.majority, report
-        if report.mean > self._mean(self.best_step) or step == self.best_step:
+        if found and report.mean <= self.best and step != self.best_step:
+            log.warning(
+                "step %d: %.3f is not above step %d's %.3f, but this expert had been saved in its place.",
+                *(step, report.mean, self.best_step, self.best),
+            )
+        if report.mean > self.best or step == self.best_step or found:
             before = self._mean(0) if 0 in self.reports else None
             expert = module.expert(step=step, val_before=before, val_after=report.mean)
             if (reason := why_not_kept(expert)) is None:
@@ -112,11 +117,14 @@ class Validation(L.Callback):
             trainer.should_stop = True
 
     def score_base(self, module: ExpertTraining) -> Report:
-        """The base's scores on the same examples, which no validation has where training began with an expert."""
+        """The base's scores on the same examples, which no validation has where training began with an expert.
+
+        Every rank takes part: one alone cannot run a sharded model.
+        """
         assert isinstance(module.generator, AdaptableGenerator), "every generator that a run can have is one"
         base = module.generator.with_state({})
         with module.phases("validate"):
-            return evaluate(
+            return evaluate_divided(
                 base, module.task, self._examples(module), _sampling(module), system=BASE, workers=module.score_workers
             )
 
@@ -173,6 +181,7 @@ class Checkpoints(L.Callback):
         if every < 1:
             raise ValueError(f"checkpoints: every={every}; allowed: at least 1.")
         self.every = every
+        self._saved = 0  # step of the last checkpoint
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Have the trainer write checkpoints durably; before a run that is resumed reads its own."""
@@ -181,6 +190,7 @@ class Checkpoints(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the CSV's rows of steps that will be computed again, and have several ranks stop together."""
         note_sigterm(trainer)
+        self._saved = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, MetricsCSV):
                 logger.resume_at(trainer.global_step)
@@ -189,6 +199,7 @@ class Checkpoints(L.Callback):
         """Save after the step."""
         if trainer.global_step % self.every == 0:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT, weights_only=False)
+            self._saved = trainer.global_step
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Log how to resume the run."""
@@ -196,8 +207,9 @@ class Checkpoints(L.Callback):
         if isinstance(exception, SIGTERMException):
             log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
         if (run / LAST_CHECKPOINT).exists():
+            saved = "every finished step is saved" if self.every == 1 else f"the last saved step is {self._saved}"
             word = for_shell("resume", run)
-            log.warning("Stopped; every finished step is saved. Go on with: %s %s", typed("train"), word)
+            log.warning("Stopped; %s. Go on with: %s %s", saved, typed("train"), word)
 
 
 class Progress(L.Callback):

@@ -1,7 +1,7 @@
 """What a dashboard shows of a training run beside its numbers: completions, alerts, and at the end summary and expert.
 
-Only W&B gets them; without a W&B logger nothing happens. Tables grow with the run: one that is resumed begins with the
-rows it had.
+Only W&B gets them; without a W&B logger nothing happens. The table of validations grows with the run; that of a run
+that is resumed begins with its next validation, for the completions of those before it are not kept.
 """
 
 from __future__ import annotations

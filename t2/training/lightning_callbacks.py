@@ -4,7 +4,7 @@
 
 Lightning serves them at the end of an epoch or of its validation loop. A run of t2 is one epoch, and validates before a
 step (`t2.training.callbacks.Validation`). So `ServeLightning` hands them the metrics and calls them after each
-validation. Metrics of the latest step (train/...) can be monitored, too.
+validation. Metrics of the latest step (train/...) can be monitored, too; a validation before there is one is left out.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint
 
-from t2.training.callbacks import Validation
+from t2.training.callbacks import Validation, training_of
 from t2.training.checkpoint_file import DurableCheckpoints
-from t2.training.module import ExpertTraining
 
 LIGHTNING_FOLDER = "lightning"
 
@@ -95,10 +94,12 @@ class ServeLightning(L.Callback):
         self.step = step
         self._show(trainer, module)
         for callback in self.served:
-            callback.on_validation_end(trainer, module)
+            monitor = getattr(callback, "monitor", None)
+            # A metric of the latest step is not there before this process has made one; a misspelt one never is.
+            if monitor is None or monitor in trainer.callback_metrics or training_of(module).metrics:
+                callback.on_validation_end(trainer, module)
 
     def _show(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, ExpertTraining), "these callbacks serve ExpertTraining"
         scores = self.validation.reports[max(self.validation.reports)]
-        metrics = {**module.metrics, "val/score": sum(scores) / len(scores)}
+        metrics = {**training_of(module).metrics, "val/score": sum(scores) / len(scores)}
         trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in metrics.items()})

@@ -5,6 +5,7 @@ A step that would make NaN or infinity of the parameters is refused: no checkpoi
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pydantic import Field, NonNegativeInt, PositiveFloat
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+log = logging.getLogger(__name__)
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -38,7 +41,12 @@ class OptimizerSettings:
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
     def build(self, parameters: Sequence[nn.Parameter], total_steps: int) -> tuple[AdamW, LambdaLR]:
-        """The optimizer, and the schedule to be stepped after it."""
+        """The optimizer, and the schedule to be stepped after it; a warning where that never reaches `lr`."""
+        if self.warmup_steps >= total_steps:
+            log.warning(
+                "optimizer.warmup_steps is %d and steps %d: the learning rate never reaches %g. Warm up less.",
+                *(self.warmup_steps, total_steps, self.lr),
+            )
         adamw = AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
         return adamw, LambdaLR(adamw, lambda step: self.scale(step, total_steps))
 

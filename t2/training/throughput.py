@@ -64,12 +64,13 @@ def time_metrics(
     """Where the time of a step went, for the loggers.
 
     Args:
-        sampling: seconds of the step's completions by phase, whenever they were spent.
+        sampling: seconds of the step's completions by phase, whenever they were spent; without `rollout` where another
+            rank had all of them.
         step: seconds of the trainer by phase; `rollout_wait` among them where completions were sampled ahead.
         tokens: those of the completions.
         start: when the step began, by `time.perf_counter`.
     """
-    generated = sampling["rollout"] + sampling.get("wait", 0.0)
+    generated = sampling.get("rollout", 0.0) + sampling.get("wait", 0.0)
     seconds = {"rollout_wait": generated + sampling.get("score", 0.0), **sampling, **step}
     rate = tokens / max(time.perf_counter() - start, 1e-9)
     return {

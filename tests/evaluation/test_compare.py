@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folders import BASE, run_folder
@@ -16,7 +17,7 @@ from t2.evaluation.statistics import Paired
 RIGHT, HALF = [1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0]
 
 
-def runs(folder: Path, name: str, *rows: list[float], **more: str) -> list[Path]:
+def runs(folder: Path, name: str, *rows: list[float], **more: Any) -> list[Path]:
     return [
         run_folder(folder / f"{name}{seed}", {"base": BASE, "expert": row}, seed=seed, **more)
         for seed, row in enumerate(rows)
@@ -51,6 +52,30 @@ def test_runs_are_paired_by_their_seed_in_whatever_order_they_are_given(tmp_path
     assert turned == right
     unlike = runs(tmp_path / "c", "c", HALF, BASE, BASE)[1:]  # seeds 1 and 2: paired as given
     assert read_groups({"a": a, "c": unlike[::-1]})[1].scores == [BASE, BASE]
+
+
+def test_runs_that_are_not_paired_by_their_seed_are_said_to_be_so(tmp_path, capsys) -> None:
+    a, b = runs(tmp_path, "a", RIGHT, HALF), runs(tmp_path, "b", HALF, BASE, BASE)
+    for other, said in ((b[1::-1], False), (b[1:], True)):
+        main([argument("svf", a), argument("lora", other), "--out", str(tmp_path / "out")])
+        for text in (capsys.readouterr().out, (tmp_path / "out" / "compare.md").read_text()):
+            assert ("not by seed, since not all have the same seeds once each (svf: 0, 1; lora: 1, 2)" in text) is said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["svf=a0", "svf=a1"], "'svf' is given twice"),
+        (["svf=a0,a1", "--contrast", "svf - nonsense"], "A contrast names 'nonsense'; allowed: svf"),
+        (["svf=a0,a1,c0"], "c0 has trained 8 numbers, and the run of svf before it 7"),
+    ],
+)
+def test_nothing_that_is_given_is_left_out_in_silence(tmp_path, monkeypatch, words: list[str], message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs(Path(), "a", RIGHT, HALF)
+    runs(Path(), "c", HALF, trainable_parameters=8)
+    with pytest.raises(SystemExit, match=message):
+        main(words)
 
 
 def test_it_prints_scores_by_run_and_contrasts(tmp_path, capsys) -> None:

@@ -5,9 +5,10 @@ from results_files import report_of
 
 from t2.evaluation.contrasts import contrast, holm, parse_contrast
 from t2.evaluation.results import Selection
-from t2.evaluation.statistics import compare_runs
+from t2.evaluation.statistics import compare_runs, compare_scores
 
-REPORTS = [report_of("base", [0, 0, 0, 0]), report_of("base+prefix", [1, 0, 0, 0]), report_of("one", [1, 1, 1, 0])]
+BASE = [0, 0, 0, 0]
+REPORTS = [report_of("base", BASE), report_of("base+prefix", [1, 0, 0, 0]), report_of("one", [1, 1, 1, 0])]
 SELECTION = {"sums": Selection("val", 4, "base+prefix", None, {})}
 
 
@@ -56,3 +57,10 @@ def test_draws_of_a_control_stand_together_under_its_name():
     assert one.paired.difference == 0.25
     with pytest.raises(ValueError, match="evaluated on 3 and 4 examples"):
         contrast([*REPORTS, draws[0], report_of("random_2:a", [1, 0, 0])], ["one - random:a"], {})
+
+
+def test_numbers_of_draws_that_do_not_match_are_compared_by_their_means():
+    draws = [report_of(f"random_{number}:a", row) for number, row in enumerate(([1, 0, 0, 0], [1, 1, 0, 0], BASE), 1)]
+    sets = [report_of("few_shot#1", [1, 1, 1, 0]), report_of("few_shot#2", [1, 1, 0, 0])]
+    (one,) = contrast([*REPORTS, *draws, *sets], ["few_shot - random:a"], {})
+    assert one.paired == compare_scores([1, 1, 0.5, 0], [2 / 3, 1 / 3, 0, 0])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from t2.evaluation.growth import contrasts, growth_table, main, read_growth, tasks_table
+from t2.evaluation.growth import Growth, contrasts, growth_table, main, read_growth, tasks_table
 from t2.evaluation.results import Results, Selection
 from t2.run.results import SAMPLES_FILE
 
@@ -95,9 +96,27 @@ def test_a_folder_without_pools_is_refused(tmp_path: Path) -> None:
         main([str(tmp_path)])
 
 
-def test_other_questions_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda lines: lines[:-1], "in sequence was scored on other questions of three than"),
+        (
+            lambda lines: [line.replace("one 3", "another 3") for line in lines],
+            "base was scored on other questions of one",
+        ),
+        (lambda lines: [line for line in lines if "three" not in line], "in sequence was scored on other tasks than"),
+    ],
+)
+def test_other_questions_are_refused(tmp_path: Path, change: Callable[[list[str]], list[str]], message: str) -> None:
     folder = grown(tmp_path / "a")
-    lines = (folder / "score_sequence_3" / SAMPLES_FILE).read_text().splitlines()
-    (folder / "score_sequence_3" / SAMPLES_FILE).write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(ValueError, match="in sequence was scored on other questions than the pool of 3"):
+    path = folder / "score_sequence_3" / SAMPLES_FILE
+    path.write_text("\n".join(change(path.read_text().splitlines())) + "\n")
+    with pytest.raises(ValueError, match=message):
         read_growth(folder)
+
+
+def test_a_task_counts_as_much_as_any_other_in_a_contrast(tmp_path: Path) -> None:
+    of = {"centroid": (1.0, 0.0), "in sequence": (0.0, 0.0), "together": (0.0, 1.0), "all": (0.0, 0.0)}
+    scores = {name: {"few": [few] * 2, "many": [many] * 8} for name, (few, many) in {**of, "base": (0.0, 0.0)}.items()}
+    found = contrasts([Growth(tmp_path, {2: scores})])
+    assert [one.paired.difference for one in found] == pytest.approx([0.5, 0.0, 0.5])

@@ -32,3 +32,17 @@ def test_only_seeds_that_both_have_are_compared() -> None:
     assert some.pairs("t", "a", "b") == ([HALF, NONE], [ONE, ONE])
     with pytest.raises(ValueError, match=r"a ran on t with the seeds 0, 1, and b with 2, 3"):
         joined(a={"0": ONE, "1": ONE}, b={"2": ONE, "3": ONE}).pairs("t", "a", "b")
+
+
+def test_what_was_drawn_in_some_of_the_runs_is_compared_on_their_seeds() -> None:
+    base: Draws = {"0": ONE, "1": HALF, "2": NONE}
+    lone = joined(base=base, random={"1.1": NONE, "1.2": ONE})
+    assert lone.pairs("t", "base", "random") == ([HALF, HALF], [NONE, ONE])
+    several = joined(base=base, random={"1.1": NONE, "1.2": ONE, "2.1": ONE})
+    assert several.pairs("t", "random", "base") == ([[0.5, 0.5], ONE], [HALF, NONE])
+    assert several.pairs("t", "base", "random") == ([HALF, NONE], [[0.5, 0.5], ONE])
+
+
+def test_another_number_of_draws_of_one_seed_is_compared_by_the_means() -> None:
+    some = joined(few_shot={"0.1": ONE, "0.2": NONE}, random={"0.1": ONE, "0.2": HALF, "0.3": NONE})
+    assert some.pairs("t", "few_shot", "random") == ([[0.5, 0.5]], [pytest.approx([2 / 3, 1 / 3])])

@@ -9,6 +9,7 @@ from results_files import report_of
 from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.selection import Controls, derived, passed_over, select
+from t2.tasks.base import NoSplit
 from t2.types import Completion, Sampling
 
 
@@ -22,10 +23,16 @@ class Says:
         return [[Completion((1,), (2,), (0.0,), self.text, "stop")] for _ in examples]
 
 
+NONE = NoSplit("all questions are for testing")
+
+
+@dataclass(frozen=True)
 class WithoutVal(LetterTask):
+    why: Exception = NONE
+
     def split(self, split):
         if split == "val":
-            raise ValueError("all questions are for testing")
+            raise self.why
         return super().split(split)
 
 
@@ -53,9 +60,15 @@ def test_of_equals_the_base_stands_and_without_a_pool_there_is_no_single_expert(
     assert (chosen.form, chosen.single, chosen.n) == ("base", None, 8)
 
 
-def test_a_task_without_validation_chooses_on_what_is_scored_and_says_so():
+def test_a_task_without_validation_chooses_on_what_is_scored_and_says_so(caplog):
     chosen = choose(WithoutVal(), **{"base": "A", "base+prefix": "a"})
     assert (chosen.split, chosen.form) == ("test", "base+prefix")
+    assert "chosen on the scored split, which favours them: all questions are for testing" in caplog.text
+
+
+def test_validation_that_cannot_be_read_is_not_taken_for_none():
+    with pytest.raises(ValueError, match=r"val.jsonl, line 3"):
+        choose(WithoutVal(why=ValueError("val.jsonl, line 3: no column 'answer'")), base="A")
 
 
 def test_the_oracle_is_right_where_any_of_its_systems_is():

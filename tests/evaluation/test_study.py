@@ -11,7 +11,7 @@ from results_files import results_of
 
 from t2.evaluation.results import Confusion, Null, Selection
 from t2.evaluation.study import main, read_study, write_study
-from t2.evaluation.study_tables import score_table, shots_of, study_tables
+from t2.evaluation.study_tables import compared, score_table, shots_of, study_tables
 from tests.evaluation.run_folders import BASE, TASK, run_folder
 
 
@@ -57,9 +57,10 @@ def test_an_unfinished_run_is_refused(tmp_path: Path, present: bool, match: str)
 
 
 def test_shots_are_told_from_names_and_sorted(tmp_path: Path) -> None:
-    scores = dict.fromkeys(("base", "few_shot", "few_shot_20", "few_shot_3"), BASE)
-    found = shots_of(read_study([run_folder(tmp_path / "a", scores)]))
-    assert list(found[TASK]) == [3, 20]
+    named = ("base", "few_shot", "expert:products_2", "reversed:gcd_30")
+    study = read_study([run_folder(tmp_path / "a", dict.fromkeys((*named, "few_shot_20", "few_shot_3"), BASE))])
+    assert list(shots_of(study)[TASK]) == [3, 20]
+    assert compared(study) == ([*named], [TASK])
 
 
 def test_the_table_has_a_line_per_system_that_was_run(tmp_path: Path) -> None:
@@ -125,11 +126,23 @@ def test_of_runs_of_one_seed_the_choice_on_the_most_examples_counts(tmp_path: Pa
 def test_what_weakens_a_form_control_is_said(tmp_path: Path) -> None:
     tested, without = told(tmp_path / "a", "base", split="test"), run_folder(tmp_path / "b", {"base": BASE}, seed=1)
     assert [note.partition(": ")[2] for note in read_study([tested, without]).notes] == [
-        "b chose no form control; that of the other runs stands for it.",
+        "b chose no form control; that of its seed, or else the mean of all, stands for it.",
         "a chose the form control on the scored split, which favours it.",
     ]
     (note,) = read_study([without]).notes
     assert "no run has form controls" in note
+
+
+def test_a_seed_without_a_form_control_is_compared_with_the_mean_of_the_others(tmp_path: Path) -> None:
+    scores = {"base": BASE, "expert:a": [0.0] * 4}
+    runs = [told(tmp_path / "a", "base+prefix"), told(tmp_path / "b", "base", seed=1)]
+    study = read_study([*runs, run_folder(tmp_path / "c", scores, seed=2)], ["expert:a - form"])
+    cell, form = study.cells[TASK]["expert:a"], study.tasks[TASK].form_mean
+    assert form == pytest.approx((0.5 + 0.25) / 2)
+    assert cell.paired_form is not None
+    assert cell.paired_form.difference == pytest.approx((1 + 1 + 0) / 3 - form)
+    assert study.contrasts[0].seeds == 3
+    assert "sums: c chose no form control; that of its seed, or else the mean of all, stands for it." in study.notes
 
 
 def test_draws_of_a_control_are_averaged_as_seeds_are(tmp_path: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import lightning as L
+import pytest
+from conftest import LetterTask
 from training_run import fit, make_module
 
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.training.callbacks import Checkpoints, Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT
+from t2.types import Example
 
 
 def test_the_base_is_scored_with_what_was_learned_left_out() -> None:
@@ -43,3 +49,51 @@ def test_a_run_that_was_killed_before_a_validation_has_none_more(tmp_path: Path)
     again = Validation(every=4)
     fit(make_module(lr=0.05), tmp_path, steps=3, callbacks=[again, Checkpoints()], ckpt=tmp_path / LAST_CHECKPOINT)
     assert sorted(again.reports) == [0, 3]
+
+
+class Stops(L.Callback):
+    """Ends a run after its third step, as Ctrl-C does."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("every", "said"), [(1, "every finished step is saved"), (2, "the last saved step is 2")])
+def test_a_run_that_is_stopped_says_what_is_saved(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, every: int, said: str
+) -> None:
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(make_module(), tmp_path, callbacks=[Validation(every=9), Checkpoints(every=every), Stops()])
+    assert f"Stopped; {said}. Go on with" in caplog.text
+
+
+@dataclass(frozen=True)
+class Drops(LetterTask):
+    """Validations have these scores, one after another."""
+
+    means: tuple[float, ...] = ()
+    asked: list[str] = field(default_factory=list)
+
+    def score(self, example: Example, text: str) -> float:
+        val = self.split("val")
+        if example not in val:
+            return super().score(example, text)
+        self.asked.append(text)
+        return self.means[(len(self.asked) - 1) // len(val)]
+
+
+def test_the_best_step_is_that_of_the_file_also_where_its_validation_comes_out_lower(tmp_path: Path) -> None:
+    """An engine that rounds otherwise, say; the checkpoint of step 2 is older than the validation of it."""
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(make_module(task=Drops(means=(0.2, 0.9))), tmp_path, callbacks=[
+            Validation(every=2), Checkpoints(every=2), Stops(),
+        ])  # fmt: skip
+    again = Validation(every=2)
+    callbacks = [again, Checkpoints(every=2)]
+    task = Drops(means=(0.1, 0.05, 0.05))
+    fit(make_module(task=task), tmp_path, steps=4, callbacks=callbacks, ckpt=tmp_path / LAST_CHECKPOINT)
+    metadata = Expert.load(tmp_path / EXPERT_FILE).metadata
+    assert (
+        (metadata.step, metadata.val_after) == (again.best_step, pytest.approx(again.best)) == (2, pytest.approx(0.1))
+    )

@@ -30,6 +30,16 @@ def test_early_stopping_and_model_checkpoint_act_after_each_validation(tmp_path:
     assert read_checkpoint(tmp_path / LAST_CHECKPOINT)["global_step"] == 2
 
 
+def test_a_metric_of_the_latest_step_is_monitored_once_there_is_one(tmp_path: Path) -> None:
+    for steps, ckpt, served in ((2, None, [2]), (4, tmp_path / LAST_CHECKPOINT, [4])):
+        validation, stop = Validation(every=2), EarlyStopping(monitor="train/score", mode="max", patience=99)
+        seen: list[int] = []
+        stop._run_early_stopping_check = lambda trainer, seen=seen: seen.append(trainer.global_step)  # type: ignore[method-assign,misc]
+        callbacks = serve_lightning([validation, stop, Checkpoints()], validation, run=tmp_path)
+        fit(make_module(), tmp_path, steps=steps, ckpt=ckpt, callbacks=callbacks)
+        assert seen == served
+
+
 def test_a_resumed_run_counts_on(tmp_path: Path) -> None:
     """A validation that was passed on before the kill is not passed on again."""
 

@@ -30,6 +30,14 @@ def test_the_logged_learning_rate_is_that_of_the_step():
         )  # Adam's first steps
 
 
+@pytest.mark.parametrize(("warmup_steps", "said"), [(9, False), (10, True)])
+def test_a_warm_up_as_long_as_the_run_is_said(caplog, warmup_steps, said):
+    settings = OptimizerSettings(lr=1.0, warmup_steps=warmup_steps)
+    settings.build([nn.Parameter(torch.zeros(2))], total_steps=10)
+    assert (max(settings.scale(step, 10) for step in range(10)) < 1) is said
+    assert ("warmup_steps is 10 and steps 10: the learning rate never reaches 1." in caplog.text) is said
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_a_gradient_that_is_not_finite_changes_nothing(bad):
     parameter = nn.Parameter(torch.zeros(2))

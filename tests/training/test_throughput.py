@@ -46,3 +46,5 @@ def test_the_wait_is_the_trainers() -> None:
     assert now["train/tokens_per_second"] == pytest.approx(10, rel=0.01)
     ahead = time_metrics(sampling, {"rollout_wait": 0.1, "update": 2.0}, 100, start=time.perf_counter() - 10)
     assert (ahead["seconds/rollout_wait"], ahead["seconds/rollout"], ahead["seconds/update"]) == (0.1, 4.0, 2.0)
+    none = time_metrics({"wait": 2.0}, {"wait": 2.0}, 100, start=time.perf_counter())  # another rank had all prompts
+    assert (none["seconds/rollout_wait"], none["rollout/tokens_per_second"]) == (2.0, 50.0)
