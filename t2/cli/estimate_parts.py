@@ -91,7 +91,7 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
     Raises:
         ValueError: settings that contradict each other.
     """
-    objective, sampling = instantiate(cfg.objective), instantiate(cfg.sampling)
+    objective, sampling = instantiate(cfg.objective), instantiate(cfg.sampling, stop=())
     precision = _precision(cfg)
     population = isinstance(objective, ES)
     placement = placement_of(cfg)

@@ -92,9 +92,9 @@ def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
 
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback], AfterTraining | None]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
-    task, objective, sampling, optimizer = (
-        instantiate(cfg[part]) for part in ("task", "objective", "sampling", "optimizer")
-    )
+    task, objective, optimizer = (instantiate(cfg[part]) for part in ("task", "objective", "optimizer"))
+    stop = task.form.stop if cfg.sampling.stop is None else cfg.sampling.stop
+    sampling = instantiate(cfg.sampling, stop=stop)
     objective.check_sampling(sampling)
     check_parts(cfg)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)

@@ -70,8 +70,8 @@ class LanguageModel:
         self.context_length = int(length)
         self.end_of_turn_id = end_of_turn_id(self.tokenizer, self.processor)
         self.end_ids = end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
-        # What an embedding has at its padding index can be zeros, where the gradient of a root is NaN (Gemma 3n).
-        pad, zeros = self.tokenizer.pad_token_id, getattr(self.model.get_input_embeddings(), "padding_idx", None)
+        embedding = self.model.get_input_embeddings()  # may be zeros at its padding index: a root's gradient is NaN there
+        pad, zeros = self.tokenizer.pad_token_id, getattr(embedding, "padding_idx", None)
         self.pad_id = int(pad) if pad not in (None, zeros) else min(self.end_ids, default=0)
         self.placeholder_ids = placeholder_ids(self.model)
         check_arguments(self.source, self.processor, self.tokenizer, self.chat_template_kwargs)

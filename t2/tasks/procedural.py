@@ -3,7 +3,7 @@
 The seeds of the splits are far apart, and the splits share no question; test is generated first, so that it does not
 depend on the size of train. Scores are 0 or 1: the scorers of reasoning-gym, which give partial credit to a gold answer
 inside a longer text, are not used. Where a task says that operands commute, "3 * 4" and "4 * 3" are one question, of
-which the splits hold one order.
+which the splits hold one order; where it says what of a question counts, other words and names make no other question.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ class Procedural:
         instruction: str | None = None,
         begun: bool = False,
         commutes: str | None = None,
+        same: str | None = None,
         matching: str | None = None,
         config: Mapping[str, Any] | None = None,
         max_new_tokens: PositiveInt = 24,
@@ -68,6 +69,8 @@ class Procedural:
             instruction: a line that is appended to each question.
             begun: begin the model's turn of every example with the form's prefix.
             commutes: regular expression of the questions whose numbers may change places, such as sums.
+            same: regular expression whose group `part` is what makes a question, such as an equation, whatever words
+                are around it and whatever its variable is called, the group `name`.
             matching: regular expression of the questions that belong to the task; the others are left out.
             config: options of the data set.
             max_new_tokens: length limit of a completion.
@@ -82,6 +85,7 @@ class Procedural:
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self._seed, self._begun, self._commutes, self._matching = seed, begun, commutes, matching
+        self._same = re.compile(same) if same else None
         self._cache: dict[Split, tuple[Example, ...]] = {}
         self._check()
 
@@ -97,6 +101,10 @@ class Procedural:
                 raise ValueError(f"{split}_size of {self.name} is {size}; allowed: at least 1.")
         if self._seed < 0:
             raise ValueError(f"seed of {self.name} is {self._seed}; allowed: 0 or above.")
+        if self._same is not None and {"part", "name"} - self._same.groupindex.keys():
+            raise ValueError(
+                f"same of {self.name} is {self._same.pattern!r}; it needs the groups (?P<part>) and (?P<name>)."
+            )
         self._source("test")
 
     def split(self, split: Split) -> Sequence[Example]:
@@ -171,7 +179,9 @@ class Procedural:
     def _example(self, item: Mapping[str, Any]) -> Example:
         question, answer = item["question"], str(item["answer"])
         canonical = {}
-        if self._commutes is not None and re.search(self._commutes, question):
+        if self._same is not None and (found := self._same.search(question)):
+            canonical = {"canonical": re.sub(rf"\b{re.escape(found['name'])}\b", "x", found["part"])}
+        elif self._commutes is not None and re.search(self._commutes, question):
             canonical = {"canonical": sorted_numbers(question)}
         example = Example(
             prompt=f"{question}\n{self._instruction}" if self._instruction else question,

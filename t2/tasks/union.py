@@ -21,8 +21,6 @@ from t2.types import Example, Grade
 class TaskUnion:
     """Combines the examples of several tasks; each completion is graded by the task of its example."""
 
-    form = IN_PROMPT
-
     def __init__(
         self, tasks: Mapping[str, Task], name: str = "mixed", max_new_tokens: PositiveInt | None = None
     ) -> None:
@@ -43,6 +41,8 @@ class TaskUnion:
         self.name = name
         self.max_new_tokens = max_new_tokens or max(task.max_new_tokens for task in parts)
         self._tasks = {task.name: task for task in parts}
+        shared = (one for one in parts[0].form.stop if all(one in task.form.stop for task in parts))
+        self.form = replace(IN_PROMPT, stop=tuple(shared))  # what ends the answer of one may be within another's
 
     def split(self, split: Split) -> Sequence[Example]:
         """Returns the interleaved examples of a split; `metadata["task"]` is the name of an example's task."""

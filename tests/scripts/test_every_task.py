@@ -24,6 +24,7 @@ from tiny_pool import save_pool
 from t2.cli.adapt import adapt
 from t2.cli.evaluate import evaluate_systems
 from t2.cli.train import train
+from t2.cli.train_parts import build
 from t2.run.metrics_csv import read_metrics
 
 SIZES = {"train_size": 4, "val_size": 2, "test_size": 3, "val_images": 2}  # of the splits of generated data
@@ -120,7 +121,16 @@ def test_every_interpolation_of_train_resolves(name: str, tmp_path: Path) -> Non
     assert plain["domain"] == name
     task = instantiate(with_rows(config_of(name), name))
     assert instantiate(plain["sampling"]).max_new_tokens == task.max_new_tokens
-    assert instantiate(plain["sampling"]).stop == task.form.stop
+    assert plain["sampling"]["stop"] is None  # the task's own, also of one that is made of others
+
+
+@pytest.mark.parametrize("name", ["add2", "growth"])
+def test_training_ends_answers_where_the_task_does(name: str, tmp_path: Path) -> None:
+    """`growth` is made of eight tasks, of which each ends its answers with its line."""
+    for stop, expected in ((None, ("\n",)), (["."], (".",)), ([], ())):
+        cfg = configuration("train", tmp_path, small(name), *model_of(config_of(name)), *SMALL["train"])
+        cfg.sampling.stop = stop
+        assert build(cfg)[0].sampling.stop == expected
 
 
 @pytest.mark.parametrize("name", ["humaneval", "humaneval_plus"])

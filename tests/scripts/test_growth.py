@@ -53,7 +53,6 @@ def test_a_pool_of_four_is_made_and_scored_on_what_it_knows(tmp_path: Path) -> N
     assert composed["sequence_3"].task.name == composed["expert_3"].task.name == "subtract2"
     assert composed["joint"].steps == 4 * composed["expert_1"].steps
     assert len(composed["joint"].task.tasks) == 4
-    assert composed["joint"].sampling.stop == ["\n"]
     assert composed["score_own_2"].benchmarks[composed["score_own_2"].only].name == composed["expert_2"].task.name
     assert composed["score_own_2"].expert.endswith("growth/expert_2")
     for size in (3, 4):

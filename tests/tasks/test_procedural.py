@@ -6,7 +6,7 @@ from math import lcm
 
 import pytest
 
-from t2.tasks.form import IN_PROMPT
+from t2.tasks.form import IN_PROMPT, Form
 from t2.tasks.procedural import Procedural
 
 ONE_DIGIT = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
@@ -153,3 +153,15 @@ def test_the_chances_are_those_of_copying_a_number_of_the_question():
         assert tuple(task.chance(one).values()) == guesses
         seen.add(guesses)
     assert len(seen) > 2
+
+
+def test_an_equation_with_another_variable_or_other_words_is_the_same_question():
+    same = r"(?:Solve for|value of) (?P<name>[a-z])\b[^:]*: (?P<part>.+)"
+    small = {"min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 4}
+    sizes = {"train_size": 60, "val_size": 10, "test_size": 30}
+    task = Procedural("simple_equations", "toy", Form(), same=same, config=small, **sizes)
+    asked = [one.metadata["canonical"] for split in ("train", "val", "test") for one in task.split(split)]
+    assert len(set(asked)) == 100
+    assert all(re.search(r"\bx\b", one) and not re.search("[a-wyz]", one) for one in asked)
+    with pytest.raises(ValueError, match="same of toy is 'of'"):
+        Procedural("simple_equations", "toy", Form(), same="of")

@@ -9,7 +9,7 @@ as an 8-byte length and a tag per value:
     c1.0:-0.0:     complex                      m2:                dict: 2 pairs follow
 
 JSON would need tags as well, and to import it takes as long again as to start Python, for every sample. Counter,
-defaultdict and OrderedDict are sent as dict, to which Python holds them equal.
+defaultdict and OrderedDict are sent as dict, to which Python holds them equal, and single numbers of numpy as builtins.
 
 This file and its siblings `candidate` and `judge` are run from their source text, outside the package: they
 import nothing but the standard library and each other. It decides nothing.
@@ -30,6 +30,7 @@ OPEN_FILES = 64
 QUEUED_SIGNALS = 64
 _SINGLE = {b"n": None, b"t": True, b"f": False}
 _SINGLE_TAGS = {value: tag for tag, value in _SINGLE.items()}
+_SINGLE_TYPES = (bool, int, float, complex, str, bytes)
 _CONTAINERS: dict[bytes, Any] = {b"l": list, b"u": tuple, b"e": set, b"z": frozenset}
 _CONTAINER_TAGS = {kind: tag for tag, kind in _CONTAINERS.items()}
 
@@ -81,6 +82,9 @@ class _Writer:
             part, inside = b"%b%d:" % (_CONTAINER_TAGS[kind], len(value)), value
         elif kind is dict or (issubclass(kind, dict) and kind.__module__ == "collections"):
             part, inside = b"m%d:" % len(value), [each for pair in dict.items(value) for each in pair]
+        elif _is_of_numpy(kind) and type(single := value.item()) in _SINGLE_TYPES:
+            self.write(single, depth)
+            return
         else:
             raise Unencodable(f"a value of type {kind.__name__}")
         if self.room is not None:
@@ -92,6 +96,11 @@ class _Writer:
         self.parts.append(part)
         for each in inside:
             self.write(each, depth + 1)
+
+
+def _is_of_numpy(kind: type) -> bool:
+    """Whether a type is that of a single number or text of numpy, which cannot be imported here, and of no array."""
+    return kind.__module__ == "numpy" and any(one.__name__ == "generic" for one in kind.__mro__)
 
 
 def decode(data: bytes) -> Any:

@@ -8,6 +8,7 @@ import enum
 import math
 import os
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +102,14 @@ def test_other_types_are_refused(value):
 )
 def test_the_dicts_of_collections_are_sent_as_dict(value):
     assert exact(decode(encode(value))) == exact({"a": 2, "b": 1})
+
+
+def test_single_values_of_numpy_are_sent_as_builtins_and_arrays_are_refused():
+    value = [np.float64(0.1), {np.int64(3): np.float32(0.5)}, (np.bool_(True), np.complex128(1j), np.str_("a"))]
+    assert exact(decode(encode(value))) == exact([0.1, {3: 0.5}, (True, 1j, "a")])
+    for other in (np.array(3), np.zeros(2), np.longdouble(1), np.datetime64("2020-01-01")):
+        with pytest.raises(Unencodable):
+            encode(other)
 
 
 def test_a_value_that_holds_itself_is_refused():
