@@ -1,4 +1,4 @@
-"""The chat template of a model: a prompt as its text, the token that ends a turn, and the template's own variables.
+"""The chat template of a model: a prompt as its text, the tokens that end a turn and fill rows, its variables.
 
 Models that can think before they answer have a variable that switches it off (`enable_thinking` of Qwen3 and SmolLM3):
 an answer of a few tokens would be cut off within the thoughts, and earn nothing. `base_model.chat_template_kwargs` sets
@@ -91,6 +91,15 @@ def end_ids(model: PreTrainedModel, *others: int | None) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     ids = set(named) if isinstance(named, list | tuple) else {named}
     return frozenset(int(i) for i in ids.union(others) if i is not None)
+
+
+def padding_id(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: frozenset[int]) -> int:
+    """The token that fills rows: the tokenizer's, or one of `ends` where that is what the embedding pads with.
+
+    Its embedding can be zeros then, where the root in a norm has no gradient (Gemma 3n).
+    """
+    pad, zeros = tokenizer.pad_token_id, getattr(model.get_input_embeddings(), "padding_idx", None)
+    return int(pad) if pad not in (None, zeros) else min(ends, default=0)
 
 
 def end_of_turn_id(tokenizer: PreTrainedTokenizerBase, processor: Any = None) -> int | None:

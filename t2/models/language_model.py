@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2.models.attention_window import shortest_window
 from t2.models.by_block import UnreadWeights
-from t2.models.chat import chat_text, check_arguments, end_ids, end_of_turn_id, plain_text, template_of
+from t2.models.chat import chat_text, check_arguments, end_ids, end_of_turn_id, padding_id, plain_text, template_of
 from t2.models.image_inputs import (
     NEVER,
     RowImages,
@@ -70,9 +70,7 @@ class LanguageModel:
         self.context_length = int(length)
         self.end_of_turn_id = end_of_turn_id(self.tokenizer, self.processor)
         self.end_ids = end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
-        embedding = self.model.get_input_embeddings()  # may be zeros at its padding index: a root's gradient is NaN there
-        pad, zeros = self.tokenizer.pad_token_id, getattr(embedding, "padding_idx", None)
-        self.pad_id = int(pad) if pad not in (None, zeros) else min(self.end_ids, default=0)
+        self.pad_id = padding_id(self.model, self.tokenizer, self.end_ids)
         self.placeholder_ids = placeholder_ids(self.model)
         check_arguments(self.source, self.processor, self.tokenizer, self.chat_template_kwargs)
 

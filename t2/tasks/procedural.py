@@ -63,14 +63,12 @@ class Procedural:
             val_size: see `train_size`.
             test_size: see `train_size`.
             seed: seed of the questions.
-            extract: `number` extracts the last number, `word` the candidate named first, `line` the first line, `list`
-                the items of the last [...], else of the first line.
+            extract: the last `number`, the `word` of candidates named first, the first `line`, the items of the `list`.
             candidates: for `word`, the words or a regular expression whose group matches them in the question.
             instruction: a line that is appended to each question.
             begun: begin the model's turn of every example with the form's prefix.
             commutes: regular expression of the questions whose numbers may change places, such as sums.
-            same: regular expression whose group `part` is what makes a question, such as an equation, whatever words
-                are around it and whatever its variable is called, the group `name`.
+            same: regular expression with the groups `part`, all that makes a question, and `name`, its variable.
             matching: regular expression of the questions that belong to the task; the others are left out.
             config: options of the data set.
             max_new_tokens: length limit of a completion.
@@ -79,13 +77,11 @@ class Procedural:
             ModuleNotFoundError: reasoning-gym is not installed.
             ValueError: the data set or an option is unknown, or its value is not allowed.
         """
-        self.name, self.form = name, form
-        self.max_new_tokens = max_new_tokens
-        self._dataset, self._config = dataset, dict(config or {})
+        self.name, self.form, self.max_new_tokens = name, form, max_new_tokens
+        self._dataset, self._config, self._same = dataset, dict(config or {}), re.compile(same) if same else None
         self._extract, self._candidates, self._instruction = extract, candidates, instruction
         self._sizes: dict[Split, int] = {"train": train_size, "val": val_size, "test": test_size}
         self._seed, self._begun, self._commutes, self._matching = seed, begun, commutes, matching
-        self._same = re.compile(same) if same else None
         self._cache: dict[Split, tuple[Example, ...]] = {}
         self._check()
 

@@ -208,8 +208,7 @@ class Checkpoints(L.Callback):
             log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
         if (run / LAST_CHECKPOINT).exists():
             saved = "every finished step is saved" if self.every == 1 else f"the last saved step is {self._saved}"
-            word = for_shell("resume", run)
-            log.warning("Stopped; %s. Go on with: %s %s", saved, typed("train"), word)
+            log.warning("Stopped; %s. Go on with: %s %s", saved, typed("train"), for_shell("resume", run))
 
 
 class Progress(L.Callback):
@@ -233,10 +232,7 @@ class Progress(L.Callback):
         seconds = training_of(pl_module).phases.step_seconds
         log.info(
             "step %d/%d: score %.2f, length %.0f, %s, %.0f s left",
-            step,
-            self.total,
-            score,
-            length,
+            *(step, self.total, score, length),
             ", ".join(f"{phase} {value:.1f} s" for phase, value in seconds.items() if phase != "score"),
             per_step * (self.total - step),
         )
