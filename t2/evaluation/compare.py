@@ -3,7 +3,7 @@
 Each NAME is a way to train, and its RUNs are evaluations (of evaluate.py) of what it has trained, one per seed, on the
 same questions. Where `t2.evaluation.study` compares systems that were scored side by side in a run, this compares one
 system, the expert by default, across runs. Runs are paired by their seed where all groups have the same seeds; else as
-they were given, which is said. Intervals are from a bootstrap over seeds and questions, p-values corrected by Holm over
+they were given, which is said. Intervals count that seeds and questions vary, p-values are corrected by Holm over
 the contrasts. Forgetting is the increase of the loss on held-out text in nats a token, of evaluations with `held_out=`.
 Evaluates nothing.
 """

@@ -2,8 +2,8 @@
 
 Each FOLDER is what `scripts/growth.sh` made with one seed. A pool of K experts is scored on the K tasks that they were
 trained on, beside each task's own expert, one expert that learned the same tasks one after another, and, at the largest
-K, one that learned them together. A task counts as much as any other. Intervals are from a bootstrap over seeds and
-questions; the three contrasts, named in `conf/experiment/growth/expert.yaml` before the runs, are corrected together.
+K, one that learned them together. A task counts as much as any other. Intervals count that seeds and questions
+vary; the three contrasts, named in `conf/experiment/growth/expert.yaml` before the runs, are corrected together.
 Evaluates nothing.
 """
 

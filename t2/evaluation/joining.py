@@ -41,8 +41,8 @@ class Joined:
         """Scores of two systems on a task, (S, n) each, row by row of the seeds that both have.
 
         A system with one row has it for every seed. Draws of the only seed in common are paired as `pair_draws` says;
-        where there are several seeds, they are averaged within each: they share its experts, so that a bootstrap which
-        took each for a run of its own would give too narrow an interval.
+        where there are several seeds, they are averaged within each: they share its experts, so that taking each
+        for a run of its own would give too narrow an interval.
 
         Raises:
             ValueError: they have no seed in common.

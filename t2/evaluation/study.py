@@ -2,8 +2,8 @@
 
 The paper's Tables 2, 3, 5 and 8 and Figures 6 and 7, of whatever the runs hold. Gains are over the best form control,
 which each run has chosen on validation, and beside them over the base. A system that ran with several seeds is averaged
-over them example by example; intervals are of its difference on the same examples, by a bootstrap over seeds and
-examples. Contrasts are those that the runs named, corrected together. Confusion matrices are summed over the runs.
+over them example by example; intervals are of its difference on the same examples, and count that seeds and examples
+vary. Contrasts are those that the runs named, corrected together. Confusion matrices are summed over the runs.
 Evaluates nothing.
 """
 

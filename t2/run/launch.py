@@ -37,6 +37,7 @@ from t2.run.launch_slurm import check_launcher
 from t2.run.ranks import SIGTERM_STATUS, AnotherRankFailed, follow_quietly
 from t2.run.renamed import renamed_target, target_in
 from t2.run.sweep import JobRecord, is_sweep, report_sweep
+from t2.run.wandb_environment import settle_wandb
 
 log = logging.getLogger(__name__)
 USER_ERRORS = (
@@ -128,6 +129,7 @@ def _run(body: Callable[[DictConfig], Any], name: str, cfg: DictConfig) -> Any:
         follow_quietly()
     words = given_overrides()
     settle_base_model(cfg, words)
+    settle_wandb(cfg, words)
     if cfg.get("resume"):
         check_unchanged(cfg)
     check_configuration(cfg, name)
