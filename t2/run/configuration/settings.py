@@ -46,7 +46,7 @@ class Pooled(Script):
 
 
 class Train(Pooled):
-    """Keys of conf/train.yaml."""
+    """Keys of conf/train.yaml. `sampling.stop` may be null: the script puts in the task's."""
 
     task: Part
     objective: Part
@@ -155,7 +155,11 @@ class Serve(Adapted):
 
 
 # Arguments of parts that may be null, since the script puts them in.
-FILLED_IN = {"evaluate": {"sampling": ("max_new_tokens", "stop")}}
+FILLED_IN: dict[str, dict[str, tuple[str, ...]]] = {
+    "train": {"sampling": ("stop",)},
+    "estimate": {"sampling": ("stop",)},
+    "evaluate": {"sampling": ("max_new_tokens", "stop")},
+}
 SCRIPTS: dict[str, type[Any]] = {
     "train": Train,
     "evaluate": Evaluate,
