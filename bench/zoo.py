@@ -32,8 +32,8 @@ HEADER = (
 def line(row: Row) -> str:
     """One row of the table."""
     tick = {True: "yes", False: "**no**", None: "refused"}
-    cells = [f"`{row.architecture}`", row.adapted, row.left, tick[row.base], tick[row.off], tick[row.merged]]
-    cells.append(tick[row.states])
+    exact = [tick[one] for one in (row.base, row.off, row.merged, row.states)]
+    cells = [f"`{row.architecture}`", row.adapted, row.left, *exact]
     return "| " + " | ".join([*cells, row.prompts, tick[row.generation], row.step]) + " |"
 
 

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains, dispatches and scores a pool that grows to eight experts, beside one expert that learns the tasks in sequence and
 # one that learns them together: scripts/growth.sh FOLDER SEED [KEY=VALUE ...], the last for every command.
-# What is there already is not made again, and a training that was interrupted goes on. EXPERTS=4 ends with four, QUESTIONS=200 scores so many of each task.
+# What is there already is not made again, and a training that was interrupted goes on. EXPERTS=4 ends with four,
+# QUESTIONS=200 scores so many of each task.
 # Then: python -m t2.evaluation.growth FOLDER ...
 set -euo pipefail
 [[ $# -ge 2 ]] || { echo "usage: scripts/growth.sh FOLDER SEED [KEY=VALUE ...]" >&2; exit 2; }

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from t2.adaptation.strategy import Strategy
 from t2.adapters.base import Adapter
 from t2.cli.early_checks import check_fixed, check_samples
+from t2.cli.task_sampling import task_sampling
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.leaks import Seen, count_seen
 from t2.evaluation.systems import BASE, EXPERT, pool_system_names, pool_systems
@@ -76,15 +77,7 @@ def build_benchmark(cfg: DictConfig, *, shots: int) -> Benchmark:
         seed=cfg.seed,
         domains=cfg.benchmark_domains,
         controls=instantiate(cfg.controls),
-        sampling={
-            task.name: instantiate(
-                cfg.sampling,
-                max_new_tokens=cfg.sampling.max_new_tokens or task.max_new_tokens,
-                stop=task.form.stop if cfg.sampling.stop is None else cfg.sampling.stop,
-                seed=cfg.seed,
-            )
-            for task in tasks
-        },
+        sampling={task.name: task_sampling(cfg.sampling, task, seed=cfg.seed) for task in tasks},
         workers=cfg.score_workers,
     )
 

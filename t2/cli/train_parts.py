@@ -17,6 +17,7 @@ import t2
 from t2.adapters.base import Adapter
 from t2.adapters.svf import SVF
 from t2.cli.early_checks import check_fixed
+from t2.cli.task_sampling import task_sampling
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.expert import ExpertMetadata
 from t2.experts.trained import (
@@ -93,8 +94,7 @@ def validation_of(callbacks: Sequence[L.Callback]) -> Validation:
 def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback], AfterTraining | None]:
     """The parts of a training run. What the configuration alone can get wrong comes before the model is loaded."""
     task, objective, optimizer = (instantiate(cfg[part]) for part in ("task", "objective", "optimizer"))
-    stop = task.form.stop if cfg.sampling.stop is None else cfg.sampling.stop
-    sampling = instantiate(cfg.sampling, stop=stop)
+    sampling = task_sampling(cfg.sampling, task)
     objective.check_sampling(sampling)
     check_parts(cfg)
     data = PromptData(task, prompts_per_step=cfg.prompts_per_step, steps=cfg.steps, seed=cfg.seed)

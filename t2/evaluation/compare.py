@@ -99,8 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             text for text, (_, equals, paths) in zip(options.groups, named, strict=True) if not equals * len(paths)
         ]:
             raise ValueError(f"{wrong[0]!r} is no group. Write NAME=RUN,RUN with folders of evaluations.")
+        names = [name for name, *_ in named]
         runs = {name: [Path(path) for path in paths.split(",")] for name, _, paths in named}
-        if twice := [name for number, (name, *_) in enumerate(named) if name in [one for one, *_ in named[:number]]]:
+        if twice := [name for name in names if names.count(name) > 1]:
             raise ValueError(f"{twice[0]!r} is given twice. Write NAME=RUN,RUN with all runs of a way to train.")
         groups = read_groups(runs, system=options.system)
         tables = [groups_table(groups)]

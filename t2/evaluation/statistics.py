@@ -60,8 +60,7 @@ def compare_scores(scores: Sequence[float], base: Sequence[float], *, resamples:
     Raises:
         ValueError: the lengths differ, or `resamples` is below 1.
     """
-    if len(scores) != len(base):
-        raise ValueError(f"{len(scores)} scores against {len(base)}; a paired comparison needs as many.")
+    _check_paired(scores, base)
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; allowed: at least 1.")
     differences = np.asarray(scores, np.float64) - np.asarray(base, np.float64)
@@ -83,20 +82,24 @@ def compare_runs(runs: Sequence[Sequence[float]], others: Sequence[Sequence[floa
     scores that all differ by as much, are compared as by `compare_scores`.
 
     Raises:
-        ValueError: there is no run, or not as many others, or what `compare_scores` refuses.
+        ValueError: there is no run, not as many others, or one with another number of scores.
     """
     if not runs or len(runs) != len(others):
         raise ValueError(f"{len(runs)} runs against {len(others)}; a comparison needs one or more, and as many.")
-    averages, bases = ([math.fsum(of) / len(rows) for of in zip(*rows, strict=True)] for rows in (runs, others))
-    average = compare_scores(averages, bases, resamples=99)  # which also refuses what it does
+    for scores, base in zip(runs, others, strict=True):
+        _check_paired(scores, base)
     differences = np.asarray(runs, np.float64) - np.asarray(others, np.float64)  # (S, n)
     if len(runs) == 1 or not np.ptp(differences):
-        return compare_scores(averages, bases)
-    mean = average.difference
+        return compare_scores(runs[0], others[0])
     variance, freedom = _crossed_variance(differences)
-    error = math.sqrt(variance)
+    mean, error = float(differences.mean()), math.sqrt(variance)
     reach = float(stats.t.ppf(0.975, freedom)) * error
     return Paired(mean, (mean - reach, mean + reach), 2 * float(stats.t.sf(abs(mean) / error, freedom)))
+
+
+def _check_paired(scores: Sequence[float], base: Sequence[float]) -> None:
+    if len(scores) != len(base):
+        raise ValueError(f"{len(scores)} scores against {len(base)}; a paired comparison needs as many.")
 
 
 def _crossed_variance(differences: Values) -> tuple[float, float]:

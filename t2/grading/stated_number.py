@@ -3,9 +3,8 @@ r"""The number that a worked answer states: in \boxed{}, after ####, after "the 
 The order of the rules: the last \boxed{} with a number; the last #### with one; the last "answer is", "answer:" and the
 like that is not negated, of which the number right behind counts ("The answer is 10 (2 more than 8)" states 10, and
 "18 = 9 * 2" 18); a last line that ends in "= X"; the last number outside of remarks in brackets; the last number in
-words. Thousands separators
-(1,080, 1 080, 1'080, 1.080.000), multipliers (2 million, $2k), fractions, mixed numbers and powers of ten are read.
-"1.080" is a decimal. A percent sign and units are ignored. "3 or 5" states nothing.
+words. Thousands separators (1,080, 1 080, 1'080, 1.080.000), multipliers (2 million, $2k), fractions, mixed numbers and
+powers of ten are read. "1.080" is a decimal. A percent sign and units are ignored. "3 or 5" states nothing.
 
 lm-evaluation-harness takes the number after #### (strict) or the last number of the text (flexible), without
 multipliers. The functions never raise and take time linear in the length of the text.

@@ -47,7 +47,8 @@ def encode(value: object, largest: int | None = None) -> bytes:
     """The bytes of a value.
 
     Raises:
-        Unencodable: it holds anything but exact builtin types, is deeper than `DEEPEST` or takes more bytes.
+        Unencodable: it holds anything but exact builtin types and numpy's numbers, is deeper than `DEEPEST`, or takes
+            more bytes.
     """
     writer = _Writer(largest)
     writer.write(value, 0)
