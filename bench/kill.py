@@ -33,6 +33,7 @@ from tqdm import tqdm
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.run.results import RESULTS_FILE
 from t2.tasks.base import Split
+from t2.tasks.form import IN_PROMPT, Form
 from t2.training.checkpoint_file import LAST_CHECKPOINT, PREVIOUS_CHECKPOINT, read_checkpoint
 from t2.types import Example
 
@@ -49,6 +50,7 @@ class Letters:
 
     name: str
     max_new_tokens: int
+    form: Form = IN_PROMPT
 
     def split(self, split: Split) -> Sequence[Example]:
         """Rows that differ by a number."""
@@ -58,6 +60,10 @@ class Letters:
     def score(self, example: Example, text: str) -> float:
         """The share of letters."""
         return sum("a" <= letter <= "z" for letter in text) / max(1, len(text))
+
+    def chance(self, example: Example) -> Mapping[str, float]:
+        """No guess has one."""
+        return {}
 
 
 def run_train(arguments: Sequence[str], log: str) -> None:
