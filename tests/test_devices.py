@@ -23,7 +23,9 @@ from t2.evaluation.scoring import evaluate
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_llava, tiny_model
 from t2.policy.hf import HFGenerator
+from t2.policy.kl_floor import kl_floor
 from t2.policy.label_scores import score_labels
+from t2.policy.mean_states import mean_states
 from t2.training.activation_checkpointing import recompute_blocks
 from t2.training.callbacks import LAST_CHECKPOINT
 from t2.training.optimizer import OptimizerSettings
@@ -132,6 +134,8 @@ def test_a_model_spread_over_two_gpus_trains_and_generates(tmp_path: Path, dtype
             rows = module.generator.with_per_example_scales(
                 lambda states, z=scales: {k: v[list(states)] for k, v in z.items()}, [0, 1]
             )
+            assert kl_floor(lm, module.adapter, "policy_base") >= 0.0
+            assert mean_states(lm, ["a question"], [1, 2]).isfinite().all()
             found.append((flat(module), rows.generate(questions("llama"), Sampling(max_new_tokens=8, samples=3))))
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]

@@ -110,7 +110,7 @@ def token_log_probs_per_example(
         distinct = sorted({row // size for row in batch})
         row_of = {state: row for row, state in enumerate(distinct)}
         with adapter.per_example(model.pool.scales([mixtures[state] for state in distinct])) as select:
-            select(torch.tensor([row_of[row // size] for row in batch], device=lm.device))
+            select(torch.tensor([row_of[row // size] for row in batch], device=lm.index_device))
             try:
                 token = token_log_probs(lm, [rows[row] for row in batch])
             except NonFiniteError as error:

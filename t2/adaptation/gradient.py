@@ -109,6 +109,8 @@ class Gradient(FewShot):
         met = [Mixture.base(experts), Mixture.of(*(1.0 / experts,) * experts), _mixture(weights)]
         found = dict(zip(met, measure(met), strict=True))
         history: list[Iteration] = []
+        # A policy gradient is that of the distribution that is sampled from; what is right is imitated at 1.
+        of_policy = self.settings.temperature if self.settings.loss == "policy_gradient" else 1.0
         rounds = tqdm(
             range(self.settings.rounds),
             f"{self.name} {task.name}",
@@ -123,7 +125,7 @@ class Gradient(FewShot):
             else:
                 for _ in range(self.settings.steps):
                     adam.zero_grad()
-                    backward(model, weights, completions, shares.flatten().tolist())
+                    backward(model, weights, completions, shares.flatten().tolist(), temperature=of_policy)
                     adam.step()
             mixture = _mixture(weights)
             (found[mixture],) = measure([mixture])
@@ -168,18 +170,25 @@ class Gradient(FewShot):
         return {"settings": asdict(self.settings)}
 
 
-def backward(model: PooledModel, weights: Tensor, completions: Sequence[Completion], shares: Sequence[float]) -> None:
+def backward(
+    model: PooledModel,
+    weights: Tensor,
+    completions: Sequence[Completion],
+    shares: Sequence[float],
+    *,
+    temperature: float = 1.0,
+) -> None:
     """Add to `weights.grad` the gradient of minus the sum over completions of share * mean log-prob per token.
 
-    Mixing weights are (K, 1) or (K, M); completions with share 0 cost nothing.
+    Mixing weights are (K, 1) or (K, M); completions with share 0 cost nothing. `temperature` divides the logits.
     """
     assert isinstance(model.adapter, PerExampleAdapter), "checked before"
     kept = [(one, share) for one, share in zip(completions, shares, strict=True) if share != 0.0]
     rows = [one for one, _ in kept]
     for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
         with torch.enable_grad(), model.adapter.per_example(model.pool.scales_of(weights[None])) as select:
-            select(torch.zeros(len(batch), dtype=torch.long, device=model.lm.device))
-            token = token_log_probs(model.lm, [rows[row] for row in batch])
+            select(torch.zeros(len(batch), dtype=torch.long, device=model.lm.index_device))
+            token = token_log_probs(model.lm, [rows[row] for row in batch], temperature=temperature)
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
             loss = -(means * means.new_tensor([kept[row][1] for row in batch])).sum()
             loss.backward()  # type: ignore[no-untyped-call]

@@ -86,8 +86,13 @@ class SVFLinear(nn.Module):
                 "This model multiplies by the weight of a Linear itself, so that examples cannot have states of their "
                 "own. Use pass2=merged and generation.mode=merged."
             )
-        merged = self.merged_weight if self.mode.name == "merged" else self.compose(self.parametrization())
-        assert merged is not None, "the merged mode is active inside `with adapter.merged()`"
+        if self.mode.name == "merged":
+            base = self.base.weight
+            assert self.merged_weight is not None, "the merged mode is active inside `with adapter.merged()`"
+            assert isinstance(base, Tensor), "quantized weights are not merged"
+            merged = self.merged_weight.to(base.dtype)  # that of rollouts may be another
+        else:
+            merged = self.compose(self.parametrization())
         return merged.T if isinstance(self.base, Conv1D) else merged
 
     @property

@@ -147,12 +147,13 @@ def save(
         scores={},  # the support is no test: see evaluate.py
         paired={},
         mixing_weights={task.name: {strategy.name: weights}},
-        support=Support(n=cfg.shots, split=cfg.support_split, fitness=fitness),
+        support=Support(n=strategy.shots, split=cfg.support_split, fitness=fitness),
         seconds={**phases.total_seconds, "total": time.perf_counter() - start},
         seed=cfg.seed,
     ).write(run)
     print(f"\n{history_table(strategy.history).text()}")
-    print(f"\nFitness on {cfg.shots} support examples of {task.name}: {fitness:.3f}\n\nMixing weights\n{bars(weights)}")
+    print(f"\nFitness on {strategy.shots} support examples of {task.name}: {fitness:.3f}\n")
+    print(f"Mixing weights\n{bars(weights)}")
     log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
     return results
 

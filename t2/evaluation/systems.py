@@ -46,6 +46,7 @@ CONTROLLED = re.compile(rf"(?P<control>{'|'.join(get_args(Control))})(_(?P<draw>
 class Searcher(Strategy, Protocol):
     """A strategy that finds one mixture for a task, and can save it."""
 
+    shots: int  # how many support examples it uses, the first of those given
     mixture: Mixture | None
     history: Sequence[Iteration]
 

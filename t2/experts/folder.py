@@ -56,7 +56,8 @@ def read_folder(folder: Path) -> dict[str, Expert | LoraExpert]:
                 "give the pool as domain -> file."
             )
         experts[domain], files[domain] = expert, path.name
-    for path in sorted(filter(is_lora_folder, folder.iterdir())):
+    shown = (path for path in folder.iterdir() if not path.name.startswith("."))  # hidden: of an export that was killed
+    for path in sorted(filter(is_lora_folder, shown)):
         if path.name in experts:
             raise ValueError(f"{folder} holds two experts of the domain {path.name!r}. Rename the folder {path}.")
         experts[path.name] = LoraExpert.load(path, path.name)

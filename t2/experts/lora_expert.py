@@ -28,6 +28,7 @@ from t2.experts.expert import ExpertMetadata
 from t2.run.files import parse_json, read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
+MAX_ALPHA = 1e6  # far above any in use: with it the factors of a real LoRA stay finite
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 # What the language model of a vision-language model is called, in transformers of now and of before.
 TOWER = re.compile(r"(model\.)?(language_model|text_model)\.(model\.)?")
@@ -69,14 +70,18 @@ class LoraExpert:
             changes = _changes(config, read_tensors(folder / WEIGHTS_FILE)[0])
         except ValueError as error:
             raise ValueError(f"{folder} cannot be used as a LoRA: {error}") from error
-        about = f"LoRA of rank {max(one.input_factor.shape[0] for one in changes.values())}"
         return cls(
             changes,
             ExpertMetadata(
                 base_model=str(config.get("base_model_name_or_path")), fingerprint="{}", parametrization="lora",
-                task="", domain=domain, description=about, objective="", step=0, t2_version="",
+                task="", domain=domain, description="", objective="", step=0, t2_version="",
             ),
         )  # fmt: skip
+
+    @property
+    def rank(self) -> int:
+        """The largest of its changes."""
+        return max(change.input_factor.shape[0] for change in self.changes.values())
 
     @property
     def parameter_count(self) -> int:
@@ -124,6 +129,14 @@ def _check_plain(config: Any) -> None:
     for key, plain in PLAIN.items():
         if config.get(key) not in plain:
             raise ValueError(f"its {key} is {config[key]!r}, and t2 mixes plain LoRAs, W + B A. Merge it with PEFT.")
+    patterns = config.get("alpha_pattern") or {}
+    scales = {"lora_alpha": config.get("lora_alpha")}
+    scales |= patterns if isinstance(patterns, dict) else {"alpha_pattern": patterns}
+    for key, alpha in scales.items():
+        if type(alpha) not in (int, float) or not abs(alpha) < MAX_ALPHA:
+            raise ValueError(f"its {key} is {alpha!r}; allowed: a number. Save the LoRA with PEFT again.")
+    if config.get("use_rslora") not in (True, False, None):
+        raise ValueError(f"its use_rslora is {config['use_rslora']!r}; allowed: true or false.")
 
 
 def _changes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, LowRank]:

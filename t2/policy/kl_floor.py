@@ -32,7 +32,7 @@ def kl_floor(lm: LanguageModel, adapter: PerExampleAdapter, direction: KLDirecti
         for name, mask in adapter.learnable().items()
     }
     with adapter.per_example(scales) as select:
-        select(torch.zeros(ROWS, dtype=torch.long, device=lm.device))
+        select(torch.zeros(ROWS, dtype=torch.long, device=lm.index_device))
         token = token_log_probs(lm, probe, kl=direction, adapter=adapter)
     assert token.kl is not None, "it was asked for"
     return float(token.kl.sum() / token.mask.sum())

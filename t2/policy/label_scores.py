@@ -24,6 +24,7 @@ from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import token_log_probs
 from t2.policy.prefix import common_prefix, read_prefix
 from t2.policy.prompt_sharing import exceeds_window, prompts_can_be_shared
+from t2.policy.reference import continuation_ids
 from t2.types import Completion, Example
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def _batches(prompts: Sequence[Completion], label_ids: Sequence[Sequence[int]], 
 
 
 def _label_ids(lm: LanguageModel, label: str) -> tuple[int, ...]:
-    ids = tuple(lm.tokenizer(label, add_special_tokens=False)["input_ids"]) if label.strip() else ()
+    ids = tuple(continuation_ids(lm, label)) if label.strip() else ()
     if not ids:
         raise ValueError(f"The label {label!r} has no token. Give it a name.")
     return ids

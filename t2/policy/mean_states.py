@@ -87,7 +87,7 @@ def _read(lm: LanguageModel, rows: Sequence[Sequence[int]], layers: Sequence[int
     found: dict[int, Tensor] = {}
 
     def keep(layer: int, states: Tensor) -> None:
-        found[layer] = torch.einsum("ns,nsd->nd", shares, states.float())
+        found[layer] = torch.einsum("ns,nsd->nd", shares.to(states.device), states.float()).to(shares.device)
 
     with _reading(decoder_blocks(lm.model)[1], layers, keep), suppress(_Enough):
         lm.hidden_states(input_ids, torch.ones_like(input_ids), positions)

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from t2.models.language_model import LanguageModel
+from t2.models.precision import NonFiniteError
 from t2.policy.log_probs import token_log_probs
 from t2.policy.packing import shared_rows
 from t2.policy.prefix import has_running_state
@@ -64,6 +65,8 @@ def why_not_shared(lm: LanguageModel) -> str | None:
     try:
         shared = token_log_probs(lm, probe, shared=True).log_probs
         fault = _structural_fault(lm, probe, shared)
+    except (torch.OutOfMemoryError, NonFiniteError):  # which say nothing of the architecture
+        raise
     except (ValueError, TypeError, RuntimeError, IndexError) as error:  # what models raise at a 4-D mask
         return f"takes no tree mask ({error})"
     if fault is not None:

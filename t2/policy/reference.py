@@ -6,6 +6,7 @@ Nothing is sampled: the log-probs of these completions are zeros.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from t2.models.language_model import LanguageModel
 from t2.types import Completion, Example, Sampling
@@ -31,6 +32,18 @@ class ReferenceAnswers:
         return [[encode_reference(self.lm, example, end_of_turn=True)] for example in examples]
 
 
+def continuation_ids(lm: LanguageModel, text: str) -> list[int]:
+    """The token ids of a text that follows another one.
+
+    A tokenizer of SentencePiece's kind puts a space before what it takes for the beginning of a text, which nobody
+    wrote here: the text is encoded behind a line break, where that is a token of its own.
+    """
+    encode = partial(lm.tokenizer, add_special_tokens=False)
+    before: list[int] = encode("\n")["input_ids"]
+    ids: list[int] = encode("\n" + text)["input_ids"]
+    return ids[len(before) :] if ids[: len(before)] == before else list(encode(text)["input_ids"])
+
+
 def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = False) -> Completion:
     """The reference answer as a completion, as it follows the response prefix.
 
@@ -40,7 +53,7 @@ def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = Fa
     text = example.reference_completion
     if not text:
         raise ValueError(f"The example {example.prompt[:60]!r} has no reference answer, and one is needed here.")
-    ids: list[int] = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = continuation_ids(lm, text)
     if end_of_turn:
         if lm.end_of_turn_id is None:
             raise ValueError(f"The tokenizer of {lm.source} names no token that ends a turn.")

@@ -143,7 +143,8 @@ def request_parameters(sampling: Sampling, lm: LanguageModel, index: int) -> dic
         "stop": list(sampling.stop),
         "stop_token_ids": sorted(lm.end_ids),
         "logprobs": 0,  # of the sampled token alone
-        "seed": sampling.seed * 1_000_003 + index * sampling.samples,  # vLLM adds the sample's number
+        # vLLM adds the sample's number, and torch's generators end at 64 bits.
+        "seed": (sampling.seed * 1_000_003 + index * sampling.samples) % (2**63 - 2**20),
         "skip_special_tokens": True,
     }
 

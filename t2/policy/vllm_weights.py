@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2.adapters.base import Adapter, NamedAdapter
 from t2.adapters.fused_targets import refuse_stacks
+from t2.adapters.targets import text_name
 from t2.models.language_model import LanguageModel
 
 
@@ -32,7 +33,9 @@ def complete_weights(
     parents = {module.rpartition(".")[0] for module in modules}
     for name, parameter in lm.model.named_parameters():
         plain = plain_name(name)
-        if plain and plain.rpartition(".")[0].rpartition(".")[0] in parents and plain not in merged:
+        if plain is None or plain in merged:
+            continue
+        if text_name(lm.model, plain).rpartition(".")[0].rpartition(".")[0] in parents:
             yield plain, parameter.data.contiguous()
 
 

@@ -29,7 +29,7 @@ def _about(pool: ExpertPool, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "task": about.task,
-        "description": about.description,
+        "description": about.description if isinstance(expert, Expert) else f"LoRA of rank {expert.rank}",
         "objective": about.objective,
         "numbers": sum(map(len, expert.scales.values())) if isinstance(expert, Expert) else expert.parameter_count,
         "trained_on": about.base_model,

@@ -55,12 +55,12 @@ def prepare(
         top_p=1.0 if request.top_p is None else request.top_p,
         samples=samples,
         stop=request.stops,
-        seed=random.getrandbits(32) if request.seed is None else request.seed,
     )
-    asks = [
-        Ask(example, ids, replace(sampling, max_new_tokens=_new_tokens(len(ids), asked, catalog, settings)), by)
-        for example, ids in zip(examples, prompts, strict=True)
-    ]
+    asks = []
+    for example, ids in zip(examples, prompts, strict=True):
+        new_tokens = _new_tokens(len(ids), asked, catalog, settings)
+        seed = random.getrandbits(32) if request.seed is None else request.seed  # unless given, of each prompt its own
+        asks.append(Ask(example, ids, replace(sampling, max_new_tokens=new_tokens, seed=seed), by))
     usage = request.stream_options is not None and request.stream_options.include_usage
     writer = Writer(chat, request.model, log_probs=isinstance(request, ChatRequest) and bool(request.logprobs))
     return Answering(catalog, engine, settings, asks, writer, include_usage=usage)

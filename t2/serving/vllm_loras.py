@@ -20,7 +20,7 @@ import secrets
 import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -108,6 +108,9 @@ class LoRAs:
             ValueError: as for `plan`.
         """
         for domain, mixture in self.experts:
+            if self._is_base(mixture):
+                log.info("%s: it learned nothing, and is served as the base", domain)
+                continue
             _, kept = self.plan(mixture)
             error, rank = total_error(kept), max(one.rank for one in kept)
             loses = f"leaves out {error:.2%} of the change (Frobenius norm)" if error else "exact"
@@ -162,8 +165,12 @@ class LoRAs:
                 if held.name is not None:
                     await api.unload(held.name)
         finally:
+            for held in self._held.values():  # others of the folder may be another server's
+                if held.name is not None:
+                    shutil.rmtree(held.folder, ignore_errors=True)
             self._held.clear()
-            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # it is not empty, or not there
+                self.folder.rmdir()
 
     async def _bring(self, api: VLLMAPI, mixture: Mixture) -> None:
         """Hold one mixture more, once there is a place."""
@@ -192,7 +199,7 @@ class LoRAs:
         return False
 
     async def _add(self, api: VLLMAPI, mixture: Mixture, *, pinned: bool = False) -> None:
-        if all(bool((z == 1).all()) for z in self.pool.state(mixture).values()):
+        if self._is_base(mixture):
             self._held[mixture] = Held(None, self.folder, pinned)
             return
         state, kept = await asyncio.to_thread(self.plan, mixture)
@@ -217,6 +224,9 @@ class LoRAs:
             await api.unload(held.name)
         finally:
             shutil.rmtree(held.folder, ignore_errors=True)
+
+    def _is_base(self, mixture: Mixture) -> bool:
+        return all(bool((z == 1).all()) for z in self.pool.state(mixture).values())
 
     @property
     def _rank(self) -> int:

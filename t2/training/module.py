@@ -125,8 +125,9 @@ class ExpertTraining(AdapterModule):
         return {"optimizer": adamw, "lr_scheduler": schedule}
 
     def on_train_start(self) -> None:
-        """Check whether prompts can be shared, bring the optimizer's state back to its device, warn of a KL's floor."""
+        """Set device and rate of the optimizer, check whether prompts can be shared, warn of a KL's floor."""
         self.return_state()
+        self.settings.set_rate(self.the_optimizer, self.global_step, self.total_steps)
         if isinstance(self.objective, PopulationObjective):
             return
         self.share_prompts = self.share_prompts and prompts_can_be_shared(self.lm)

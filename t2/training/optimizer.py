@@ -50,6 +50,11 @@ class OptimizerSettings:
         adamw = AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
         return adamw, LambdaLR(adamw, lambda step: self.scale(step, total_steps))
 
+    def set_rate(self, optimizer: LightningOptimizer | Optimizer, step: int, total_steps: int) -> None:
+        """Set the schedule's rate: a checkpoint has that of its own number of steps, which ends at 0."""
+        for group in optimizer.param_groups:
+            group["lr"] = self.lr * self.scale(step, total_steps)
+
 
 def clipped_step(
     optimizer: LightningOptimizer | Optimizer,

@@ -34,20 +34,24 @@ def some_completions(model: PooledModel) -> list[Completion]:
     return [one for group in groups for one in group]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
 @pytest.mark.parametrize("budget", [8, 1024])
 @pytest.mark.parametrize("per_matrix", [False, True])
-def test_the_gradient_is_the_change_of_the_objective_under_merged_mixtures(monkeypatch, per_matrix, budget):
+def test_the_gradient_is_the_change_of_the_objective_under_merged_mixtures(
+    monkeypatch, per_matrix, budget, temperature
+):
     monkeypatch.setattr(module, "MICRO_BATCH_TOKENS", budget)
     model = pooled()
     completions, shares = some_completions(model), [0.5, -0.25, 0.0, 1.0, 0.1, 0.2, 0.3, 0.0]
     columns = len(model.pool.modules) if per_matrix else 1
     weights = torch.full((2, columns), 0.7, requires_grad=True)
-    backward(model, weights, completions, shares)
+    backward(model, weights, completions, shares, temperature=temperature)
 
     def objective(at: torch.Tensor) -> float:
         state = model.pool.state(Mixture(tuple(map(tuple, at.tolist()))))
         with torch.no_grad(), model.adapter.merged(state):
-            means = [float(token_log_probs(model.lm, [one]).log_probs.mean()) for one in completions]
+            rows = [token_log_probs(model.lm, [one], temperature=temperature) for one in completions]
+            means = [float(row.log_probs.mean()) for row in rows]
         return -sum(share * mean for share, mean in zip(shares, means, strict=True))
 
     for expert, column in [(0, 0), (1, columns - 1)]:
@@ -115,6 +119,15 @@ def test_the_base_is_kept_where_nothing_is_right_and_no_step_is_made():
     strategy.fit(pooled(), Letters("\x00"), SUPPORT)
     assert strategy.mixture == Mixture.base(2)
     assert {line.weight_mean for line in strategy.history} == {(1.0, 1.0)}
+
+
+@pytest.mark.parametrize(("loss", "expected"), [("policy_gradient", 0.5), ("likelihood", 1.0)])
+def test_a_policy_gradient_is_of_the_distribution_that_is_sampled(monkeypatch, loss, expected):
+    seen = []
+    monkeypatch.setattr(Gradient, "_shares", lambda _, scores: torch.ones_like(scores))
+    monkeypatch.setattr(module, "backward", lambda *_, temperature: seen.append(temperature))
+    learner(settings=replace(QUICK, loss=loss, temperature=0.5)).fit(pooled(), Letters(""), SUPPORT)
+    assert set(seen) == {expected}
 
 
 def test_samples_are_drawn_anew_each_round_under_the_present_mixture(monkeypatch):

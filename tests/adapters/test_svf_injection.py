@@ -75,6 +75,8 @@ def test_a_model_that_multiplies_by_a_weight_itself_gets_that_of_the_mode(archit
         assert layer.weight is base
     with svf.merged({}):
         assert torch.equal(layer.weight, base)
+    with svf.merged(dtype=torch.bfloat16):
+        torch.testing.assert_close(layer.weight, composed, rtol=1e-2, atol=1e-2)  # in the dtype of the base
     states = {one: z[None] for one, z in svf.state().items()}
     with svf.per_example(states), pytest.raises(ValueError, match="multiplies by the weight of a Linear itself"):
         _ = layer.weight

@@ -151,6 +151,9 @@ def test_a_folder_of_files_and_a_mapping_hold_it(tmp_path) -> None:
     named = ExpertPool.load({"svf": tmp_path / "a.safetensors", "poems": tmp_path / "poems"})
     assert named.identity == pool.identity
     assert pool.experts["poems"].parameter_count > 0
+    assert pool.experts["poems"].metadata.description == "", "pass 1 reads descriptions"
+    (tmp_path / "poems").rename(tmp_path / ".poems.x.unfinished")  # as an export that is killed leaves it
+    assert ExpertPool.load(tmp_path).domains == ("svf",)
 
 
 def change_config(folder: Path, **changes) -> None:
@@ -166,6 +169,12 @@ def change_config(folder: Path, **changes) -> None:
         ({"bias": "all"}, "bias is 'all'"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"lora_alpha": None}, "lora_alpha is None; allowed: a number"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": 1e39}, r"lora_alpha is 1e\+39"),
+        ({"alpha_pattern": [1]}, r"alpha_pattern is \[1\]"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "q_proj is '8'"),
+        ({"use_rslora": "false"}, "use_rslora is 'false'; allowed: true or false"),
     ],
 )
 def test_what_is_no_plain_lora_is_refused(changes, message, tmp_path) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
 from tiny_models import original
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from t2.policy.reference import ReferenceAnswers, encode_reference
+from t2.policy.reference import ReferenceAnswers, continuation_ids, encode_reference
 from t2.types import Example, Sampling
 
 
@@ -36,3 +40,31 @@ def test_a_space_parts_it_from_the_response_prefix(response_prefix: str, text: s
 def test_an_example_without_an_answer_is_refused(answer: str | None) -> None:
     with pytest.raises(ValueError, match="no reference answer"):
         encode_reference(original(), Example("Which?", answer=answer))
+
+
+def sentence_piece(layout: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of letters that puts a space before a text, as Llama 2's and Mistral's do."""
+    letters = ["<s>", "</s>", "<unk>", "\u2581", *sorted(set(string.printable) - set(" \t\r\x0b\x0c"))]
+    tokenizer = Tokenizer(models.BPE({one: number for number, one in enumerate(letters)}, [], unk_token="<unk>"))
+    if layout == "prepend":
+        spaces = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        tokenizer.normalizer = normalizers.Sequence(spaces)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse()])
+    tokenizer.add_special_tokens([AddedToken("<s>", special=True), AddedToken("</s>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("layout", ["prepend", "metaspace"])
+@pytest.mark.parametrize("text", ["42", " 42", "[4, 2]", "    return 1", "\n    return 1"])
+def test_what_follows_gets_no_space_that_nobody_wrote(monkeypatch: pytest.MonkeyPatch, layout: str, text: str) -> None:
+    lm = original()
+    monkeypatch.setattr(lm, "tokenizer", sentence_piece(layout))
+    assert lm.tokenizer.decode(continuation_ids(lm, text)) == text
+
+
+@pytest.mark.parametrize("text", ["42", " 42", "\n  x", "\n", "  x"])
+def test_a_tokenizer_without_such_a_space_encodes_as_ever(text: str) -> None:
+    lm = original()
+    assert continuation_ids(lm, text) == lm.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from tiny_models import adapted, original
 
-from t2.policy.vllm_weights import complete_weights, same_state
+from t2.adapters.svf import SVF
+from t2.models.tiny import tiny_llava
+from t2.policy.vllm_weights import complete_weights, modules_of, same_state
 
 BEFORE = original("qwen2").model.state_dict()
 
@@ -27,6 +29,17 @@ def test_the_base_is_sent_as_it_was() -> None:
     restored = dict(complete_weights(lm, svf.layers, None))
     assert restored.keys() == dict(complete_weights(lm, svf.layers, svf)).keys()
     assert all(torch.equal(value, BEFORE[name]) for name, value in restored.items())
+
+
+def test_a_vision_language_model_gets_back_what_it_was_sent() -> None:
+    """Its modules have the names of the text model, its parameters their own: nothing would be sent back."""
+    lm = tiny_llava("qwen2")
+    svf = SVF(["q_proj", "v_proj"], cache=False, progress=False)
+    svf.inject(lm.model, lm.source)
+    modules = modules_of(svf, svf.state().keys())
+    sent, restored = (dict(complete_weights(lm, modules, one)) for one in (svf, None))
+    assert sent.keys() == restored.keys()
+    assert len(sent) == 2 * 7  # three weights and biases and o_proj of each block
 
 
 def test_another_state_is_sent_without_being_loaded() -> None:

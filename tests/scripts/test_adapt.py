@@ -49,15 +49,16 @@ def adapt(run_script: Run, folder: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_mixture_is_found_saved_and_applied_later(adapt, folder, tmp_path) -> None:
-    shown = adapt(*FIT)
+    shown = adapt(*FIT, "strategy.shots=2")
     found = load_mixture(tmp_path / "run" / "mixture.json", ExpertPool.load(folder))
     assert len(found.weights) == 2
-    assert "Fitness on 3 support examples of gcd" in shown
+    assert "Fitness on 2 support examples of gcd" in shown
     header, _, first, second = shown[shown.index("iteration") :].splitlines()[:4]
     assert header.split() == ["iteration", "best", "mean", "weights", "±"]
     assert (first.split()[0], second.split()[0]) == ("0", "1")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (results["command"], results["task"], results["strategy"]) == ("adapt", "gcd", "few_shot")
+    assert results["support"]["n"] == 2
     assert list(results["mixing_weights"]["gcd"]["few_shot"].values()) == pytest.approx(list(found.means))
     later = adapt("strategy=fixed", f"strategy.mixture={tmp_path / 'run'}", "prompt=hello", run="later")
     for mean in found.means:

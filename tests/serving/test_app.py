@@ -107,6 +107,15 @@ class TestAnswers:
         expected = float((pool.experts["math"].scales[module] - 1).abs().mean())
         assert heat["mean_abs"][1][heat["modules"].index("mlp.up_proj")] == pytest.approx(expected)
 
+    def test_prompts_of_one_request_are_sampled_apart_unless_a_seed_is_given(self, http: TestClient) -> None:
+        asked = {"model": "base", "prompt": ["once upon"] * 3, "temperature": 1.0, "max_tokens": 12}
+        apart, same = (
+            {choice["text"] for choice in http.post("/v1/completions", json=asked | more).json()["choices"]}
+            for more in ({}, {"seed": 3})
+        )
+        assert len(apart) == 3
+        assert len(same) == 1
+
     def test_the_example_of_the_documentation_runs(
         self, api: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
