@@ -28,7 +28,7 @@ from t2.experts.expert import ExpertMetadata
 from t2.run.files import parse_json, read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
-MAX_ALPHA = 1e6  # far above any in use: with it the factors of a real LoRA stay finite
+MAX_ALPHA = 1e6  # far above any in use, and the factors stay finite
 FACTOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<which>[AB])\.weight")
 # What the language model of a vision-language model is called, in transformers of now and of before.
 TOWER = re.compile(r"(model\.)?(language_model|text_model)\.(model\.)?")
@@ -130,11 +130,11 @@ def _check_plain(config: Any) -> None:
         if config.get(key) not in plain:
             raise ValueError(f"its {key} is {config[key]!r}, and t2 mixes plain LoRAs, W + B A. Merge it with PEFT.")
     patterns = config.get("alpha_pattern") or {}
-    scales = {"lora_alpha": config.get("lora_alpha")}
-    scales |= patterns if isinstance(patterns, dict) else {"alpha_pattern": patterns}
-    for key, alpha in scales.items():
-        if type(alpha) not in (int, float) or not abs(alpha) < MAX_ALPHA:
-            raise ValueError(f"its {key} is {alpha!r}; allowed: a number. Save the LoRA with PEFT again.")
+    by_module = list(patterns.values()) if isinstance(patterns, dict) else [patterns]
+    for key, numbers in (("lora_alpha", [config.get("lora_alpha")]), ("alpha_pattern", by_module)):
+        for number in numbers:
+            if type(number) not in (int, float) or not abs(number) < MAX_ALPHA:
+                raise ValueError(f"its {key} is {number!r}; allowed: numbers below {MAX_ALPHA:g}. Save it again.")
     if config.get("use_rslora") not in (True, False, None):
         raise ValueError(f"its use_rslora is {config['use_rslora']!r}; allowed: true or false.")
 

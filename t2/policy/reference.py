@@ -53,7 +53,10 @@ def encode_reference(lm: LanguageModel, example: Example, end_of_turn: bool = Fa
     text = example.reference_completion
     if not text:
         raise ValueError(f"The example {example.prompt[:60]!r} has no reference answer, and one is needed here.")
-    ids = continuation_ids(lm, text)
+    if example.response_prefix:
+        ids = continuation_ids(lm, text)
+    else:  # behind a template, of which those of SentencePiece's kind have the space that begins a text
+        ids = list(lm.tokenizer(text, add_special_tokens=False)["input_ids"])
     if end_of_turn:
         if lm.end_of_turn_id is None:
             raise ValueError(f"The tokenizer of {lm.source} names no token that ends a turn.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig, OmegaConf
 
 from t2.run.launch_overrides import composed
@@ -57,11 +58,12 @@ def _composed(conf: Path, script: str, texts: tuple[str, ...], folder: str | Non
 @contextmanager
 def _apart_from_hydra() -> Iterator[None]:
     """Within, a configuration can be composed although Hydra runs this program; afterwards Hydra is as before."""
-    running = GlobalHydra.instance().hydra
+    running, job = GlobalHydra.instance().hydra, JobRuntime.instance().get("name")
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
+        JobRuntime.instance().set("name", job)  # which the next job of a sweep is called
         if running is not None:
             GlobalHydra.instance().initialize(running)  # composing may have put another instance in its place
 

@@ -169,11 +169,11 @@ def change_config(folder: Path, **changes) -> None:
         ({"bias": "all"}, "bias is 'all'"),
         ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights is 'pissa_niter_4'"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
-        ({"lora_alpha": None}, "lora_alpha is None; allowed: a number"),
+        ({"lora_alpha": None}, "lora_alpha is None; allowed: numbers"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
         ({"lora_alpha": 1e39}, r"lora_alpha is 1e\+39"),
         ({"alpha_pattern": [1]}, r"alpha_pattern is \[1\]"),
-        ({"alpha_pattern": {"q_proj": "8"}}, "q_proj is '8'"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern is '8'"),
         ({"use_rslora": "false"}, "use_rslora is 'false'; allowed: true or false"),
     ],
 )

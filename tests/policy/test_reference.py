@@ -9,6 +9,7 @@ from tiny_models import original
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from t2.models.language_model import LanguageModel
 from t2.policy.reference import ReferenceAnswers, continuation_ids, encode_reference
 from t2.types import Example, Sampling
 
@@ -62,6 +63,17 @@ def test_what_follows_gets_no_space_that_nobody_wrote(monkeypatch: pytest.Monkey
     lm = original()
     monkeypatch.setattr(lm, "tokenizer", sentence_piece(layout))
     assert lm.tokenizer.decode(continuation_ids(lm, text)) == text
+
+
+@pytest.mark.parametrize(("prefix", "expected"), [("", "\u2581"), ("[", "4")])
+def test_an_answer_that_begins_a_turn_has_the_space_of_the_templates(
+    monkeypatch: pytest.MonkeyPatch, prefix: str, expected: str
+) -> None:
+    lm = original()
+    monkeypatch.setattr(lm, "tokenizer", sentence_piece("prepend"))
+    monkeypatch.setattr(LanguageModel, "encode", lambda *_, reserve: [0])  # what the template makes is not asked here
+    one = encode_reference(lm, Example("Which?", answer=f"{prefix}42", response_prefix=prefix))
+    assert lm.tokenizer.convert_ids_to_tokens(one.token_ids)[0] == expected
 
 
 @pytest.mark.parametrize("text", ["42", " 42", "\n  x", "\n", "  x"])

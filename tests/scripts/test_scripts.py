@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROOT
+from omegaconf import OmegaConf
 from script_errors import error_of
 from wandb_offline import read_runs
 
@@ -102,6 +103,7 @@ def test_a_sweep_gives_every_job_its_own_run(tmp_path: Path, run_script: Run) ->
     jobs = itertools.product(("rloo", "reinforce"), (1, 2))
     assert {run.name for run in runs} == {f"products-{objective}-seed{seed} steps=1" for objective, seed in jobs}
     assert len({run.id for run in runs}) == 4
+    assert {OmegaConf.load(path).paths.run_command for path in tmp_path.glob("*/.hydra/config.yaml")} == {"train"}
     assert {run.group for run in runs} == {"-".join(tmp_path.parts[-2:])}  # one of the sweep
     assert all(len(run.values("train/score")) == 1 for run in runs)
 
