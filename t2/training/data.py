@@ -1,12 +1,14 @@
 """The prompts of each training step.
 
 The batch of step t is a function of (seed, t) alone: permutations of the train split, one after the other, cut into
-pieces. A run that resumes at step t therefore sees what the uninterrupted one saw, and no loader state is kept.
+pieces. A run that resumes at step t therefore sees what the uninterrupted one saw; no loader state is kept, but a hash
+of the questions, for the same configuration may read other ones later (an edited file, another version of a data set).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,11 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from t2.models.language_model import LanguageModel
 from t2.policy.lengths import check_prompts, check_references
-from t2.tasks.base import Task
+from t2.tasks.base import Split, Task
 from t2.types import Example, Sampling
+
+
+READ: tuple[Split, ...] = ("train", "val")  # those that training reads
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,15 @@ class PromptSchedule:
         return torch.randperm(len(self.examples), generator=generator).tolist()
 
 
+def questions_hash(examples: Sequence[Example]) -> str:
+    """The SHA-256 of what is asked and of the reference answers, in their order; of images only how many there are."""
+    digest = hashlib.sha256()
+    for one in examples:
+        parts = (one.prompt, one.answer, one.system, one.response_prefix, one.shots, len(one.images))
+        digest.update(repr(parts).encode())
+    return digest.hexdigest()
+
+
 class _Steps(IterableDataset[list[Example]]):
     def __init__(self, schedule: PromptSchedule, first: int, last: int) -> None:
         self.schedule, self.first, self.last = schedule, first, last
@@ -70,6 +84,21 @@ class PromptData(L.LightningDataModule):
         super().__init__()
         self.schedule = PromptSchedule(task.split("train"), prompts_per_step, seed)
         self.steps = steps
+        self.task = task
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint has: a hash of each split that a run reads."""
+        return {"questions": {split: questions_hash(self.task.split(split)) for split in READ}}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Raise ValueError where the run that is resumed began with other questions."""
+        present = self.state_dict()["questions"]
+        if other := [split for split in READ if state_dict["questions"][split] != present[split]]:
+            raise ValueError(
+                f"The questions of {self.task.name} are not those that this run began with ({' and '.join(other)} "
+                "differ): their file, the data set or the t2 that reads it is another. Resume with those it was "
+                "started with, or start a new run."
+            )
 
     def check_lengths(
         self, lm: LanguageModel, task: Task, sampling: Sampling, *, validated: int | None, answers: bool

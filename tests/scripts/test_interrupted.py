@@ -120,6 +120,14 @@ def test_resuming_with_other_weights_is_refused(trained: Path, refused: Callable
     assert "trained on other weights of that model" in refused("train", f"resume={trained}")
 
 
+def test_resuming_with_other_questions_is_refused(trained: Path, refused: Callable[..., str]) -> None:
+    path = trained / ".hydra/config.yaml"  # other questions under the same settings, as when a file of rows was edited
+    config = OmegaConf.load(path)
+    config.task.seed = 1
+    OmegaConf.save(config, path)
+    assert "not those that this run began with (train and val differ)" in refused("train", f"resume={trained}")
+
+
 @pytest.mark.parametrize("name", ["train", "evaluate"])
 def test_a_finished_run_is_not_written_over(trained: Path, refused: Callable[..., str], name: str) -> None:
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file() and path.name != ".lock"}

@@ -1,6 +1,7 @@
 """The prompts of a step depend on the seed and the step alone, and nothing repeats before all were seen."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -68,6 +69,18 @@ def test_resumed_loader_goes_on_where_the_run_stopped():
     resumed = PromptData(Ten(), prompts_per_step=3, steps=6, seed=1)
     resumed.trainer = SimpleNamespace(global_step=4)  # type: ignore[assignment]
     assert list(resumed.train_dataloader()) == whole[4:]
+
+
+@pytest.mark.parametrize(("split", "changed"), [("train", {"answer": "7"}), ("val", {"prompt": "Another"})])
+def test_a_checkpoint_is_of_its_questions(monkeypatch, split, changed):
+    saved = PromptData(Ten(), prompts_per_step=3, steps=4, seed=0).state_dict()
+    resumed = PromptData(Ten(), prompts_per_step=3, steps=9, seed=0)
+    resumed.load_state_dict(saved)
+    of = Ten.split
+    edited = {"train": TEN[:4] + [replace(TEN[4], **changed)] + TEN[5:], "val": [replace(TEN[0], **changed)]}
+    monkeypatch.setattr(Ten, "split", lambda self, name: edited[name] if name == split else of(self, name))
+    with pytest.raises(ValueError, match=rf"ten are not those that this run began with \({split} differ"):
+        resumed.load_state_dict(saved)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 9])
