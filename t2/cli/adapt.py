@@ -41,6 +41,7 @@ from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.launch import quiet_libraries
 from t2.run.phases import Phases
 from t2.run.tracking import tracked, wandb_runs
+from t2.run.words import for_shell
 from t2.tasks.base import Task
 from t2.tasks.dispatch import Dispatch
 from t2.types import Completion, Example
@@ -154,7 +155,7 @@ def save(
     print(f"\n{history_table(strategy.history).text()}")
     print(f"\nFitness on {strategy.shots} support examples of {task.name}: {fitness:.3f}\n")
     print(f"Mixing weights\n{bars(weights)}")
-    log.info("Mixture: %s\nNext: strategy=fixed strategy.mixture=%s", run / MIXTURE_FILE, run)
+    log.info("Mixture: %s\nNext: strategy=fixed %s", run / MIXTURE_FILE, for_shell("strategy.mixture", run))
     return results
 
 
@@ -164,7 +165,7 @@ def save_centroids(run: Path, centroids: Centroids) -> None:
     if centroids.accuracy:
         shares = {f"layer {layer}": share for layer, share in centroids.accuracy.items()}
         print(f"\nAccuracy of each layer in cross-validation\n{bars(shares)}")
-    log.info("Centroids, layer %d: %s\nNext: experts.centroids=%s", centroids.layer, path, run)
+    log.info("Centroids, layer %d: %s\nNext: %s", centroids.layer, path, for_shell("experts.centroids", run))
 
 
 def complete(

@@ -141,6 +141,7 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         "task": names[0] if len(names) == 1 else names,
         "strategy": strategies[0] if len(strategies) == 1 else strategies,
         "expert": str(cfg.expert) if adapters.expert is not None else None,
+        "expert_sha256": adapters.expert_sha256,
         "experts": list(pool.domains) if pool is not None else None,
         "shots": cfg.shots if any(one.wants_support for one in adapters.strategies.values()) else None,
         "data": describe_data(benchmark.tasks),

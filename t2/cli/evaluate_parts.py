@@ -22,11 +22,12 @@ from t2.evaluation.leaks import Seen, count_seen
 from t2.evaluation.systems import BASE, EXPERT, pool_system_names, pool_systems
 from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
-from t2.experts.trained import Trained, apply_trained, check_mixable, load_trained
+from t2.experts.trained import Trained, apply_trained, check_mixable, find_trained, load_trained
 from t2.models.language_model import LanguageModel
 from t2.policy.answers import Answers
 from t2.policy.generator import AdaptableGenerator, Generator, Weights
 from t2.policy.hf import HFGenerator
+from t2.run.fetch import file_sha256
 from t2.run.launch_overrides import given_overrides
 from t2.run.words import key_of
 
@@ -41,6 +42,7 @@ class Adapters:
     pool: ExpertPool | None
     strategies: Mapping[str, Strategy]
     domains: Mapping[str, str]  # task -> its true domain in the pool, of those that have one
+    expert_sha256: str | None = None  # of the expert's file
 
     @property
     def experts(self) -> dict[str, Trained | LoraExpert]:
@@ -113,8 +115,10 @@ def build_adapters(
     domains = benchmark.true_domains(labels_of(pool)) if pool is not None else {}
     if pool is not None and (left := [name for name in benchmark.examples if name not in domains]):
         log.info("No domain, so not in a confusion matrix: %s (see benchmark_domains).", ", ".join(left))
-    expert = load_trained(cfg.expert, adapter) if cfg.expert else None
-    return Adapters(expert, pool, strategies, domains)
+    if not cfg.expert:
+        return Adapters(None, pool, strategies, domains)
+    path = find_trained(cfg.expert, adapter)
+    return Adapters(load_trained(path, adapter), pool, strategies, domains, file_sha256(path))
 
 
 def build_systems(

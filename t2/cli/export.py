@@ -12,6 +12,7 @@ Exported is an expert (expert=RUN), or a mixture of a pool's experts (experts=PO
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from time import perf_counter
@@ -36,10 +37,12 @@ from t2.experts.mixture_file import find_mixture, load_mixture
 from t2.experts.pool import ExpertPool
 from t2.experts.provenance import of_expert, of_mixture
 from t2.experts.trained import EXPORT_FOLDER
+from t2.run.fetch import file_sha256
 from t2.run.files import check_empty
 from t2.run.launch import quiet_libraries
 from t2.run.messages import check_choice
 from t2.run.results import RESULTS_FILE
+from t2.run.words import for_shell
 
 log = logging.getLogger(__name__)
 WORST = 5  # matrices whose errors are shown
@@ -82,15 +85,17 @@ def export(cfg: DictConfig) -> Path:
     start = perf_counter()
     write(cfg, lm, adapter, state, out, applied)
     size = sum(inside.stat().st_size for inside in out.rglob("*") if inside.is_file())
-    hint = NEXT[cfg.to].format(str(out))
+    loaded = out / "model.gguf" if cfg.to == "gguf" else out
+    hint = NEXT[cfg.to].format(folder=str(out), file=shlex.quote(str(loaded)), source=for_shell(SOURCE, loaded))
     log.info("Exported to %s: %.1f MB in %.1f s\n%s", out, size / 1e6, perf_counter() - start, hint)
     return out
 
 
+SOURCE = "base_model.source"
 NEXT = {
-    "hf": "Next: transformers.AutoModelForCausalLM.from_pretrained({0!r}), or base_model=any base_model.source={0}",
-    "gguf": "Next: llama-cli -m {0}/model.gguf, or base_model=any base_model.source={0}/model.gguf",
-    "lora": "Next: peft.PeftModel.from_pretrained(model, {0!r}), where model is the base model that was adapted",
+    "hf": "Next: transformers.AutoModelForCausalLM.from_pretrained({folder!r}), or base_model=any {source}",
+    "gguf": "Next: llama-cli -m {file}, or base_model=any {source}",
+    "lora": "Next: peft.PeftModel.from_pretrained(model, {folder!r}), where model is the base model that was adapted",
 }
 
 
@@ -148,7 +153,7 @@ def publish(cfg: DictConfig, expert: Expert, path: Path, out: Path) -> Path:
     """Write the repository's folder, and push it unless it is a dry run; returns the folder. No model is loaded."""
     own = path.parent / RESULTS_FILE  # of a training run
     run = Path(cfg.results) if cfg.results is not None else (own if own.is_file() else None)
-    scores = [] if run is None else read_scores(run, expert)
+    scores = [] if run is None else read_scores(run, expert, file_sha256(path))
     export_hub(expert, path, out, repo=cfg.repo, license=cfg.license, scores=scores)
     if cfg.dry_run:
         log.info("A dry run: %s is what %s would hold. Next: read its README.md, then dry_run=false", out, cfg.repo)

@@ -120,6 +120,7 @@ class Results:
     strategy: str | list[str]
     split: str | None = None
     expert: str | None = None  # as it was given
+    expert_sha256: str | None = None  # of its file
     experts: list[str] | None = None  # domains of the pool
     shots: int | None = None
     data: dict[str, Any] = field(default_factory=dict)  # by task: source, version and fingerprint of its examples
@@ -193,7 +194,7 @@ class Results:
 
 SCHEMA = TypeAdapter(Results)
 PARTS = (
-    *("headline", "best_step", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
+    *("expert_sha256", "headline", "best_step", "selection", "paired_form", "null", "truncated", "contrasts", "seen"),
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
     "held_out",
 )

@@ -7,6 +7,7 @@ Not done here: merged models and LoRAs (`t2.experts.export_hf`, `t2.experts.expo
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +20,12 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.experts.provenance import of_expert, save_provenance
+from t2.run.fetch import file_sha256
 from t2.run.files import atomic_folder, parse_json
 from t2.run.results import RESULTS_FILE
+from t2.run.words import for_shell
+
+log = logging.getLogger(__name__)
 
 CARD_FILE = "README.md"
 Z95 = 1.959964  # of the normal distribution: intervals are mean ± Z95 standard errors
@@ -52,9 +57,10 @@ An expert of Transformer² (arXiv 2501.06252) for **{{ task }}**: {{ numbers }} 
 
 The base model is not in this repository. With `pip install transformer2`, and expert.safetensors downloaded:
 
-    t2 adapt expert=expert.safetensors prompt="..."
+    t2 adapt base_model=any {{ source }} expert=expert.safetensors prompt="..."
+    t2 export base_model=any {{ source }} expert=expert.safetensors to=hf out=FOLDER
 
-`t2 export expert=expert.safetensors to=hf` (or `to=lora`) writes what transformers or PEFT load by themselves.
+The second (or `to=lora`) writes what transformers or PEFT load by themselves.
 """
 
 
@@ -95,12 +101,14 @@ def find_token() -> str:
     return token
 
 
-def read_scores(path: Path, expert: Expert) -> list[Measured]:
+def read_scores(path: Path, expert: Expert, sha256: str) -> list[Measured]:
     """The scores of base and expert in the `results.json` of a run (its folder, or the file).
+
+    `sha256` is that of the expert's file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is damaged, of another base model, or scores no expert.
+        ValueError: it is damaged, of another base model or expert, or scores no expert.
     """
     file = path / RESULTS_FILE if path.is_dir() else path
     if not file.is_file():
@@ -116,7 +124,25 @@ def read_scores(path: Path, expert: Expert) -> list[Measured]:
     found = list(_measured(content))
     if not any(one.system == "expert" for one in found):
         raise ValueError(f"{file} scores no expert. Run evaluate.py expert=RUN, and give its folder.")
+    check_scored(content, file, sha256)
     return found
+
+
+def check_scored(content: Mapping[str, Any], file: Path, sha256: str) -> None:
+    """Raise ValueError where a run scored another expert's file than that of `sha256`; a warning where it cannot say.
+
+    A training run scores the expert that it has written beside its results.
+    """
+    beside, scored = file.parent / EXPERT_FILE, content.get("expert_sha256")
+    if scored is None and beside.is_file():
+        scored = file_sha256(beside)
+    if scored is None:
+        log.warning("%s is of an older t2 and does not say which file it scored: see that it was this expert.", file)
+    elif scored != sha256:
+        raise ValueError(
+            f"{file} scores another expert (SHA-256 {scored[:12]}) than the one to publish ({sha256[:12]}). Give the "
+            "run that evaluated this expert."
+        )
 
 
 def _measured(content: Mapping[str, Any]) -> Iterator[Measured]:
@@ -162,6 +188,7 @@ def make_card(expert: Expert, sha256: str, *, repo: str, license: str, scores: l
         domain=known.domain,
         description=known.description,
         base_model=known.base_model,
+        source=for_shell("base_model.source", known.base_model),
         parametrization=known.parametrization,
         objective=known.objective,
         step=known.step,

@@ -21,7 +21,6 @@ from t2.policy.lengths import check_prompts, check_references
 from t2.tasks.base import Split, Task
 from t2.types import Example, Sampling
 
-
 READ: tuple[Split, ...] = ("train", "val")  # those that training reads
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,18 +179,21 @@ def test_what_peft_has_trained_is_said_to_be_there_already(run_script, tmp_path:
 
 @pytest.mark.parametrize("words", [("base_model=any",), ()])
 def test_what_is_exported_is_loaded_by_its_folder_alone(words, export: Run, run_script, tmp_path: Path, capsys) -> None:
-    out = export("expert=EXPERT", "to=hf")
-    assert f", or base_model=any base_model.source={out}" in capsys.readouterr().out
-    where = (f"base_model.source={out}", f"hydra.run.dir={tmp_path / 'scored'}", "logger=none")
+    out = export("expert=EXPERT", "to=hf", f"out='{tmp_path / 'my out'}'").with_name("my out")
+    (source,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Next:"))
+    words_shown = shlex.split(source.partition(", or ")[2])
+    assert words_shown[0] == "base_model=any"
+    where = (words_shown[1], f"hydra.run.dir={tmp_path / 'scored'}", "logger=none")
     run_script("evaluate", *words, *where, "limit=1", "controls=null", "sampling.max_new_tokens=2", "task=products")
     assert json.loads((tmp_path / "scored" / "results.json").read_text())["base_model"] == str(out)
 
 
 def test_an_expert_as_a_repository_of_the_hub(export: Run, folder: Path, tmp_path: Path) -> None:
     score = {"mean": 0.5, "stderr": 0.05, "n": 100, "majority": 0.1}
+    sha256 = hashlib.sha256((folder / "math.safetensors").read_bytes()).hexdigest()
     results = {"base_model": "tiny:llama", "split": "test", "scores": {"gcd": {"base": score, "expert": score}}}
     (tmp_path / "evaluated").mkdir()
-    (tmp_path / "evaluated" / "results.json").write_text(json.dumps(results))
+    (tmp_path / "evaluated" / "results.json").write_text(json.dumps({**results, "expert_sha256": sha256}))
     out = export("expert=EXPERT", "to=hub", "repo=me/gcd", "license=apache-2.0", f"results={tmp_path / 'evaluated'}")
     assert (out / "expert.safetensors").read_bytes() == (folder / "math.safetensors").read_bytes()
     card = ModelCard.load(out / "README.md")
@@ -198,7 +202,25 @@ def test_an_expert_as_a_repository_of_the_hub(export: Run, folder: Path, tmp_pat
     assert [(one.dataset_name, one.metric_value) for one in card.data.eval_results] == [("gcd", 0.5)]
     assert "| gcd | test | 100 | expert | 0.500 ± 0.098 |" in card.text
     assert "`tiny:llama`" in card.text
-    assert hashlib.sha256((folder / "math.safetensors").read_bytes()).hexdigest() in card.text
+    assert sha256 in card.text
+    commands = [shlex.split(line) for line in card.text.splitlines() if line.startswith("    t2 ")]
+    assert [words[1:4] for words in commands] == [
+        [name, "base_model=any", "base_model.source=tiny:llama"] for name in ("adapt", "export")
+    ]
+
+
+def test_scores_of_another_expert_are_not_published(export: Run, tmp_path: Path, caplog, capsys) -> None:
+    words = ("expert=EXPERT", "to=hub", "repo=me/gcd", "license=apache-2.0", f"results={tmp_path}")
+    score = {"mean": 0.5, "stderr": 0.05, "n": 100, "majority": 0.1}
+    results: dict[str, Any] = {"base_model": "tiny:llama", "scores": {"gcd": {"expert": score}}}
+    for told in ({"expert_sha256": "0" * 64}, {}):  # an evaluation, and a training run beside whose expert it stands
+        (tmp_path / "results.json").write_text(json.dumps(results | told))
+        if not told:
+            (tmp_path / "expert.safetensors").write_bytes(b"another")
+        assert "scores another expert (SHA-256" in error_of(lambda: export(*words), caplog, capsys)
+    (tmp_path / "expert.safetensors").unlink()
+    export(*words)
+    assert "of an older t2 and does not say which file it scored" in capsys.readouterr().out
 
 
 def test_a_dry_run_that_was_read_is_pushed_as_it_is(

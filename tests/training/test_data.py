@@ -77,7 +77,7 @@ def test_a_checkpoint_is_of_its_questions(monkeypatch, split, changed):
     resumed = PromptData(Ten(), prompts_per_step=3, steps=9, seed=0)
     resumed.load_state_dict(saved)
     of = Ten.split
-    edited = {"train": TEN[:4] + [replace(TEN[4], **changed)] + TEN[5:], "val": [replace(TEN[0], **changed)]}
+    edited = {"train": [*TEN[:4], replace(TEN[4], **changed), *TEN[5:]], "val": [replace(TEN[0], **changed)]}
     monkeypatch.setattr(Ten, "split", lambda self, name: edited[name] if name == split else of(self, name))
     with pytest.raises(ValueError, match=rf"ten are not those that this run began with \({split} differ"):
         resumed.load_state_dict(saved)
