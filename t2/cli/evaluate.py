@@ -14,6 +14,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from t2.adaptation.strategy import Strategy
 from t2.adapters.base import adapter_name
 from t2.adapters.svf import SVF
 from t2.cli.evaluate_parts import Adapters, build_adapters, build_benchmark, build_systems, system_names
@@ -143,7 +144,7 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         "expert": str(cfg.expert) if adapters.expert is not None else None,
         "expert_sha256": adapters.expert_sha256,
         "experts": list(pool.domains) if pool is not None else None,
-        "shots": cfg.shots if any(one.wants_support for one in adapters.strategies.values()) else None,
+        "shots": shots_used(list(adapters.strategies.values()), given=cfg.shots),
         "data": describe_data(benchmark.tasks),
         "trainable_parameters": sum(expert.parameter_count for expert in adapters.experts.values()),
         "headline": headline(adapters, [outcome.report for outcome in outcomes]),
@@ -151,6 +152,11 @@ def describe(cfg: DictConfig, benchmark: Benchmark, adapters: Adapters, outcomes
         **summarize_tokens(outcomes),
         **(summarize_choices(outcomes, domains=adapters.domains, labels=labels_of(pool)) if pool is not None else {}),
     }
+
+
+def shots_used(strategies: Sequence[Strategy], *, given: int) -> int | None:
+    """How many solved examples the strategies had; the most where they had unequally many."""
+    return max((getattr(one, "shots", given) for one in strategies if one.wants_support), default=None)
 
 
 def headline(adapters: Adapters, reports: list[Report]) -> float:

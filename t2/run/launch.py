@@ -30,7 +30,7 @@ from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
 from t2.run.grouped_attention import group_attention
 from t2.run.launch_folder import Finished, FolderTaken, in_own_folder
-from t2.run.launch_overrides import check_overrides, given_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, flags_first, given_overrides, quote_text
 from t2.run.launch_ranks import is_follower, rank_arguments
 from t2.run.launch_resume import resume_arguments
 from t2.run.launch_slurm import check_launcher
@@ -63,7 +63,7 @@ def launch(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:
     Raises:
         SystemExit: with 1 where the run, or a job of the sweep, has failed.
     """
-    arguments = sys.argv[1:] = quote_text(sys.argv[1:])
+    arguments = sys.argv[1:] = flags_first(quote_text(sys.argv[1:]))
     sys.argv[1:] = checked_arguments(conf, name, arguments)
     complete = False
     try:

@@ -54,6 +54,23 @@ def quote_text(arguments: Sequence[str]) -> list[str]:
     return words
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with Hydra's flags (`-m`, `--config-dir FOLDER`) before the overrides, the only place it reads them
+    in where overrides stand on both sides.
+    """
+    actions = get_args_parser()._option_string_actions
+    flags: list[str] = []
+    overrides: list[str] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        action = actions.get(word)
+        takes_value = action is not None and action.nargs is None and bool(rest)
+        into = flags if word.startswith("-") else overrides
+        into.extend([word, rest.pop(0)] if takes_value else [word])
+    return [*flags, *overrides]
+
+
 def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
     """Compose the configuration once before Hydra does, for error messages with the nearest valid name.
 
@@ -65,7 +82,10 @@ def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
     check_experiments(Path(flags.config_path or conf), name, texts, folder=flags.config_dir)
     if name == "serve":
         check_strategy_word(texts)
-    composed(Path(flags.config_path or conf), flags.config_name or name, texts, folder=flags.config_dir, script=name)
+    for words in [texts, *_later_choices(Path(flags.config_path or conf), texts)]:
+        composed(
+            Path(flags.config_path or conf), flags.config_name or name, words, folder=flags.config_dir, script=name
+        )
     for text in texts:
         key, _, folder = text.partition("=")
         if key in ("hydra.run.dir", "hydra.sweep.dir") and not set("$'\"") & set(folder):
@@ -138,13 +158,8 @@ def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) ->
             key = str(error).partition("'")[2].partition("'")[0]
             if (own := own_key(key.removeprefix("trainer."))) is not None and script == "train":
                 raise ValueError(own) from None
-            folders = [one for one in overrides if one.startswith("hydra.searchpath=")]
-            plain = hydra.compose(name, overrides=folders)
-            known = list(_keys(OmegaConf.to_container(plain, resolve=False)))
-            groups = [path.name for path in conf.iterdir() if path.is_dir()]
-            raise ValueError(
-                f"{error}{_did_you_mean(key, [*known, *groups])} `{typed(script)} --help` lists every key."
-            ) from None
+            near = _did_you_mean(key, _known_keys(name, overrides, conf))
+            raise ValueError(f"{error}{near} `{typed(script)} --help` lists every key.") from None
         except ValueError as error:  # a group's choice that is no text
             raise ValueError(f"{error} (Of: {' '.join(overrides)})") from None
 
@@ -177,6 +192,30 @@ def _first_of_sweep(text: str) -> str | None:
         value = next(iter(parsed.sweep_string_iterator()))
         return f"{parsed.get_key_element()}={value}"
     return text
+
+
+def _later_choices(conf: Path, texts: Sequence[str]) -> Iterator[list[str]]:
+    """The command lines with each later choice of a group that is swept (`task=a,b`), which jobs would fail with."""
+    for number, text in enumerate(texts):
+        if not (conf / key_of(text).partition("@")[0]).is_dir():
+            continue
+        parsed = OverridesParser.create().parse_override(text)
+        if parsed.value_type not in (ValueType.CHOICE_SWEEP, ValueType.SIMPLE_CHOICE_SWEEP):
+            continue
+        for value in list(parsed.sweep_string_iterator())[1:]:
+            yield [*texts[:number], f"{parsed.get_key_element()}={value}", *texts[number + 1 :]]
+
+
+def _known_keys(name: str, overrides: Sequence[str], conf: Path) -> list[str]:
+    """The keys of the configuration with the groups' choices among the overrides, and the groups."""
+    groups = [path.name for path in conf.iterdir() if path.is_dir()]
+    chosen = [one for one in overrides if key_of(one).partition("@")[0] in groups]
+    folders = [one for one in overrides if one.startswith("hydra.searchpath=")]
+    try:
+        plain = hydra.compose(name, overrides=[*folders, *chosen])
+    except HydraException:  # a choice is what is wrong
+        plain = hydra.compose(name, overrides=folders)
+    return [*_keys(OmegaConf.to_container(plain, resolve=False)), *groups]
 
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:

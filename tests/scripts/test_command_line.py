@@ -9,7 +9,7 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from t2.run.launch_overrides import PLUGINS, check_overrides, quote_text
+from t2.run.launch_overrides import PLUGINS, check_overrides, flags_first, quote_text
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,32 @@ from t2.run.launch_overrides import PLUGINS, check_overrides, quote_text
 )
 def test_sweeps_pass_the_check(override: str) -> None:
     check_overrides(ROOT / "conf", "train", ["-m", override, "hydra.sweep.dir=x"])
+
+
+@pytest.mark.parametrize("override", ["task=gcd,products,gdc", "base_model=tiny,tiyn", "optimizer.lr=1,2 task=gcd,gdc"])
+def test_every_choice_of_a_sweep_is_looked_for_before_the_first_job(override: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"Could not find '(task/gdc|base_model/tiyn)'(.|\n)*Did you mean '(gcd|tiny)'"
+    ):
+        check_overrides(ROOT / "conf", "train", ["-m", *override.split()])
+
+
+@pytest.mark.parametrize(
+    ("words", "near"),
+    [
+        (("objective=grpo", "objective.epsilon_hi=3"), "objective.epsilon_high"),
+        (("task=mbpp", "task.tset=x"), "task.test"),
+    ],
+)
+def test_a_near_miss_is_looked_for_among_the_keys_of_the_choices(words: tuple[str, ...], near: str) -> None:
+    with pytest.raises(ValueError, match=f"Did you mean '{near}"):
+        check_overrides(ROOT / "conf", "train", list(words))
+
+
+def test_flags_may_stand_anywhere() -> None:
+    words = ["task=gcd", "-m", "seed=0,1", "--config-dir", "mine", "x=-1", "-cn", "train", "--info", "y=2"]
+    flags = ["-m", "--config-dir", "mine", "-cn", "train", "--info"]
+    assert flags_first(words) == [*flags, "task=gcd", "seed=0,1", "x=-1", "y=2"]
 
 
 @pytest.mark.parametrize("override", ["=3", "+=3", "~="])

@@ -106,7 +106,9 @@ def test_every_system_is_scored_on_the_same_examples(evaluate, tmp_path) -> None
     results = evaluate(
         "benchmarks=arithmetic", "~benchmarks.basic_arithmetic", "~benchmarks.chain_sum", "strategy=prompt",
         "+strategy@strategies.fs=few_shot", *FEW_SHOT, "benchmark_domains={gcd: math, products: null}",
+        "strategies.fs.shots=2",
     )  # fmt: skip
+    assert results["shots"] == 2
     systems = ["base", "expert:letters", "expert:math", "uniform", "prompt", "fs"]
     assert {task: list(table) for task, table in results["scores"].items()} == {"gcd": systems, "products": systems}
     assert {task: list(table) for task, table in results["paired"].items()} == {

@@ -13,8 +13,8 @@ DDP = "ddp"  # the strategy of several processes, each with the whole model
 FSDP = "fsdp"  # and of several that share it
 DIVIDED = (DDP, FSDP)
 _ONE_PROCESS = (
-    "a run is one process on one device; trainer=ddp divides each step among several. Or start several runs "
-    "(-m seed=0,1), or spread generation over GPUs with generation=vllm generation.engine.tensor_parallel=N"
+    "a run is one process on one device; trainer=ddp trainer.devices=N divides each step among several. Or start several "
+    "runs (-m seed=0,1), or spread generation over GPUs with generation=vllm generation.engine.tensor_parallel=N"
 )
 _COUNTS = ("devices", "num_nodes")  # any number of them with trainer=ddp
 _LENGTH = "steps says how long a run is"
@@ -103,7 +103,7 @@ def trainer_fault(key: str, value: Any) -> Iterator[str]:
 
 def own_key(key: str) -> str | None:
     """What to say where a key of the trainer is overridden that t2 sets itself; None for another key."""
-    return f"trainer.{key} cannot be set: {OWN_KEYS[key][1]}." if key in OWN_KEYS else None
+    return f"{key} cannot be set by itself: {OWN_KEYS[key][1]}." if key in OWN_KEYS else None
 
 
 def _text(value: Any) -> str:
