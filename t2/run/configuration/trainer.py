@@ -14,7 +14,7 @@ FSDP = "fsdp"  # and of several that share it
 DIVIDED = (DDP, FSDP)
 _ONE_PROCESS = (
     "a run is one process on one device; trainer=ddp trainer.devices=N divides each step among several. Or start "
-    "several runs (-m seed=0,1), or spread generation over GPUs with generation=vllm generation.engine.tensor_parallel=N"
+    "several runs (-m seed=0,1), or spread generation over GPUs: generation=vllm generation.engine.tensor_parallel=N"
 )
 _COUNTS = ("devices", "num_nodes")  # any number of them with trainer=ddp
 _LENGTH = "steps says how long a run is"
