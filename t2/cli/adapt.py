@@ -24,7 +24,7 @@ from t2.adaptation.centroid import Centroid
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
 from t2.adapters.svf import SVF
-from t2.cli.early_checks import check_fixed, check_samples
+from t2.cli.early_checks import check_base_model, check_fixed, check_samples
 from t2.cli.main import run
 from t2.cli.prompts import ask, read_prompts
 from t2.evaluation.benchmark import choose_support
@@ -65,6 +65,7 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
     adapter = instantiate(cfg.adapter)
     check_mixable(adapter, ["experts="] if pool is not None else [])
     expert = load_trained(cfg.expert, adapter) if cfg.expert else None
+    check_base_model(cfg, expert, pool)
     lm = instantiate(cfg.base_model)
     with phases("svd" if isinstance(adapter, SVF) else "inject"):
         adapter.inject(lm.model, lm.source)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from hydra.utils import get_method
 from omegaconf import DictConfig
 
 from t2.adaptation.fixed import Fixed
 from t2.adaptation.strategy import Strategy
+from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
+from t2.experts.trained import Trained
+from t2.models.loading import load_model
 from t2.run.messages import check_choice
+from t2.run.words import for_shell
 
 log = logging.getLogger(__name__)
 FAR = 2.0  # a mixing weight beyond it applies an expert's change more than twice
@@ -23,6 +28,24 @@ def check_samples(sampling: DictConfig) -> None:
             f"sampling.samples is {sampling.samples} at sampling.temperature=0, where all samples of a prompt are the "
             "same. Set sampling.temperature above 0, or sampling.samples=1."
         )
+
+
+def check_base_model(cfg: DictConfig, trained: Trained | None = None, pool: ExpertPool | None = None) -> None:
+    """Raise ValueError where an expert is of another model than the one that would be loaded, unless `cfg.transfer`.
+
+    Weights are compared when the model is there; so is a model that another function than `load_model` makes.
+    """
+    if cfg.get("transfer") or get_method(cfg.base_model._target_) is not load_model:
+        return
+    experts = [] if pool is None else [one for one in pool.experts.values() if isinstance(one, Expert)]
+    for one in [*([] if trained is None else [trained]), *experts]:
+        known, chosen = one.metadata.base_model, cfg.base_model.source
+        if known != chosen:
+            allowed = ", or set transfer=true to use it on this one" if "transfer" in cfg else ""
+            raise ValueError(
+                f"The expert of {one.metadata.domain!r} was trained for {known}, and base_model is {chosen}. Choose "
+                f"its base_model (base_model=any {for_shell('base_model.source', known)} is one){allowed}."
+            )
 
 
 def check_fixed(strategies: Iterable[Strategy], pool: ExpertPool | None, *, more: Sequence[str] = ()) -> None:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2.adaptation.strategy import Strategy
 from t2.adapters.base import adapter_name
 from t2.adapters.svf import SVF
+from t2.cli.early_checks import check_base_model
 from t2.cli.evaluate_parts import Adapters, build_adapters, build_benchmark, build_systems, system_names
 from t2.cli.main import run
 from t2.evaluation.benchmark import Benchmark, labels_of
@@ -65,6 +66,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
     check_contrasts(cfg.contrasts, benchmark, system_names(cfg, adapters), adapters.domains)
     seen = adapters.seen(benchmark)
     check_unseen(seen, allow=cfg.allow_seen)
+    check_base_model(cfg, adapters.expert, adapters.pool)
     lm = instantiate(cfg.base_model)
     benchmark.check_lengths(lm)
     if adapters.expert is None and adapters.pool is None:

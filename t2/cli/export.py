@@ -24,7 +24,7 @@ from torch import Tensor
 
 from t2.adapters.base import Adapter, ExportableAdapter, adapter_name
 from t2.adapters.svf import SVF
-from t2.cli.early_checks import warn_of_far
+from t2.cli.early_checks import check_base_model, warn_of_far
 from t2.cli.main import run
 from t2.evaluation.table import Table
 from t2.experts.expert import Expert, apply_expert
@@ -68,6 +68,7 @@ def export(cfg: DictConfig) -> Path:
         return publish(cfg, expert, path, out)
     pool: ExpertPool | None = instantiate(cfg.get("experts"))
     mixture = None if pool is None else read_mixture(cfg, pool)
+    check_base_model(cfg, expert, pool)
     lm = instantiate(cfg.base_model)
     adapter.inject(lm.model, lm.source)
     if path is not None and expert is not None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from t2.adaptation.strategy import PooledModel, Strategy
 from t2.adapters.svf import SVF
-from t2.cli.early_checks import check_fixed
+from t2.cli.early_checks import check_base_model, check_fixed
 from t2.cli.main import run
 from t2.evaluation.systems import Searcher
 from t2.experts.pool import ExpertPool
@@ -59,6 +59,7 @@ def serve(cfg: DictConfig) -> None:
     pool: ExpertPool | None = instantiate(cfg.get("experts"))
     strategies = by_name(compose_strategies(cfg, pool))
     check_fixed(strategies.values(), pool)
+    check_base_model(cfg, pool=pool)
     examples = known_examples(cfg, pool)
     listening = bind(cfg.host, cfg.port)
     with listening:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import t2
 from t2.adapters.base import Adapter
 from t2.adapters.svf import SVF
-from t2.cli.early_checks import check_fixed
+from t2.cli.early_checks import check_base_model, check_fixed
 from t2.cli.task_sampling import task_sampling
 from t2.experts.compatibility import DISPATCH, check_domain
 from t2.experts.expert import ExpertMetadata
@@ -102,6 +102,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     adapter = instantiate(cfg.adapter)
     start = build_start(cfg, adapter)
     check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
+    check_base_model(cfg, None if start is None else start.trained)
     after = build_after(cfg, task, sampling, limit=validation.limit)
     if shards := cfg.trainer.get("strategy") == FSDP:
         check_adapter(adapter)
@@ -197,6 +198,7 @@ def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int |
             raise ValueError("experts= is a pool that a strategy chooses from after training: give strategy=, too.")
         return None
     check_fixed([strategy], pool, more=[cfg.domain])
+    check_base_model(cfg, pool=pool)
     return AfterTraining.of(
         strategy, task, pool=pool, sampling=sampling, limit=limit, shots=cfg.shots, support_split=cfg.support_split,
         pass2=cfg.pass2, seed=cfg.seed, workers=cfg.score_workers,

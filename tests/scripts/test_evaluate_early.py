@@ -60,6 +60,44 @@ def test_it_is_refused_before_a_model_is_loaded(case: str, evaluate, monkeypatch
     assert "Traceback" not in shown
 
 
+OTHER_BASE = ("base_model=any", "base_model.source=org/other")
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [
+        ("evaluate", ("task=gcd", "expert=EXPERT", "logger=none"), "expert of 'math'"),
+        ("evaluate", (*POOL, "strategy=uniform", "logger=none"), "expert of 'letters'"),
+        ("adapt", ("expert=EXPERT", "prompt=hi", "logger=none"), "expert of 'math'"),
+        ("export", ("expert=EXPERT", "out=OUT"), "expert of 'math'"),
+        ("serve", (*POOL[1:], "port=0"), "expert of 'letters'"),
+        ("train", ("task=gcd", "start_from=EXPERT", "logger=none"), "expert of 'math'"),
+        ("train", (*POOL, "domain=a", "strategy=uniform", "logger=none"), "expert of 'letters'"),
+    ],
+)
+def test_an_expert_of_another_base_model_is_refused_before_that_is_fetched(
+    script: str,
+    words: tuple[str, ...],
+    said: str,
+    run_script,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch,
+    caplog,
+    capsys,
+) -> None:
+    """Loading a model only to say that the expert is of another costs minutes, and gigabytes from a hub."""
+    monkeypatch.setattr("t2.models.loading.resolve", lambda *_: pytest.fail("a model was looked for"))
+    filled = {"EXPERT": str(folder / "math.safetensors"), "POOL": str(folder), "OUT": str(tmp_path / "out")}
+    given = ["=".join([key, filled.get(value, value)]) for key, _, value in (word.partition("=") for word in words)]
+    shown = error_of(
+        lambda: run_script(script, *OTHER_BASE, *given, f"hydra.run.dir={tmp_path / 'run'}"), caplog, capsys
+    )
+    assert f"The {said} was trained for tiny:llama, and base_model is org/other" in shown, shown
+    assert "base_model=any base_model.source=tiny:llama" in shown
+    assert ("transfer=true" in shown) == (script != "train")
+
+
 def test_a_contrast_of_every_kind_of_system_is_scored(evaluate, tmp_path: Path) -> None:
     names = ("form", "base+prefix", "best_single", "oracle", "uniform", "expert:math", "random:math", "random_2:math")
     contrasts = ", ".join(f"'all - {name}'" for name in names)
