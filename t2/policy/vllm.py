@@ -83,15 +83,18 @@ class VLLMGenerator:
         )
         # Outputs are named without the suffix that vLLM adds to tell equal names apart.
         index_of = {request.partition("-")[0]: index for index, request in enumerate(requests)}
-        while engine.llm.llm_engine.has_unfinished_requests():
-            for output in engine.llm.llm_engine.step():
-                if output.finished:
-                    index = index_of[output.request_id]
-                    samples = sorted(output.outputs, key=lambda sample: int(sample.index))
-                    yield index, [_completion(prompts[index], sample, sampling) for sample in samples]
-        if engine.settings.sleep:
-            engine.llm.sleep(level=1)
-            engine.asleep = True
+        try:
+            while engine.llm.llm_engine.has_unfinished_requests():
+                for output in engine.llm.llm_engine.step():
+                    if output.finished:
+                        index = index_of.pop(output.request_id)
+                        samples = sorted(output.outputs, key=lambda sample: int(sample.index))
+                        yield index, [_completion(prompts[index], sample, sampling) for sample in samples]
+        finally:  # whoever takes no more leaves requests, whose outputs the next call would get
+            engine.llm.llm_engine.abort_request(list(index_of))
+            if engine.settings.sleep:
+                engine.llm.sleep(level=1)
+                engine.asleep = True
 
     def _follow(self, engine: Engine) -> None:
         """Send the engine the weights of the adapter's present state, unless it has them."""
@@ -100,13 +103,14 @@ class VLLMGenerator:
             engine.asleep = False
         adapter = None if self.weights == "base" else self.adapter
         wanted = None if adapter is None else adapter.state() if self._state is None else dict(self._state)
-        if same_state(engine.state, wanted):
+        if engine.is_known and same_state(engine.state, wanted):
             return
-        modules = modules_of(self.adapter, (wanted or {}).keys() | (engine.state or {}).keys())
-        weights = complete_weights(self.lm, modules, adapter, self._state)
+        modules = modules_of(self.adapter, (wanted or {}).keys())
+        weights = complete_weights(self.lm, modules | engine.changed, adapter, self._state)
+        engine.is_known, engine.changed = False, modules | engine.changed
         engine.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         engine.llm.reset_prefix_cache()
-        engine.state = wanted
+        engine.state, engine.changed, engine.is_known = wanted, modules, True
 
 
 def check_request(examples: Sequence[Example], sampling: Sampling, name: str) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import importlib.metadata
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -66,6 +66,10 @@ class Engine:
     settings: EngineSettings
     max_length: int
     state: dict[str, Tensor] | None = None  # None: the base's weights
+    is_known: bool = (
+        True  # whether it has the weights of `state`: not while they are sent, and not where that broke off
+    )
+    changed: set[str] = field(default_factory=set)  # modules that may have other weights than the base's
     asleep: bool = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +106,42 @@ class TestSmolLM2:
         held = engine.state
         generator.generate(EXAMPLES[:1], sampling)
         assert engine.state is held
+
+    @pytest.mark.parametrize("samples", [1, 3])
+    def test_whoever_takes_no_more_leaves_nothing_for_the_next(self, adapted: Adapted, samples: int) -> None:
+        lm, svf = adapted
+        svf.load({})
+        sampling = Sampling(max_new_tokens=16, temperature=1.0, samples=samples, seed=2)
+        whole = VLLMGenerator(lm, svf).generate(EXAMPLES, sampling)
+        left = VLLMGenerator(lm, svf).stream(EXAMPLES, sampling)
+        next(left)
+        left.close()
+        assert not get_engine(lm, EngineSettings()).llm.llm_engine.has_unfinished_requests()
+        again = VLLMGenerator(lm, svf).generate(EXAMPLES, sampling)
+        assert [[c.token_ids for c in group] for group in again] == [[c.token_ids for c in group] for group in whole]
+
+    def test_weights_whose_sending_broke_off_are_sent_again(
+        self, adapted: Adapted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lm, svf = adapted
+        svf.load({})
+        engine, sampling = get_engine(lm, EngineSettings()), Sampling(max_new_tokens=16)
+        before = VLLMGenerator(lm, svf).generate(EXAMPLES, sampling)
+        send = engine.llm.collective_rpc
+
+        def broken(method: str, kwargs: dict[str, Any]) -> None:
+            assert method == "reload_weights"
+            send(method, kwargs={"weights_iterator": kwargs["weights_iterator"]})
+            raise KeyboardInterrupt
+
+        move(svf, 7, 0.1)
+        monkeypatch.setattr(engine.llm, "collective_rpc", broken)
+        with pytest.raises(KeyboardInterrupt):
+            VLLMGenerator(lm, svf).generate(EXAMPLES, sampling)
+        monkeypatch.undo()
+        svf.load({})  # the state before, which the engine no longer has
+        after = VLLMGenerator(lm, svf).generate(EXAMPLES, sampling)
+        assert [c.token_ids for (c,) in after] == [c.token_ids for (c,) in before]
 
     def test_stop_strings_and_end_tokens(self, adapted: Adapted) -> None:
         lm, svf = adapted
