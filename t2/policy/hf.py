@@ -48,7 +48,8 @@ class HFGenerator:
         dtype: str | None = None,
         progress: bool = False,
     ) -> None:
-        """`batch_rows` bounds the rows (prompts * samples) that are decoded at once.
+        """`batch_rows` bounds the rows (prompts * samples) that are decoded at once; a prompt with more samples is read
+        as often as they take.
 
         `mode` is the adapter's: `merged`, or `factored` as in training; `auto` is factored where the model is in
         bfloat16 and no `dtype` is given, or the base is quantized (why: `t2.models.precision.Precision`), else merged.
@@ -153,9 +154,7 @@ class HFGenerator:
     def _stream(self, examples: Sequence[Example], sampling: Sampling) -> Iterator[tuple[int, list[Completion]]]:
         if self._rows is not None and len(self._rows[1]) != len(examples):
             raise ValueError(f"{len(self._rows[1])} states were given for {len(examples)} examples.")
-        if (
-            self._state and not self.merges and isinstance(self.adapter, PerExampleAdapter)
-        ):  # one state for all examples, of the factored mode
+        if self._state and not self.merges and isinstance(self.adapter, PerExampleAdapter):  # factored, one for all
             yield from self._derive(None, (self._one_state, [0] * len(examples)))._stream(examples, sampling)
             return
         prompts = [tuple(self.lm.encode(example, reserve=sampling.max_new_tokens)) for example in examples]
@@ -168,11 +167,16 @@ class HFGenerator:
         bar = tqdm(total=len(uniforms), desc="generate", unit="completion", leave=False, disable=off)
         with self._mode(), bar:
             for batch in self._batches(prompts, samples):
-                groups = [[Row(b * samples + g, prompts[b], examples[b].images) for g in range(samples)] for b in batch]
+                done: dict[int, list[Row]] = {b: [] for b in batch}
                 with self._selecting(batch, samples) as select:
-                    for group in self._decode(groups, sampling, uniforms, select):
-                        yield group[0].index // samples, [row.completion(self.lm, sampling) for row in group]
-                        bar.update(samples)
+                    for first in range(0, samples, self.batch_rows):
+                        some = range(first, min(first + self.batch_rows, samples))
+                        groups = [[Row(b * samples + g, prompts[b], examples[b].images) for g in some] for b in batch]
+                        for group in self._decode(groups, sampling, uniforms, select):
+                            bar.update(len(group))
+                            done[b := group[0].index // samples] += group
+                            if len(done[b]) == samples:
+                                yield b, [row.completion(self.lm, sampling) for row in done[b]]
 
     def _mode(self) -> AbstractContextManager[object]:
         if self.adapter is None or self._rows is not None:

@@ -87,6 +87,13 @@ def test_samples_do_not_depend_on_the_batch_compaction_or_torchs_seed(reference,
             assert one.log_probs == pytest.approx(two.log_probs, abs=1e-4)
 
 
+def test_no_more_rows_are_decoded_at_once_than_are_allowed(monkeypatch):
+    rows, choose = [], decode.choose
+    monkeypatch.setattr(decode, "choose", lambda logits, *rest: rows.append(len(logits)) or choose(logits, *rest))
+    HFGenerator(tiny(ends=True), batch_rows=2).generate(EXAMPLES, SAMPLED)  # three samples each
+    assert max(rows) == 2
+
+
 @each_architecture
 def test_compaction_is_right_in_every_architecture(monkeypatch, architecture):
     answers = []
