@@ -58,7 +58,9 @@ class SigmoidNuclear(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(singular_values.shape, generator=generator, dtype=singular_values.dtype)
         self.p = nn.Parameter((init_mean + init_std * noise).to(singular_values.device))
-        self.register_buffer("s", singular_values.detach().clone(), persistent=False)
+        s = singular_values.detach()
+        s = torch.where(s.sum(-1, keepdim=True) > 0, s, torch.ones_like(s))  # of a matrix of zeros, any z gives zeros
+        self.register_buffer("s", s.clone(), persistent=False)
         self.s: Tensor
         self.init_mean = init_mean
 

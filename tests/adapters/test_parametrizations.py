@@ -26,6 +26,18 @@ def test_direct_starts_at_the_base_model():
     assert torch.equal(make_parametrization("direct", SINGULAR_VALUES, seed=0)(), torch.ones(4).double())
 
 
+def test_a_matrix_of_zeros_has_finite_multipliers_and_gradients():
+    both = torch.stack([SINGULAR_VALUES, torch.zeros(4).double()])  # two matrices of one parameter
+    vector = SigmoidNuclear(both, seed=0)
+    z = vector()
+    z.sum().backward()
+    assert torch.isfinite(z).all()
+    assert torch.isfinite(vector.p.grad).all()
+    torch.testing.assert_close((z[0] * SINGULAR_VALUES).sum(), SINGULAR_VALUES.sum())
+    vector.set_effective(z.detach())
+    torch.testing.assert_close(vector(), z)
+
+
 @pytest.mark.parametrize("name", PARAMETRIZATIONS)
 def test_weight_decay_leads_to_the_base_model(name):
     vector = make_parametrization(name, SINGULAR_VALUES, seed=0)
