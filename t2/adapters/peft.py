@@ -186,7 +186,13 @@ class PeftAdapter(NamedParameters):
         """Raise ValueError unless the method only added layers, and begins at the base."""
         about = f"adapter.method={self.method} with these adapter.settings"
         if self.layers.keys() != norms.keys():
-            raise ValueError(f"{about} adapts {len(self.layers)} of the {len(norms)} chosen matrices. Choose others.")
+            left = sorted(norms.keys() - self.layers.keys())
+            raise ValueError(
+                f"{about} adapts {len(self.layers)} of the {len(norms)} chosen matrices, not {', '.join(left[:2])}"
+                f"{' and others' if len(left) > 2 else ''}: in a mixture of experts PEFT takes matrices of such names "
+                "for stacked experts. Choose others by adapter.modules (attention, or a regular expression), or use "
+                "adapter=svf, which takes these."
+            )
         moved = [path for path, norm in norms.items() if _norm(self.layers[path].get_base_layer()) != norm]
         if moved:
             raise ValueError(

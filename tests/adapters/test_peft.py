@@ -10,6 +10,7 @@ import torch
 from adapter_family import LORA, each_peft, injected, move
 from peft import PeftModel
 from tiny_models import IDS, logits, same_states, tiny
+from zoo_models import tiny_architecture
 
 from t2.adapters.peft import PeftAdapter
 from t2.models.tiny import tiny_model
@@ -103,3 +104,14 @@ def test_what_would_be_no_fair_rival_is_refused(settings: dict, message: str) ->
     lm = tiny("llama_bias")
     with pytest.raises(ValueError, match=message):
         PeftAdapter("lora", {"r": 4, **settings}).inject(lm.model, lm.source)
+
+
+def test_matrices_that_peft_takes_for_stacked_experts_are_named() -> None:
+    lm = tiny_architecture("glm4_moe")  # its shared expert has names of PEFT's table
+    with pytest.raises(
+        ValueError, match=r"10 of the 14 chosen matrices, not model\.layers\.0\.mlp\..*adapter=svf"
+    ):
+        PeftAdapter("lora", {"r": 2}).inject(lm.model, lm.source)
+    lm, adapter = tiny_architecture("glm4_moe"), PeftAdapter("lora", {"r": 2}, modules="attention")
+    adapter.inject(lm.model, lm.source)
+    assert len(adapter.layers) == 8
