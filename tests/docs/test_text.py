@@ -37,6 +37,12 @@ def test_links_lead_somewhere() -> None:
             assert (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
 
 
+def test_every_base_model_is_on_a_page() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    names = [path.stem for path in (ROOT / "conf" / "base_model").glob("*.yaml")]
+    assert not [name for name in names if f"`{name}`" not in page and f"base_model={name} " not in page]
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= 1200
 
