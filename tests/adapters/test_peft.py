@@ -108,9 +108,7 @@ def test_what_would_be_no_fair_rival_is_refused(settings: dict, message: str) ->
 
 def test_matrices_that_peft_takes_for_stacked_experts_are_named() -> None:
     lm = tiny_architecture("glm4_moe")  # its shared expert has names of PEFT's table
-    with pytest.raises(
-        ValueError, match=r"10 of the 14 chosen matrices, not model\.layers\.0\.mlp\..*adapter=svf"
-    ):
+    with pytest.raises(ValueError, match=r"10 of the 14 chosen matrices, not model\.layers\.0\.mlp\..*adapter=svf"):
         PeftAdapter("lora", {"r": 2}).inject(lm.model, lm.source)
     lm, adapter = tiny_architecture("glm4_moe"), PeftAdapter("lora", {"r": 2}, modules="attention")
     adapter.inject(lm.model, lm.source)

@@ -32,6 +32,8 @@ def check_configuration(cfg: DictConfig, script: str) -> None:
 
     `script` is one of SCRIPTS; for another, only parts and numbers are checked.
     """
+    if isinstance(cfg.get("task"), DictConfig) and "name" not in cfg.task:  # which other keys refer to
+        raise ValueError("task.name is missing: what results are filed under. Write `name: NAME` into the task's YAML.")
     if missing := sorted(OmegaConf.missing_keys(cfg)):
         words = " ".join(f"{key}=VALUE" for key in missing)
         raise ValueError(f"What is chosen leaves open what only you can say. Add {words}; its YAML's header says more.")

@@ -87,6 +87,12 @@ def test_what_is_left_open_is_named_with_what_to_add() -> None:
         check_configuration(composed("evaluate", "experts=folder"), "evaluate")
 
 
+def test_a_task_without_a_name_is_told_so() -> None:
+    cfg = composed("train", "~task.name")
+    with pytest.raises(ValueError, match=r"^task\.name is missing: what results are filed under"):
+        check_configuration(cfg, "train")
+
+
 def test_a_layer_is_named_once() -> None:
     check_configuration(composed("train", "adapter.layers=[0,1]"), "train")
     with pytest.raises(ValueError, match=r"adapter\.layers names 1 twice; allowed: each layer once"):
