@@ -34,7 +34,7 @@ from tqdm import tqdm
 from t2.evaluation.report import describe_data, summarize
 from t2.evaluation.results import Results
 from t2.evaluation.scoring import evaluate
-from t2.evaluation.systems import BASE
+from t2.evaluation.system_names import BASE
 from t2.evaluation.tables import results_table
 from t2.models.image_inputs import read_images
 from t2.models.language_model import LanguageModel

@@ -28,8 +28,9 @@ from t2.adapters.named_parameters import NamedParameters
 from t2.adapters.peft_settings import TUNERS, beyond_defaults, check_settings, make_config
 from t2.adapters.slots import Cast, Slots
 from t2.adapters.targets import find_targets, text_name
-from t2.run.files import atomic_path, save_tensors
+from t2.run.files import atomic_path
 from t2.run.messages import check_choice
+from t2.run.tensor_files import save_tensors
 
 NAME = "default"  # PEFT's name of the one adapter in a model
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from t2.adapters.truncated_svd import TOLERANCE as TRIPLET_TOLERANCE
 from t2.adapters.truncated_svd import is_cheaper, top_triplets, triplet_error
-from t2.run.files import read_tensors, save_tensors
 from t2.run.folder_lock import one_at_a_time
 from t2.run.ranks import no_bar
+from t2.run.tensor_files import read_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 TOLERANCE = 1000  # units in the last place; LAPACK's error is about 10, a product in TF32 would be 8000

@@ -29,7 +29,8 @@ from t2.cli.main import run
 from t2.cli.prompts import ask, read_prompts
 from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
-from t2.evaluation.systems import BASE, EXPERT, Searcher
+from t2.evaluation.system_names import BASE, EXPERT
+from t2.evaluation.systems import Searcher
 from t2.evaluation.tables import bars, history_table
 from t2.evaluation.wandb_results import log_adapted, log_search, summary_of, weights_text
 from t2.experts.centroids import CENTROIDS_FILE, Centroids

@@ -36,7 +36,8 @@ from t2.evaluation.report import (
 )
 from t2.evaluation.results import Results, Selection
 from t2.evaluation.selection import derived, passed_over
-from t2.evaluation.systems import BASE, EXPERT, UNIFORM, joined_name, name_strategies
+from t2.evaluation.system_names import BASE, EXPERT, UNIFORM, joined_name
+from t2.evaluation.systems import name_strategies
 from t2.evaluation.tables import results_text
 from t2.evaluation.wandb_results import log_evaluation, log_used_experts
 from t2.models.precision import Precision

@@ -18,8 +18,10 @@ from t2.adapters.base import Adapter
 from t2.cli.early_checks import check_fixed, check_samples
 from t2.cli.task_sampling import task_sampling
 from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
-from t2.evaluation.leaks import Seen, count_seen
-from t2.evaluation.systems import BASE, EXPERT, pool_system_names, pool_systems
+from t2.evaluation.leaks import count_seen
+from t2.evaluation.results import Seen
+from t2.evaluation.system_names import BASE, EXPERT
+from t2.evaluation.systems import pool_system_names, pool_systems
 from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained, apply_trained, check_mixable, find_trained, load_trained

@@ -22,7 +22,7 @@ from t2.cli.train_parts import build, divide, is_divided, validation_of
 from t2.evaluation.figures import plot_learning_curve
 from t2.evaluation.report import Report, describe_data, summarize
 from t2.evaluation.results import Results
-from t2.evaluation.systems import BASE, EXPERT, START
+from t2.evaluation.system_names import BASE, EXPERT, START
 from t2.evaluation.tables import results_table, seconds_text
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE

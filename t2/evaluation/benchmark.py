@@ -19,7 +19,7 @@ from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
 from t2.evaluation.selection import Controls, select
-from t2.evaluation.systems import BASE, is_scored, support_set
+from t2.evaluation.system_names import BASE, is_scored, support_set
 from t2.experts.pool import ExpertPool
 from t2.models.forward_tokens import count_forward_tokens
 from t2.models.language_model import LanguageModel

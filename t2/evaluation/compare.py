@@ -19,9 +19,8 @@ from statistics import fmean, stdev
 
 from t2.evaluation.compare_figures import write_figures
 from t2.evaluation.compare_groups import Group, read_groups, unpaired
-from t2.evaluation.contrasts import holm, parse_contrast
-from t2.evaluation.statistics import Paired, compare_runs
-from t2.evaluation.systems import EXPERT
+from t2.evaluation.statistics import Paired, compare_runs, holm
+from t2.evaluation.system_names import EXPERT, parse_contrast
 from t2.evaluation.table import Table, percent
 from t2.run.files import atomic_path
 from t2.run.messages import did_you_mean

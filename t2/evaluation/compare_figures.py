@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from t2.evaluation.compare_groups import Group
 from t2.evaluation.figures import OKABE_ITO, drawing
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.run.results import METRICS_FILE
 
 SIZE = (6.5, 4.2)  # inches

@@ -11,7 +11,7 @@ from statistics import fmean
 from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
 from t2.evaluation.statistics import Paired, compare_runs
-from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.system_names import BASE, EXPERT
 from t2.run.messages import did_you_mean
 from t2.run.results import METRICS_FILE
 

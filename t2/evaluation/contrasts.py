@@ -18,25 +18,22 @@ from t2.evaluation.joining import pair_draws
 from t2.evaluation.null import null_of
 from t2.evaluation.report import Report, check_same_examples, compare
 from t2.evaluation.results import Contrasted, Null, Selection
-from t2.evaluation.selection import is_form, is_single
-from t2.evaluation.statistics import Paired, compare_runs
-from t2.evaluation.systems import BASE, BEST_SINGLE, FORM, ORACLE, is_scored, joined_name
+from t2.evaluation.statistics import Paired, compare_runs, holm
+from t2.evaluation.system_names import (
+    BASE,
+    BEST_SINGLE,
+    FORM,
+    ORACLE,
+    is_form,
+    is_scored,
+    is_single,
+    joined_name,
+    parse_contrast,
+)
 from t2.run.messages import did_you_mean
 from t2.tasks.base import Task
 
 log = logging.getLogger(__name__)
-
-
-def parse_contrast(text: str) -> tuple[str, str]:
-    """The two systems of `first - second`.
-
-    Raises:
-        ValueError: it is not two different names with ` - ` between them.
-    """
-    first, minus, second = (part.strip() for part in text.partition(" - "))
-    if not (first and minus and second) or first == second:
-        raise ValueError(f"The contrast {text!r} is not written as two different systems, such as 'classifier - form'.")
-    return first, second
 
 
 def contrast(
@@ -112,16 +109,6 @@ def _paired(first: Sequence[Report], second: Sequence[Report]) -> Paired:
     for one in (*first, *second):
         check_same_examples(one, second[0])
     return compare_runs(*pair_draws([one.scores for one in first], [one.scores for one in second]))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values of a family, in the order of `p_values` (Holm 1979)."""
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    corrected, largest = [1.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def summarize_controls(

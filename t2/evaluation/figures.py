@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from t2.evaluation.statistics import Paired, row_shares
 from t2.run.files import atomic_path
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.run.results import METRICS_FILE
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from t2.evaluation.systems import BASE
+from t2.evaluation.system_names import BASE
 from t2.policy.generator import AdaptableGenerator, Generator, StreamingGenerator
 from t2.tasks.base import Task
 from t2.tasks.form import with_shots

@@ -24,7 +24,7 @@ from t2.evaluation.compare_groups import Group
 from t2.evaluation.figures import OKABE_ITO, drawing
 from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
-from t2.evaluation.systems import ALL, BASE, EXPERT, FORM
+from t2.evaluation.system_names import ALL, BASE, EXPERT, FORM
 from t2.evaluation.table import Table, percent
 from t2.run.files import atomic_path
 

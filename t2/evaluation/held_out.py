@@ -22,7 +22,7 @@ from t2.adaptation.two_pass import TwoPass
 from t2.adapters.base import Adapter
 from t2.evaluation.results import HeldOut
 from t2.evaluation.statistics import compare_scores
-from t2.evaluation.systems import BASE
+from t2.evaluation.system_names import BASE
 from t2.models.language_model import LanguageModel
 from t2.policy.generator import Generator
 from t2.policy.hf import HFGenerator

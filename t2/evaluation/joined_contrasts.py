@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from t2.evaluation.contrasts import holm, parse_contrast
 from t2.evaluation.joining import Joined
-from t2.evaluation.statistics import Paired, compare_runs
-from t2.evaluation.systems import joined_name
+from t2.evaluation.statistics import Paired, compare_runs, holm
+from t2.evaluation.system_names import joined_name, parse_contrast
 from t2.run.messages import did_you_mean
 
 AFTER = "after the runs"

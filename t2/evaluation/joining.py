@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import Any
 
 from t2.evaluation.results import Results
-from t2.evaluation.systems import FORM, draw_of, joined_name
+from t2.evaluation.system_names import FORM, draw_of, joined_name
 from t2.run.files import parse_json, read_lines
 from t2.run.results import SAMPLES_FILE
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from t2.adaptation.strategy import Strategy, TrainedStrategy
 from t2.evaluation.form_controls import SHOTS
+from t2.evaluation.results import Seen
 from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained
@@ -22,7 +23,6 @@ from t2.types import Example
 
 log = logging.getLogger(__name__)
 
-Seen = dict[str, dict[str, int | None]]  # by what has seen them, and task; None where it is unknown
 Sets = Mapping[str, Sequence[Example]]  # by task
 SUPPORT = "support"
 
@@ -84,13 +84,3 @@ def check_unseen(seen: Seen, *, allow: bool) -> None:
     if not allow:
         raise ValueError(f"{text}. Score others (split=test, another task), or say allow_seen=true.")
     log.warning("%s, which allow_seen permits.", text)
-
-
-def seen_text(seen: Seen) -> str:
-    """A line per count that is not 0, one for all that are, and one for what is unknown."""
-    lines = [f"{name}: {count} of {task}" for name, tasks in seen.items() for task, count in tasks.items() if count]
-    for what, wanted in (("none", 0), ("unknown", None)):
-        names = [name for name, tasks in seen.items() if wanted in tasks.values()]
-        if names:
-            lines.append(f"{what}: {', '.join(names)}")
-    return "\n".join(lines)

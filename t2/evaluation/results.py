@@ -18,6 +18,8 @@ from t2.evaluation.statistics import Counts, Paired
 from t2.run.files import atomic_path, parse_json
 from t2.run.results import RESULTS_FILE, own_commit, peak_memory_bytes, versions
 
+Seen = dict[str, dict[str, int | None]]  # by what has seen them, and task; None where it is unknown
+
 
 @dataclass(frozen=True)
 class Statistic:
@@ -134,7 +136,7 @@ class Results:
     null: dict[str, Null] | None = None  # by task
     truncated: dict[str, dict[str, float]] | None = None  # share of completions that the token budget cut off
     contrasts: list[Contrasted] | None = None
-    seen: dict[str, dict[str, int | None]] | None = None  # questions known, by whom and task; null: unknown
+    seen: Seen | None = None  # questions known
     reasons: dict[str, dict[str, dict[str, int]]] | None = None
     by_group: dict[str, dict[str, dict[str, dict[str, Statistic]]]] | None = None
     pass_at_k: dict[str, dict[str, dict[str, float]]] | None = None
@@ -198,3 +200,13 @@ PARTS = (
     *("reasons", "by_group", "pass_at_k", "mixing_weights", "pass_seconds", "tokens", "confusion", "support"),
     "held_out",
 )
+
+
+def seen_text(seen: Seen) -> str:
+    """A line per count that is not 0, one for all that are, and one for what is unknown."""
+    lines = [f"{name}: {count} of {task}" for name, tasks in seen.items() for task, count in tasks.items() if count]
+    for what, wanted in (("none", 0), ("unknown", None)):
+        names = [name for name, tasks in seen.items() if wanted in tasks.values()]
+        if names:
+            lines.append(f"{what}: {', '.join(names)}")
+    return "\n".join(lines)

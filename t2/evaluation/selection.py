@@ -15,7 +15,7 @@ from statistics import fmean
 from t2.evaluation.report import Outcome, Report
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import evaluate
-from t2.evaluation.systems import BASE, BEST_SINGLE, EXPERT, ORACLE
+from t2.evaluation.system_names import BASE, BEST_SINGLE, ORACLE, is_form, is_single
 from t2.policy.generator import Generator
 from t2.tasks.base import NoSplit, Split, Task
 from t2.types import Example, Sampling
@@ -54,16 +54,6 @@ class Controls:
 def passed_over(selection: Selection) -> list[str]:
     """The form controls that were not chosen, without the base."""
     return [name for name in selection.scores if is_form(name) and name not in (BASE, selection.form)]
-
-
-def is_single(system: str) -> bool:
-    """Whether a system is one expert of the pool by itself."""
-    return system.startswith(f"{EXPERT}:")
-
-
-def is_form(system: str) -> bool:
-    """Whether a system is the base or one of its form controls."""
-    return system == BASE or system.startswith(f"{BASE}+")
 
 
 def select(

@@ -19,7 +19,7 @@ from t2.evaluation.figures import Difference, plot_confusion, plot_differences
 from t2.evaluation.joining import join_runs
 from t2.evaluation.study_cells import Study, make_study
 from t2.evaluation.study_tables import compared, study_tables
-from t2.evaluation.systems import BASE
+from t2.evaluation.system_names import BASE
 from t2.evaluation.table import percent
 from t2.run.files import atomic_path
 

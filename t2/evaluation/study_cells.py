@@ -12,9 +12,8 @@ from statistics import fmean
 from t2.evaluation.joined_contrasts import JoinedContrast, join_contrasts
 from t2.evaluation.joining import Joined
 from t2.evaluation.results import Confusion, Null
-from t2.evaluation.selection import is_form
 from t2.evaluation.statistics import Paired, compare_runs, standard_error
-from t2.evaluation.systems import BASE, FORM, ORACLE
+from t2.evaluation.system_names import BASE, FORM, ORACLE, is_form
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from t2.evaluation.costs import COST_HEADER, cost_cells
 from t2.evaluation.statistics import Paired
 from t2.evaluation.study_cells import Cell, Study
-from t2.evaluation.systems import BASE
+from t2.evaluation.system_names import BASE
 from t2.evaluation.table import Table, percent
 from t2.evaluation.tables import confusion_table, number_table
 

@@ -1,16 +1,4 @@
-"""The systems that are compared on the same examples.
-
-    base            the model with its adapter off; every other system is paired with it
-    expert          one expert by itself, applied to the adapter
-    start           what a training run began with, where that is not the base
-    expert:DOMAIN   one expert of the pool, for all examples
-    uniform         every expert with mixing weight 1/K
-    all             every expert with mixing weight 1, and no first pass
-    CONTROL:DOMAIN  one expert with its multipliers reversed, shuffled or random (paper, Table 5): where this does as
-                    well, what was learned about single singular values does not matter. The last two are drawn
-                    several times: random_1:DOMAIN, random_2:DOMAIN, ...
-    NAME            a strategy, fitted to each task before it is scored
-    NAME#1, NAME#2  the same, fitted to each of several sets of solved examples
+"""The systems that are compared on the same examples; what their names mean is said in `t2.evaluation.system_names`.
 
 All but `base` and `expert` are two-pass systems, so that seconds and mixtures are known of each. Nothing here generates
 or scores.
@@ -18,28 +6,21 @@ or scores.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from t2.adaptation.few_shot import Iteration
 from t2.adaptation.fixed import Base, Fixed
 from t2.adaptation.strategy import Strategy
 from t2.adaptation.two_pass import Pass2, TwoPass, call_seed
+from t2.evaluation.system_names import ALL, BASE, DRAWN, EXPERT, FITTED, RESERVED, UNIFORM, parse_control
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
 from t2.experts.transfer import Control
 from t2.experts.transfer import transfer as transfer_expert
 from t2.policy.generator import AdaptableGenerator
 from t2.tasks.base import Task
-
-BASE, UNIFORM, ALL, EXPERT, START = "base", "uniform", "all", "expert", "start"  # names of systems
-BEST_SINGLE, ORACLE, FORM = "best_single", "oracle", "form"  # see `t2.evaluation.selection`
-RESERVED = (EXPERT, START, BEST_SINGLE, ORACLE, FORM)
-DRAWN = ("shuffled", "random")  # controls that chance decides
-FITTED = re.compile(rf"(?!{EXPERT}:)(?P<name>.+)#(?P<set>\d+)")  # a strategy and the number of its support set
-CONTROLLED = re.compile(rf"(?P<control>{'|'.join(get_args(Control))})(_(?P<draw>\d+))?:(?P<domain>.+)")
 
 
 @runtime_checkable
@@ -188,42 +169,3 @@ def _by_support(name: str, strategy: Strategy, support_sets: int) -> list[str]:
     if support_sets == 1 or not strategy.wants_support:
         return [name]
     return [f"{name}#{number}" for number in range(1, support_sets + 1)]
-
-
-def support_set(system: str) -> int:
-    """The number of the support set that a system is fitted to, from 1."""
-    fitted = FITTED.fullmatch(system)
-    return int(fitted["set"]) if fitted else 1
-
-
-def parse_control(system: str) -> tuple[str, int | None, str] | None:
-    """Control, number of its draw (None: it has one) and domain of such a system; None for any other."""
-    found = CONTROLLED.fullmatch(system)
-    if found is None:
-        return None
-    return found["control"], int(found["draw"]) if found["draw"] else None, found["domain"]
-
-
-def joined_name(system: str) -> str:
-    """The name of a system, and of all draws of a control or all support sets together: that without the number."""
-    control, fitted = parse_control(system), FITTED.fullmatch(system)
-    if control is not None:
-        return f"{control[0]}:{control[2]}"
-    return fitted["name"] if fitted else system
-
-
-def draw_of(system: str) -> int | None:
-    """The number of a system's draw or support set; None where it has none."""
-    control, fitted = parse_control(system), FITTED.fullmatch(system)
-    if control is not None:
-        return control[1]
-    return int(fitted["set"]) if fitted else None
-
-
-def is_scored(system: str, domain: str | None) -> bool:
-    """Whether a system is scored on a task of this domain (None: the task has none).
-
-    A control is scored on its own expert's domain alone, every other system on all.
-    """
-    control = parse_control(system)
-    return domain is None or control is None or control[2] == domain

@@ -9,17 +9,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from t2.adaptation.few_shot import Iteration
 from t2.evaluation.costs import COST_HEADER, cost_cells
 from t2.evaluation.figures import plot_learning_curve
-from t2.evaluation.leaks import seen_text
-from t2.evaluation.results import Confusion, Contrasted, HeldOut, Results, Statistic
+from t2.evaluation.results import Confusion, Contrasted, HeldOut, Results, Statistic, seen_text
 from t2.evaluation.statistics import Paired, dispatch_accuracy, row_shares
 from t2.evaluation.sweeps import is_sweep, write_sweep
-from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.system_names import BASE, EXPERT
 from t2.evaluation.table import Table, percent
 from t2.run.results import CURVE_FILE, METRICS_FILE
+
+if TYPE_CHECKING:
+    from t2.adaptation.few_shot import Iteration  # with torch, and a table of finished runs needs none
 
 BAR_CELLS = 30  # of a text bar that means 1
 

@@ -19,7 +19,7 @@ from t2.adapters.base import NamedAdapter
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE, ExpertMetadata
 from t2.experts.fingerprint import adapter_fingerprint, same_weights, weights_note
-from t2.run.files import read_tensors, save_tensors
+from t2.run.tensor_files import read_tensors, save_tensors
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 import t2
 from t2.experts.fingerprint import same_weights, weights_note
-from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
 from t2.run.places import located, typed
+from t2.run.tensor_files import read_tensors, save_tensors
 from t2.types import OTHER
 
 FORMAT_VERSION = 2

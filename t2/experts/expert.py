@@ -18,9 +18,9 @@ from torch import Tensor
 from t2.adapters.spectrum import learned_count
 from t2.experts.content import check_is_svf, check_modules, check_range, check_scales, check_score, why_no_expert
 from t2.experts.fingerprint import adapter_fingerprint, same_weights, weights_note
-from t2.run.files import read_tensors, save_tensors
 from t2.run.messages import did_you_mean
 from t2.run.places import located
+from t2.run.tensor_files import read_tensors, save_tensors
 
 FORMAT_VERSION = 1
 EXPERT_FILE = "expert.safetensors"  # its name in the folder of a training run

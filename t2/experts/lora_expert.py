@@ -25,7 +25,8 @@ from torch import Tensor
 from t2.adapters.low_rank import LowRank
 from t2.adapters.svf import SVF
 from t2.experts.expert import ExpertMetadata
-from t2.run.files import parse_json, read_tensors
+from t2.run.files import parse_json
+from t2.run.tensor_files import read_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # PEFT's own names
 MAX_ALPHA = 1e6  # far above any in use, and the factors stay finite

@@ -15,7 +15,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from t2.run.files import atomic_path, read_lines
+from t2.run.files import atomic_path
+from t2.run.metrics_file import read_metrics
 from t2.run.results import METRICS_FILE
 
 
@@ -62,33 +63,3 @@ class MetricsCSV(Logger):
             writer = csv.DictWriter(file, ["step", *columns], restval="")
             writer.writeheader()
             writer.writerows({"step": str(step), **self.rows[step]} for step in sorted(self.rows))
-
-
-def read_metrics(path: Path) -> dict[int, dict[str, str]]:
-    """Rows of a metrics file by step, without the empty cells.
-
-    Raises:
-        ValueError: the file has no `step` column, or is damaged.
-    """
-    rows = read_steps(path)
-    return {int(row["step"]): {name: cell for name, cell in row.items() if name != "step" and cell} for row in rows}
-
-
-def read_steps(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file of a run, each of which has a step, of which there may be several of one step.
-
-    Raises:
-        ValueError: the file has no `step` column, or is damaged.
-    """
-    way_out = "Move it away; the run goes on without its rows."
-    try:
-        reader = csv.DictReader(read_lines(path, way_out))
-        if "step" not in (reader.fieldnames or []):
-            raise ValueError(f"{path} has no column 'step'; it is not a {path.name} of t2. {way_out}")
-        rows = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{path} is damaged: {error}. {way_out}") from error
-    for number, row in enumerate(rows, start=2):
-        if not (row["step"] or "").isdecimal() or None in row:
-            raise ValueError(f"{path} is damaged: line {number} reads {list(row.values())}. {way_out}")
-    return rows

@@ -26,11 +26,12 @@ from t2.evaluation.figures import plot_confusion
 from t2.evaluation.report import PASSES, Outcome, compare, summarize_choices
 from t2.evaluation.results import Confusion
 from t2.evaluation.statistics import dispatch_accuracy
-from t2.evaluation.systems import BASE, name_strategies
+from t2.evaluation.system_names import BASE
+from t2.evaluation.systems import name_strategies
 from t2.experts.pool import ExpertPool
 from t2.policy.generator import Generator
 from t2.run.files import atomic_path
-from t2.run.metrics_csv import read_steps
+from t2.run.metrics_file import read_steps
 from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split
 from t2.training.module import ExpertTraining

@@ -18,7 +18,7 @@ from pydantic import PositiveInt
 from tqdm import tqdm
 
 from t2.evaluation.report import Report
-from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.system_names import BASE, EXPERT
 from t2.experts.trained import load_trained, save_trained, why_not_kept
 from t2.policy.generator import AdaptableGenerator
 from t2.run.metrics_csv import MetricsCSV

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from t2.evaluation.report import Report
 from t2.evaluation.results import Results
-from t2.evaluation.systems import BASE, EXPERT
+from t2.evaluation.system_names import BASE, EXPERT
 from t2.evaluation.wandb_results import summary_of
 from t2.experts.expert import ExpertMetadata
 from t2.run.tracking import artifact, wandb_runs

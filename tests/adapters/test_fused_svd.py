@@ -11,7 +11,7 @@ from torch import Tensor
 from t2.adapters import fused_svd
 from t2.adapters.fused_svd import decompose_stack
 from t2.adapters.svd import Decomposition
-from t2.run.files import read_tensors, save_tensors
+from t2.run.tensor_files import read_tensors, save_tensors
 
 
 def stack(*shape: int, seed: int = 0) -> Tensor:

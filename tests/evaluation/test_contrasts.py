@@ -3,9 +3,10 @@
 import pytest
 from results_files import report_of
 
-from t2.evaluation.contrasts import contrast, holm, parse_contrast
+from t2.evaluation.contrasts import contrast
 from t2.evaluation.results import Selection
-from t2.evaluation.statistics import compare_runs, compare_scores
+from t2.evaluation.statistics import compare_runs, compare_scores, holm
+from t2.evaluation.system_names import parse_contrast
 
 BASE = [0, 0, 0, 0]
 REPORTS = [report_of("base", BASE), report_of("base+prefix", [1, 0, 0, 0]), report_of("one", [1, 1, 1, 0])]

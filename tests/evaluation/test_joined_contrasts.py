@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 from results_files import PAIR
 
-from t2.evaluation.contrasts import holm
 from t2.evaluation.joined_contrasts import join_contrasts
 from t2.evaluation.joining import join_runs
 from t2.evaluation.results import Contrasted
-from t2.evaluation.statistics import compare_runs
+from t2.evaluation.statistics import compare_runs, holm
 from tests.evaluation.run_folders import BASE, TASK, run_folder
 
 ALL, HALF, NONE = [1.0] * 4, [1.0, 1.0, 0.0, 0.0], [0.0] * 4

@@ -13,7 +13,8 @@ from tiny_pool import make_expert
 from t2.adaptation.centroid import Centroid
 from t2.adaptation.dispatch import PromptDispatch
 from t2.adaptation.fixed import Base
-from t2.evaluation.leaks import check_unseen, count_seen, seen_text
+from t2.evaluation.leaks import check_unseen, count_seen
+from t2.evaluation.results import seen_text
 from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
 from t2.tasks.base import Split

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import get_args
 
 import pytest
 import torch
 
 from t2.adaptation.fixed import Base, Fixed
-from t2.evaluation.systems import draw_of, is_scored, joined_name, name_strategies, parse_control, pool_systems
+from t2.evaluation.system_names import CONTROLS, draw_of, is_scored, joined_name, parse_control
+from t2.evaluation.systems import name_strategies, pool_systems
 from t2.experts.mixture import Mixture
+from t2.experts.transfer import Control
 from t2.types import Sampling
 
 SAMPLING = Sampling(max_new_tokens=4)
 MINE = Fixed(weights={"math": 0.5}, name="mine")
+
+
+def test_every_control_is_known_by_its_name() -> None:
+    assert get_args(Control) == CONTROLS
 
 
 def test_singles_uniform_and_strategies_have_names_in_this_order(generator, pool) -> None:

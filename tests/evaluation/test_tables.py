@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from results_files import PAIR, results_of
 
 from t2.evaluation.figures import Difference, plot_confusion, plot_differences, plot_learning_curve
@@ -178,3 +181,11 @@ def test_cells_are_plain_text_of_any_width() -> None:
 def test_markdown_has_the_same_rows_and_escapes_bars() -> None:
     lines = Table(["a", "b"], [["1", "x|y"]]).markdown().splitlines()
     assert lines == ["| a | b |", "| --- | --- |", "| 1 | x\\|y |"]
+
+
+@pytest.mark.parametrize("module", ["tables", "compare", "study", "growth", "sweeps"])
+def test_whoever_reads_finished_runs_waits_for_no_library_of_models(module: str) -> None:
+    """Importing torch and transformers takes eight seconds, and a table of two rows none."""
+    code = f"import sys, t2.evaluation.{module}; print({{'torch', 'transformers', 'lightning'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"

@@ -12,7 +12,7 @@ from t2.models.image_inputs import read_images
 from t2.models.llava import VisionShape
 from t2.models.loading import load_model
 from t2.models.tiny import tiny_llava, tiny_model
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.training.optimizer import OptimizerSettings
 from t2.types import Example, PixelImage
 

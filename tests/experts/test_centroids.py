@@ -13,7 +13,7 @@ from tiny_pool import save_pool, singular_values
 from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.pool import ExpertPool
-from t2.run.files import read_tensors, save_tensors
+from t2.run.tensor_files import read_tensors, save_tensors
 from t2.types import OTHER
 
 FINGERPRINT = fingerprint_of(singular_values())

@@ -17,7 +17,7 @@ from tiny_models import same_states
 from t2.experts.content import MAX_MULTIPLIER
 from t2.experts.expert import Expert, ExpertMetadata
 from t2.experts.fingerprint import modules_of
-from t2.run.files import read_tensors, save_tensors
+from t2.run.tensor_files import read_tensors, save_tensors
 from tests.experts.expert_cases import METADATA, make_expert
 
 Scales = dict[str, torch.Tensor]

@@ -68,7 +68,7 @@ def test_other_models_are_left_alone() -> None:
 def test_a_run_of_a_source_alone_reaches_the_model(run_script, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit):
         run_script("adapt", f"base_model.source={tmp_path}", "expert=shipped:experts/smollm2_135m/sums.safetensors",
-                   "prompt=hi", f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
+                   "transfer=true", "prompt=hi", f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
     assert "has no config.json" in capsys.readouterr().out
     saved = OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml")
     assert saved.base_model.sha256 is None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from t2.run.metrics_csv import MetricsCSV, read_metrics
+from t2.run.metrics_csv import MetricsCSV
+from t2.run.metrics_file import read_metrics
 
 
 def table(folder: Path) -> list[dict[str, str]]:

@@ -25,7 +25,7 @@ from t2.cli.adapt import adapt
 from t2.cli.evaluate import evaluate_systems
 from t2.cli.train import train
 from t2.cli.train_parts import build
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 
 SIZES = {"train_size": 4, "val_size": 2, "test_size": 3, "val_images": 2}  # of the splits of generated data
 QUICK = ("sampling.max_new_tokens=3", "adapter.cache=false", "+adapter.progress=false")

@@ -16,7 +16,7 @@ from tiny_pool import save_pool
 
 from t2.cli.evaluate import evaluate_systems
 from t2.cli.train import train
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 
 pytestmark = pytest.mark.commands
 NAMES = sorted(path.stem for path in (ROOT / "conf" / "experiment" / "paper").glob("*.yaml"))

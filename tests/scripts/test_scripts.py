@@ -23,7 +23,7 @@ from wandb_offline import read_runs
 
 from t2.experts.expert import Expert
 from t2.run.launch_resume import resume_arguments
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 
 Run = Callable[..., Any]

@@ -12,7 +12,7 @@ from test_every_task import SCRIPTS, SMALL, configuration
 from test_tasks_contract import config_of
 from zoo_vision_models import tiny_vision
 
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 
 pytestmark = pytest.mark.commands
 SIZES = [(40, 64), (64, 40), (32, 32), (48, 80), (33, 50), (90, 20)]  # width and height, of six images

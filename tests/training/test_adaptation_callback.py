@@ -21,7 +21,7 @@ from t2.adaptation.search import SearchSettings
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
-from t2.run.metrics_csv import read_metrics, read_steps
+from t2.run.metrics_file import read_metrics, read_steps
 from t2.run.results import ADAPTATION_FILE, CONFUSION_FILE
 from t2.tasks.base import Split, Task
 from t2.training.adaptation_callback import Adaptation

@@ -16,7 +16,7 @@ from training_run import STEPS, fit, flat, make_module
 
 from t2.policy.generator import ApartGenerator
 from t2.policy.hf import HFGenerator
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.training import ahead
 from t2.training.ahead import Ahead, ahead_of
 from t2.training.checkpoint_file import LAST_CHECKPOINT

@@ -11,7 +11,7 @@ import torch
 from conftest import LetterTask
 from training_run import PART, fit, flat, make_module
 
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.training.callbacks import Checkpoints, Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.es import ES, PopulationObjective, antithetic_gradient, shape_fitness

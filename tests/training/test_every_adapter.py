@@ -13,7 +13,7 @@ from training_run import fit, flat, make_module
 
 from t2.experts.adapter_weights import AdapterWeights
 from t2.experts.trained import apply_trained
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from training_run import fit, flat, make_module
 
 from t2.policy.log_probs import TokenLogProbs
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.training.checkpoint_file import LAST_CHECKPOINT
 from t2.training.grpo import GRPO
 from t2.training.objectives import RLOO, Objective, Reinforce

@@ -19,7 +19,7 @@ from training_run import each_adapter, fit, flat, make_module
 from t2.experts.expert import Expert
 from t2.policy.log_probs import TokenLogProbs, token_log_probs
 from t2.policy.reference import encode_reference
-from t2.run.metrics_csv import read_metrics
+from t2.run.metrics_file import read_metrics
 from t2.run.results import SAMPLES_FILE
 from t2.training.callbacks import Checkpoints, Validation
 from t2.training.checkpoint_file import LAST_CHECKPOINT
