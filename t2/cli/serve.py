@@ -61,8 +61,7 @@ def serve(cfg: DictConfig) -> None:
     check_fixed(strategies.values(), pool)
     check_base_model(cfg, pool=pool)
     examples = known_examples(cfg, pool)
-    listening = bind(cfg.host, cfg.port)
-    with listening:
+    with bind(cfg.host, cfg.port) as listening:
         lm = instantiate(cfg.base_model)
         pooled, adapter = None, None
         if pool is not None:
