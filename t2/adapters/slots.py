@@ -50,6 +50,17 @@ class Cast(nn.Module):
         self.rounded = {name: p.detach().to(dtype) for name, p in module.named_parameters()}
         self.dtype = dtype
 
+    @property
+    def weight(self) -> Tensor:
+        """The rounded weight in the dtype that the module has it in, for models that multiply by it themselves."""
+        return self.rounded["weight"].to(self.functional[0].get_parameter("weight").dtype)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The rounded bias, as `weight`; None where the module has none."""
+        found = self.functional[0]._parameters.get("bias")
+        return None if found is None else self.rounded["bias"].to(found.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         """(..., n_in) -> (..., n_out), in the dtype of x."""
         y: Tensor = torch.func.functional_call(self.functional[0], self.rounded, (x.to(self.dtype),))

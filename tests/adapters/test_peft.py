@@ -106,6 +106,20 @@ def test_what_would_be_no_fair_rival_is_refused(settings: dict, message: str) ->
         PeftAdapter("lora", {"r": 4, **settings}).inject(lm.model, lm.source)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_that_multiplies_by_a_weight_itself_has_the_merged_one_in_its_own_dtype(dtype: torch.dtype) -> None:
+    lm = tiny_architecture("mamba")  # which computes F.linear(x, self.dt_proj.weight)
+    adapter = PeftAdapter("lora", {"r": 2}, modules=["in_proj", "x_proj", "dt_proj"])
+    adapter.inject(lm.model, lm.source)
+    move(adapter, 0.02)
+    with torch.no_grad(), adapter.merged():
+        exact = logits(lm)
+    with torch.no_grad(), adapter.merged(dtype=dtype):
+        rounded = logits(lm)
+    assert rounded.dtype == exact.dtype
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.05 * float(exact.abs().max()))
+
+
 def test_matrices_that_peft_takes_for_stacked_experts_are_named() -> None:
     lm = tiny_architecture("glm4_moe")  # its shared expert has names of PEFT's table
     with pytest.raises(ValueError, match=r"10 of the 14 chosen matrices, not model\.layers\.0\.mlp\..*adapter=svf"):
