@@ -16,7 +16,7 @@ STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 .PHONY: demo study docs test tests test-commands test-model test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
-	WANDB_SILENT=true $(BIN)/python train.py experiment=demo hydra.run.dir=$(RUN)/train
+	WANDB_SILENT=true $(BIN)/python train.py experiment=demo callbacks.validation.every=15 hydra.run.dir=$(RUN)/train
 	WANDB_SILENT=true $(BIN)/python evaluate.py task=add2 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto controls.only_best=true hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.evaluation.tables --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
