@@ -14,8 +14,8 @@ from t2.experts.expert import Expert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained
 from t2.models.loading import load_model
+from t2.run.base_model import words_for_source
 from t2.run.messages import check_choice
-from t2.run.words import for_shell
 
 log = logging.getLogger(__name__)
 FAR = 2.0  # a mixing weight beyond it applies an expert's change more than twice
@@ -37,14 +37,16 @@ def check_base_model(cfg: DictConfig, trained: Trained | None = None, pool: Expe
     """
     if cfg.get("transfer") or get_method(cfg.base_model._target_) is not load_model:
         return
-    experts = [] if pool is None else [one for one in pool.experts.values() if isinstance(one, Expert)]
-    for one in [*([] if trained is None else [trained]), *experts]:
+    pooled = () if pool is None else (*pool.experts.values(), pool.dispatch)
+    for one in (trained, *(one for one in pooled if isinstance(one, Expert))):
+        if one is None:
+            continue
         known, chosen = one.metadata.base_model, cfg.base_model.source
         if known != chosen:
             allowed = ", or set transfer=true to use it on this one" if "transfer" in cfg else ""
             raise ValueError(
                 f"The expert of {one.metadata.domain!r} was trained for {known}, and base_model is {chosen}. Choose "
-                f"its base_model (base_model=any {for_shell('base_model.source', known)} is one){allowed}."
+                f"its base_model ({words_for_source(known)}){allowed}."
             )
 
 

@@ -27,7 +27,7 @@ from t2.adapters.svf import SVF
 from t2.cli.early_checks import check_base_model, warn_of_far
 from t2.cli.main import run
 from t2.evaluation.table import Table
-from t2.experts.expert import Expert, apply_expert
+from t2.experts.expert import EXPERT_FILE, Expert, apply_expert
 from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf
 from t2.experts.export_hub import check_repo, export_hub, find_token, holds_export, push, read_scores
@@ -152,7 +152,7 @@ def check_hub(cfg: DictConfig, *, has_pool: bool) -> None:
 
 def publish(cfg: DictConfig, expert: Expert, path: Path, out: Path) -> Path:
     """Write the repository's folder, and push it unless it is a dry run; returns the folder. No model is loaded."""
-    own = path.parent / RESULTS_FILE  # of a training run
+    own = path.with_name(RESULTS_FILE if path.name == EXPERT_FILE else "none")  # of a training run
     run = Path(cfg.results) if cfg.results is not None else (own if own.is_file() else None)
     scores = [] if run is None else read_scores(run, expert, file_sha256(path))
     export_hub(expert, path, out, repo=cfg.repo, license=cfg.license, scores=scores)

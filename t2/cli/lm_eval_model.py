@@ -9,7 +9,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from t2.cli.compose import composed
+from t2.cli.early_checks import check_base_model
 from t2.evaluation.systems import Searcher
+from t2.experts.pool import ExpertPool
 from t2.experts.trained import apply_trained, check_mixable, load_trained
 from t2.harness.lm_eval import MixtureLM
 from t2.harness.plain_text import PlainText
@@ -79,16 +81,17 @@ def parts(arguments: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("Both expert=RUN and a strategy are given, and one model answers. Leave one out.")
     return {
         "pool": pool, "strategy": strategy, "pass2": cfg.pass2, "transfer": cfg.transfer, "seed": cfg.seed,
-        **generators(cfg, adapts=strategy is not None),
+        **generators(cfg, pool),
     }  # fmt: skip
 
 
-def generators(cfg: DictConfig, *, adapts: bool) -> dict[str, HFGenerator]:
+def generators(cfg: DictConfig, pool: ExpertPool | None) -> dict[str, HFGenerator]:
     """The generators of chats and of plain texts, with the expert applied if there is one."""
-    adapter = instantiate(cfg.adapter) if adapts or cfg.expert else None
+    adapter = instantiate(cfg.adapter) if pool is not None or cfg.expert else None
     if adapter is not None:
-        check_mixable(adapter, ["experts="] if adapts else [])
+        check_mixable(adapter, ["experts="] if pool is not None else [])
     expert = load_trained(cfg.expert, adapter) if cfg.expert and adapter is not None else None
+    check_base_model(cfg, expert, pool)
     lm = instantiate(cfg.base_model)
     if adapter is not None:
         adapter.inject(lm.model, lm.source)

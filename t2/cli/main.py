@@ -98,6 +98,9 @@ def explain(command: str) -> None:
     import hydra
     from omegaconf import OmegaConf
 
+    from t2.run.launch_flags import flags_first
+
+    sys.argv[1:] = flags_first(sys.argv[1:])
     OmegaConf.register_new_resolver("unused_folder", str, replace=True)  # who only asks writes into none
 
     def nothing(_: object) -> None: ...

@@ -20,10 +20,10 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.experts.provenance import of_expert, save_provenance
+from t2.run.base_model import words_for_source
 from t2.run.fetch import file_sha256
 from t2.run.files import atomic_folder, parse_json
 from t2.run.results import RESULTS_FILE
-from t2.run.words import for_shell
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,8 @@ An expert of Transformer² (arXiv 2501.06252) for **{{ task }}**: {{ numbers }} 
 
 The base model is not in this repository. With `pip install transformer2`, and expert.safetensors downloaded:
 
-    t2 adapt base_model=any {{ source }} expert=expert.safetensors prompt="..."
-    t2 export base_model=any {{ source }} expert=expert.safetensors to=hf out=FOLDER
+    t2 adapt {{ choice }} expert=expert.safetensors prompt="..."
+    t2 export {{ choice }} expert=expert.safetensors to=hf out=FOLDER
 
 The second (or `to=lora`) writes what transformers or PEFT load by themselves.
 """
@@ -188,7 +188,7 @@ def make_card(expert: Expert, sha256: str, *, repo: str, license: str, scores: l
         domain=known.domain,
         description=known.description,
         base_model=known.base_model,
-        source=for_shell("base_model.source", known.base_model),
+        choice=words_for_source(known.base_model),
         parametrization=known.parametrization,
         objective=known.objective,
         step=known.step,

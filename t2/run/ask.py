@@ -18,7 +18,8 @@ from omegaconf import DictConfig
 from t2.run.configuration.check import check_configuration
 from t2.run.launch import user_message
 from t2.run.launch_experiments import check_experiments
-from t2.run.launch_overrides import composed, flags_of, quote_text
+from t2.run.launch_flags import flags_of
+from t2.run.launch_overrides import composed, quote_text
 
 
 def ask(body: Callable[[DictConfig], Any], *, conf: Path, name: str) -> None:

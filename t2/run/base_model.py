@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from t2.run.words import key_of
+from t2.run.places import CONF
+from t2.run.words import for_shell, key_of
 
 log = logging.getLogger(__name__)
 AUTO = "auto"
@@ -30,6 +31,17 @@ def settle_base_model(cfg: DictConfig, words: Sequence[str]) -> None:
         base_model.sha256 = None
     if base_model.get("dtype") == AUTO:
         base_model.dtype = _dtype(str(base_model.get("device", "cpu")), named_gpu=bool(cfg.get("gpu")))
+
+
+def words_for_source(source: str) -> str:
+    """How the base model of a source is chosen on a command line: by its YAML, which may set the chat template."""
+    for path in sorted((CONF / "base_model").glob("*.yaml")):
+        known = OmegaConf.load(path)
+        if isinstance(known, DictConfig) and known.get("source", "") == source:
+            return f"base_model={path.stem}"
+    if source.startswith("tiny:"):  # made in memory, not loaded from a source
+        return f"base_model={'tiny_llava' if 'llava' in source else 'tiny'}"
+    return f"base_model=any {for_shell('base_model.source', source)}"
 
 
 def tell_source(cfg: DictConfig, words: Sequence[str]) -> None:

@@ -29,8 +29,9 @@ from t2.run.base_model import settle_base_model, tell_source
 from t2.run.configuration.check import check_configuration
 from t2.run.configuration.resume import check_unchanged
 from t2.run.grouped_attention import group_attention
+from t2.run.launch_flags import flags_first
 from t2.run.launch_folder import Finished, FolderTaken, in_own_folder
-from t2.run.launch_overrides import check_overrides, flags_first, given_overrides, quote_text
+from t2.run.launch_overrides import check_overrides, given_overrides, quote_text
 from t2.run.launch_ranks import is_follower, rank_arguments
 from t2.run.launch_resume import resume_arguments
 from t2.run.launch_slurm import check_launcher

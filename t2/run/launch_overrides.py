@@ -6,14 +6,12 @@ The configuration is composed once for that, with the same folders of configurat
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ValueType
@@ -23,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from t2.run.base_model import settle_base_model
 from t2.run.configuration.trainer import own_key
 from t2.run.launch_experiments import check_experiments
+from t2.run.launch_flags import flags_of
 from t2.run.messages import nearest
 from t2.run.places import typed
 from t2.run.renamed import renamed_override
@@ -52,23 +51,6 @@ def quote_text(arguments: Sequence[str]) -> list[str]:
             argument = f"{key}={value if QUOTED.fullmatch(value) else quoted(value)}"
         words.append(argument)
     return words
-
-
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with Hydra's flags (`-m`, `--config-dir FOLDER`) before the overrides, the only place it reads them
-    in where overrides stand on both sides.
-    """
-    actions = get_args_parser()._option_string_actions
-    flags: list[str] = []
-    overrides: list[str] = []
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        action = actions.get(word)
-        takes_value = action is not None and action.nargs is None and bool(rest)
-        into = flags if word.startswith("-") else overrides
-        into.extend([word, rest.pop(0)] if takes_value else [word])
-    return [*flags, *overrides]
 
 
 def check_overrides(conf: Path, name: str, arguments: Sequence[str]) -> None:
@@ -131,15 +113,6 @@ def check_strategy_word(texts: Sequence[str]) -> None:
             value = text.partition("=")[2] or "NAME"
             choice = value if key_of(text) == "strategy" else "NAME"
             raise ValueError(f"{text}: serve.py takes strategies=[{choice}], a list of choices of the group strategy.")
-
-
-def flags_of(arguments: Sequence[str]) -> argparse.Namespace:
-    """Hydra's own flags, `overrides`, and flags that are `unknown` to it, of a command line."""
-    flags, others = get_args_parser().parse_known_args(list(arguments))
-    flags.overrides = [*flags.overrides, *(one for one in others if not one.startswith("-"))]
-    flags.unknown = [one for one in others if one.startswith("-")]
-    assert isinstance(flags, argparse.Namespace)
-    return flags
 
 
 def _compose(conf: Path, name: str, overrides: Sequence[str], *, script: str) -> DictConfig:

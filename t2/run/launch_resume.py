@@ -15,7 +15,8 @@ from yaml import YAMLError
 
 from t2.run.configuration.resume import FREE_OF_TRAINER
 from t2.run.launch_again import override_words
-from t2.run.launch_overrides import composed, flags_of
+from t2.run.launch_flags import flags_of
+from t2.run.launch_overrides import composed
 from t2.run.places import CONF
 from t2.run.renamed import old_targets, renamed_target
 from t2.run.words import as_typed, key_of, unquoted

@@ -18,10 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from t2.models.language_model import LanguageModel
 from t2.policy.lengths import check_prompts, check_references
-from t2.tasks.base import Split, Task
+from t2.tasks.base import Task
 from t2.types import Example, Sampling
-
-READ: tuple[Split, ...] = ("train", "val")  # those that training reads
 
 
 @dataclass(frozen=True)
@@ -83,18 +81,19 @@ class PromptData(L.LightningDataModule):
         super().__init__()
         self.schedule = PromptSchedule(task.split("train"), prompts_per_step, seed)
         self.steps = steps
-        self.task = task
+        self.task_name = task.name
+        # Once, of the examples that the run has: a task may read its file at each call.
+        self.questions = {"train": questions_hash(self.schedule.examples), "val": questions_hash(task.split("val"))}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has: a hash of each split that a run reads."""
-        return {"questions": {split: questions_hash(self.task.split(split)) for split in READ}}
+        return {"questions": self.questions}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Raise ValueError where the run that is resumed began with other questions."""
-        present = self.state_dict()["questions"]
-        if other := [split for split in READ if state_dict["questions"][split] != present[split]]:
+        if other := [split for split, known in state_dict["questions"].items() if self.questions[split] != known]:
             raise ValueError(
-                f"The questions of {self.task.name} are not those that this run began with ({' and '.join(other)} "
+                f"The questions of {self.task_name} are not those that this run began with ({' and '.join(other)} "
                 "differ): their file, the data set or the t2 that reads it is another. Resume with those it was "
                 "started with, or start a new run."
             )

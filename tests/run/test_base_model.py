@@ -11,7 +11,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 
 from t2.cli.compose import composed
-from t2.run.base_model import settle_base_model, tell_source
+from t2.run.base_model import settle_base_model, tell_source, words_for_source
 from t2.run.launch_overrides import composed as of_words
 
 CONF = ROOT / "conf"
@@ -72,6 +72,20 @@ def test_a_run_of_a_source_alone_reaches_the_model(run_script, tmp_path: Path, c
     assert "has no config.json" in capsys.readouterr().out
     saved = OmegaConf.load(tmp_path / "run" / ".hydra" / "config.yaml")
     assert saved.base_model.sha256 is None
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("Qwen/Qwen3-4B", "base_model=qwen3_4b"),  # whose YAML switches thinking off
+        ("org/mine", "base_model=any base_model.source=org/mine"),
+        ("/a b/c", "base_model=any 'base_model.source=/a b/c'"),
+        ("tiny:llama", "base_model=tiny"),
+        ("tiny:llava-llama", "base_model=tiny_llava"),
+    ],
+)
+def test_a_source_is_chosen_by_its_yaml_where_there_is_one(source: str, words: str) -> None:
+    assert words_for_source(source) == words
 
 
 def test_any_model_without_a_source_is_asked_for(run_script, tmp_path: Path, capsys) -> None:

@@ -9,7 +9,8 @@ from conftest import ROOT
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from t2.run.launch_overrides import PLUGINS, check_overrides, flags_first, quote_text
+from t2.run.launch_flags import flags_first
+from t2.run.launch_overrides import PLUGINS, check_overrides, quote_text
 
 
 @pytest.mark.parametrize(
@@ -41,9 +42,10 @@ def test_a_near_miss_is_looked_for_among_the_keys_of_the_choices(words: tuple[st
 
 
 def test_flags_may_stand_anywhere() -> None:
-    words = ["task=gcd", "-m", "seed=0,1", "--config-dir", "mine", "x=-1", "-cn", "train", "--info", "y=2"]
-    flags = ["-m", "--config-dir", "mine", "-cn", "train", "--info"]
+    words = ["task=gcd", "-m", "seed=0,1", "--config-d", "mine", "x=-1", "-cn", "train", "-cd=other", "--info", "y=2"]
+    flags = ["-m", "--config-d", "mine", "-cn", "train", "-cd=other", "--info=all"]
     assert flags_first(words) == [*flags, "task=gcd", "seed=0,1", "x=-1", "y=2"]
+    assert flags_first(["a=1", "--info", "plugins", "--cfg", "job"]) == ["--info=plugins", "--cfg", "job", "a=1"]
 
 
 @pytest.mark.parametrize("override", ["=3", "+=3", "~="])

@@ -94,7 +94,7 @@ def test_an_expert_of_another_base_model_is_refused_before_that_is_fetched(
         lambda: run_script(script, *OTHER_BASE, *given, f"hydra.run.dir={tmp_path / 'run'}"), caplog, capsys
     )
     assert f"The {said} was trained for tiny:llama, and base_model is org/other" in shown, shown
-    assert "base_model=any base_model.source=tiny:llama" in shown
+    assert "Choose its base_model (base_model=tiny)" in shown
     assert ("transfer=true" in shown) == (script != "train")
 
 

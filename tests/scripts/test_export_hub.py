@@ -34,7 +34,7 @@ def test_an_expert_as_a_repository_of_the_hub(export: Run, pool_folder: Path, tm
     assert sha256 in card.text
     commands = [shlex.split(line) for line in card.text.splitlines() if line.startswith("    t2 ")]
     assert [words[1:4] for words in commands] == [
-        [name, "base_model=any", "base_model.source=tiny:llama"] for name in ("adapt", "export")
+        [name, "base_model=tiny", "expert=expert.safetensors"] for name in ("adapt", "export")
     ]
 
 

@@ -74,11 +74,11 @@ def test_resumed_loader_goes_on_where_the_run_stopped():
 @pytest.mark.parametrize(("split", "changed"), [("train", {"answer": "7"}), ("val", {"prompt": "Another"})])
 def test_a_checkpoint_is_of_its_questions(monkeypatch, split, changed):
     saved = PromptData(Ten(), prompts_per_step=3, steps=4, seed=0).state_dict()
-    resumed = PromptData(Ten(), prompts_per_step=3, steps=9, seed=0)
-    resumed.load_state_dict(saved)
+    PromptData(Ten(), prompts_per_step=3, steps=9, seed=0).load_state_dict(saved)
     of = Ten.split
     edited = {"train": [*TEN[:4], replace(TEN[4], **changed), *TEN[5:]], "val": [replace(TEN[0], **changed)]}
     monkeypatch.setattr(Ten, "split", lambda self, name: edited[name] if name == split else of(self, name))
+    resumed = PromptData(Ten(), prompts_per_step=3, steps=9, seed=0)
     with pytest.raises(ValueError, match=rf"ten are not those that this run began with \({split} differ"):
         resumed.load_state_dict(saved)
 
