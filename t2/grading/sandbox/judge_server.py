@@ -78,6 +78,8 @@ class JudgeServer:
     def _hand_over(self, seconds: float, descriptors: list[int]) -> None:
         control, message = self._control, [b"%.3f" % seconds]
         try:
+            if self._server.returncode is not None:  # what is left of it may still take messages, and answers none
+                raise ConnectionResetError
             socket.send_fds(control, message, descriptors)
         except OSError:  # it was killed, or another thread has just closed its socket
             with self._lock:
@@ -114,6 +116,7 @@ class JudgeServer:
                 self._control.close()
                 raise server
             theirs.close()
+            self._server = server
             self._end = weakref.finalize(self, _end, self._control, server)
             self._control.settimeout(READY_S)
             try:
