@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from t2.adaptation.fixed import Fixed
 from t2.adaptation.strategy import Strategy
-from t2.experts.expert import Expert
+from t2.experts.lora_expert import LoraExpert
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import Trained
 from t2.models.loading import load_model
@@ -35,12 +35,11 @@ def check_base_model(cfg: DictConfig, trained: Trained | None = None, pool: Expe
 
     Weights are compared when the model is there; so is a model that another function than `load_model` makes.
     """
-    if cfg.get("transfer") or get_method(cfg.base_model._target_) is not load_model:
-        return
     pooled = () if pool is None else (*pool.experts.values(), pool.dispatch)
-    for one in (trained, *(one for one in pooled if isinstance(one, Expert))):
-        if one is None:
-            continue
+    experts = [one for one in (trained, *pooled) if one is not None and not isinstance(one, LoraExpert)]
+    if not experts or cfg.get("transfer") or get_method(cfg.base_model._target_) is not load_model:
+        return
+    for one in experts:
         known, chosen = one.metadata.base_model, cfg.base_model.source
         if known != chosen:
             allowed = ", or set transfer=true to use it on this one" if "transfer" in cfg else ""
