@@ -66,9 +66,7 @@ class Engine:
     settings: EngineSettings
     max_length: int
     state: dict[str, Tensor] | None = None  # None: the base's weights
-    is_known: bool = (
-        True  # whether it has the weights of `state`: not while they are sent, and not where that broke off
-    )
+    is_known: bool = True  # whether it has them: not while they are sent, nor where that broke off
     changed: set[str] = field(default_factory=set)  # modules that may have other weights than the base's
     asleep: bool = False
 
