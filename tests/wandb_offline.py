@@ -2,6 +2,7 @@
 
 The file is a LevelDB log behind a 7-byte header: 32 KiB blocks of chunks, each headed by checksum (4), length (2) and
 kind (1: full, 2: first, 3: middle, 4: last). A record is a protobuf message of wandb, which is no documented API.
+While W&B's service still writes, the last chunk may be there in part: its checksum does not hold, and reading ends there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,7 +55,7 @@ class OfflineRun:
         return paths if kinds[-1] == "incremental-table-file" else paths[-1:]
 
 
-def read_runs(root: Path, *, patience_s: float = 10.0) -> list[OfflineRun]:
+def read_runs(root: Path, *, patience_s: float = 30.0) -> list[OfflineRun]:
     """Every offline run below a folder, once each has ended: W&B's service still writes when `wandb.finish` returns."""
     end = time.monotonic() + patience_s
     while True:
@@ -100,8 +102,11 @@ def _records(data: bytes) -> Iterator[bytes]:
         if BLOCK - offset % BLOCK < HEADER:  # too little left for a header: padding
             offset += BLOCK - offset % BLOCK
             continue
-        length, kind = struct.unpack("<HB", data[offset + 4 : offset + HEADER])
-        parts += data[offset + HEADER : offset + HEADER + length]
+        checksum, length, kind = struct.unpack("<IHB", data[offset : offset + HEADER])
+        chunk = data[offset + HEADER : offset + HEADER + length]
+        if zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum:
+            return
+        parts += chunk
         offset += HEADER + length
         if kind in (1, 4):
             yield parts

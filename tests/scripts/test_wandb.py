@@ -72,6 +72,17 @@ def test_tables_show_completions_of_every_prompt_and_of_validations_and_grow(run
     assert [row[0] for row in run.table("validation")["data"]] == [0] * 4 + [1] * 4 + [2] * 4
 
 
+def test_a_run_that_is_still_written_is_read_as_far_as_it_goes(run_script, tmp_path) -> None:
+    run_script("train", "experiment=smoke", f"hydra.run.dir={tmp_path}")
+    whole = only_run(tmp_path)
+    (file,) = whole.folder.glob("run-*.wandb")
+    written = file.read_bytes()
+    for size in range(7, len(written), 97):
+        file.write_bytes(written[:size])
+        (part,) = read_runs(tmp_path, patience_s=0)
+        assert part.history == whole.history[: len(part.history)]
+
+
 def test_a_resumed_run_is_the_same_run_with_its_rows(run_script, tmp_path) -> None:
     run_script("train", "-m", "experiment=smoke", "seed=3", f"hydra.sweep.dir={tmp_path}", "hydra.sweep.subdir=job")
     run_script("train", f"resume={tmp_path / 'job'}", "steps=3")
