@@ -2,7 +2,7 @@
 
 The file is a LevelDB log behind a 7-byte header: 32 KiB blocks of chunks, each headed by checksum (4), length (2) and
 kind (1: full, 2: first, 3: middle, 4: last). A record is a protobuf message of wandb, which is no documented API.
-While W&B's service still writes, the last chunk may be there in part: its checksum does not hold, and reading ends there.
+While W&B's service still writes, the last chunk may be there in part: its checksum does not hold, and reading ends.
 """
 
 from __future__ import annotations
