@@ -7,13 +7,14 @@ READY := .venv/.ready
 VLLM_READY := .venv-vllm/.ready
 HARNESS_READY := .venv-harness/.ready
 NF4_READY := .venv-nf4/.ready
+GPTQ_READY := .venv-gptq/.ready
 RUN := outputs/demo/$(shell date +%Y%m%d-%H%M%S)
 
 # Self-adaptation on unseen tasks with the experts that ship: tables, figures and JSON (an hour and three quarters on two
 # cores). One that was stopped goes on with STUDY=FOLDER.
 STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo study docs test tests test-commands test-model test-processes test-vllm test-nf4 test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
+.PHONY: demo study docs test tests test-commands test-model test-processes test-vllm test-nf4 test-gptq test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo callbacks.validation.every=15 hydra.run.dir=$(RUN)/train
@@ -65,6 +66,10 @@ test-vllm: $(VLLM_READY)
 # bitsandbytes alone, beside what .venv has: PEFT would import it wherever it is installed, at a second a start.
 test-nf4: $(READY) $(NF4_READY)
 	PYTHONPATH=.venv-nf4 OMP_NUM_THREADS=1 $(BIN)/pytest --no-skips tests/models/test_nf4.py
+
+# GPTQ and AWQ: gptqmodel makes a checkpoint of a tiny model of each, which is loaded as a user loads it.
+test-gptq: $(READY) $(GPTQ_READY)
+	PYTHONPATH=.venv-gptq GPTQMODEL_CPU_WORKERS=2 OMP_NUM_THREADS=1 $(BIN)/pytest --no-skips tests/models/test_gptqmodel.py
 
 # On a Slurm of its own, on this machine, which is stopped afterwards. Its Debian packages are installed where root may.
 test-slurm: $(READY)
@@ -147,5 +152,9 @@ $(NF4_READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --upgrade --no-deps --target .venv-nf4 "$$(grep '^bitsandbytes==' constraints.txt)"
 	@touch $(NF4_READY)
 
+$(GPTQ_READY): constraints-gptq.txt
+	BUILD_CUDA_EXT=0 $(BIN)/pip install --quiet --upgrade --no-deps --target .venv-gptq --requirement constraints-gptq.txt
+	@touch $(GPTQ_READY)
+
 clean:
-	rm -rf .venv .venv-vllm .venv-harness .venv-nf4 outputs multirun
+	rm -rf .venv .venv-vllm .venv-harness .venv-nf4 .venv-gptq outputs multirun

@@ -20,6 +20,7 @@ ACCEPTED = {
     r"vLLM is not installed: ": "by `make test-vllm`, in an environment of its own, with --no-skips",
     r"(lm_eval|verifiers|xllamacpp) is not installed: ": "by `make test-harness`, in an environment of its own",
     r"bitsandbytes is not installed: ": "by `make test-nf4`, beside the environment, with --no-skips",
+    r"gptqmodel is not installed: ": "by `make test-gptq`, beside the environment, with --no-skips",
     r"No Slurm is up: ": "by `make test-slurm`, which starts one, with --no-skips",
     r"No browser is named: ": "by `make test-page`, which finds or installs Chromium, with --no-skips",
     r"The sandbox level unshare does not work here": "nowhere: it is the second choice; the first, bwrap, has to work",

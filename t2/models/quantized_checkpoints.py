@@ -2,7 +2,8 @@
 
     bitsandbytes, 4 bits    `t2.models.nf4`: its packed numbers as they are
     bitsandbytes, 8 bits    `t2.models.int8`: its numbers and scales; activations are not rounded here
-    GPTQ, AWQ               gptqmodel's modules, which dequantize themselves (`dequantize_weight`)
+    GPTQ, AWQ               gptqmodel's modules in plain torch: its fast kernels repack the numbers in a format of their
+                            own at the first forward, after which W cannot be had for the backward pass
     torchao                 Linears whose weight is a tensor that dequantizes itself
     MXFP4 (gpt-oss)         made dense while it is loaded: its experts are in one 3-D parameter, which t2 keeps dense
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from t2.models.nf4 import NF4Linear
 from t2.models.quantized_linear import QuantizedLinear
 
 log = logging.getLogger(__name__)
+PLAIN_TORCH = {"gptq": "torch", "awq": "torch_awq"}  # gptqmodel's names of the kernels that dequantize and multiply
 TOLERANCE = 2e-2  # of a product's size, between the library's and ours: theirs may round activations, or sum in fp16
 
 
@@ -56,7 +59,11 @@ class PackedLinear(QuantizedLinear):
 
 def loading_options(config: PreTrainedConfig) -> dict[str, Any]:
     """What `from_pretrained` is told of a checkpoint's quantization beside what its configuration says."""
-    if _method(config) != "mxfp4":
+    method = _method(config)
+    if method in PLAIN_TORCH:
+        config.quantization_config = {**dict(config.quantization_config), "backend": PLAIN_TORCH[method]}
+        return {"config": config}
+    if method != "mxfp4":
         return {}
     log.info("The checkpoint is in MXFP4, 4.25 bits a number; its experts are made dense, in base_model.dtype.")
     return {"quantization_config": Mxfp4Config(dequantize=True)}
@@ -110,7 +117,10 @@ def _adopted(module: nn.Module, method: str, dtype: torch.dtype) -> QuantizedLin
         codes = weight.data if state.CB is None else state.CB  # type: ignore[union-attr]
         return Int8Linear(nn.Parameter(codes, requires_grad=False), (scale / LARGEST).to(dtype), bias)
     if callable(getattr(module, "dequantize_weight", None)):
+        vars(module).pop("dequantize_weight", None)  # the compiled one of an instance, which needs a C++ compiler
         return PackedLinear(module, _of_gptqmodel, method, dtype)
+    if kind == "AwqTorchLinear":
+        return PackedLinear(module, _of_awq, method, dtype)
     if isinstance(module, nn.Linear) and type(weight).__module__.startswith("torchao."):
         return PackedLinear(module, _of_tensor, method, dtype)
     return None
@@ -119,6 +129,14 @@ def _adopted(module: nn.Module, method: str, dtype: torch.dtype) -> QuantizedLin
 def _of_gptqmodel(module: Any) -> Tensor:
     """gptqmodel has Wᵀ (n_in, n_out)."""
     dense: Tensor = module.dequantize_weight().T
+    return dense
+
+
+def _of_awq(module: Any) -> Tensor:
+    """gptqmodel dequantizes AWQ's 4 bits, Wᵀ (n_in, n_out) again, in a function beside the module."""
+    packing: Any = import_module("gptqmodel.quantization.awq.utils.packing_utils")
+    numbers = (module.qweight, module.qzeros, module.scales)
+    dense: Tensor = packing.dequantize_gemm(*numbers, module.bits, module.group_size).T
     return dense
 
 
