@@ -27,7 +27,7 @@ from t2.adapters.coverage import Coverage, coverage_of
 from t2.adapters.named_parameters import NamedParameters
 from t2.adapters.peft_settings import TUNERS, beyond_defaults, check_settings, make_config
 from t2.adapters.slots import Cast, Slots
-from t2.adapters.targets import find_targets, text_name
+from t2.adapters.targets import check_first, find_targets, text_name
 from t2.run.files import atomic_path
 from t2.run.messages import check_choice
 from t2.run.tensor_files import save_tensors
@@ -87,6 +87,7 @@ class PeftAdapter(NamedParameters):
             ValueError: a pattern matches no matrix, the model has an adapter already, PEFT refuses the settings, or the
                 method does not begin at the base model, or changes more than the layers in the place of matrices.
         """
+        check_first(self.frobenius_norms)
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         self.coverage = coverage_of(model, targets, ())
         self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)

@@ -26,7 +26,7 @@ from t2.adapters.named_parameters import ActiveParameters
 from t2.adapters.parametrizations import Direct
 from t2.adapters.svd import Decomposition, decompose_all, source_slug
 from t2.adapters.svf_linear import SVFLinear, dense_weight
-from t2.adapters.targets import find_targets, text_name
+from t2.adapters.targets import check_first, find_targets, text_name
 from t2.run.fetch import cache_root
 
 
@@ -81,6 +81,7 @@ class RandomBasis(ActiveParameters):
             ValueError: a pattern matches no matrix, the model has an adapter already, or a matrix has fewer than `rank`
                 singular values.
         """
+        check_first(self.frobenius_norms)
         targets = find_targets(model, self.modules_spec, self.layers_spec)
         self.coverage = coverage_of(model, targets, ())
         self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)

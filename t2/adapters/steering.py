@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from t2.adapters.dense_weights import DenseWeights
 from t2.adapters.named_parameters import ActiveParameters
-from t2.adapters.targets import chosen_layers, decoder_blocks, find_linears, text_name
+from t2.adapters.targets import check_first, chosen_layers, decoder_blocks, find_linears, text_name
 
 
 class Steering(ActiveParameters):
@@ -48,6 +48,7 @@ class Steering(ActiveParameters):
         Raises:
             ValueError: the model has no decoder blocks, a layer does not exist, or the model has an adapter already.
         """
+        check_first(self.frobenius_norms)
         prefix, blocks = decoder_blocks(model)
         targets = find_linears(model, "all", self.layers_spec)  # refuses a model that is adapted
         vectors = {}

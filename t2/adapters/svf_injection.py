@@ -28,7 +28,7 @@ from t2.adapters.svd import Decomposition, decompose_all
 from t2.adapters.svd_space import check_space
 from t2.adapters.svf_experts import SVFExperts
 from t2.adapters.svf_linear import SVFLinear, matrix_shape
-from t2.adapters.targets import text_name
+from t2.adapters.targets import check_first, text_name
 from t2.adapters.thin_correction import HALF
 from t2.models.quantized_linear import AnyLinear, refuse_quantized
 from t2.run.ranks import no_bar
@@ -78,6 +78,7 @@ class Injection:
         Raises:
             ValueError: the spectrum does not fit a matrix, or wants another number of singular values of each expert.
         """
+        check_first(self.vectors)
         sizes = {path: min(matrix_shape(module)) for path, module in linears.items()}
         self.spectrum.check(sizes | {path: min(target.weight.shape[1:]) for path, target in stacks.items()})
         if stacks and self.spectrum.name == "energy":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import TypeGuard
 
 from torch import nn
@@ -28,6 +28,12 @@ NAME_SETS = {
     "mlp": re.compile(r"(^|.*[._])(mlp|feed_forward|ffn|moe|experts?)[._].*"),
     "attention": re.compile(r"(^|.*[._])(attn|attention)[._].*"),
 }
+
+
+def check_first(injected: Sized) -> None:
+    """Raise ValueError where an adapter holds numbers of a model already; `injected` are those."""
+    if len(injected):
+        raise ValueError("This adapter is in a model already; make another one for another model.")
 
 
 def find_targets(

@@ -41,6 +41,17 @@ def test_it_begins_at_the_base(name: str) -> None:
 
 
 @each_adapter
+def test_one_adapter_is_for_one_model(name: str) -> None:
+    """Its numbers would be those of the second model, and the first would answer with them."""
+    lm, adapter = injected(name, spread=0.02)
+    before, other = logits(lm), tiny("llama")
+    with pytest.raises(ValueError, match="in a model already; make another one"):
+        adapter.inject(other.model, other.source)
+    assert torch.equal(logits(lm), before)
+    assert torch.equal(logits(other), BASE)
+
+
+@each_adapter
 def test_disabled_is_the_base_bit_for_bit_after_training(name: str) -> None:
     lm, adapter = injected(name)
     names = [one for one, _ in original("llama").model.named_modules()]
