@@ -11,8 +11,10 @@ tuning), a state per example, and choosing matrices (`t2.adapters.targets`).
 from __future__ import annotations
 
 import copy
+import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,11 +86,13 @@ class PeftAdapter(NamedParameters):
         """Put PEFT's layers in the place of the chosen matrices of `model`, which changes; `source` is its name.
 
         Raises:
-            ValueError: a pattern matches no matrix, the model has an adapter already, PEFT refuses the settings, or the
-                method does not begin at the base model, or changes more than the layers in the place of matrices.
+            ValueError: a pattern matches no matrix, the model has an adapter already, or multiplies by a weight without
+                its Linear, PEFT refuses the settings, or the method does not begin at the base model, or changes more
+                than the layers in the place of matrices.
         """
         check_first(self.frobenius_norms)
         targets = find_targets(model, self.modules_spec, self.layers_spec)
+        _check_weights_unread(model, targets)
         self.coverage = coverage_of(model, targets, ())
         self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)
         norms = {path: _norm(module) for path, module in targets.items()}
@@ -214,6 +218,21 @@ class PeftAdapter(NamedParameters):
 
 def _norm(module: nn.Module) -> float:
     return float(torch.linalg.vector_norm(module.get_parameter("weight").detach().float(), dtype=torch.float64))
+
+
+def _check_weights_unread(model: nn.Module, targets: Iterable[str]) -> None:
+    """Raise ValueError where a model multiplies by a target's weight without its forward (Mamba's `dt_proj`).
+
+    PEFT's layers give the base's weight then: their numbers would get no gradient and change nothing, unless merged.
+    """
+    for path in targets:
+        parent, _, child = path.rpartition(".")
+        source = inspect.getsource(type(model.get_submodule(parent)))
+        if re.search(rf"self\.{child}\.weight @", source):
+            raise ValueError(
+                f"{type(model).__name__} multiplies by the weight of {path} itself, which adapters of PEFT do not "
+                f"change. Name the modules without {child} in adapter.modules, or use adapter=svf."
+            )
 
 
 def _to_float32(layer: BaseTunerLayer) -> None:

@@ -18,6 +18,7 @@ from t2.costs.shapes import ModelShape, on_meta, shape_of
 from t2.costs.step import Work
 from t2.models.loading import load_model
 from t2.models.precision import Precision, is_half, parse_dtype
+from t2.models.quantized_checkpoints import method_of
 from t2.models.sharding import BALANCED
 from t2.policy.vllm import VLLMGenerator
 from t2.policy.vllm_server import VLLMServerGenerator
@@ -85,12 +86,21 @@ def _precision(cfg: DictConfig) -> Precision:
     return Precision.of(cfg.base_model, cfg.generation, cfg.trainer)
 
 
+def _check_dense(config: PretrainedConfig) -> None:
+    if (method := method_of(config)) not in (None, "mxfp4"):  # which is made dense
+        raise ValueError(
+            f"The checkpoint is quantized ({method}), which is not estimated. Take the source of the dense one, with "
+            "base_model.quantization=nf4 for 4 bits a number or int8 for 8."
+        )
+
+
 def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) -> Run:
     """The settings of a run, plainly.
 
     Raises:
         ValueError: settings that contradict each other.
     """
+    _check_dense(config)
     objective, sampling = instantiate(cfg.objective), instantiate(cfg.sampling, stop=())
     precision = _precision(cfg)
     population = isinstance(objective, ES)

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file
 
+from t2.models.quantized_checkpoints import method_of
+
 
 @dataclass(frozen=True)
 class UnreadWeights:
@@ -80,6 +82,11 @@ def without_weights(auto: Any, location: str, options: Mapping[str, Any], device
     """
     revision = {"revision": options["revision"]} if "revision" in options else {}
     config = options["config"]
+    if (method := method_of(config)) is not None:
+        raise ValueError(
+            f"The checkpoint of {location} is quantized ({method}), and trainer=fsdp shards dense weights. Use "
+            "trainer=ddp, where each device has the whole model, or the dense checkpoint."
+        )
     with init_empty_weights(include_buffers=False):
         model = auto.from_config(config, **{k: v for k, v in options.items() if k not in ("config", "revision")})
     for name, buffer in dict(model.named_buffers()).items():

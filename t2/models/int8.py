@@ -53,6 +53,7 @@ class Int8Embedding(nn.Module):
         """Of a dense table."""
         super().__init__()
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
+        self.padding_idx = table.padding_idx
         self.weight, scale = quantized(table.weight)
         self.register_buffer("scale", scale, persistent=False)
         self.scale: Tensor

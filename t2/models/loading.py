@@ -82,7 +82,7 @@ def load_model(
     lm = LanguageModel(model, tokenizer, source, processor, unread, chat_template_kwargs=chat_template_kwargs or {})
     if unread is None:
         _settle(model, source, name, quantization)
-        check_model(lm)
+        _check(lm, quantization)
     return lm
 
 
@@ -93,6 +93,19 @@ def _settle(model: PreTrainedModel, source: str, device: str, quantization: str)
     adopt_quantized(model)
     if quantization != "none":
         quantize_model(model, quantization, torch.device(device))
+
+
+def _check(lm: LanguageModel, quantization: str) -> None:
+    """Run the checks of a model; ValueError, too, where it reads a weight that was packed."""
+    try:
+        check_model(lm)
+    except (RuntimeError, AttributeError) as error:
+        if quantization == "none":
+            raise
+        raise ValueError(
+            f"{type(lm.model).__name__} reads a weight itself that base_model.quantization={quantization} packs "
+            f"({error}). Use base_model.quantization=none{' or nf4' if quantization == 'int8' else ''}."
+        ) from error
 
 
 def _readers(config: PretrainedConfig, location: str, options: Mapping[str, str]) -> tuple[Any, Any, Any]:

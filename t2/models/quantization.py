@@ -30,7 +30,8 @@ from t2.run.messages import check_choice
 log = logging.getLogger(__name__)
 SCHEMES: dict[str, type[Int8Linear] | type[NF4Linear]] = {"int8": Int8Linear, "nf4": NF4Linear}
 QUANTIZATIONS = ("none", *SCHEMES)
-_KEPT = re.compile(r"(^|.*\.)(gate|router)(\..*|$)")  # routers where the configuration tells no number of experts
+# Routers where the configuration tells no number of experts, and what Mamba and Jamba multiply by without its Linear.
+_KEPT = re.compile(r"(^|.*\.)(gate|router|dt_proj)(\..*|$)")
 
 
 def check_quantization(name: str, device: str, *, by_block: bool = False) -> None:

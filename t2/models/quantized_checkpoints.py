@@ -58,10 +58,23 @@ class PackedLinear(QuantizedLinear):
 
 
 def loading_options(config: PreTrainedConfig) -> dict[str, Any]:
-    """What `from_pretrained` is told of a checkpoint's quantization beside what its configuration says."""
-    method = _method(config)
+    """What `from_pretrained` is told of a checkpoint's quantization beside what its configuration says.
+
+    Raises:
+        ValueError: AWQ in a format that only a GPU's kernels read.
+    """
+    method = method_of(config)
     if method in PLAIN_TORCH:
-        config.quantization_config = {**dict(config.quantization_config), "backend": PLAIN_TORCH[method]}
+        settings: dict[str, Any] = {**dict(config.quantization_config), "backend": PLAIN_TORCH[method]}
+        form = str(settings.get("version") or settings.get("format") or "gemm").lower()
+        if method == "awq" and form != "gemm":
+            raise ValueError(
+                f"The checkpoint is AWQ in the format {form}; t2 reads gemm. Take one of that format, or the dense "
+                "checkpoint with base_model.quantization=int8 or nf4."
+            )
+        if method == "gptq":
+            settings["desc_act"] = False  # asks optimum for a kernel of a GPU; plain torch reads the order anyway
+        config.quantization_config = settings
         return {"config": config}
     if method != "mxfp4":
         return {}
@@ -69,8 +82,8 @@ def loading_options(config: PreTrainedConfig) -> dict[str, Any]:
     return {"quantization_config": Mxfp4Config(dequantize=True)}
 
 
-def _method(config: PreTrainedConfig) -> str | None:
-    """The name of a checkpoint's quantization, in lower case; None where it is dense."""
+def method_of(config: PreTrainedConfig) -> str | None:
+    """The name of a checkpoint's quantization in its configuration, in lower case; None where it is dense."""
     settings = getattr(config, "quantization_config", None)
     if settings is None:
         return None
@@ -85,14 +98,16 @@ def adopt_quantized(model: PreTrainedModel) -> None:
     Raises:
         ValueError: one that t2 cannot dequantize, or whose product is not that of its dequantized weight.
     """
-    method = _method(model.config)
+    method = method_of(model.config)
     if method is None:
         return
+    count = 0
     for path, module in list(model.named_modules()):
         adopted = _adopted(module, method, model.dtype)
         if adopted is not None:
             _check(path, module, adopted)
             model.set_submodule(path, adopted)
+            count += 1
     held = [*model.named_parameters(), *((name, one) for name, one in model.named_buffers() if _is_packed(name))]
     left = [name for name, weight in held if _is_foreign(model, name, weight)]
     left += [f"{path}.weight" for path, module in model.named_modules() if _multiplies_itself(model, path, module)]
@@ -103,6 +118,8 @@ def adopt_quantized(model: PreTrainedModel) -> None:
             "bitsandbytes, GPTQ, AWQ, torchao and MXFP4. Take the dense checkpoint, with "
             "base_model.quantization=int8 or nf4."
         )
+    if count:
+        log.info("The checkpoint is quantized (%s): %d matrices, of which none is merged.", method, count)
 
 
 def _adopted(module: nn.Module, method: str, dtype: torch.dtype) -> QuantizedLinear | None:

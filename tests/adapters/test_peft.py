@@ -108,16 +108,26 @@ def test_what_would_be_no_fair_rival_is_refused(settings: dict, message: str) ->
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_model_that_multiplies_by_a_weight_itself_has_the_merged_one_in_its_own_dtype(dtype: torch.dtype) -> None:
-    lm = tiny_architecture("mamba")  # which computes F.linear(x, self.dt_proj.weight)
-    adapter = PeftAdapter("lora", {"r": 2}, modules=["in_proj", "x_proj", "dt_proj"])
+    lm = tiny_architecture("mamba")  # whose kernels on a GPU take x_proj.weight
+    adapter = PeftAdapter("lora", {"r": 2}, modules=["in_proj", "x_proj"])
     adapter.inject(lm.model, lm.source)
     move(adapter, 0.02)
     with torch.no_grad(), adapter.merged():
         exact = logits(lm)
     with torch.no_grad(), adapter.merged(dtype=dtype):
         rounded = logits(lm)
+        assert lm.model.get_submodule("backbone.layers.0.mixer.x_proj").weight.dtype == exact.dtype
     assert rounded.dtype == exact.dtype
     torch.testing.assert_close(rounded, exact, rtol=0, atol=0.05 * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("method", ["lora", "vera", "ia3"])
+@pytest.mark.parametrize("modules", ["all", ["dt_proj"]])
+def test_a_linear_that_a_model_does_not_call_is_refused(method: str, modules: str | list[str]) -> None:
+    """PEFT's layer has the base's weight: its numbers would get no gradient, and change what is merged alone."""
+    lm = tiny_architecture("mamba")
+    with pytest.raises(ValueError, match=r"MambaForCausalLM multiplies by the weight of .*\.dt_proj itself"):
+        PeftAdapter(method, modules=modules).inject(lm.model, lm.source)
 
 
 def test_matrices_that_peft_takes_for_stacked_experts_are_named() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from transformers import LlamaConfig
 
 import t2.cli.estimate as command
 
@@ -82,6 +83,14 @@ def test_advice_is_what_the_same_words_give(estimate: Run) -> None:
 def test_bad_input_is_one_sentence(estimate: Run, words: tuple[str, ...], said: str) -> None:
     with pytest.raises(SystemExit, match=said):
         estimate(*words)
+
+
+def test_a_checkpoint_that_is_quantized_already_is_not_taken_for_dense(estimate: Run, tmp_path: Path) -> None:
+    config = LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4)
+    config.quantization_config = {"quant_method": "gptq", "bits": 4}
+    config.save_pretrained(tmp_path)
+    with pytest.raises(SystemExit, match=r"quantized \(gptq\), which is not estimated. Take the source of the dense"):
+        estimate("base_model=any", f"base_model.source={tmp_path}")
 
 
 def test_what_a_gpu_lacks_is_said(estimate: Run) -> None:

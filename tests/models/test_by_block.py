@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,14 @@ def test_parts_make_the_whole(architecture: str, blocks: str, tmp_path: Path) ->
     assert torch.equal(logits(lm, IDS), logits(whole, IDS))
     assert (lm.device, lm.dtype, lm.end_ids) == (whole.device, whole.dtype, whole.end_ids)
     assert dict(lm.model.named_parameters()).keys() == dict(whole.model.named_parameters()).keys()
+
+
+def test_a_quantized_checkpoint_is_refused(tmp_path: Path) -> None:
+    source, settings = saved(tmp_path, "qwen2"), tmp_path / "config.json"
+    named = json.loads(settings.read_text()) | {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    settings.write_text(json.dumps(named))
+    with pytest.raises(ValueError, match=r"is quantized \(gptq\), and trainer=fsdp shards dense weights"):
+        load_model(source, by_block=True)
 
 
 def test_names_and_shapes_of_another_model_are_refused(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_an_embedding_looks_up_rows_and_shares_its_numbers_with_the_head() -> No
     ids = torch.tensor([[3, 0], [23, 3]])
     assert torch.equal(packed(ids), head.dequantized()[ids])
     assert head.weight is packed.weight
+    assert Int8Embedding(nn.Embedding(24, 40, padding_idx=3)).padding_idx == 3  # `LanguageModel.pad_id` reads it
 
 
 def test_it_moves_and_copies() -> None:

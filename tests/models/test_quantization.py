@@ -56,6 +56,20 @@ def test_it_takes_a_quarter_of_the_memory_and_tied_weights_stay_one() -> None:
     assert head.weight is table.weight
 
 
+@pytest.mark.parametrize("architecture", ["mamba", "jamba"])
+def test_what_a_model_multiplies_by_itself_stays_or_is_refused(tmp_path: Path, architecture: str) -> None:
+    """`dt_proj` in both; Mamba reads the dtype of its head's weight as well."""
+    lm = tiny_architecture(architecture)
+    lm.model.save_pretrained(tmp_path)
+    lm.tokenizer.save_pretrained(tmp_path)
+    if architecture == "jamba":
+        packed = load_model(str(tmp_path), quantization="int8").model
+        assert all(type(one) is nn.Linear for name, one in packed.named_modules() if name.endswith("dt_proj"))
+    else:
+        with pytest.raises(ValueError, match=r"MambaForCausalLM reads a weight itself that .*=int8 packs"):
+            load_model(str(tmp_path), quantization="int8")
+
+
 def test_a_vision_encoder_and_routers_stay() -> None:
     llava = tiny_llava().model
     quantize_model(llava, "int8", CPU)

@@ -133,6 +133,17 @@ def test_fp8_and_linears_that_multiply_in_their_own_way_are_refused(make: Any, w
         adopt_quantized(lm.model)
 
 
+def test_what_gptqmodel_is_asked_for() -> None:
+    """Kernels in plain torch; the real thing is `test_gptqmodel`."""
+    config = tiny().model.config
+    config.quantization_config = {"quant_method": "gptq", "bits": 4, "desc_act": True}
+    told = loading_options(config)["config"].quantization_config
+    assert told == {"quant_method": "gptq", "bits": 4, "backend": "torch", "desc_act": False}
+    config.quantization_config = {"quant_method": "awq", "bits": 4, "version": "gemv"}
+    with pytest.raises(ValueError, match="AWQ in the format gemv; t2 reads gemm"):
+        loading_options(config)
+
+
 def test_an_architectures_own_linears_are_not_the_librarys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QLinear, "__module__", "transformers.models.falcon.modeling_falcon")
     adopt_quantized(checkpoint(QLinear, "gptq", "mlp").model)
