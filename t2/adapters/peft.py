@@ -11,10 +11,8 @@ tuning), a state per example, and choosing matrices (`t2.adapters.targets`).
 from __future__ import annotations
 
 import copy
-import inspect
 import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
+from t2.adapters.called_linears import check_called
 from t2.adapters.coverage import Coverage, coverage_of
 from t2.adapters.named_parameters import NamedParameters
 from t2.adapters.peft_settings import TUNERS, beyond_defaults, check_settings, make_config
@@ -92,7 +91,7 @@ class PeftAdapter(NamedParameters):
         """
         check_first(self.frobenius_norms)
         targets = find_targets(model, self.modules_spec, self.layers_spec)
-        _check_weights_unread(model, targets)
+        check_called(model, targets)
         self.coverage = coverage_of(model, targets, ())
         self.coverage.tell(of_all=self.modules_spec == "all" and self.layers_spec is None)
         norms = {path: _norm(module) for path, module in targets.items()}
@@ -218,21 +217,6 @@ class PeftAdapter(NamedParameters):
 
 def _norm(module: nn.Module) -> float:
     return float(torch.linalg.vector_norm(module.get_parameter("weight").detach().float(), dtype=torch.float64))
-
-
-def _check_weights_unread(model: nn.Module, targets: Iterable[str]) -> None:
-    """Raise ValueError where a model multiplies by a target's weight without its forward (Mamba's `dt_proj`).
-
-    PEFT's layers give the base's weight then: their numbers would get no gradient and change nothing, unless merged.
-    """
-    for path in targets:
-        parent, _, child = path.rpartition(".")
-        source = inspect.getsource(type(model.get_submodule(parent)))
-        if re.search(rf"self\.{child}\.weight @", source):
-            raise ValueError(
-                f"{type(model).__name__} multiplies by the weight of {path} itself, which adapters of PEFT do not "
-                f"change. Name the modules without {child} in adapter.modules, or use adapter=svf."
-            )
 
 
 def _to_float32(layer: BaseTunerLayer) -> None:

@@ -1,0 +1,35 @@
+"""Whether a model calls the Linears that are adapted, or multiplies by the weight of one itself (Mamba's `dt_proj`).
+
+A layer of PEFT in such a place has the base's weight: its numbers get no gradient and change nothing, unless they are
+merged. SVF's layers have the adapted weight. Only a product in plain torch is recognized, in the source of the module
+that holds the Linear; not recognized are fused kernels of a GPU.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from functools import cache
+
+from torch import nn
+
+
+def check_called(model: nn.Module, paths: Iterable[str]) -> None:
+    """Raise ValueError where `model` multiplies by the weight of one of the Linears at `paths` without calling it."""
+    for path in paths:
+        parent, _, child = path.rpartition(".")
+        if re.search(rf"self\.{child}\.weight @", _source(type(model.get_submodule(parent)))):
+            raise ValueError(
+                f"{type(model).__name__} multiplies by the weight of {path} itself, which adapters of PEFT do not "
+                f"change. Name the modules without {child} in adapter.modules, or use adapter=svf."
+            )
+
+
+@cache  # a class is looked for in the whole of its file
+def _source(kind: type[nn.Module]) -> str:
+    """The source of a class; "" of one that has none in a file, of which nothing can be said."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return ""
