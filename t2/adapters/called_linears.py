@@ -10,23 +10,25 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable
-from functools import cache
 
 from torch import nn
 
 
 def check_called(model: nn.Module, paths: Iterable[str]) -> None:
     """Raise ValueError where `model` multiplies by the weight of one of the Linears at `paths` without calling it."""
+    sources: dict[type[nn.Module], str] = {}  # a class is looked for in the whole of its file
     for path in paths:
         parent, _, child = path.rpartition(".")
-        if re.search(rf"self\.{child}\.weight @", _source(type(model.get_submodule(parent)))):
+        kind = type(model.get_submodule(parent))
+        if kind not in sources:
+            sources[kind] = _source(kind)
+        if re.search(rf"self\.{child}\.weight @", sources[kind]):
             raise ValueError(
                 f"{type(model).__name__} multiplies by the weight of {path} itself, which adapters of PEFT do not "
                 f"change. Name the modules without {child} in adapter.modules, or use adapter=svf."
             )
 
 
-@cache  # a class is looked for in the whole of its file
 def _source(kind: type[nn.Module]) -> str:
     """The source of a class; "" of one that has none in a file, of which nothing can be said."""
     try:
