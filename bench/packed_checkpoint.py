@@ -1,11 +1,11 @@
 """A checkpoint in GPTQ or AWQ, made here from SmolLM2 and loaded as transformers loads it: is it adapted and trained?
 
-    pip install --no-deps gptqmodel optimum   # and what they import: setuptools, ninja, pypcre, logbar, tokenicer, ...
+    BUILD_CUDA_EXT=0 pip install --no-deps --requirement constraints-gptq.txt
     GPTQMODEL_CPU_WORKERS=2 python bench/packed_checkpoint.py make --method gptq --layers 30 FOLDER
-    python bench/packed_checkpoint.py check FOLDER
+    python bench/packed_checkpoint.py check FOLDER/gptq
 
-gptqmodel builds with BUILD_CUDA_EXT=0 where there is no GPU. `check` prints how many matrices are packed, the bytes of
-the base, how far its products are from those of the dequantized weights, whether z = 1 is the base bit for bit, and the
+`check` prints how many matrices are packed, the bytes of the base, how far products of gptqmodel are from those of the
+dequantized weights, whether z = 1 is the base bit for bit, and the
 share of z that one step of svf_top16 moves. Calibration is on sixteen short texts: how good such a base is, is no part
 of this. CPU only.
 """
@@ -13,6 +13,7 @@ of this. CPU only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from t2.adapters.svf import SVF
 from t2.costs.step import Work
 from t2.models.language_model import LanguageModel
 from t2.models.loading import load_model
-from t2.models.quantized_linear import QuantizedLinear
+from t2.models.quantized_checkpoints import PackedLinear
 
 METHODS = ("gptq", "awq")
 TEXTS = [f"The sum of {a} and 23 is {a + 23}. " + "In a small town people count and sing. " * 9 for a in range(16)]
@@ -45,20 +46,21 @@ def make(method: str, layers: int, folder: Path) -> None:
         one.save_pretrained(dense)
     form = {"format": "gemm"} if method == "awq" else {}
     settings = gptqmodel.QuantizeConfig(bits=4, group_size=64, quant_method=method, device="cpu", **form)
-    model = gptqmodel.GPTQModel.load(str(dense), settings)
-    model.quantize(TEXTS, batch_size=4)
-    model.save(str(folder / method))
+    with chdir(folder):  # where gptqmodel writes its logs
+        model = gptqmodel.GPTQModel.load(str(dense), settings)
+        model.quantize(TEXTS, batch_size=4)
+        model.save(str(folder / method))
     lm.tokenizer.save_pretrained(folder / method)
 
 
 @torch.no_grad()
 def product_error(lm: LanguageModel) -> float:
-    """The largest difference between a packed module's product and its dequantized weight's, of the product's size."""
+    """The largest difference between the library's product and the dequantized weight's, of the product's size."""
     worst = 0.0
     for module in lm.model.modules():
-        if isinstance(module, QuantizedLinear):
+        if isinstance(module, PackedLinear):
             x = torch.randn(8, module.in_features, generator=torch.Generator().manual_seed(1))
-            got, expected = module(x), F.linear(x, module.dequantized(), module.bias)
+            got, expected = module.inner(x), F.linear(x, module.dequantized(), module.bias)
             worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
     return worst
 
@@ -73,7 +75,7 @@ def logits(lm: LanguageModel) -> torch.Tensor:
 def check(folder: Path) -> dict[str, object]:
     """Load, adapt, train a step."""
     lm = load_model(str(folder))
-    packed = sum(isinstance(one, QuantizedLinear) for one in lm.model.modules())
+    packed = sum(isinstance(one, PackedLinear) for one in lm.model.modules())
     row: dict[str, object] = {"checkpoint": lm.quantization, "packed": packed, "MB": held_bytes(lm.model) / 1e6}
     row["product error"], base = product_error(lm), logits(lm)
     lm.end_ids = frozenset()
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made.add_argument("--layers", type=count, default=2)
     args = made.parse_args(argv)
     if args.action == "make":
-        return make(args.method, args.layers, args.folder)
+        return make(args.method, args.layers, args.folder.resolve())
     row = check(args.folder)
     return finish(args, table([row]), {"rows": [row]})
 

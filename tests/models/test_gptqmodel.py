@@ -32,9 +32,11 @@ def packed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lm.tokenizer.save_pretrained(folder / "dense")
     form = {"format": "gemm"} if method == "awq" else {"desc_act": bool(order)}
     settings = gptqmodel.QuantizeConfig(bits=4, group_size=32, quant_method=method, device="cpu", **form)
-    model = gptqmodel.GPTQModel.load(str(folder / "dense"), settings)
-    model.quantize(TEXTS, batch_size=4)
-    model.save(str(folder / "packed"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # where gptqmodel writes its logs
+        model = gptqmodel.GPTQModel.load(str(folder / "dense"), settings)
+        model.quantize(TEXTS, batch_size=4)
+        model.save(str(folder / "packed"))
     lm.tokenizer.save_pretrained(folder / "packed")
     return method, folder / "packed"
 
