@@ -19,7 +19,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from t2.adaptation.fitness import complete_each, token_log_probs_per_example
+from t2.adaptation.fitness import complete_each, token_log_probs_under
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import Mixture
 from t2.run.messages import check_choice
@@ -120,7 +120,7 @@ def _first_entropies(model: PooledModel, mixtures: Sequence[Mixture], examples: 
         ids = model.lm.encode(example, reserve=1)
         asked.append(Completion(tuple(ids), (model.lm.pad_id,), (0.0,), "", "length", example.images))
     entropies = torch.zeros(len(mixtures), len(asked), dtype=torch.float64)
-    for rows, token in token_log_probs_per_example(model, mixtures, asked):
+    for rows, token in token_log_probs_under(model, mixtures, asked):
         for row, value in zip(rows, token.entropy[:, 0].tolist(), strict=True):
             entropies[row // len(asked), row % len(asked)] = value
     return entropies.T

@@ -39,7 +39,9 @@ Mode = Literal["score", "generate"]
 Shot = tuple[str, str]  # a question and its label
 
 CONTENT_FREE = "N/A"
-BOXED = re.compile(r"\\boxed{([^}]*)}")
+BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+FONT = re.compile(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}")  # \text{math}, \mathrm{math}
+AROUND = re.compile(r"^(?:\s*category\s*:)?[\s\"'`*]*|[\s\"'`*.]*$", re.IGNORECASE)
 ANSWER_TOKENS = 32  # the box, and a few words before it
 BOXED_INSTRUCTION = r"""Classify the question below into one of these categories:
 
@@ -204,7 +206,7 @@ def boxed_example(question: str, descriptions: Mapping[str, str], *, shots: Sequ
 def boxed_label(text: str, domains: Mapping[str, str]) -> str:
     r"""The domain in the first \boxed{} of a text, in any case; `other` for everything else."""
     found = BOXED.search(text)
-    named = found[1].strip().casefold() if found else OTHER
+    named = AROUND.sub("", FONT.sub(r"\1", found[1]).replace("\\_", "_")).casefold() if found else OTHER
     return next((domain for domain in domains if domain.casefold() == named), OTHER)
 
 

@@ -18,7 +18,7 @@ from operator import mul
 import torch
 
 from t2.adaptation.search import Fitness
-from t2.adaptation.strategy import PooledModel, merging_pays
+from t2.adaptation.strategy import PooledModel, applies_per_example, merging_pays
 from t2.adapters.base import PerExampleAdapter
 from t2.experts.mixture import Mixture
 from t2.models.precision import NonFiniteError
@@ -81,30 +81,24 @@ def complete_each(
     model: PooledModel, mixtures: Sequence[Mixture], examples: Sequence[Example], sampling: Sampling
 ) -> list[list[Completion]]:
     """The same completions, in shared batches where the examples are few and can have states of their own."""
-    few = not merging_pays(model.generator, len(examples), 1)
-    complete = complete_per_example if few and applies_per_example(model) else complete_merged
+    complete = complete_merged if merging_pays(model.generator, len(examples), 1) else complete_per_example
     return complete(model, mixtures, examples, sampling)
 
 
-def applies_per_example(model: PooledModel) -> bool:
-    """Whether generator and adapter can apply a state per example."""
-    return isinstance(model.generator, PerExampleGenerator) and isinstance(model.adapter, PerExampleAdapter)
-
-
 @torch.no_grad()
-def token_log_probs_per_example(
+def token_log_probs_under(
     model: PooledModel, mixtures: Sequence[Mixture], completions: Sequence[Completion]
 ) -> Iterator[tuple[list[int], TokenLogProbs]]:
     """Yield the log-probs of each of C completions under each of D mixtures, in batches; row d * C + c is of d and c.
 
     Raises:
-        ValueError: the adapter cannot apply a state per example, or a log-prob that is not finite.
+        ValueError: a log-prob that is not finite.
     """
     adapter, lm, size = model.adapter, model.lm, len(completions)
-    if not isinstance(adapter, PerExampleAdapter):
-        raise ValueError(
-            f"{type(adapter).__name__} cannot apply a state per example, which this needs. Set adapter=svf."
-        )
+    if not applies_per_example(model.generator):
+        yield from _token_log_probs_merged(model, mixtures, completions)
+        return
+    assert isinstance(adapter, PerExampleAdapter), "applies_per_example says so"
     rows = list(completions) * len(mixtures)
     for batch in micro_batches(rows, MICRO_BATCH_TOKENS, shared=False):
         distinct = sorted({row // size for row in batch})
@@ -119,6 +113,20 @@ def token_log_probs_per_example(
         yield batch, token
 
 
+def _token_log_probs_merged(
+    model: PooledModel, mixtures: Sequence[Mixture], completions: Sequence[Completion]
+) -> Iterator[tuple[list[int], TokenLogProbs]]:
+    """The same from merged weights, one mixture after the other."""
+    for number, mixture in enumerate(mixtures):
+        for batch in micro_batches(completions, MICRO_BATCH_TOKENS, shared=False):
+            with model.adapter.merged(model.pool.state(mixture)):
+                try:
+                    token = token_log_probs(model.lm, [completions[row] for row in batch])
+                except NonFiniteError as error:
+                    raise _overflow(math.nan, mixture, completions[batch[error.completion]]) from error
+            yield [number * len(completions) + row for row in batch], token
+
+
 class Accuracy:
     """Mean score of greedy completions of at most `task.max_new_tokens` tokens.
 
@@ -129,7 +137,7 @@ class Accuracy:
         """Find out whether states can be applied per example; the log says where not."""
         self._model, self._task, self._support = model, task, list(support)
         self._sampling = greedy(task)
-        if not applies_per_example(model):
+        if not applies_per_example(model.generator):
             log.info(
                 "%s cannot apply a state per example: mixtures are merged one by one.", type(model.generator).__name__
             )
@@ -166,13 +174,8 @@ class Likelihood:
         """Complete the support once; examples without a right completion are left out, and the log says how many.
 
         Raises:
-            ValueError: no completion is right, a score outside [0, 1], or an adapter without states per example.
+            ValueError: no completion is right, or a score outside [0, 1].
         """
-        if not isinstance(model.adapter, PerExampleAdapter):
-            raise ValueError(
-                f"{type(model.adapter).__name__} cannot apply a state per example, which fitness=likelihood needs. "
-                "Take fitness=accuracy."
-            )
         rows = complete_each(model, _simplest(model), support, greedy(task))
         found: list[list[Completion]] = []
         for example, answers in zip(support, zip(*rows, strict=True), strict=True):
@@ -202,7 +205,7 @@ class Likelihood:
         """
         size = len(self._references)
         log_probs = [0.0] * (size * len(mixtures))
-        for batch, token in token_log_probs_per_example(self._model, mixtures, self._references):
+        for batch, token in token_log_probs_under(self._model, mixtures, self._references):
             means = token.log_probs.sum(dim=1) / token.mask.sum(dim=1)  # padding is zero
             for row, mean in zip(batch, means.tolist(), strict=True):
                 log_probs[row] = mean

@@ -103,6 +103,8 @@ class Gradient(FewShot):
                 f"{type(model.adapter).__name__} has no gradient in mixing weights, which strategy=gradient needs. Set "
                 "adapter=svf."
             )
+        if model.adapter.why_one_state is not None:
+            raise ValueError(f"{model.adapter.why_one_state} strategy=gradient needs them. Use strategy=few_shot.")
         measure, space, experts = Accuracy(model, task, examples), self.spaces[0], len(model.pool.domains)
         weights = torch.ones(experts, space.columns(len(model.pool.modules)), requires_grad=True)
         adam = torch.optim.Adam([weights], lr=self.settings.lr)

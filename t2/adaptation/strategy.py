@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from t2.adapters.base import Adapter
+from t2.adapters.base import Adapter, PerExampleAdapter
+from t2.adapters.svf import SVF
+from t2.adapters.unmerged import unmerged
 from t2.experts.expert import Expert
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
@@ -52,16 +54,14 @@ class PooledModel:
     def under(self, expert: Expert | None) -> Iterator[None]:
         """Within the block the model has the weights of an expert, or of the base, whatever the adapter has learned."""
         adapter = self.adapter
-        if expert is None or self.lm.quantization == "none":
-            with adapter.disabled() if expert is None else adapter.merged(expert.scales):
-                yield
-            return
-        learned = adapter.state()
-        adapter.load(expert.scales)  # a quantized base merges nothing
-        try:
+        if expert is None:
+            applied = adapter.disabled()
+        elif self.lm.quantization != "none" and isinstance(adapter, SVF):  # merges nothing
+            applied = unmerged(adapter, expert.scales)
+        else:
+            applied = adapter.merged(expert.scales)
+        with applied:
             yield
-        finally:
-            adapter.load(learned)
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,14 @@ class Choice:
 
 def merging_pays(generator: AdaptableGenerator, examples: int, mixtures: int) -> bool:
     """Whether merging so many mixtures for so many examples is as fast as a state per example, or the only way."""
-    if not isinstance(generator, PerExampleGenerator):
-        return True
-    return examples >= MERGING_PAYS_FROM * mixtures
+    return not applies_per_example(generator) or examples >= MERGING_PAYS_FROM * mixtures
+
+
+def applies_per_example(generator: AdaptableGenerator) -> bool:
+    """Whether the generator and its adapter can apply a state per example."""
+    adapter = generator.adapter
+    able = isinstance(adapter, PerExampleAdapter) and adapter.why_one_state is None
+    return able and isinstance(generator, PerExampleGenerator)
 
 
 @runtime_checkable

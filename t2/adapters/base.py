@@ -58,6 +58,8 @@ class Adapter(Protocol):
 class PerExampleAdapter(Adapter, Protocol):
     """An adapter that can apply a different state to each example of a batch."""
 
+    why_one_state: str | None  # why this model's examples cannot have states of their own; None: they can
+
     def learnable(self) -> dict[str, Tensor]:
         """Which multipliers can differ from 1, in what it learns and in the states it is given: module -> bool (R,)."""
         ...

@@ -16,6 +16,16 @@ from torch import nn
 
 def check_called(model: nn.Module, paths: Iterable[str]) -> None:
     """Raise ValueError where `model` multiplies by the weight of one of the Linears at `paths` without calling it."""
+    path = multiplied_by_itself(model, paths)
+    if path is not None:
+        raise ValueError(
+            f"{type(model).__name__} multiplies by the weight of {path} itself, which adapters of PEFT do not change. "
+            f"Name the modules without {path.rpartition('.')[2]} in adapter.modules, or use adapter=svf."
+        )
+
+
+def multiplied_by_itself(model: nn.Module, paths: Iterable[str]) -> str | None:
+    """The first of the Linears at `paths` by whose weight `model` multiplies without calling it; None: it calls all."""
     sources: dict[type[nn.Module], str] = {}  # a class is looked for in the whole of its file
     for path in paths:
         parent, _, child = path.rpartition(".")
@@ -23,10 +33,8 @@ def check_called(model: nn.Module, paths: Iterable[str]) -> None:
         if kind not in sources:
             sources[kind] = _source(kind)
         if re.search(rf"self\.{child}\.weight @", sources[kind]):
-            raise ValueError(
-                f"{type(model).__name__} multiplies by the weight of {path} itself, which adapters of PEFT do not "
-                f"change. Name the modules without {child} in adapter.modules, or use adapter=svf."
-            )
+            return path
+    return None
 
 
 def _source(kind: type[nn.Module]) -> str:

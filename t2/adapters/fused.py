@@ -119,12 +119,7 @@ class FusedMatrices(nn.Module):
         self.merged_weight = merged if dtype is None else merged.to(dtype).to(merged.dtype)
 
     def set_per_example(self, scales: Tensor) -> None:
-        """Set the D states (D, E, k) that examples may have; ValueError where tokens are not known by their example."""
-        if not has_grouped_forward(self.target.experts):
-            raise ValueError(
-                f"The experts of a {type(self.target.experts).__name__} see tokens without their examples, so they "
-                "cannot give each its own state. Use pass2=merged and generation.mode=merged."
-            )
+        """Set the D states (D, E, k) that examples may have, where tokens are known by their example."""
         self.example_scales = scales.to(self.input_factor.device)
 
 

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from t2.adapters.coverage import Coverage, coverage_of
+from t2.adapters.example_states import why_one_state
 from t2.adapters.low_rank import LowRankChanges
 from t2.adapters.mode import Mode
 from t2.adapters.parametrizations import check_shared, make_parametrization
@@ -63,8 +64,7 @@ class SVF(nn.Module):
         cache, progress: cache decompositions (under `t2.run.fetch.cache_root()`); show a bar while decomposing.
         spectrum, rank, share, groups, tie: which singular values have a number, and which numbers are shared
             (`t2.adapters.spectrum.Spectrum`); `random` draws by `seed`.
-        decomposition: `auto` computes the k largest singular values alone where spectrum=top and that is cheaper;
-            `full` always all.
+        decomposition: `auto` computes the k largest alone where spectrum=top and that is cheaper; `full` always all.
 
     Raises:
         ValueError: an unknown parametrization, or a spectrum that contradicts itself or the parametrization.
@@ -107,6 +107,7 @@ class SVF(nn.Module):
         self.singular_values: dict[str, Tensor] = {}  # matrix -> s (R,), fp32, on the CPU; NaN: not computed
         self.frobenius_norms: dict[str, float] = {}  # matrix -> its own
         self.low_rank = LowRankChanges()  # of LoRAs that are mixed with z
+        self.why_one_state: str | None = None  # all examples have to have; None: each can have its own
 
     def inject(self, model: nn.Module, source: str, *, arrive: Callable[[str], None] | None = None) -> None:
         """Wrap the chosen matrices of `model`, which changes; `source` names the folder of the SVD cache.
@@ -127,6 +128,7 @@ class SVF(nn.Module):
             self.learned |= unit.learned
             self.singular_values |= unit.singular_values
             self.frobenius_norms |= unit.frobenius_norms
+        self.why_one_state = why_one_state(model, self.units.values())
 
     @property
     def truncates(self) -> bool:
@@ -212,8 +214,10 @@ class SVF(nn.Module):
 
         Raises:
             ValueError: the modules of `scales` are not exactly the adapted ones, a shape does not fit, a multiplier
-                that the spectrum leaves at 1 is not 1, or experts whose class has no grouped forward pass.
+                that the spectrum leaves at 1 is not 1, or examples cannot have states of their own in this model.
         """
+        if self.why_one_state is not None:
+            raise ValueError(f"{self.why_one_state} Use pass2=merged and generation.mode=merged.")
         own, changes = self.low_rank.of_states(scales, self.sizes)
         with restored(self.units.values(), "example_scales"):
             for unit in self.units.values():
@@ -223,11 +227,7 @@ class SVF(nn.Module):
 
     @torch.no_grad()
     def merged_weights(self, state: Mapping[str, Tensor] | None = None) -> Iterator[tuple[str, Tensor]]:
-        """Yield (parameter name in the base model, W' as the base holds it) of the present z, or of `state`.
-
-        Raises:
-            ValueError: `state` does not fit the adapted matrices, or they are quantized.
-        """
+        """Yield (parameter name, W' as the base holds it) of the present z, or of `state`; ValueError as `merged`."""
         refuse_merging(self.units.values())
         own, changes = self.low_rank.of_state(state, self.sizes)
         for unit in self.units.values():

@@ -37,6 +37,7 @@ from t2.experts.centroids import CENTROIDS_FILE, Centroids
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import apply_trained, check_mixable, load_trained
+from t2.models.language_model import PromptTooLong
 from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.launch import quiet_libraries
@@ -95,7 +96,10 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
         rows: list[dict[str, Any]] = []
         completions = complete(cfg, systems, prompts, rows) if prompts else []
         while cfg.interactive and (line := ask()):
-            completions += complete(cfg, systems, [line], rows)
+            try:
+                completions += complete(cfg, systems, [line], rows)
+            except PromptTooLong as error:
+                print(error)
         log_adapted(wandb_runs(loggers), rows)
     return completions
 
@@ -109,6 +113,9 @@ def check(cfg: DictConfig, *, strategy: Any, pool: ExpertPool | None, task: Task
     if strategy is None and not cfg.expert:
         raise ValueError("There is nothing to adapt with: give expert=RUN, or experts=POOL with strategy=S.")
     finds = isinstance(strategy, Searcher)
+    shots = getattr(strategy, "shots", 0)
+    if finds and cfg.shots < shots:
+        raise ValueError(f"strategy.shots is {shots}, and shots={cfg.shots} are given to it: set shots={shots}.")
     if finds and task is None:
         raise ValueError(
             f"strategy={strategy.name} finds a mixture for a task: give task=T, or take one that was found before: "

@@ -30,8 +30,9 @@ from t2.evaluation.table import Table
 from t2.experts.expert import EXPERT_FILE, Expert, apply_expert
 from t2.experts.export_gguf import export_gguf, source_file
 from t2.experts.export_hf import check_shard_size, export_hf
-from t2.experts.export_hub import check_repo, export_hub, find_token, holds_export, push, read_scores
+from t2.experts.export_hub import check_asked, check_repo, export_hub, find_token, holds_export, push
 from t2.experts.export_lora import Truncated, export_lora, total_error, truncate
+from t2.experts.hub_card import read_scores
 from t2.experts.mixture import Mixture
 from t2.experts.mixture_file import find_mixture, load_mixture
 from t2.experts.pool import ExpertPool
@@ -55,6 +56,7 @@ def export(cfg: DictConfig) -> Path:
     check(cfg)
     out = Path(cfg.out)
     if cfg.to == "hub" and not cfg.dry_run and holds_export(out, Expert.find(cfg.expert)):
+        check_asked(out, asked_for(cfg))
         log.info("Pushed to %s, as %s holds it", push(out, cfg.repo, find_token()), out)
         return out
     check_empty(out)
@@ -150,12 +152,20 @@ def check_hub(cfg: DictConfig, *, has_pool: bool) -> None:
         find_token()
 
 
+def asked_for(cfg: DictConfig) -> dict[str, str | None]:
+    """The keys that decide what a repository holds beside the expert; FileNotFoundError: there are no such results."""
+    run = None if cfg.results is None else Path(cfg.results)
+    file = run / RESULTS_FILE if run is not None and run.is_dir() else run
+    return {"repo": cfg.repo, "license": cfg.license, "results": None if file is None else file_sha256(file)}
+
+
 def publish(cfg: DictConfig, expert: Expert, path: Path, out: Path) -> Path:
     """Write the repository's folder, and push it unless it is a dry run; returns the folder. No model is loaded."""
     own = path.with_name(RESULTS_FILE if path.name == EXPERT_FILE else "none")  # of a training run
     run = Path(cfg.results) if cfg.results is not None else (own if own.is_file() else None)
     scores = [] if run is None else read_scores(run, expert, file_sha256(path))
-    export_hub(expert, path, out, repo=cfg.repo, license=cfg.license, scores=scores)
+    asked = asked_for(cfg)
+    export_hub(expert, path, out, repo=cfg.repo, license=cfg.license, scores=scores, asked=asked)
     if cfg.dry_run:
         log.info("A dry run: %s is what %s would hold. Next: read its README.md, then dry_run=false", out, cfg.repo)
     else:

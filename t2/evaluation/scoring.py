@@ -7,9 +7,10 @@ is the task's own, the very one that training rewards. Nothing here knows what k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +21,16 @@ from t2.policy.generator import Generator, StreamingGenerator
 from t2.run.phases import Phases
 from t2.tasks.base import Task, grade
 from t2.types import Completion, Example, Grade, Sampling
+
+
+@runtime_checkable
+class Rewriting(Protocol):
+    """A generator whose model reads another form of an example (`t2.evaluation.form_controls`)."""
+
+    @property
+    def rewrite(self) -> Callable[[Example], Example]:
+        """From an example to what the model reads."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,8 @@ def complete_and_score(
         with phases("rollout"):
             for index, group in stream(generator, examples, sampling):
                 groups[index] = group
-                pending[index] = [graders.submit(grade, task, examples[index], one.text) for one in group]
+                example = as_begun(generator, examples[index])
+                pending[index] = [graders.submit(grade, task, example, one.text) for one in group]
         indices = range(len(examples))
         assert groups.keys() == set(indices), f"{len(groups)} groups of completions for {len(examples)} examples"
         with phases("score"):
@@ -103,6 +115,13 @@ def complete_and_score(
     finally:
         graders.shutdown(cancel_futures=True)  # after an error or Ctrl-C nobody needs the grades still to come
     return Scored(tuple(tuple(groups[index]) for index in indices), grades)
+
+
+def as_begun(generator: Generator, example: Example) -> Example:
+    """The example with the beginning of the turn that the generator's model was given, which graders read."""
+    if not isinstance(generator, Rewriting):
+        return example
+    return replace(example, response_prefix=generator.rewrite(example).response_prefix)
 
 
 def stream(

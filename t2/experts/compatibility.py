@@ -19,9 +19,11 @@ RESERVED_DOMAINS = {
 
 
 def check_domain(domain: str) -> None:
-    """Raise ValueError for a domain that is empty, has spaces around it, or is reserved."""
+    """Raise ValueError for a domain that is empty, has spaces around it or a slash in it, or is reserved."""
     if not domain or domain != domain.strip():
         raise ValueError(f"The domain {domain!r} is empty or has spaces around it; a domain is a label such as math.")
+    if "/" in domain:
+        raise ValueError(f"The domain {domain!r} has a slash in it, which addresses and files part; name it without.")
     if domain.casefold() in RESERVED_DOMAINS:
         raise ValueError(f"No expert's domain may be called {domain!r}: that is {RESERVED_DOMAINS[domain.casefold()]}.")
 

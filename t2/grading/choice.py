@@ -22,7 +22,8 @@ from t2.grading.answers import boxed
 _ARTICLE_ENDS = r"is|because|since|as|due|rather|instead|over|not|but|(?:and|n?or)\s+\(?[A-J]\b"
 _VERBS = r"is|would be|should be|must be|has to be|will be|[:=]"
 _MARKS = (
-    r"(?:[\s:*_\"'‘’“(\[$>{}（【]|\\(?:text(?:bf)?|mathrm|\(|\[)|both\b|either\b|option\b|choice\b|letter\b){0,12}+"
+    r"(?:[\s:*_\"'‘’“(\[$>{}（【]|\\(?:text(?:bf)?|mathrm|\(|\[)|(?i:both|either|option|choice|letter|clearly|definitely"
+    r"|certainly|obviously|probably|likely|most likely|indeed|therefore|thus|simply)\b){0,12}+"
 )
 _SUBJECT = r"\b(?:answer|(?:correct|best|right)\s(?:option|choice|one|letter))\b"
 _REFUSING = (
@@ -72,7 +73,7 @@ def _patterns(letters: str) -> _Patterns | None:
     begun = rf"(?<![\w°-])[{small}](?:(?={_CLOSING}\.?\s*\Z)|(?=\)|\.\s){a_list})"
     between = r"(?>\s{0,3}+,?\s{0,3}(?:and|n?or)\s|\s{0,3}+\\?[,/&])"
     some = rf"{_MARKS}{word}{_CLOSING}(?:{between}{_MARKS}{word}{_CLOSING}){{0,9}}+"
-    statement = rf"(?i:{_SUBJECT}(?:[^\n.:=]{{0,60}}?(?:{_VERBS}))?){_MARKS}{ended}"
+    statement = rf"(?i:{_SUBJECT}(?P<verb>[^\n.:=]{{0,60}}?(?:{_VERBS}))?){_MARKS}{ended}"
     return _Patterns(
         alone=re.compile(letter),
         stated=re.compile(statement),
@@ -103,7 +104,8 @@ def choice_letter(text: str, letters: str) -> str | None:
     text = _NEXT_QUESTION.split(text, maxsplit=1)[0] if text.strip() else text
     text = patterns.together.sub("...", text)
     refused = {index for span in patterns.refused.finditer(text) for index in range(*span.span())}
-    if stated := [one for one in patterns.stated.finditer(text) if one.start("letter") not in refused]:
+    stated = [one for one in patterns.stated.finditer(text) if one.start("letter") not in refused]
+    if stated := [one for one in stated if one["verb"]] or stated:  # "Answer choice D" alone says little
         return None if patterns.hedged.match(text, stated[-1].end()) else str(stated[-1]["letter"]).upper()
     if correct := _last(patterns.correct, text):
         return correct["letter"] or correct["chosen"]

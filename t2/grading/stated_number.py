@@ -1,10 +1,11 @@
 r"""The number that a worked answer states: in \boxed{}, after ####, after "the answer is", else where the text ends.
 
 The order of the rules: the last \boxed{} with a number; the last #### with one; the last "answer is", "answer:" and the
-like that is not negated, of which the number right behind counts ("The answer is 10 (2 more than 8)" states 10, and
-"18 = 9 * 2" 18); a last line that ends in "= X"; the last number outside of remarks in brackets; the last number in
-words. Thousands separators (1,080, 1 080, 1'080, 1.080.000), multipliers (2 million, $2k), fractions, mixed numbers and
-powers of ten are read. "1.080" is a decimal. A percent sign and units are ignored. "3 or 5" states nothing.
+like that is not negated nor called right or wrong, of which the number right behind counts ("The answer is 10 (2 more
+than 8)" states 10, and "18 = 9 * 2" 18); a last line that ends in "= X"; the last number outside of remarks in
+brackets; the last number in words. Thousands separators (1,080, 1 080, 1'080, 1.080.000), multipliers (2 million, $2k),
+fractions, mixed numbers and powers of ten are read. "1.080" is a decimal. A percent sign and units are ignored. "3 or
+5" states nothing, and neither does an operation in a box ("20 - 5").
 
 lm-evaluation-harness takes the number after #### (strict) or the last number of the text (flexible), without
 multipliers. The functions never raise and take time linear in the length of the text.
@@ -49,7 +50,7 @@ _REWRITES = tuple(
 )
 _STATED = re.compile(
     r"(?i:\banswer\b[^\n.:=0-9]{0,60}?(?:\b(?:is|would be|should be|will be|equals|was)\b|[:=])"
-    r"(?P<negated>\s{0,3}not\b)?)"
+    r"(?P<negated>\s{0,3}(?:not|correct|right|wrong|incorrect|verified|checked|confirmed)\b)?)"
 )
 _FILLER = re.compile(
     r"(?i:(?:therefore|thus|so|approximately|about|around|roughly|exactly|only|simply|just|still|equal to|equals|usd"
@@ -57,6 +58,7 @@ _FILLER = re.compile(
 )
 _ARITHMETIC = re.compile(r"[-+*/×÷x^().,0-9$€£%\s=]|\\(?:times|cdot|div)(?![A-Za-z])")
 _OPERATION = re.compile(r"[0-9)]\s?(?:[-+*/×÷]|\\(?:times|cdot|div)(?![A-Za-z]))\s?[\\$€£(]{0,3}[0-9]")
+_GOES_ON = re.compile(r"\s?(?:[-+*/×÷^]|\\(?:times|cdot|div)(?![A-Za-z]))\s?[\\$€£({]{0,3}[0-9]")
 _SENTENCE_END = re.compile(r"\n|[.;?!](?=\s|$)")
 _REMARK = re.compile(r"\([^()]{0,400}\)")
 _HEDGE = re.compile(r"(?i:\s*(?:or)\b)")
@@ -69,12 +71,13 @@ def stated_number(text: str) -> Fraction | None:
     """Returns the number that a text states as its answer, exactly; None if it states none."""
     text = _NEXT_QUESTION.split(text, maxsplit=1)[0] if text.strip() else text
     box = boxed(text)
-    if box is not None and (value := _of_box(_plain(box))) is not None:
-        return value
+    if box is not None and (boxed_value := _of_box(_plain(box))) is not None:
+        return boxed_value[0]
     text = _plain(text)
     for after in reversed(text.split("####")[1:]):
-        if marked := _VALUE.match(after.lstrip(" \t:")):
-            return _fraction(marked)
+        line = after.lstrip(" \t:").partition("\n")[0][:MAX_SENTENCE_CHARS]
+        if _VALUE.match(line) and (marked := _of_sentence(line)) is not None:
+            return marked[0]
     statements = [found for found in _STATED.finditer(text) if not found["negated"]]
     if statements:
         sentence = text[statements[-1].end() : statements[-1].end() + MAX_SENTENCE_CHARS].lstrip("\n *_:")
@@ -92,12 +95,16 @@ def _plain(text: str) -> str:
     return text
 
 
-def _of_box(content: str) -> Fraction | None:
+def _of_box(content: str) -> tuple[Fraction | None] | None:
+    """Returns what a box states, in a tuple with None in it for two numbers or an operation; None if it has none."""
     chain, _, after_equals = content.rpartition("=")
     if result := _result_first(chain, after_equals):
-        return _fraction(result)
-    values = list(_VALUE.finditer(after_equals)) or list(_VALUE.finditer(content))
-    return _fraction(values[0]) if values else _of_words(content)
+        return (_fraction(result),)
+    side = after_equals if _VALUE.search(after_equals) else content
+    if value := _VALUE.search(side):
+        is_open = _HEDGE.match(side, value.end()) or _GOES_ON.match(side, value.end())
+        return (None,) if is_open else (_fraction(value),)
+    return (word,) if (word := _of_words(content)) is not None else None
 
 
 def _of_sentence(sentence: str) -> tuple[Fraction | None] | None:

@@ -9,7 +9,6 @@ here: loading, adapting, sampling.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2.models.attention_window import shortest_window
 from t2.models.by_block import UnreadWeights
 from t2.models.chat import chat_text, check_arguments, end_ids, end_of_turn_id, padding_id, plain_text, template_of
+from t2.models.context_length import context_length
 from t2.models.image_inputs import (
     NEVER,
     RowImages,
@@ -62,12 +62,7 @@ class LanguageModel:
         """Freeze the model, and read context length, end and padding ids from its config and tokenizer."""
         self.model.requires_grad_(False)
         self.model.eval()
-        length = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        if length is None and self.is_recurrent:
-            length = sys.maxsize  # a running state has no last position
-        if length is None:
-            raise ValueError(f"{self.source}: the config names no max_position_embeddings, so the context is unknown.")
-        self.context_length = int(length)
+        self.context_length = context_length(self.model.config, self.source, is_recurrent=self.is_recurrent)
         self.end_of_turn_id = end_of_turn_id(self.tokenizer, self.processor)
         self.end_ids = end_ids(self.model, self.end_of_turn_id, self.tokenizer.eos_token_id)
         self.pad_id = padding_id(self.model, self.tokenizer, self.end_ids)

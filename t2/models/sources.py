@@ -121,6 +121,12 @@ def _require_magic(path: Path) -> None:
         raise ValueError(f"{path} is no GGUF file: it starts with {magic!r}, not b'GGUF'.")
 
 
+def may_be_on_hub(source: str) -> bool:
+    """Whether `source` has the form of a hub id, org/name[@revision], and is nothing on this machine."""
+    name = source.partition("@")[0]
+    return name.count("/") == 1 and ":" not in name and not _looks_like_path(source) and not Path(source).exists()
+
+
 def _looks_like_path(source: str) -> bool:
     """Whether `source` can only be a path: it has more than one slash, or begins or ends as no hub id does."""
     name = source.partition("@")[0]

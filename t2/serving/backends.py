@@ -70,7 +70,17 @@ class HFBackend:
 
     @contextmanager
     def engine(self, model: Model, settings: Settings, metrics: Metrics) -> Iterator[Engine]:
-        """The engine; ValueError for a model that remembers more than keys and values."""
+        """The engine.
+
+        Raises:
+            ValueError: a model that remembers more than keys and values, or one whose examples cannot have states of
+                their own.
+        """
+        if model.adapter is not None and model.adapter.why_one_state is not None:
+            raise ValueError(
+                f"{model.adapter.why_one_state} backend=hf answers requests with different experts in one batch. Use "
+                "backend=vllm, or serve merged weights (export.py to=hf)."
+            )
         pool = None if model.pooled is None else model.pooled.pool
         applied = Applied(model.adapter, pool, model.lm.index_device, self.merged_copies)
         yield LocalEngine(model.lm, model.pooled, applied, settings, metrics)

@@ -24,6 +24,7 @@ from t2.adapters.svf_injection import restored
 from t2.adapters.svf_linear import SVFLinear
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool
+from t2.models.quantized_linear import QuantizedLinear
 from t2.run.messages import check_range
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,12 @@ class MergedCopies:
             ValueError: `most` is below 0.
         """
         check_range("backend.merged_copies", most, at_least=0)
-        if most and any(unit.layer.input_factor.dtype != torch.float32 for unit in adapter.units.values()):
+        units = adapter.units.values()
+        if most and any(unit.layer.input_factor.dtype != torch.float32 for unit in units):
             log.info("No merged copies are held: the model is in half precision, where they would change answers.")
+            most = 0
+        if most and any(isinstance(getattr(unit.layer, "base", None), QuantizedLinear) for unit in units):
+            log.info("No merged copies are held: the base is quantized, and merges nothing.")
             most = 0
         self.adapter, self._pool, self.most = adapter, pool, most
         self.uses: Counter[Mixture] = Counter()

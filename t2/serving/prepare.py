@@ -44,6 +44,8 @@ def prepare(
         raise APIError(413, str(error), code="context_length_exceeded") from error
     except ValueError as error:
         raise APIError(400, str(error), code="invalid_value", param="messages" if chat else "prompt") from error
+    if len(prompts) > (most := max(settings.max_waiting, 1)):  # they would fill the queue by themselves
+        raise APIError(400, f"prompt: has {len(prompts)}; allowed: 1 to {most}", code="invalid_value", param="prompt")
     if len(prompts) > 1 and request.stream:
         raise APIError(400, "prompt: a stream has one; allowed with stream=false: several", code="invalid_value")
     asked = request.max_tokens

@@ -44,6 +44,7 @@ def bind(host: str, port: int) -> socket.socket:
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         made.bind((host, port))
+        made.listen()  # so that a second server finds the port taken before it loads a model
     except OSError as error:
         made.close()
         if error.errno == errno.EADDRINUSE:

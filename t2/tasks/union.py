@@ -32,12 +32,16 @@ class TaskUnion:
             max_new_tokens: None for the largest of the tasks.
 
         Raises:
-            ValueError: there are no tasks, or two have the same name.
+            ValueError: there are no tasks, two have the same name, or one is a union itself.
         """
         parts = list(tasks.values())
         names = [task.name for task in parts]
         if not parts or len(set(names)) < len(names):
             raise ValueError(f"{name} is made of {names or 'no tasks'}; give one task or more, of different names.")
+        if inner := [name for name, task in zip(names, parts, strict=True) if isinstance(task, TaskUnion)]:
+            raise ValueError(
+                f"{name} is made of {inner}, which are unions themselves; give the tasks they are made of."
+            )
         self.name = name
         self.max_new_tokens = max_new_tokens or max(task.max_new_tokens for task in parts)
         self._tasks = {task.name: task for task in parts}

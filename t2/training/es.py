@@ -117,6 +117,8 @@ class ES:
                 f"objective=es scores many states of an adapter in one batch, which {type(adapter).__name__} cannot "
                 "apply. Use adapter=svf, or objective=rloo."
             )
+        if adapter.why_one_state is not None:
+            raise ValueError(f"{adapter.why_one_state} objective=es needs them. Use objective=rloo.")
         if not isinstance(generator, PerExampleGenerator):
             raise ValueError(
                 f"objective=es scores many states of an adapter in one batch, which {type(generator).__name__} cannot "

@@ -36,6 +36,9 @@ def test_an_answer_that_cannot_be_read_is_the_base_also_after_an_expert():
     [
         (r"\boxed{math}", "math"),
         (r"so: \boxed{ Math } \boxed{words}", "math"),
+        (r"\boxed{\text{math}}", "math"),
+        (r"\boxed {\mathrm{math}.}", "math"),
+        (r'\boxed{category: "math"}', "math"),
         (r"\boxed{other}", OTHER),
         (r"\boxed{category}", OTHER),
         (r"\boxed{math, words}", OTHER),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -35,6 +36,16 @@ class Streamed:
         for place in self.order:
             yield place, [answer(f"{place}.{g}") for g in range(sampling.samples)]
             self.made[place].set()
+
+
+class Begun:
+    """Says the same of each example, whose model's turn it has begun."""
+
+    def rewrite(self, example: Example) -> Example:
+        return replace(example, prompt="another", response_prefix="The answer is")
+
+    def generate(self, examples: Sequence[Example], sampling: Sampling) -> list[list[Completion]]:
+        return [[answer(" 3")] for _ in examples]
 
 
 class Graded:
@@ -183,3 +194,16 @@ def test_short_answers_are_handed_out_before_long_ones() -> None:
     lengths = [len(one.token_ids) for (one,) in HFGenerator(lm).generate(EXAMPLES, sampling)]
     assert len(set(lengths)) > 1
     assert [lengths[place] for place in order] == sorted(lengths)
+
+
+def test_a_grader_sees_the_turn_that_a_control_has_begun() -> None:
+    """As it sees that of a task which begins all turns; what else the control told the model is not the question."""
+    seen: list[Example] = []
+
+    class Sees(Graded):
+        def score(self, example: Example, text: str) -> float:
+            seen.append(example)
+            return 1.0
+
+    complete_and_score(Begun(), Sees({}), EXAMPLES[:2], Sampling(max_new_tokens=2), workers=1, phases=Phases())
+    assert seen == [replace(one, response_prefix="The answer is") for one in EXAMPLES[:2]]

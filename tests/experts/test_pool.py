@@ -168,7 +168,7 @@ def test_experts_that_differ_in_one_number_are_two():
     assert len(ExpertPool({"a": expert, "b": other}).domains) == 2
 
 
-@pytest.mark.parametrize("domain", ["other", "Other", "dispatch", "", " math"])
+@pytest.mark.parametrize("domain", ["other", "Other", "dispatch", "", " math", "math/algebra"])
 def test_a_domain_that_is_no_label_is_refused(pool, domain):
     with pytest.raises(ValueError, match=f"{domain!r}"):
         pool.with_expert(domain, make_expert(4))

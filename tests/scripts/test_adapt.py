@@ -135,7 +135,18 @@ def test_the_loop_asks_until_an_empty_line_or_the_end(adapt, monkeypatch, end: s
     assert adapt("strategy=uniform", "interactive=true").count("[uniform]") == 2
 
 
+def test_a_prompt_that_is_too_long_does_not_end_the_loop(adapt, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("x" * 9000 + "\ntwo\n"))
+    shown = adapt("strategy=uniform", "interactive=true")
+    assert "Shorten the prompt" in shown
+    assert shown.count("[uniform]") == 1
+
+
 BAD_INPUT = {
+    "more shots of a strategy than it is given": (
+        (*FIT, "shots=2", "strategy.shots=4"),
+        ["strategy.shots is 4, and shots=2 are given to it: set shots=4"],
+    ),
     "empty prompt": (("strategy=prompt", "prompt="), ["The prompt is empty"]),
     "blank prompt": (("strategy=prompt", "prompt=  "), ["The prompt is empty"]),
     "two places": (("strategy=prompt", "prompt=a", "interactive=true"), ["prompt and interactive are given"]),

@@ -63,6 +63,12 @@ def test_a_dry_run_that_was_read_is_pushed_as_it_is(
     given = ("expert=EXPERT", "to=hub", "repo=me/gcd", "license=mit", "dry_run=false", f"out={out}")
     export(*given)
     assert pushed == ["edited"]
+    for key, value in (("license", "apache-2.0"), ("repo", "me/other")):  # which the card says otherwise
+        words = [f"{key}={value}" if one.startswith(f"{key}=") else one for one in given]
+        shown = error_of(lambda words=words: export(*words), caplog, capsys)
+        assert f"was written with {{'{key}': " in shown
+        assert "Remove it and export again" in shown
+    assert len(pushed) == 1
     (out / "expert.safetensors").write_bytes(b"another")
     shown = error_of(lambda: export(*given), caplog, capsys)
     assert "is not empty" in shown

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import queue
+
 import pytest
-from served import client, make_service
+from served import ask, client, make_service
+
+from t2.serving.job import Event
 
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "What is 3 + 4?"}], "max_tokens": 4}
 TEXT = {"model": "base", "prompt": "one two", "max_tokens": 4}
@@ -17,9 +21,15 @@ def test_limits_have_their_statuses() -> None:
         late = http.post("/v1/chat/completions", json={**CHAT, "max_tokens": 400})
         assert (late.status_code, late.json()["error"]["code"]) == (503, "timeout")
         assert late.headers["retry-after"] == "1"
-    service = make_service(max_waiting=1)
+    service = make_service(max_waiting=1, max_concurrent=1)
     with client(service) as http:
-        refused = http.post("/v1/completions", json={**TEXT, "prompt": ["a"] * 40, "n": 32, "max_tokens": 400})
+        alone = http.post("/v1/completions", json={**TEXT, "prompt": ["a", "b"]})  # which no waiting would help
+        assert (alone.status_code, alone.json()["error"]["message"]) == (400, "prompt: has 2; allowed: 1 to 1")
+        first: queue.Queue[Event] = queue.Queue()
+        service.engine.submit(ask(service, "x", max_new_tokens=400), first.put)
+        first.get(timeout=30)  # it runs
+        service.engine.submit(ask(service, "y", max_new_tokens=400), lambda _: None)
+        refused = http.post("/v1/chat/completions", json=CHAT)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         service.engine.refuse()
         stopping = http.post("/v1/chat/completions", json=CHAT)

@@ -18,6 +18,10 @@ def test_a_taken_port_is_one_sentence() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=rf"Port {port} of 127.0.0.1 is taken. Give another one, as port={port + 1}"):
             bind("127.0.0.1", port)
+    with bind("127.0.0.1", 0) as loading:  # another server, whose model is not there yet
+        port = loading.getsockname()[1]
+        with pytest.raises(OSError, match=rf"Port {port} of 127.0.0.1 is taken"):
+            bind("127.0.0.1", port)
     with pytest.raises(OSError, match=r"Cannot listen on 192\.0\.2\.1"):
         bind("192.0.2.1", 0)
     with pytest.raises(ValueError, match="at most 65535"):

@@ -36,6 +36,13 @@ def test_examples_take_turns_and_are_graded_by_their_own_task() -> None:
     assert len(union.split("train")) == 2 * len(Ending().split("train"))
 
 
+def test_a_union_of_unions_is_refused() -> None:
+    """The name of an example's task would be that of the inner union."""
+    inner = TaskUnion({"a": Ending("one")}, name="inner")
+    with pytest.raises(ValueError, match=r"mixed is made of \['inner'\], which are unions themselves; give the tasks"):
+        TaskUnion({"a": inner, "b": Ending("two")})
+
+
 @pytest.mark.parametrize(
     ("stops", "shared"),
     [((("\n",), ("\n", ".")), ("\n",)), ((("\n", "."), (".", "\n")), ("\n", ".")), ((("\n",), ()), ())],
