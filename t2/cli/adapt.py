@@ -95,12 +95,22 @@ def adapt(cfg: DictConfig) -> list[dict[str, Completion]]:
                 save_centroids(Path(cfg.paths.run), strategy.centroids)
         rows: list[dict[str, Any]] = []
         completions = complete(cfg, systems, prompts, rows) if prompts else []
-        while cfg.interactive and (line := ask()):
-            try:
-                completions += complete(cfg, systems, [line], rows)
-            except PromptTooLong as error:
-                print(error)
+        if cfg.interactive:
+            completions += converse(cfg, systems, rows)
         log_adapted(wandb_runs(loggers), rows)
+    return completions
+
+
+def converse(
+    cfg: DictConfig, systems: Mapping[str, Generator], rows: list[dict[str, Any]]
+) -> list[dict[str, Completion]]:
+    """Complete what is typed until an empty line or the end; of a prompt that is too long it is said."""
+    completions: list[dict[str, Completion]] = []
+    while line := ask():
+        try:
+            completions += complete(cfg, systems, [line], rows)
+        except PromptTooLong as error:
+            print(error)
     return completions
 
 

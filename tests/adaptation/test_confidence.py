@@ -11,7 +11,7 @@ from tiny_pool import Merging, pooled
 from t2.adaptation import confidence as module
 from t2.adaptation.confidence import Confidence
 from t2.adaptation.fitness import complete_merged
-from t2.adaptation.strategy import CompletingStrategy, PooledModel
+from t2.adaptation.strategy import CompletingStrategy
 from t2.adaptation.two_pass import TwoPass
 from t2.experts.mixture import Mixture
 from t2.policy.hf import HFGenerator
@@ -141,13 +141,6 @@ def test_first_entropy_is_that_of_the_first_token_and_decodes_nothing(monkeypatc
     system = TwoPass(model.generator, model.pool, Confidence("first_entropy"))
     system.generate(EXAMPLES, GREEDY)
     assert system.records[0].tokens["pass2"] > 0
-
-
-def test_an_adapter_without_states_per_example_is_refused_by_first_entropy():
-    model = pooled()
-    model.generator.adapter = object()
-    with pytest.raises(ValueError, match="object cannot apply a state per example"):
-        Confidence("first_entropy").choose(PooledModel(model.generator, model.pool), EXAMPLES)
 
 
 @pytest.mark.parametrize(

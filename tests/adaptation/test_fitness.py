@@ -188,10 +188,3 @@ def test_a_generator_without_per_example_scales_is_named():
     model = pooled()
     with pytest.raises(ValueError, match="Merging cannot give every example its own state"):
         complete_per_example(PooledModel(Merging(model.generator), model.pool), MIXTURES, SUPPORT, Sampling())
-
-
-def test_an_adapter_without_per_example_scales_is_refused_by_the_likelihood():
-    model = pooled()
-    model.generator.adapter = object()
-    with pytest.raises(ValueError, match="Take fitness=accuracy"):
-        Likelihood(model, Letters(""), SUPPORT)

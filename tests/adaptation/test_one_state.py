@@ -61,7 +61,8 @@ def test_searches_and_certainty_merge_each_mixture(model: PooledModel) -> None:
     strategy = few_shot()
     strategy.fit(model, Letters(), SUPPORT)
     assert strategy.mixture is not None
-    TwoPass(model.generator, model.pool, Confidence()).generate(EXAMPLES, Sampling(max_new_tokens=3))
+    for measure in ("mean", "first_entropy"):
+        TwoPass(model.generator, model.pool, Confidence(measure)).generate(EXAMPLES, Sampling(max_new_tokens=3))
 
 
 @torch.no_grad()
