@@ -38,6 +38,7 @@ from t2.training.dashboard import log_training
 from t2.training.device import ddp_placement, trainer_placement
 from t2.training.lightning_callbacks import has_checkpoint
 from t2.training.module import ExpertTraining
+from t2.training.rollout import warn_of_cut_off
 from t2.training.trained_pool import AfterTraining
 
 log = logging.getLogger(__name__)
@@ -135,6 +136,7 @@ def report(
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     if validation.best_step == 0:
         log.warning("No later validation was better than the first: what is saved is what training began with.")
+    warn_of_cut_off(module.metrics, module.sampling.max_new_tokens)
     log.info("Seconds: %s", seconds_text(results.seconds))
     saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)
     log.info("Expert: %s\nNext: %s %s", saved, typed("evaluate"), shlex.join(words))

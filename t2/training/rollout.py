@@ -13,6 +13,9 @@ from torch import Tensor
 from t2.types import Completion, Example, Grade, Sampling
 
 log = logging.getLogger(__name__)
+# Share of completions that were cut off and have an advantage above 0.
+TRUNCATED_REWARDED = "rollout/truncated_rewarded"
+CUT_OFF_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,19 @@ def warn_of_flat_steps(steps: int, rollout: Rollout, *, members: bool) -> None:
     )
 
 
+def warn_of_cut_off(metrics: Mapping[str, float], max_new_tokens: int) -> None:
+    """Say in the log that completions were reinforced whose end nobody has seen: it may be graded otherwise."""
+    share = metrics.get(TRUNCATED_REWARDED, 0.0)
+    if share > CUT_OFF_SHARE:
+        log.warning(
+            "%.0f %% of the last step's completions were cut off at sampling.max_new_tokens=%d and yet better than "
+            "others: what would have followed was not graded, so that the expert may learn to go on. Raise it, or set "
+            "objective.truncated=wrong.",
+            100 * share,
+            max_new_tokens,
+        )
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """The completions of the latest step and their grades, for tables and logs."""
@@ -98,6 +114,7 @@ def rollout_metrics(step: StepRecord, rewards: Tensor, advantages: Tensor, trunc
         "rollout/length_max": float(lengths.max()),
         "rollout/tokens": float(lengths.sum()),
         "rollout/truncated": float(truncated.float().mean()),
+        TRUNCATED_REWARDED: float((truncated & (advantages > 0)).float().mean()),
         **{f"reasons/{reason}": count / len(lengths) for reason, count in reasons.items()},  # those of this step
     }
 
