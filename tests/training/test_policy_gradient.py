@@ -89,8 +89,9 @@ def test_it_is_the_gradient_of_the_loss_written_out(adapted: Adapted) -> None:
     found, _, metrics = gradient(adapted, RLOO())
     token = token_log_probs(lm, rollout.completions, adapter=svf, shared=False)
     loss = -(rollout.advantages[:, None] * token.log_probs * token.mask).sum() / rollout.total_samples
-    wanted = torch.autograd.grad(loss, svf.trainable())
-    torch.testing.assert_close(found, torch.cat([grad.flatten() for grad in wanted]), rtol=1e-4, atol=1e-7)
+    wanted = torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, svf.trainable())])
+    rounding = 1e-5 * float(wanted.abs().max())  # of shared against plain rows: that of the terms, not of their sum
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=rounding)
     assert metrics["train/policy_loss"] == pytest.approx(float(loss.detach()), rel=1e-4)
 
 
