@@ -99,14 +99,8 @@ def reconstruction_error(parts: Decomposition, weight: Tensor) -> float:
 
 
 def _svd(exact: Tensor, dtype: torch.dtype) -> Decomposition:
-    """The thin SVD computed in `dtype` and returned in that of the matrix.
-
-    Of a wide matrix the transpose is decomposed: LAPACK takes two thirds of the time for a tall one.
-    """
-    wide = exact.shape[0] < exact.shape[1]
-    parts = torch.linalg.svd((exact.T if wide else exact).to(dtype), full_matrices=False)
-    U, s, Vh = (part.to(exact.dtype) for part in parts)
-    U, Vh = (Vh.T, U.T) if wide else (U, Vh)
+    """The thin SVD computed in `dtype` and returned in that of the matrix."""
+    U, s, Vh = (part.to(exact.dtype) for part in torch.linalg.svd(exact.to(dtype), full_matrices=False))
     return Decomposition(U.contiguous(), s, Vh.contiguous())
 
 
