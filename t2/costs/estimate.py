@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from t2.adapters.truncated_svd import BLOCKS, EXTRA, is_cheaper
+from t2.adapters.truncated_svd import BLOCKS, EXTRA, by_krylov, is_cheaper
 from t2.costs.gpus import GPU
 from t2.costs.placement import ONE, Placement, always, held, seconds
 from t2.costs.shapes import ModelShape, Size
@@ -160,11 +160,16 @@ def disk_parts(shape: ModelShape, run: Run) -> dict[str, float]:
 def svd_flops(size: Size, work: Work, *, top_alone: bool) -> float:
     """Operations of a thin SVD, 6 m n² + 20 n³ (Golub and Van Loan, Matrix Computations, figure 8.6.1), m ≥ n.
 
-    Of the largest triplets alone those of the first blocks of a Krylov basis (`t2.adapters.truncated_svd`).
+    Of the k largest triplets alone (`t2.adapters.truncated_svd`) those of the first blocks of a Krylov basis, or of
+    the product of the matrix with itself, 2 m n², its reduction to three diagonals, 4/3 n³, and its vectors, 2 n² k.
     """
     m, n = max(size), min(size)
     k = _columns(size, work, top_alone=top_alone)
-    return 6.0 * m * n**2 + 20.0 * n**3 if k == n else 4.0 * m * n * (k + EXTRA) * BLOCKS[0]
+    if k == n:
+        return 6.0 * m * n**2 + 20.0 * n**3
+    if by_krylov(torch.Size(size), k):
+        return 4.0 * m * n * (k + EXTRA) * BLOCKS[0]
+    return 2.0 * m * n**2 + 4.0 / 3.0 * n**3 + 2.0 * n**2 * k
 
 
 def _columns(size: Size, work: Work, *, top_alone: bool) -> int:

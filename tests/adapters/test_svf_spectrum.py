@@ -107,7 +107,8 @@ def test_the_gradient_of_a_shared_number_is_the_sum_over_what_it_multiplies(tie)
         expected[kind] = expected.get(kind, torch.zeros(2)) + sums
     found = [vector.grad for vector in part.trainable()]
     assert [len(vector) for vector in found] == [2] * {"none": 14, "layers": 7, "all": 1}[tie]
-    torch.testing.assert_close(torch.stack(found), torch.stack([*expected.values()]), rtol=1e-3, atol=1e-7)
+    sums = torch.stack([*expected.values()])
+    torch.testing.assert_close(torch.stack(found), sums, rtol=1e-3, atol=1e-5 * float(sums.abs().max()))
 
 
 def test_tied_matrices_of_different_sizes_do_not_share():
@@ -192,7 +193,7 @@ def test_a_shared_vector_is_in_a_checkpoint_once():
 
 
 def test_the_largest_triplets_alone_are_the_same_adapter_but_for_a_nuclear_norm(monkeypatch):
-    monkeypatch.setattr(truncated_svd, "LARGEST_SHARE", 10)  # the tiny matrices are too small for it to be cheaper
+    monkeypatch.setattr(truncated_svd, "EIGENVECTOR_SHARE", 1)
     lm, part = adapted(spectrum="top", rank=4)
     whole_lm, whole = adapted(spectrum="top", rank=4, decomposition="full")
     assert all(int(s.isnan().sum()) == len(s) - 4 for s in part.singular_values.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from t2.adapters import svd
 from t2.adapters.svd import decompose, decompose_all, decompose_top
-from t2.adapters.truncated_svd import TOLERANCE, is_cheaper, top_triplets, triplet_error
+from t2.adapters.truncated_svd import TOLERANCE, by_krylov, is_cheaper, top_triplets, triplet_error
 
 
 def matrix(m: int = 500, n: int = 600, *, power: float = 0.3, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -20,17 +20,30 @@ def matrix(m: int = 500, n: int = 600, *, power: float = 0.3, dtype: torch.dtype
     return (U * torch.arange(1, rank + 1).double().pow(-power) @ V.T).to(dtype)
 
 
+@pytest.mark.parametrize("k", [4, 60], ids=["krylov", "eigenvectors"])
 @pytest.mark.parametrize("turned", [False, True], ids=["wide", "tall"])
 @pytest.mark.parametrize(("dtype", "exact"), [(torch.float64, 1e-6), (torch.float32, 1e-5)], ids=str)
-def test_triplets_are_those_of_the_whole_svd(dtype, exact, turned):
+def test_triplets_are_those_of_the_whole_svd(dtype, exact, turned, k):
     weight = matrix(dtype=dtype).T if turned else matrix(dtype=dtype)
-    (U, s, Vh), error = top_triplets(weight, 4)
-    whole = decompose(weight).only(torch.arange(4))
+    assert by_krylov(weight.shape, k) is (k == 4)
+    (U, s, Vh), error = top_triplets(weight, k)
+    whole = decompose(weight).only(torch.arange(k))
     assert error <= TOLERANCE
     torch.testing.assert_close(s, whole.s, rtol=exact, atol=0)
     for one, other in ((U.T, whole.U.T), (Vh, whole.Vh)):
-        torch.testing.assert_close((one * other).sum(1).abs(), torch.ones(4).to(dtype), rtol=0, atol=1e-4)
+        torch.testing.assert_close((one * other).sum(1).abs(), torch.ones(k).to(dtype), rtol=0, atol=1e-4)
     torch.testing.assert_close((U * s) @ Vh, (whole.U * whole.s) @ whole.Vh, rtol=0, atol=3e-3)
+
+
+def test_eigenvectors_are_computed_in_float64_where_squares_lose_too_many_digits():
+    weight = matrix(60, 80, power=3.0, dtype=torch.float32)  # the 30th singular value is 4e-5 of the first
+    (_, s, _), error = top_triplets(weight, 30)
+    assert error <= TOLERANCE
+    torch.testing.assert_close(s, torch.arange(1, 31).float().pow(-3.0), rtol=1e-3, atol=0)
+    U = torch.linalg.eigh(weight @ weight.T).eigenvectors.flip(1)[:, :30]
+    in_float32 = weight.T @ U
+    lengths = in_float32.norm(dim=0)
+    assert triplet_error((U, lengths, (in_float32 / lengths).T), weight) > TOLERANCE
 
 
 def test_the_error_is_that_of_the_worst_triplet_on_either_side():
@@ -73,6 +86,7 @@ def test_the_cache_tells_ranks_apart_and_a_whole_decomposition_serves_all(tmp_pa
     assert [run(tmp_path, weight, k) for k in (4, 5)] == [500, 500]
 
 
-def test_small_matrices_are_decomposed_whole():
-    assert not is_cheaper(torch.Size([576, 1536]), 16)
-    assert is_cheaper(torch.Size([4096, 14336]), 64)
+def test_more_than_half_of_the_triplets_are_those_of_the_whole_svd():
+    assert is_cheaper(torch.Size([576, 1536]), 288)
+    assert not is_cheaper(torch.Size([576, 1536]), 289)
+    assert by_krylov(torch.Size([4096, 14336]), 64)

@@ -31,6 +31,7 @@ RUNS = {
         "--population 4 --new-tokens 3 --repeats 1",
         lambda r: r["equal_completions"] == r["completions"] == 12 and r["merged_to_per_example"] > 0,
     ),
+    "decomposition": ("--ranks 2,3 --repeats 2", lambda r: [s["error"] < 1e-3 for s in r["systems"]] == [True] * 3),
     "merging": ("--ranks 2,3 --repeats 2", lambda r: [len(s["seconds"]) for s in r["systems"]] == [2, 2, 2]),
     "two_pass": (
         "--batches 3,5 --distinct 1,4 --new-tokens 3 --repeats 2 --batch-rows 4",

@@ -80,6 +80,8 @@ def test_decompositions_of_the_largest_triplets_are_kept_thin() -> None:
     assert top["decompositions"] < 0.01 * whole["decompositions"]
     thin = svd_flops((4096, 1024), Work(rank=16), top_alone=True)
     assert thin == 4 * 4096 * 1024 * (16 + EXTRA) * BLOCKS[0]
+    more = svd_flops((4096, 1024), Work(rank=300), top_alone=True)
+    assert more == pytest.approx(2 * 4096 * 1024**2 + 4 / 3 * 1024**3 + 2 * 1024**2 * 300)
     full = svd_flops((1024, 4096), Work(rank=16), top_alone=False)
     assert full == 6 * 4096 * 1024**2 + 20 * 1024**3
     assert disk_parts(LARGE, replace(RUN, keeps_decompositions=False))["decompositions"] == 0
