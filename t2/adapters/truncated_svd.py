@@ -87,13 +87,15 @@ def _eigenvectors(wide: Tensor, k: int) -> tuple[Triplets, float]:
 
 def _largest_eigenvectors(symmetric: Tensor, k: int) -> Tensor:
     """The eigenvectors (R, k) of the k largest eigenvalues of a matrix (R, R), the largest first."""
-    if symmetric.device.type != "cpu":
-        return torch.linalg.eigh(symmetric).eigenvectors.flip(1)[:, :k]
     size = len(symmetric)
-    largest = [size - k, size - 1]
-    _, vectors = eigh(symmetric.numpy(), subset_by_index=largest, driver="evr", overwrite_a=True, check_finite=False)
-    largest_last: Tensor = torch.from_numpy(vectors)
-    return largest_last.flip(1)
+    vectors: Tensor
+    if symmetric.device.type == "cpu":
+        some = [size - k, size - 1]
+        found = eigh(symmetric.numpy(), subset_by_index=some, driver="evr", overwrite_a=True, check_finite=False)
+        vectors = torch.from_numpy(found[1])
+    else:
+        vectors = torch.linalg.eigh(symmetric).eigenvectors[:, size - k :]
+    return vectors.flip(1)
 
 
 @torch.no_grad()
