@@ -18,7 +18,7 @@ STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 
 demo: $(READY)
 	WANDB_SILENT=true $(BIN)/python train.py experiment=demo callbacks.validation.every=15 callbacks.validation.limit=50 hydra.run.dir=$(RUN)/train
-	WANDB_SILENT=true $(BIN)/python evaluate.py task=add2 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto limit=300 controls.limit=50 controls.only_best=true hydra.run.dir=$(RUN)/evaluate
+	WANDB_SILENT=true $(BIN)/python evaluate.py task=add2 adapter=svf_top16 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto limit=300 controls.limit=50 controls.only_best=true hydra.run.dir=$(RUN)/evaluate
 	@$(BIN)/python -m t2.evaluation.tables --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
 	@echo
 	@echo "Two passes with the experts that ship: which domain is a prompt of, then the answer of its expert and of the base"

@@ -88,6 +88,9 @@ def main(arguments: Sequence[str]) -> None:
     made.add_argument("--second", type=_numbers, help="means of the second's, in the same order")
     made.add_argument("--printed", type=_numbers, help="the 95 %% interval that was printed: LOW,HIGH")
     args: argparse.Namespace = made.parse_args(arguments)
+    given = [args.first, args.second, args.printed]
+    if any(given) and not all(given):
+        made.error("--first, --second and --printed belong together: give all three, or none to simulate")
     if args.first:
         found = anew(args.first, args.second, args.printed)
         print(f"{found.difference:+.1f} [{found.ci95[0]:+.1f}, {found.ci95[1]:+.1f}], p = {found.p_value:.4f}")

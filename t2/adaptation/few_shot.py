@@ -26,6 +26,7 @@ from t2.experts.mixture_file import save_mixture
 from t2.experts.pool import ExpertPool
 from t2.run.messages import check_choice
 from t2.tasks.base import Task
+from t2.tasks.prompt_hash import prompt_hashes
 from t2.types import Example
 
 FitnessName = Literal["accuracy", "likelihood"]
@@ -97,6 +98,7 @@ class FewShot:
         self.search = search or SearchSettings()
         self.spaces = _configurations(space or MixtureSpace()) if search_configurations else [space or MixtureSpace()]
         self._fitted: Fitted | None = None
+        self._prompts: tuple[str, ...] = ()  # hashes of what it was fitted to
 
     @property
     def mixture(self) -> Mixture | None:
@@ -120,6 +122,7 @@ class FewShot:
                 "strategy.shots, or give more examples."
             )
         self._fitted = self._fit(model, task, list(support[: self.shots]))
+        self._prompts = prompt_hashes(support[: self.shots])
 
     def _fit(self, model: PooledModel, task: Task, examples: Sequence[Example]) -> Fitted:
         """Search in every configuration; the result is the best on the examples."""
@@ -170,6 +173,7 @@ class FewShot:
             "best": asdict(fitted.best),
             "shots": self.shots,
             "support": list(fitted.support),
+            "prompts": list(self._prompts),
             "space": asdict(fitted.space),
             "history": [asdict(line) for line in fitted.history],
         }

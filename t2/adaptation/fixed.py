@@ -13,7 +13,7 @@ from typing import get_args
 
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.experts.mixture import MixingRule, Mixture
-from t2.experts.mixture_file import find_mixture, load_mixture
+from t2.experts.mixture_file import find_mixture, load_mixture, prompts_behind
 from t2.experts.pool import ExpertPool
 from t2.run.messages import check_choice, did_you_mean
 from t2.tasks.base import Task
@@ -83,6 +83,10 @@ class Fixed:
 
     def fit(self, model: PooledModel, task: Task, support: Sequence[Example]) -> None:
         """Do nothing."""
+
+    def trained_on(self, pool: ExpertPool, task: Task) -> dict[str, frozenset[str] | None]:
+        """The solved examples that a saved mixture was found on."""
+        return {} if self.saved is None else {f"mixture {self.saved}": prompts_behind(self.saved)}
 
     def choose(self, model: PooledModel, examples: Sequence[Example]) -> list[Choice]:
         """The same choice for each of B examples.

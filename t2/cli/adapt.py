@@ -27,8 +27,8 @@ from t2.adapters.svf import SVF
 from t2.cli.early_checks import check_base_model, check_fixed, check_samples
 from t2.cli.main import run
 from t2.cli.prompts import ask, read_prompts
-from t2.evaluation.benchmark import choose_support
 from t2.evaluation.results import Results, Support
+from t2.evaluation.solved_examples import choose_support
 from t2.evaluation.system_names import BASE, EXPERT
 from t2.evaluation.systems import Searcher
 from t2.evaluation.tables import bars, history_table

@@ -77,6 +77,7 @@ def evaluate_systems(cfg: DictConfig) -> Results:
             adapter.inject(lm.model, lm.source)
     answers = Answers() if cfg.keep_answers else None
     systems = build_systems(cfg, adapters, lm, adapter, answers)
+    check_contrasts(cfg.contrasts, benchmark, list(systems), adapters.domains, systems[BASE])  # shots may not fit
     loggers = list(instantiate(cfg.get("logger") or {}).values())
     configuration: Any = OmegaConf.to_container(cfg, resolve=True)
     about = {"git_commit": own_commit(), "data": describe_data(benchmark.tasks)}

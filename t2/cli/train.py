@@ -5,6 +5,7 @@ Composes the configuration, builds the parts and runs them; everything else is i
 
 from __future__ import annotations
 
+import gc
 import logging
 import shlex
 import time
@@ -50,6 +51,7 @@ def train(cfg: DictConfig) -> Results | None:
     None where this is one of several processes, and not the first.
     """
     start = time.perf_counter()
+    gc.collect()  # the model of a sweep's job before: its trainer and its module hold each other
     quiet_libraries()
     L.seed_everything(cfg.seed, verbose=False)
     run = Path(cfg.paths.run)
@@ -71,6 +73,7 @@ def train(cfg: DictConfig) -> Results | None:
         finally:
             module.on_train_end()  # after an error, too: a thread may sample ahead
         finish(trainer, module)
+        tell_early_end(trainer)
         # Of a run that began elsewhere; by all processes, which may share one sharded model.
         base = validation_of(callbacks).score_base(module) if begins_elsewhere(cfg, module.adapter) else None
         if not trainer.is_global_zero:
@@ -84,6 +87,15 @@ def train(cfg: DictConfig) -> Results | None:
             expert=saved_file(run, module.adapter), metadata=module.metadata, figure=curve,
         )  # fmt: skip
     return results
+
+
+def tell_early_end(trainer: L.Trainer) -> None:
+    """Say in the log where a run has ended before its last step: Lightning's own words are silenced."""
+    if trainer.global_step < trainer.max_steps:
+        log.warning(
+            "Training ended at step %d of %d, by early stopping or trainer.max_time.",
+            *(trainer.global_step, trainer.max_steps),
+        )
 
 
 def about(cfg: DictConfig, module: ExpertTraining) -> dict[str, Any]:
@@ -129,13 +141,13 @@ def report(
         scores={task.name: scores},
         paired={task.name: paired},
         data=describe_data([task]),
-        seconds={**module.phases.total_seconds, "total": time.perf_counter() - start},
+        seconds={**module.phases.total_seconds, "total": module.phases.earlier_s + time.perf_counter() - start},
         seed=cfg.seed,
         **parts,
     ).write(run)
     log.info("Validation, best step %d:\n%s", validation.best_step, results_table(results).text())
     if validation.best_step == 0:
-        log.warning("No later validation was better than the first: what is saved is what training began with.")
+        log.warning("No later expert that could be kept was better: what is saved is what training began with.")
     warn_of_cut_off(module.metrics, module.sampling.max_new_tokens)
     log.info("Seconds: %s", seconds_text(results.seconds))
     saved, words = saved_file(run, module.adapter), evaluation_words(cfg, module.adapter)

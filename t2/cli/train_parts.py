@@ -183,9 +183,13 @@ def inject(adapter: Adapter, lm: LanguageModel) -> float:
 
 def build_callbacks(cfg: DictConfig) -> tuple[list[L.Callback], Validation]:
     """The callbacks in their order, and the one among them that validates."""
+    short = cfg.trainer.get("fast_dev_run")
+    for node in cfg.callbacks.values() if short else ():
+        if str(node.get("_target_")).endswith(".Adaptation"):
+            node.limit = min(node.get("limit") or cfg.prompts_per_step, cfg.prompts_per_step)
     callbacks = list(instantiate(cfg.callbacks).values())
     validation = validation_of(callbacks)
-    if cfg.trainer.get("fast_dev_run"):
+    if short:
         validation.limit = min(validation.limit or cfg.prompts_per_step, cfg.prompts_per_step)
     return serve_lightning(callbacks, validation, run=Path(cfg.paths.run)), validation
 

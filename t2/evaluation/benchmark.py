@@ -7,18 +7,17 @@ examples, which strategies are fitted to, are never of the test split nor among 
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t2.adaptation.few_shot import check_disjoint
 from t2.adaptation.two_pass import call_seed
 from t2.evaluation.form_controls import form_controls
 from t2.evaluation.outcome import fit, model_of, outcome_of
 from t2.evaluation.report import Outcome
 from t2.evaluation.results import Selection
 from t2.evaluation.scoring import check_workers, evaluate
-from t2.evaluation.selection import Controls, select
+from t2.evaluation.selection import Controls, select, validation_of
+from t2.evaluation.solved_examples import choose_shown, choose_support
 from t2.evaluation.system_names import BASE, is_scored, support_set
 from t2.experts.pool import ExpertPool
 from t2.models.forward_tokens import count_forward_tokens
@@ -86,18 +85,10 @@ class Benchmark:
             ]
             for task in tasks
         }
-        self.shown = {task.name: self._shown(task, seed) for task in tasks}  # in the prompt of base+shots
-
-    def _shown(self, task: Task, seed: int) -> Sequence[Example]:
-        if self.controls is None or not self.controls.shots or any(one.images for one in self.examples[task.name][:1]):
-            return ()
-        try:
-            known = len(task.split("train"))
-        except ValueError as error:
-            log.info("%s: base+shots is left out, since there are no solved examples to show: %s", task.name, error)
-            return ()
-        shots = min(self.controls.shots, known)
-        return choose_support(task, shots=shots, split="train", seed=seed, scored=self.examples[task.name])
+        asked = 0 if controls is None else controls.shots
+        self.shown = {  # in the prompt of base+shots
+            task.name: choose_shown(task, shots=asked, seed=seed, scored=self.examples[task.name]) for task in tasks
+        }
 
     @property
     def solved(self) -> dict[str, list[Example]]:
@@ -108,18 +99,35 @@ class Benchmark:
         """The systems, with the base's form controls on this task after the base."""
         if self.controls is None:
             return dict(systems)
-        told = form_controls(task, systems[BASE], self.examples[task.name], self.shown[task.name])
+        told = form_controls(
+            task, systems[BASE], self.examples[task.name], self.shown[task.name],
+            chosen_on=self._chosen_on(task), max_new_tokens=self.sampling[task.name].max_new_tokens,
+        )  # fmt: skip
         return {BASE: systems[BASE], **told, **systems}
 
     def check_lengths(self, lm: LanguageModel) -> None:
-        """Raise ValueError where a scored example, told its form or not, does not fit the model: before any is run."""
+        """Raise ValueError where an example that is scored or chosen on, told its form or not, does not fit the model.
+
+        That is before any is run.
+        """
         for task in self.tasks:
-            what, reserve = f"the {self.split} split of {task.name}", self.sampling[task.name].max_new_tokens
-            scored = dict(enumerate(self.examples[task.name], start=1))
-            check_prompts(lm, scored, what, max_new_tokens=reserve)
-            if self.controls is not None and task.form.instruction:
-                told = {number: task.form.with_instruction(one) for number, one in scored.items()}
-                check_prompts(lm, told, f"{what}, with its instruction,", max_new_tokens=reserve)
+            reserve, form = self.sampling[task.name].max_new_tokens, task.form
+            told = {"instruction": form.with_instruction} if form.instruction and self.controls is not None else {}
+            told |= {"prefix": form.with_prefix} if form.prefix and self.controls is not None else {}
+            for split, examples in ((self.split, self.examples[task.name]), ("val", self._chosen_on(task))):
+                what, rows = f"the {split} split of {task.name}", dict(enumerate(examples, start=1))
+                check_prompts(lm, rows, what, max_new_tokens=reserve)
+                for name, way in told.items():
+                    changed = {number: way(one) for number, one in rows.items()}
+                    check_prompts(lm, changed, f"{what}, with its {name},", max_new_tokens=reserve)
+
+    def _chosen_on(self, task: Task) -> Sequence[Example]:
+        """The validation examples that are chosen on; none without controls, or where scored ones are."""
+        if self.controls is None:
+            return ()
+        scored, limit = self.examples[task.name], self.controls.chosen_on(self.limit)
+        examples, _, why = validation_of(task, scored, split=self.split, limit=limit)
+        return examples if why is None else ()
 
     def select(self, systems: Mapping[str, Generator]) -> dict[str, Selection]:
         """By task, the best form control and the best single expert on validation; empty without controls.
@@ -200,32 +208,6 @@ class Benchmark:
                     log.info("%s, %s: %.1f %%", task.name, system, 100 * report.mean)
                 outcomes.append(outcome)
         return outcomes
-
-
-def choose_support(
-    task: Task, *, shots: int, split: Split, seed: int, scored: Sequence[Example]
-) -> tuple[Example, ...]:
-    """The first `shots` solved examples of a split in an order that the seed decides; fewer are the first of more.
-
-    Raises:
-        ValueError: the test split, more shots than examples, or a support example among the `scored` ones.
-    """
-    if shots < 0:
-        raise ValueError(f"shots is {shots}; allowed: 0 (no support examples) and above.")
-    if split == "test":
-        raise ValueError("support_split=test: support examples are in nobody's test set. Use train or val.")
-    if shots == 0:
-        return ()
-    examples = list(task.split(split))
-    if shots > len(examples):
-        raise ValueError(
-            f"shots={shots}, and the {split} split of {task.name} has {len(examples)} examples. Lower shots, or give "
-            "the task a larger split."
-        )
-    random.Random(f"{seed} {task.name}").shuffle(examples)
-    support = tuple(examples[:shots])
-    check_disjoint(support, scored)
-    return support
 
 
 def labels_of(pool: ExpertPool) -> tuple[str, ...]:

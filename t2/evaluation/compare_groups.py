@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from t2.evaluation.joining import read_samples
+from t2.evaluation.joining import check_distinct, read_samples
 from t2.evaluation.results import Results
 from t2.evaluation.statistics import Paired, compare_runs
 from t2.evaluation.system_names import BASE, EXPERT
@@ -51,13 +51,16 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
 
     Raises:
         FileNotFoundError: a folder is not that of a finished evaluation.
-        ValueError: runs of several tasks, other questions than those of the first run, a system that was not scored,
-            groups with different numbers of runs, or runs of a group that trained different amounts of numbers.
+        ValueError: a run twice in a group, runs of several tasks, other questions than those of the first run, a system
+            that was not scored, groups with different numbers of runs, or runs of a group that trained different
+            amounts of numbers.
     """
     sizes = {name: len(paths) for name, paths in runs.items()}
     if len(set(sizes.values())) != 1:
         told = ", ".join(f"{name} has {size}" for name, size in sizes.items())
         raise ValueError(f"Runs are paired, and {told}. Give each name as many, in the order of their seeds.")
+    for paths in runs.values():
+        check_distinct(paths)
     runs = _by_seed(runs)
     first = next(iter(runs.values()))[0]
     asked = None

@@ -30,6 +30,7 @@ from t2.evaluation.system_names import (
     joined_name,
     parse_contrast,
 )
+from t2.policy.generator import Generator
 from t2.run.messages import did_you_mean
 from t2.tasks.base import Task
 
@@ -66,30 +67,43 @@ def contrast(
 
 
 def check_contrasts(
-    contrasts: Sequence[str], benchmark: Benchmark, systems: Sequence[str], domains: Mapping[str, str]
+    contrasts: Sequence[str],
+    benchmark: Benchmark,
+    systems: Sequence[str],
+    domains: Mapping[str, str],
+    base: Generator | None = None,
 ) -> None:
     """Check before anything is generated that what contrasts name will be scored.
 
     `systems` are the names of all but those that the benchmark adds, and `domains` the `true_domains` of its tasks.
+    With `base`, whose context may hold no solved example, the form controls are those that it can be told.
 
     Raises:
         ValueError: a contrast is not written as one, or names a system that will not be scored.
     """
-    for text in contrasts:
-        for name in parse_contrast(text):
-            for task in benchmark.tasks:
-                known = _scored(task, benchmark, systems, domains.get(task.name))
+    pairs = {text: parse_contrast(text) for text in contrasts}
+    for task in benchmark.tasks if pairs else ():
+        known = _scored(task, benchmark, systems, domains.get(task.name), base)
+        for text, names in pairs.items():
+            for name in names:
                 if not any(name in (system, joined_name(system)) for system in known):
                     raise _unknown(text, name, task.name, known)
 
 
-def _scored(task: Task, benchmark: Benchmark, systems: Sequence[str], domain: str | None) -> list[str]:
+def _scored(
+    task: Task, benchmark: Benchmark, systems: Sequence[str], domain: str | None, base: Generator | None
+) -> list[str]:
     """The systems that will be scored on a task, `form` among them where there are controls."""
     known = [system for system in systems if is_scored(system, domain)]
     if benchmark.controls is None:
         return known
     if not benchmark.controls.only_best:
-        known += form_ways(task, benchmark.examples[task.name], benchmark.shown[task.name])
+        told: Mapping[str, Any] = (
+            form_ways(task, benchmark.examples[task.name], benchmark.shown[task.name])
+            if base is None
+            else benchmark.systems_of(task, {BASE: base})
+        )
+        known += [name for name in told if name != BASE]
     return [*known, FORM, *([BEST_SINGLE, ORACLE] if any(map(is_single, known)) else [])]
 
 

@@ -49,14 +49,21 @@ class Told:
 
 
 def form_controls(
-    task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example]
+    task: Task,
+    base: Generator,
+    examples: Sequence[Example],
+    shots: Sequence[Example],
+    *,
+    chosen_on: Sequence[Example] = (),
+    max_new_tokens: int | None = None,
 ) -> dict[str, Generator]:
     """The controls of a task by system name, those that its form has and that change what is read of the `examples`.
 
     `shots` are solved examples that are not among them. As many are shown as the context holds with each example, and
-    the log says where that is fewer.
+    the log says where that is fewer; so with those that are `chosen_on`, and `max_new_tokens`, of the task by default.
     """
-    ways = form_ways(task, examples, _fitting(task, base, examples, shots))
+    fitting = _fitting(task, base, [*examples, *chosen_on], shots, max_new_tokens or task.max_new_tokens)
+    ways = form_ways(task, examples, fitting)
     return {name: Told(base, way) for name, way in ways.items()}
 
 
@@ -74,14 +81,16 @@ def form_ways(
     return {name: way for name, way in ways.items() if any(way(one) != one for one in examples)}
 
 
-def _fitting(task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example]) -> Sequence[Example]:
+def _fitting(
+    task: Task, base: Generator, examples: Sequence[Example], shots: Sequence[Example], reserve: int
+) -> Sequence[Example]:
     """The first shots, as many as fit into the context of the generator's model (all where it has none)."""
     if not shots or not isinstance(base, AdaptableGenerator):
         return shots
     for count in range(len(shots), 0, -1):
         try:
             for example in examples:
-                base.lm.encode(with_shots(example, shots[:count]), reserve=task.max_new_tokens)
+                base.lm.encode(with_shots(example, shots[:count]), reserve=reserve)
         except ValueError as error:  # too long
             log.warning("%s: %s shows fewer than %d solved examples: %s", task.name, SHOTS, count, error)
         else:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from t2.evaluation.joining import Joined
 from t2.evaluation.statistics import Paired, compare_runs, holm
-from t2.evaluation.system_names import joined_name, parse_contrast
+from t2.evaluation.system_names import parse_contrast
 from t2.run.messages import did_you_mean
 
 AFTER = "after the runs"
@@ -48,8 +48,8 @@ def join_contrasts(joined: Joined, asked: Sequence[str] = ()) -> tuple[list[Join
     family = list(dict.fromkeys([*(text for of in named_by.values() for text in of), *asked]))
     notes, found = _notes(named_by, family), []
     for text in family:
-        first, second = map(joined_name, parse_contrast(text))
-        tasks = [task for task, systems in joined.scores.items() if first in systems and second in systems]
+        first, second = parse_contrast(text)
+        tasks = [task for task in joined.scores if joined.draws(task, first) and joined.draws(task, second)]
         if not tasks:
             raise ValueError(_not_scored(joined, text, first, second))
         if left := [task for task in joined.scores if task not in tasks]:
@@ -86,7 +86,7 @@ def _notes(named_by: dict[str, tuple[str, ...]], family: Sequence[str]) -> list[
 
 def _not_scored(joined: Joined, text: str, first: str, second: str) -> str:
     known = list(dict.fromkeys(name for systems in joined.scores.values() for name in systems))
-    missing = [name for name in (first, second) if name not in known]
+    missing = [name for name in (first, second) if not any(joined.draws(task, name) for task in joined.scores)]
     if not missing:
         return f"The contrast {text!r}: no task has both systems, so that they answered no question in common."
     hint = did_you_mean(missing[0], known)

@@ -37,6 +37,11 @@ class Joined:
     about: dict[tuple[str, str], list[tuple[Results, str]]] = field(default_factory=dict)
     forms: dict[str, dict[str, str]] = field(default_factory=dict)
 
+    def draws(self, task: str, system: str) -> Draws:
+        """The rows of a system, or of one draw of it where its name has a number (`few_shot#1`); empty without any."""
+        found, number = self.scores[task].get(joined_name(system), {}), draw_of(system)
+        return {draw: row for draw, row in found.items() if number is None or draw.partition(".")[2] == str(number)}
+
     def pairs(self, task: str, first: str, second: str) -> tuple[Rows, Rows]:
         """Scores of two systems on a task, (S, n) each, row by row of the seeds that both have.
 
@@ -47,7 +52,7 @@ class Joined:
         Raises:
             ValueError: they have no seed in common.
         """
-        a, b = (self.scores[task][name] for name in (first, second))
+        a, b = (self.draws(task, name) for name in (first, second))
         of, others = _by_seed(a), _by_seed(b)
         if len(a) == 1:
             of = dict.fromkeys(others, next(iter(of.values())))
@@ -97,9 +102,10 @@ def join_runs(paths: Sequence[Path]) -> Joined:
 
     Raises:
         FileNotFoundError: a folder is not that of a finished evaluation.
-        ValueError: a file is damaged, two systems have different questions of one task, or a system was run twice with
-            one seed and other scores.
+        ValueError: a folder is given twice, a file is damaged, two systems have different questions of one task, or a
+            system was run twice with one seed and other scores.
     """
+    check_distinct(paths)
     alike = len({path.name for path in paths}) < len(paths)
     joined = Joined({str(path) if alike else path.name: Results.read(path) for path in paths})
     asked: dict[str, list[tuple[Any, ...]]] = {}
@@ -125,6 +131,13 @@ def join_runs(paths: Sequence[Path]) -> Joined:
     for task, systems in joined.scores.items():
         _fill_form(systems, {str(results.seed) for results in joined.runs.values() if task in results.scores})
     return joined
+
+
+def check_distinct(paths: Sequence[Path]) -> None:
+    """Raise ValueError where a folder is given twice: its seed would count for two."""
+    folders = [path.resolve() for path in paths]
+    if twice := [path for path, folder in zip(paths, folders, strict=True) if folders.count(folder) > 1]:
+        raise ValueError(f"{twice[0]} is given twice. Give each run once.")
 
 
 def _fill_form(systems: dict[str, Draws], seeds: Iterable[str]) -> None:

@@ -61,5 +61,19 @@ def _by_group(task: Task, examples: Sequence[Example]) -> dict[str, float]:
             groups[example.metadata["groups"][kind]].append(example)
         shares = {value: _of_one_answer(task, group) or 0.0 for value, group in groups.items()}
         if min(shares.values()) < 1.0:
-            found[kind] = sum(shares[value] * len(group) for value, group in groups.items()) / len(examples)
+            found[kind] = sum(_of_the_others(task, group) * len(group) for group in groups.values()) / len(examples)
     return found
+
+
+def _of_the_others(task: Task, group: Sequence[Example]) -> float:
+    """The accuracy of giving each example the most frequent answer of the others of its group, the first of equals.
+
+    With its own among them, a group of one would be guessed right whatever its answer is.
+    """
+    if all("answers" in one.metadata for one in group):
+        return _of_one_answer(task, group) or 0.0
+    counts = Counter(one.answer for one in group)
+    return fmean(
+        max(counts, key=lambda known: counts[known] - (known == one.answer)) == one.answer and counts[one.answer] > 1
+        for one in group
+    )

@@ -18,6 +18,7 @@ from t2.evaluation.scoring import evaluate
 from t2.evaluation.system_names import BASE, BEST_SINGLE, ORACLE, is_form, is_single
 from t2.policy.generator import Generator
 from t2.tasks.base import NoSplit, Split, Task
+from t2.tasks.splits import question_key
 from t2.types import Example, Sampling
 
 log = logging.getLogger(__name__)
@@ -73,8 +74,12 @@ def select(
     Raises:
         ValueError, OSError: the task has a validation split, and it cannot be read.
     """
-    examples, chosen_on = _validation(task, scored, split)
-    examples = examples[:limit]
+    examples, chosen_on, why = validation_of(task, scored, split=split, limit=limit)
+    if why is not None:
+        log.warning(
+            "%s: the best form control and single expert are chosen on the scored split, which favours them: %s",
+            *(task.name, why),
+        )
     scores = {
         name: fmean(evaluate(one, task, examples, sampling, system=name, workers=workers).scores)
         for name, one in systems.items()
@@ -85,15 +90,17 @@ def select(
     return Selection(chosen_on, len(examples), max(forms, key=lambda name: scores[name]), single, scores)
 
 
-def _validation(task: Task, scored: Sequence[Example], split: Split) -> tuple[Sequence[Example], Split]:
+def validation_of(
+    task: Task, scored: Sequence[Example], *, split: Split, limit: int
+) -> tuple[Sequence[Example], Split, str | None]:
+    """The first `limit` validation examples that are not scored, and `val`; scored ones, and why, where none are."""
     try:
-        return task.split("val"), "val"
+        known = task.split("val")
     except NoSplit as error:  # all of its questions are for testing, as HumanEval's
-        log.warning(
-            "%s: the best form control and single expert are chosen on the scored split, which favours them: %s",
-            *(task.name, error),
-        )
-        return scored, split
+        return scored[:limit], split, str(error)
+    asked = {question_key(one) for one in scored}  # split=val, and splits=paper of a FewShotSplit, share some
+    others = [one for one in known if question_key(one) not in asked][:limit]
+    return (others, "val", None) if others else (scored[:limit], split, "all of its validation questions are scored.")
 
 
 def derived(outcomes: Sequence[Outcome], selection: Selection) -> list[Outcome]:

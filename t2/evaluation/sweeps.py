@@ -42,7 +42,7 @@ class SweepRun:
 class Row:
     """A system on a task under one setting: a score per run, and its difference to the base, () for the base.
 
-    `stderr` is that of the questions of a single run.
+    `stderr` is that of the questions of the first run.
     """
 
     setting: tuple[str, ...]
@@ -59,15 +59,14 @@ class Row:
 
     @property
     def ci95(self) -> tuple[float, float] | None:
-        """The interval; None for a single run of a single question."""
-        if len(self.scores) > 1:
-            n = len(self.scores)
-            half = float(student.ppf(0.975, n - 1)) * stdev(self.scores) / sqrt(n)
-        elif self.stderr is not None:
-            half = NORMAL_95 * self.stderr
-        else:
-            return None
-        return self.mean - half, self.mean + half
+        """The wider of that of the runs and that of the questions, which all runs share; None of one run and question.
+
+        Runs that answer alike, as those of the base, say nothing of other questions.
+        """
+        n, halves = len(self.scores), [] if self.stderr is None else [NORMAL_95 * self.stderr]
+        if n > 1:
+            halves.append(float(student.ppf(0.975, n - 1)) * stdev(self.scores) / sqrt(n))
+        return (self.mean - max(halves), self.mean + max(halves)) if halves else None
 
 
 def is_sweep(folder: Path) -> bool:
@@ -130,11 +129,12 @@ def rows_of(runs: Sequence[SweepRun]) -> tuple[list[str], list[Row]]:
 
 
 def _short(value: str) -> str:
-    """A number with four digits, and anything else as it is."""
+    """A number with four digits, and anything else as it is, whole numbers included."""
     try:
-        return f"{float(value):.4g}"
+        number = float(value)
     except ValueError:
         return value
+    return value if number.is_integer() else f"{number:.4g}"
 
 
 def sweep_table(keys: Sequence[str], rows: Sequence[Row]) -> Table:
@@ -201,7 +201,10 @@ def write_sweep(folder: Path) -> str:
     runs = read_sweep(folder)
     keys, rows = rows_of(runs)
     table = sweep_table(keys, rows)
-    lacking = [job.number for job in read_jobs(folder) if not (Path(job.folder) / RESULTS_FILE).is_file()]
+    jobs = read_jobs(folder)
+    moved = not any(Path(job.folder).is_relative_to(folder.resolve()) for job in jobs)  # records have absolute paths
+    places = {job.number: folder / Path(job.folder).name if moved else Path(job.folder) for job in jobs}
+    lacking = [number for number, place in places.items() if not (place / RESULTS_FILE).is_file()]
     note = f"Jobs without a result: {', '.join(map(str, lacking))}." if lacking else ""
     plot_sweep(keys, rows, folder / FIGURE_FILE)
     with atomic_path(folder / TABLE_FILE) as partial:

@@ -93,6 +93,19 @@ def load_mixture(path: Path | str, pool: ExpertPool) -> Mixture:
     return mixture
 
 
+def prompts_behind(path: Path) -> frozenset[str] | None:
+    """Hashes of the solved examples that a saved mixture was found on; None of one of an older t2.
+
+    Raises:
+        ValueError: the file is damaged, or of another version.
+    """
+    try:
+        prompts = _read(path.read_bytes())["details"].get("prompts")
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    return None if prompts is None else frozenset(map(str, prompts))
+
+
 def _read(content: bytes) -> dict[str, Any]:
     """Parse the file and check the types of its fields."""
     fields = parse_json(content, "it", "Fit the mixture again.")

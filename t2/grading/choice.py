@@ -19,7 +19,10 @@ from functools import lru_cache
 
 from t2.grading.answers import boxed
 
-_ARTICLE_ENDS = r"is|because|since|as|due|rather|instead|over|not|but|(?:and|n?or)\s+\(?[A-J]\b"
+_ARTICLE_ENDS = (
+    r"is|because|since|as|due|rather|instead|over|not|but|the|which|where|while|so\s+that"
+    r"|(?:and|n?or)\s+(?:not\s+)?\(?[A-J]\b"
+)
 _VERBS = r"is|would be|should be|must be|has to be|will be|[:=]"
 _MARKS = (
     r"(?:[\s:*_\"'‘’“(\[$>{}（【]|\\(?:text(?:bf)?|mathrm|\(|\[)|(?i:both|either|option|choice|letter|clearly|definitely"
@@ -30,10 +33,9 @@ _REFUSING = (
     r"\bnot|n't(?:\sbe)?|\bcannot be|\brul(?:e|es|ed|ing) out|\beliminat(?:e|es|ed|ing)|\bexclud(?:e|es|ed|ing)"
     r"|\breject(?:s|ed)?|\bover|\brather than|\binstead of|\bunlike|\bthan|\bexcept"
 )
-_REFUSED = (
-    r"(?:is|are|was|were|would be|seems?)\s+(?:also\s|both\s|clearly\s|all\s)?(?:not|wrong|incorrect|false|out)\b"
-    r"|(?:isn't|aren't|cannot|can't|doesn't|does not|do not)\b"
-)
+_WRONG = r"(?:also\s|both\s|clearly\s|all\s)?(?:not|wrong|incorrect|false|out)\b"
+_REFUSED_ONE = rf"(?:is|was|seems)\s+{_WRONG}|isn't\b"  # "B, C is wrong" refuses C alone
+_REFUSED = rf"(?:are|were|would be|seem)\s+{_WRONG}|(?:aren't|cannot|can't|doesn't|does not|do not)\b"
 _CORRECT = r"is\s+(?:therefore\s|clearly\s)?(?:the\s)?(?:most\s)?(?:correct|right|best|true|answer)\b"
 _CHOOSING = r"\b(?:choose|pick|select|go with|going with|opt for)\b"
 _CLOSING = r"[)\]*_\"'’”}）】]{0,6}+"
@@ -58,7 +60,7 @@ class _Patterns:
 def _patterns(letters: str) -> _Patterns | None:
     articles = "".join(letter for letter in letters if letter in "AI")
     others = "".join(re.escape(letter) for letter in letters if letter not in "AI")
-    forms = [rf"[{articles}](?!\s+(?!(?:{_ARTICLE_ENDS})\b)[a-z])"] if articles else []
+    forms = [rf"[{articles}](?![ \t]+(?!(?:{_ARTICLE_ENDS})\b)[a-z])"] if articles else []
     forms += [f"[{others}]"] if others else []
     if not forms:
         return None
@@ -85,7 +87,10 @@ def _patterns(letters: str) -> _Patterns | None:
             rf"(?:[^\w\s]|\s){{0,10}}(?i:(?:option|choice)\s)?[^\w\s]{{0,4}}(?:{letter}|(?P<small>{begun}))"
         ),
         listed=re.compile(rf"^[^\w\n]{{0,6}}(?P<letter>{word})\s?(?:[.):]|$)", re.MULTILINE),
-        refused=re.compile(rf"(?i:{_REFUSING}){some}|{some}\s{{1,3}}(?i:{_REFUSED})"),
+        refused=re.compile(
+            rf"(?i:{_REFUSING}){some}|{_MARKS}{word}{_CLOSING}\s{{1,3}}(?i:{_REFUSED_ONE})"
+            rf"|{some}\s{{1,3}}(?i:{_REFUSED})"
+        ),
         together=re.compile(rf"(?i:{_TOGETHER}){some}"),
     )
 
@@ -106,7 +111,8 @@ def choice_letter(text: str, letters: str) -> str | None:
     refused = {index for span in patterns.refused.finditer(text) for index in range(*span.span())}
     stated = [one for one in patterns.stated.finditer(text) if one.start("letter") not in refused]
     if stated := [one for one in stated if one["verb"]] or stated:  # "Answer choice D" alone says little
-        return None if patterns.hedged.match(text, stated[-1].end()) else str(stated[-1]["letter"]).upper()
+        hedge = patterns.hedged.match(text, stated[-1].end())
+        return None if hedge and not refused & set(range(*hedge.span())) else str(stated[-1]["letter"]).upper()
     if correct := _last(patterns.correct, text):
         return correct["letter"] or correct["chosen"]
     return _unmarked(text, patterns, refused)

@@ -28,18 +28,21 @@ _GROUPS = r"[0-9]{1,3}(?:,[0-9]{2,3}){0,6},[0-9]{3}|[0-9]{1,3}(?:[ '][0-9]{3}){1
 _PLAIN = rf"(?:(?:{_GROUPS})(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _VALUE = re.compile(
     r"(?<![\w.^])(?<!\^\{)(?P<sign>(?<![\w)\]}])-)?(?:\\?[$€£]\s?(?P<inner>-)?)?(?:"
-    r"\\[dt]?frac\{(?P<over>[0-9]+)\}\{(?P<under>[0-9]+)\}"
+    r"(?:(?P<units>[0-9]+) ?)?\\[dt]?frac\{(?P<over>[0-9]+)\}\{(?P<under>[0-9]+)\}"
     r"|(?:(?P<whole>[0-9]+) )?(?P<top>[0-9]+)/(?P<bottom>[0-9]+)(?![0-9])"
     rf"|(?P<plain>{_PLAIN})(?:[eE](?P<exponent>[+-]?[0-9]+)|\s?(?:\\times|\\cdot|\*|×)\s?10\^\{{?(?P<power>-?[0-9]+)\}}?"
     rf"|\s?(?P<scale>k\b|(?i:{'|'.join(name for name in _SCALE if name != 'k')})\b))?)"
 )
 _WORDS = re.compile(rf"(?i:\b(?:minus|negative)\s)?{NUMBER_WORDS}")
 _BEFORE_MINUS = r"^|[=:#(]\s?|\b(?:is|was|are|be|to|of|by|equals)\s"
+_VULGAR = (("½", "1/2"), ("¼", "1/4"), ("¾", "3/4"), ("⅓", "1/3"), ("⅔", "2/3"))
 _REWRITES = tuple(
     (re.compile(pattern), by)
     for pattern, by in (
         (r"\{,\}|,\\!", ","),
         (r"[−–]", "-"),
+        *((rf"(?<=[0-9]) ?{sign}", f" {of}") for sign, of in _VULGAR),
+        *((sign, of) for sign, of in _VULGAR),
         (r"[\u00a0\u2009\u202f]", " "),
         (r"\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}", r"\1"),
         (r"\\[()\[\],;:! ]|\*\*|__|~", " "),
@@ -64,6 +67,9 @@ _REMARK = re.compile(r"\([^()]{0,400}\)")
 _HEDGE = re.compile(r"(?i:\s*(?:or)\b)")
 _HEDGED = re.compile(r"(?i:\s*(?:between|from)\b)")
 _EXPONENT = re.compile(r"\^\{?[0-9]\}?")
+_EQUATION = re.compile(r"=\s?[\\$€£(]{0,3}-?[0-9]")
+_LIST = re.compile(r"\s*[0-9]{1,2}[.)]\s+[^\W\d]")  # "1. First"
+_NUMBERED_HEADING = re.compile(r"####[ \t]*\**(?P<number>[0-9]{1,2})[.):]\**[ \t]+[^\W\d][^\n]*")
 _NEXT_QUESTION = re.compile(r"\n[ \t]{0,8}(?:Question|Q):")
 
 
@@ -74,19 +80,33 @@ def stated_number(text: str) -> Fraction | None:
     if box is not None and (boxed_value := _of_box(_plain(box))) is not None:
         return boxed_value[0]
     text = _plain(text)
+    if (heading := _NUMBERED_HEADING.search(text)) and heading["number"] == "1":
+        text = _NUMBERED_HEADING.sub("", text)  # "#### 1. The eggs"
     for after in reversed(text.split("####")[1:]):
         line = after.lstrip(" \t:").partition("\n")[0][:MAX_SENTENCE_CHARS]
         if _VALUE.match(line) and (marked := _of_sentence(line)) is not None:
             return marked[0]
     statements = [found for found in _STATED.finditer(text) if not found["negated"]]
     if statements:
-        sentence = text[statements[-1].end() : statements[-1].end() + MAX_SENTENCE_CHARS].lstrip("\n *_:")
-        sentence = sentence[: end.start()] if (end := _SENTENCE_END.search(sentence)) else sentence
+        follows = text[statements[-1].end() : statements[-1].end() + MAX_SENTENCE_CHARS].lstrip("\n *_:")
+        sentence = follows[: end.start()] if (end := _SENTENCE_END.search(follows)) else follows
+        if statements[-1][0].endswith((":", "=")) and _is_worked_out(sentence, follows):
+            return _at_the_end(text)
         if _HEDGED.match(sentence):
             return None
         if (stated := _of_sentence(sentence)) is not None:
             return stated[0]
     return _at_the_end(text)
+
+
+def _is_worked_out(sentence: str, follows: str) -> bool:
+    """Whether "Answer:" is a heading: the first sentence below it is a step, and a computation comes after it."""
+    if not _EQUATION.search(follows, len(sentence)):
+        return False
+    start = 0
+    while filler := _FILLER.match(sentence, start):
+        start = filler.end()
+    return bool("=" in sentence[start:] or _LIST.match(follows) or not _VALUE.match(sentence, start))
 
 
 def _plain(text: str) -> str:
@@ -169,7 +189,7 @@ def _fraction(match: re.Match[str]) -> Fraction | None:
     if bottom:
         if not int(bottom):
             return None
-        value = int(match["whole"] or 0) + Fraction(int(top), int(bottom))
+        value = int(match["whole"] or match["units"] or 0) + Fraction(int(top), int(bottom))
     else:
         digits = re.sub(r"[,' ]", "", match["plain"])
         value = Fraction(digits.replace(".", "") if digits.count(".") > 1 else digits)

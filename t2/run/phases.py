@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+ELAPSED = "elapsed"
 _charged_s = 0.0
 
 
@@ -28,6 +29,17 @@ class Phases:
         """Start at zero."""
         self.total_seconds: defaultdict[str, float] = defaultdict(float)
         self.step_seconds: defaultdict[str, float] = defaultdict(float)
+        self.earlier_s = 0.0  # until its checkpoint, of the run that this one goes on with
+        self._start = time.perf_counter()
+
+    def state_dict(self) -> dict[str, float]:
+        """The seconds of the run by phase, and all of them until now."""
+        return {**self.total_seconds, ELAPSED: self.earlier_s + time.perf_counter() - self._start}
+
+    def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
+        """The inverse of `state_dict`; that of an older t2 has the phases alone."""
+        self.total_seconds.update({phase: spent for phase, spent in state_dict.items() if phase != ELAPSED})
+        self.earlier_s = state_dict.get(ELAPSED, 0.0)
 
     def start_step(self) -> None:
         """Begin a new step's account."""

@@ -65,7 +65,9 @@ class ARC:
         check_choice(f"splits of {self.name}", splits, get_args(SplitRule))
         self.max_new_tokens = max_new_tokens
         self._split_rule = splits
-        self._source = RowSource("allenai/ai2_arc", config, data_files, self.name)
+        self._source = RowSource(
+            "allenai/ai2_arc", config, data_files, self.name, splits=("train", "validation", "test")
+        )
         self._splits = DisjointSplits(self.name, self._build, limit)
 
     def split(self, split: Split) -> Sequence[Example]:

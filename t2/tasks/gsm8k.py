@@ -61,7 +61,8 @@ class GSM8K:
         check_choice(f"splits of {name}", splits, get_args(SplitRule))
         self.name = name
         self.max_new_tokens = max_new_tokens
-        self._split_rule, self._source = splits, RowSource("openai/gsm8k", "main", data_files, name)
+        self._split_rule = splits
+        self._source = RowSource("openai/gsm8k", "main", data_files, name, splits=("train", "test"))
         self._val_size, self._seed = val_size, seed
         self._splits = DisjointSplits(name, self._build, limit)
 

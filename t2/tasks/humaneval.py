@@ -62,7 +62,7 @@ class HumanEval:
         self.name = name
         self.max_new_tokens = max_new_tokens
         self._executor, self._sizes, self._seed = executor, split_sizes, seed
-        self._source = RowSource(hub_id, None, data_files, name)
+        self._source = RowSource(hub_id, None, data_files, name, splits=("test",))
         self._splits = DisjointSplits(name, self._build, limit)
 
     def split(self, split: Split) -> Sequence[Example]:

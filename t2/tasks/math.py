@@ -97,7 +97,7 @@ class MATH:
         self._grader_name = grader
         self._configs, self._val_size, self._seed = tuple(configs), val_size, seed
         if data_files is not None:
-            self._train = self._test = [RowSource((), None, data_files, self.name)]
+            self._train = self._test = [RowSource((), None, data_files, self.name, splits=("train", "test"))]
         else:
             self._train = [RowSource("EleutherAI/hendrycks_math", one, None, self.name) for one in configs]
             small = RowSource("HuggingFaceH4/MATH-500", None, None, self.name)

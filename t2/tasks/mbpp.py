@@ -158,7 +158,8 @@ class MBPP:
         self._executor, self._split_rule, self._variant, self._tests = executor, splits, variant, tests
         self._sizes, self._seed = split_sizes or {"train": 200, "val": 78}, seed
         self._data = _DATA[variant]
-        self._source = RowSource(self._data.hub_id, self._data.config, data_files, name)
+        read = tuple(self._data.splits.values()) or ("test",)
+        self._source = RowSource(self._data.hub_id, self._data.config, data_files, name, splits=read)
         self._splits = DisjointSplits(name, self._build, limit)
 
     def split(self, split: Split) -> Sequence[Example]:

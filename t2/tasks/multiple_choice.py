@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from t2.grading.answers import matching_word
@@ -22,6 +23,10 @@ from t2.types import Example
 
 Ask = Literal["letter", "text"]
 LETTERS = "ABCDEFGHIJ"
+INSTRUCTIONS: Mapping[Ask, str] = {
+    "letter": "Reply with the letter of an option only.",
+    "text": "Reply with one of the options only.",
+}
 _OPTION = re.compile(r"^[A-J]\. ?(.*)$", re.MULTILINE)
 
 
@@ -37,7 +42,7 @@ class MultipleChoice(OneFile):
 
         Args:
             name: name of the task.
-            form: how an answer is to look.
+            form: how an answer is to look; one of `INSTRUCTIONS` becomes that of `ask`.
             data_files: path for `all`, the file of all rows.
             ask: `letter` shows options as A, B, ... and wants the letter; `text` lists them and wants the first option
                 that the completion names to be the gold one.
@@ -48,6 +53,8 @@ class MultipleChoice(OneFile):
         """
         check_choice(f"ask of {name}", ask, get_args(Ask))
         self._ask = ask
+        if form.instruction in INSTRUCTIONS.values():
+            form = replace(form, instruction=INSTRUCTIONS[ask])
         super().__init__(name, form, data_files, **options)
 
     def score(self, example: Example, text: str) -> float:

@@ -53,7 +53,7 @@ class OneFile(ABC):
             max_new_tokens: length limit of a completion.
         """
         self.name, self.form, self.max_new_tokens = name, form, max_new_tokens
-        self._source = RowSource((), None, data_files, name)
+        self._source = RowSource((), None, data_files, name, splits=(ALL,))
         self._val_size, self._test_size, self._seed, self._begun = val_size, test_size, seed, begun
         self._splits = DisjointSplits(name, lambda split: self._sampled[split], limit)
 
@@ -80,8 +80,9 @@ class OneFile(ABC):
 
     @cached_property
     def _sampled(self) -> Mapping[Split, Sequence[Example]]:
-        rest, test = carve_val(self._examples, self._test_size, self._seed, _group)
-        train, val = carve_val(rest, self._val_size, self._seed, _group)
+        things = "passages (or questions without one)"
+        rest, test = carve_val(self._examples, self._test_size, self._seed, _group, "test_size", things)
+        train, val = carve_val(rest, self._val_size, self._seed, _group, things=things)
         return {"train": train, "val": val, "test": test}
 
 

@@ -48,6 +48,7 @@ class RowSource:
         data_files: Mapping[str, str] | None,
         task: str,
         key: str = "task.data_files",
+        splits: Sequence[str] = (),
     ) -> None:
         """Configures the source. Nothing is read yet.
 
@@ -57,15 +58,18 @@ class RowSource:
             data_files: split -> local file or `pypi:` source, read instead of the hub.
             task: name of the task, for messages.
             key: of the configuration, which gives `data_files`, for messages.
+            splits: those that are read; a file of another would be ignored. Empty: any.
 
         Raises:
-            ValueError: there is neither a hub id nor a file.
+            ValueError: there is neither a hub id nor a file, or a file of a split that is not read.
         """
         self._hub_ids = (hub_ids,) if isinstance(hub_ids, str) else tuple(hub_ids)
         self._config, self._data_files, self._task, self._key = config, data_files, task, key
         self._read: dict[str, _Read] = {}
         if not (self._hub_ids if data_files is None else data_files):
             raise ValueError(f"{task} names no data. Give a hub id, or data_files={{SPLIT: PATH, ...}}.")
+        for split in data_files or {}:
+            check_choice(f"a split in data_files of {task}", split, splits or (split,))
 
     def rows(self, split: str, columns: Sequence[str]) -> Sequence[Row]:
         """Returns the rows of a split, each with at least `columns`.

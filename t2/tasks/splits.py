@@ -30,9 +30,16 @@ def same_text(question: str) -> str:
 
 
 def carve_val(
-    rows: Sequence[Item], size: int, seed: int, question: Callable[[Item], str]
+    rows: Sequence[Item],
+    size: int,
+    seed: int,
+    question: Callable[[Item], str],
+    key: str = "val_size",
+    things: str = "training questions",
 ) -> tuple[list[Item], list[Item]]:
     """Splits rows into train and val by sampling `size` distinct questions for val, each with all its rows.
+
+    `key` is the option that gave the size, and `things` are what it counts, for messages.
 
     Returns:
         Train and val, each in the order of `rows`.
@@ -43,10 +50,8 @@ def carve_val(
     keys = [same_text(question(row)) for row in rows]
     distinct = list(dict.fromkeys(keys))
     if not 1 <= size < len(distinct):
-        raise ValueError(
-            f"val_size is {size}, to be taken out of {len(distinct)} distinct training questions; "
-            f"allowed: 1 to {len(distinct) - 1}."
-        )
+        allowed = f"allowed: 1 to {len(distinct) - 1}." if len(distinct) > 1 else "give more rows."
+        raise ValueError(f"{key} is {size}, to be taken out of {len(distinct)} distinct {things}; {allowed}")
     taken = set(Random(seed).sample(distinct, size))
     rest = [row for row, key in zip(rows, keys, strict=True) if key not in taken]
     return rest, [row for row, key in zip(rows, keys, strict=True) if key in taken]
@@ -79,7 +84,9 @@ class ValByImage:
     @cached_property
     def _train_val(self) -> tuple[list[Example], list[Example]]:
         examples = self._read("train")
-        return carve_val(examples, self._val_images, self._seed, lambda one: str(one.metadata["image_id"]))
+        return carve_val(
+            examples, self._val_images, self._seed, lambda one: str(one.metadata["image_id"]), "val_images", "images"
+        )
 
 
 def question_of(example: Example) -> str:

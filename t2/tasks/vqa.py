@@ -82,7 +82,7 @@ class VQA:
         self._template, self._capitalize, self._image_key = template, capitalize, image_key
         self._fields = _template_fields(template, name)
         self._data_files, self._test_split = data_files, test_split
-        self._test_source = self._train_source = RowSource(hub_ids, None, data_files, name)
+        self._test_source = self._train_source = RowSource(hub_ids, None, data_files, name, splits=("train", "test"))
         if train_hub_ids and data_files is None:
             self._train_source = RowSource(train_hub_ids, None, None, name)
         self._splits = DisjointSplits(

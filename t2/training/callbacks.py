@@ -196,8 +196,8 @@ class Checkpoints(L.Callback):
                 logger.resume_at(trainer.global_step)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Save after the step."""
-        if trainer.global_step % self.every == 0:
+        """Save after the step; after the last one, too, for a run that is given more steps goes on there."""
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             trainer.save_checkpoint(Path(trainer.default_root_dir) / LAST_CHECKPOINT, weights_only=False)
             self._saved = trainer.global_step
 
@@ -206,7 +206,9 @@ class Checkpoints(L.Callback):
         run = Path(trainer.default_root_dir)
         if isinstance(exception, SIGTERMException):
             log.warning("Stopped by SIGTERM, at the end of step %d.", trainer.global_step)
-        if (run / LAST_CHECKPOINT).exists():
+        if isinstance(exception, FloatingPointError):  # the same steps would end at the same number
+            log.warning("Stopped: resumed with its settings, it would stop there again. Start a new run with others.")
+        elif (run / LAST_CHECKPOINT).exists():
             saved = "every finished step is saved" if self.every == 1 else f"the last saved step is {self._saved}"
             log.warning("Stopped; %s. Go on with: %s %s", saved, typed("train"), for_shell("resume", run))
 

@@ -233,7 +233,7 @@ class ExpertTraining(AdapterModule):
         checkpoint["t2"] = identity_of(self.lm, self.adapter) | {
             "flat_steps": self.flat_steps,
             "generated_tokens": self.generated_tokens,
-            "seconds": dict(self.phases.total_seconds),
+            "seconds": self.phases.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "ahead": self.ahead.states if self.ahead is not None else {},
         }
@@ -244,7 +244,7 @@ class ExpertTraining(AdapterModule):
         check_identity(saved, identity_of(self.lm, self.adapter))
         assert saved is not None, "it was checked"
         self.flat_steps, self.generated_tokens = saved["flat_steps"], saved["generated_tokens"]
-        self.phases.total_seconds.update(saved["seconds"])
+        self.phases.load_state_dict(saved["seconds"])
         torch.set_rng_state(saved["torch_rng"])
         if self.ahead is not None:
             self.ahead.states = dict(saved["ahead"])

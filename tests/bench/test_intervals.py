@@ -27,5 +27,8 @@ def test_seeds_that_differ_widen_a_printed_interval_and_equal_ones_do_not() -> N
 def test_a_contrast_is_computed_as_the_log_has_it(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--first", "54.7,56.3,50.0", "--second", "45.7,42.0,49.3", "--printed=-0.8,16.4"])
     assert capsys.readouterr().out.startswith("+8.0 [-4.8, +20.8]")
+    with pytest.raises(SystemExit):
+        main(["--first", "1,2", "--second", "1,3"])
+    assert "give all three" in capsys.readouterr().err
     with pytest.raises(ValueError, match="1 seeds against 1"):
         anew((1.0,), (0.0,), (0.0, 1.0))

@@ -12,8 +12,9 @@ from conftest import LetterTask
 
 from t2.adaptation.strategy import Choice, PooledModel
 from t2.adaptation.two_pass import TwoPass
-from t2.evaluation.benchmark import Benchmark, choose_support, labels_of, tasks_of
+from t2.evaluation.benchmark import Benchmark, labels_of, tasks_of
 from t2.evaluation.scoring import evaluate
+from t2.evaluation.solved_examples import choose_support
 from t2.evaluation.systems import pool_systems
 from t2.experts.mixture import Mixture
 from t2.experts.pool import ExpertPool

@@ -103,6 +103,8 @@ def test_what_cannot_be_compared_is_refused(tmp_path) -> None:
     a, b = runs(tmp_path, "a", RIGHT, HALF), runs(tmp_path, "b", HALF)
     with pytest.raises(ValueError, match=r"a has 2, b has 1\. Give each name as many"):
         read_groups({"a": a, "b": b})
+    with pytest.raises(ValueError, match="b0 is given twice"):
+        read_groups({"a": a, "b": b * 2})
     with pytest.raises(ValueError, match="has not scored experts: it has base, expert"):
         read_groups({"a": a}, system="experts")
     with pytest.raises(ValueError, match="names 'lora'; allowed: a"):

@@ -82,3 +82,16 @@ def test_systems_of_one_run_on_different_questions_are_refused(tmp_path: Path) -
     (run / "samples.jsonl").write_text("\n".join(lines[:-1]))
     with pytest.raises(ValueError, match="0: a has other examples of sums than the systems before it"):
         join_runs([run])
+
+
+FITTED = {"base": BASE, "few_shot#1": [1.0, 1.0, 1.0, 1.0], "few_shot#2": [0.0, 0.0, 0.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("contrast", "difference"),
+    [("few_shot#1 - few_shot#2", 1.0), ("few_shot#1 - base", 0.75), ("few_shot - base", 0.25)],
+)
+def test_a_contrast_with_a_number_is_of_that_draw_alone(contrast, difference, tmp_path):
+    run_folder(tmp_path / "run", FITTED)
+    (one,), _ = join_contrasts(join_runs([tmp_path / "run"]), [contrast])
+    assert one.paired.difference == difference

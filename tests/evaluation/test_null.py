@@ -54,3 +54,8 @@ def test_an_answer_that_is_right_in_part_is_scored_as_a_completion_is():
 def test_groups_that_are_the_answer_are_no_guess():
     digits = [*asked(("x", "1"), groups={"digit": "1"}), *asked(("x", "2"), ("y", "2"), groups={"digit": "2"})]
     assert null_of(LetterTask(), digits) == Null("most frequent answer", 2 / 3)
+
+
+def test_groups_of_few_questions_are_no_better_guessed_than_large_ones():
+    examples = [Example("x", f"{n}", metadata={"groups": {"subject": f"{n // 2}"}}) for n in range(9)]
+    assert null_of(LetterTask(), examples) == Null("most frequent answer", 1 / 9)  # each answer is there once

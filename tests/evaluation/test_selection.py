@@ -85,3 +85,30 @@ def test_the_oracle_is_right_where_any_of_its_systems_is():
 def test_numbers_outside_their_range_are_refused(settings):
     with pytest.raises(ValueError, match="allowed: at least 0, and at least 1"):
         Controls(**settings)
+
+
+def chosen_for(task, scored, split):
+    systems = {"base": Says("AB"), "base+prefix": Says("ab")}
+    return select(task, systems, Sampling(), scored=scored, split=split, limit=5, workers=1)
+
+
+def test_scored_validation_questions_are_not_chosen_on(caplog):
+    task = LetterTask()
+    assert chosen_for(task, task.split("val")[:6], "val").n == 2  # of eight, six are scored
+    assert "favours" not in caplog.text
+    chosen = chosen_for(task, task.split("val"), "val")
+    assert (chosen.split, chosen.n) == ("val", 5)
+    assert "chosen on the scored split, which favours them" in caplog.text
+
+
+@dataclass(frozen=True)
+class Paper(LetterTask):
+    def split(self, split):  # as FewShotSplit(splits="paper"): val is part of test
+        return super().split("test")[2:] if split == "val" else super().split(split)
+
+
+def test_a_validation_split_within_the_test_is_not_chosen_on(caplog):
+    task = Paper()
+    chosen = chosen_for(task, task.split("test"), "test")
+    assert chosen.split == "test"
+    assert "favours them" in caplog.text

@@ -13,7 +13,7 @@ from results_files import results_of
 
 from t2.evaluation.results import Score
 from t2.evaluation.statistics import Paired
-from t2.evaluation.sweeps import is_sweep, read_sweep, rows_of, sweep_table, swept_keys
+from t2.evaluation.sweeps import Row, is_sweep, read_sweep, rows_of, sweep_table, swept_keys, write_sweep
 from t2.evaluation.tables import main
 
 ALWAYS = ("experiment=smoke", "logger=csv")
@@ -88,3 +88,23 @@ def test_runs_without_a_command_line_are_refused(sweep: Path, capsys: pytest.Cap
     with pytest.raises(SystemExit):
         main([str(sweep)])
     assert "what was swept is not known" in capsys.readouterr().err
+
+
+def test_runs_that_answer_alike_have_the_interval_of_their_questions():
+    alone = Row((), "gcd", "base", (0.25,), (), 0.05)
+    alike = Row((), "gcd", "base", (0.25, 0.25, 0.25), (), 0.05)
+    assert alike.ci95 == alone.ci95
+
+
+def test_a_sweep_that_was_moved_lacks_no_job(tmp_path):
+    made = tmp_path / "made"
+    for number in range(2):
+        run = made / str(number)
+        (run / ".hydra").mkdir(parents=True)
+        (run / ".hydra" / "overrides.yaml").write_text(f"- seed={number}\n")
+        results_of(seed=number, scores={"gcd": {"base": Score(0.25, 0.05, 80, None)}}).write(run)
+        (made / ".jobs").mkdir(exist_ok=True)
+        record = {"number": number, "folder": str(run), "overrides": [f"seed={number}"], "state": "finished"}
+        (made / ".jobs" / f"{number}.json").write_text(json.dumps(record))
+    made.rename(tmp_path / "moved")
+    assert "without a result" not in write_sweep(tmp_path / "moved")

@@ -66,6 +66,16 @@ def test_a_mixture_is_found_saved_and_applied_later(adapt, folder, tmp_path) -> 
     assert "[fixed]" in later
 
 
+def test_the_solved_examples_behind_a_saved_mixture_count_as_seen(
+    adapt, run_script, folder, tmp_path, caplog, capsys
+) -> None:
+    adapt(*FIT, "strategy.shots=3", "support_split=val")
+    pool = ("+experts._target_=t2.experts.pool.ExpertPool.load", f"+experts.experts={folder}")
+    words = ("base_model=tiny", "sampling.max_new_tokens=2", "task=gcd", "split=val", "controls=null", *pool)
+    fixed = ("strategy=fixed", f"strategy.mixture={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'scored'}")
+    assert "mixture.json: 3 of gcd" in error_of(lambda: run_script("evaluate", *words, *fixed), caplog, capsys)
+
+
 @pytest.mark.parametrize("prompt", ["${", "${oc.env:HOME}"])
 def test_a_prompt_that_looks_like_an_interpolation_is_none(adapt, tmp_path, prompt: str) -> None:
     assert "[uniform]" in adapt("strategy=uniform", f"prompt={prompt}")

@@ -60,6 +60,14 @@ def test_it_is_refused_before_a_model_is_loaded(case: str, evaluate, monkeypatch
     assert "Traceback" not in shown
 
 
+def test_a_contrast_with_shots_that_the_context_does_not_hold_is_refused_before_anything_is_scored(
+    evaluate, tmp_path, caplog, capsys
+) -> None:
+    words = ("task=gcd", "base_model.context_length=170", "contrasts=['base+shots - base']")
+    assert "names 'base+shots', which is not scored on gcd" in error_of(lambda: evaluate(*words), caplog, capsys)
+    assert not (tmp_path / "run" / "samples.jsonl").exists()
+
+
 OTHER_BASE = ("base_model=any", "base_model.source=org/other")
 
 

@@ -1,10 +1,15 @@
 """Multiple choice: options of a column, the letter or the text, rows without a gold option."""
 
+from pathlib import Path
+
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from test_one_file import FORM, written
 
 from t2.tasks.multiple_choice import MultipleChoice
 
+CONF = Path(__file__).parents[2] / "conf"
 ROW = {"passage": "Kim is ill.", "question": "What now? ", "options": "\nA. a walk \nB. a long walk\nC. bed"}
 
 
@@ -52,3 +57,11 @@ def test_a_row_whose_options_do_not_hold_one_gold_answer_is_left_out(tmp_path, c
 def test_an_unknown_way_to_ask_is_refused():
     with pytest.raises(ValueError, match=r"ask of toy is 'letters'.*Did you mean 'letter'"):
         MultipleChoice("toy", FORM, {"all": "none.jsonl"}, "letters")
+
+
+@pytest.mark.parametrize(("ask", "said"), [("letter", "letter of an option"), ("text", "one of the options")])
+@pytest.mark.parametrize("name", ["commonsense_qa", "mmlu"])
+def test_the_instruction_says_what_is_graded(name, ask, said):
+    with initialize_config_dir(str(CONF), version_base=None):
+        config = compose(overrides=[f"+task={name}", f"task.ask={ask}"]).task
+    assert said in instantiate(config).form.instruction

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from t2.tasks.form import Form
 from t2.tasks.word_problems import WordProblems
 
@@ -50,3 +52,10 @@ def test_rows_that_cannot_be_asked_about_are_left_out_and_counted(tmp_path):
 def test_the_turn_is_begun_where_the_task_says_so(tmp_path):
     assert {one.response_prefix for one in task(tmp_path, begun=True).split("val")} == {"So:"}
     assert {one.response_prefix for one in task(tmp_path).split("val")} == {""}
+
+
+def test_a_size_that_is_too_large_is_called_by_its_name(tmp_path):
+    with pytest.raises(ValueError, match=r"test_size is 12, .* 12 distinct passages .* allowed: 1 to 11"):
+        task(tmp_path, test_size=12).split("test")
+    with pytest.raises(ValueError, match=r"val_size is 8, .* 8 distinct passages .* allowed: 1 to 7"):
+        task(tmp_path, val_size=8).split("val")

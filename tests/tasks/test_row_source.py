@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import t2.run.fetch
+from t2.tasks.gsm8k import GSM8K
 from tests.tasks.row_cases import COLUMNS, ROWS, hub, lines, on_hub, source, written
 
 
@@ -181,3 +182,9 @@ def test_offline_mode_of_the_installed_library_is_caught(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     with pytest.raises(ConnectionError, match=r"task.data_files="):
         source(hub_ids="org/set-that-is-in-no-cache").rows("train", COLUMNS)
+
+
+def test_a_file_of_a_split_that_is_not_read_is_refused(tmp_path):
+    files = written(tmp_path, "train.jsonl", "") | {"validation": "val.jsonl", "test": "test.jsonl"}
+    with pytest.raises(ValueError, match=r"a split in data_files of gsm8k is 'validation'; allowed: test, train"):
+        GSM8K(data_files=files)

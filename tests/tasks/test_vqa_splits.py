@@ -102,7 +102,7 @@ def test_a_train_row_is_dropped_by_its_image_and_not_by_its_question(tmp_path):
     one = with_rows(tmp_path, [a_row("shared", "what?")], train)
     assert image_ids(one, "train") | image_ids(one, "val") <= {"t1", "t2"}
     assert [len(with_rows(tmp_path, [a_row("a"), a_row("b")]).split(split)) for split in SPLITS] == [2, 1, 2]
-    with pytest.raises(ValueError, match=r"val_size is 3, .* allowed: 1 to 2"):
+    with pytest.raises(ValueError, match=r"val_images is 3, .* distinct images; allowed: 1 to 2"):
         with_rows(tmp_path, [a_row()], val_images=3).split("val")
 
 

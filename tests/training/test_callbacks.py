@@ -97,3 +97,17 @@ def test_the_best_step_is_that_of_the_file_also_where_its_validation_comes_out_l
     assert (
         (metadata.step, metadata.val_after) == (again.best_step, pytest.approx(again.best)) == (2, pytest.approx(0.1))
     )
+
+
+def test_a_finished_run_that_gets_more_steps_keeps_its_expert(tmp_path: Path) -> None:
+    """The learning rate follows another schedule then, so that no step before the last is the same again."""
+    first = [Validation(every=2), Checkpoints(every=3)]
+    fit(make_module(task=Drops(means=(0.2, 0.5, 0.9)), total_steps=4), tmp_path, steps=4, callbacks=first)
+    before = Expert.load(tmp_path / EXPERT_FILE)
+    again = Validation(every=2)
+    module = make_module(task=Drops(means=(0.9, 0.3)), total_steps=8)
+    callbacks = [again, Checkpoints(every=3)]
+    fit(module, tmp_path, steps=6, callbacks=callbacks, ckpt=tmp_path / LAST_CHECKPOINT)
+    after = Expert.load(tmp_path / EXPERT_FILE)
+    assert (again.best_step, again.best) == (4, pytest.approx(0.9))
+    assert all(bool((z == after.scales[name]).all()) for name, z in before.scales.items())

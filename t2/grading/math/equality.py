@@ -30,6 +30,8 @@ __all__ = ["MAX_CHARS", "MathGrader", "cheaply_equal", "normalized"]
 
 MAX_CHARS = 500  # of a text passed to math-verify; the longest reference of MATH has about 160
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_LETTER = re.compile(r"\\mathbb\s*\{?[A-Z]|\\[A-Za-z]+|[A-Za-z]{3,}|(?P<letter>[A-Za-z])")  # no command, no word
+_NAMES = "uvwzyxtsqpnmkjhgba"
 
 
 class MathGrader:
@@ -81,7 +83,7 @@ class MathGrader:
             self._pool, self._end_pool = None, None
 
     def _expressions(self, gold: str, answer: str) -> bool:
-        expressions = _expression(gold), _expression(answer)
+        expressions = _told_apart(_expression(gold), _expression(answer))
         return all(map(_is_askable, expressions)) and self._verdict(*expressions)
 
     def _ask(self, *request: str) -> bool:
@@ -97,6 +99,14 @@ def _expression(text: str) -> str:
     r"""One line without delimiters and percent signs, which math-verify does not read within a box."""
     text = re.sub(r"\\?[%$]|\\[()\[\]]", " ", text)
     return " ".join(text.split()).rstrip(" .")
+
+
+def _told_apart(*texts: str) -> list[str]:
+    """Renames the capital of a letter that is there in both cases: math-verify reads R as r."""
+    letters = {match["letter"] for text in texts for match in _LETTER.finditer(text)} - {None}
+    free = [name for name in _NAMES if name not in letters and name.upper() not in letters]
+    names = dict(zip(sorted(one for one in letters if one.isupper() and one.lower() in letters), free, strict=False))
+    return [_LETTER.sub(lambda match: names.get(match["letter"], match[0]), text) for text in texts]
 
 
 def _is_askable(text: str) -> bool:

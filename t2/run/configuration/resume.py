@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 FREE = ("resume", "skip_finished", "logger", "paths")  # top-level keys; `steps` may change, too, with a warning
 # Which processes compute it; the random numbers are those of the prompt, whoever samples them.
 FREE_OF_TRAINER = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
+LENGTH = ("trainer.max_time",)  # when a run stops decides none of its steps
 ABSENT = "not set"
 
 
@@ -39,7 +40,8 @@ def check_unchanged(cfg: DictConfig) -> None:
     if refused:
         raise ValueError(
             f"resume={run} goes on with a run as it was started, and these differ:\n" + "\n".join(refused) + "\n"
-            "Leave them out (only steps, logger, paths and the number of processes may change), or start a new run."
+            "Leave them out (only steps, trainer.max_time, logger, paths and the number of processes may change), or "
+            "start a new run."
         )
     if "steps" in changed:
         check_steps(cfg.steps, run)
@@ -73,7 +75,7 @@ def changes(cfg: DictConfig, run: Path) -> dict[str, str]:
     """
     before = OmegaConf.load(run / ".hydra" / "config.yaml")
     was, now = (OmegaConf.to_container(one, resolve=False) for one in (before, cfg))
-    free = (*FREE, *FREE_OF_TRAINER)
+    free = (*FREE, *FREE_OF_TRAINER, *LENGTH)
     found = dict(_differences("", was, now))
     return {key: line for key, line in found.items() if key.partition(".")[0] not in free and key not in free}
 

@@ -32,6 +32,7 @@ OWN_KEYS: Mapping[str, tuple[Collection[Any], str]] = {
     "accumulate_grad_batches": ((1,), "a step is cut into parts by itself: set micro_batch_tokens or prompts_per_step"),
     "enable_checkpointing": ((False,), "callbacks.checkpoints saves: set callbacks.checkpoints.every"),
     "enable_progress_bar": ((False,), "callbacks.progress shows one"),
+    "log_every_n_steps": ((1,), "every step is logged"),
     "logger": ((), "set the group logger, such as logger=csv"),
     "callbacks": ((), "set the group callbacks, such as +callbacks.NAME._target_=PACKAGE.CLASS"),
     "min_steps": ((None,), _LENGTH),

@@ -79,3 +79,8 @@ def test_paths_and_loggers_may_change_and_steps_with_a_warning(resumed: Any, cap
         assert not caplog.text
         check_unchanged(resumed(steps=9))
     assert "steps: was 5, now 9: from here on the learning rate follows the schedule" in caplog.text
+
+
+def test_another_time_limit_may_go_on(resumed: Any) -> None:
+    """Lightning keeps the time that a run has taken: under the old limit it would stop at once."""
+    check_unchanged(resumed(trainer={"devices": 1, "strategy": "auto", "max_time": "00:01:00:00"}))
