@@ -59,6 +59,6 @@ def test_a_number_that_cannot_be_meant_is_none():
     "piece", ["1,", "111,", "11,11,", "1 000 ", "answer is ", "answer is 5 ", "(a", "one ", "5 = "]
 )
 def test_time_is_linear(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     stated_number(piece * 20_000 + "x")
-    assert time.perf_counter() - start < 5.0  # quadratic time would take minutes
+    assert time.process_time() - start < 5.0  # quadratic time would take minutes
