@@ -59,6 +59,7 @@ def train(cfg: DictConfig) -> Results | None:
     if several:
         divide(cfg)
     module, data, callbacks, after = build(cfg)
+    module.phases.start_s = start
     if after is not None:
         after.check(module)
     loggers = [] if cfg.trainer.get("fast_dev_run") else list(instantiate(cfg.get("logger") or {}).values())
@@ -78,7 +79,7 @@ def train(cfg: DictConfig) -> Results | None:
         base = validation_of(callbacks).score_base(module) if begins_elsewhere(cfg, module.adapter) else None
         if not trainer.is_global_zero:
             return None
-        results = report(cfg, module, callbacks, after, base=base, start=start)
+        results = report(cfg, module, callbacks, after, base=base)
         curve = run / CURVE_FILE if (run / METRICS_FILE).is_file() else None  # without the logger csv there are none
         if curve is not None:
             plot_learning_curve([run], curve)  # after the results: no figure is worth a run
@@ -116,7 +117,6 @@ def report(
     after: AfterTraining | None,
     *,
     base: Report | None,
-    start: float,
 ) -> Results:
     """Write `results.json` of a finished run: its validations, and the strategy's; log where its files are.
 
@@ -141,7 +141,7 @@ def report(
         scores={task.name: scores},
         paired={task.name: paired},
         data=describe_data([task]),
-        seconds={**module.phases.total_seconds, "total": module.phases.earlier_s + time.perf_counter() - start},
+        seconds={**module.phases.total_seconds, "total": module.phases.elapsed_s()},
         seed=cfg.seed,
         **parts,
     ).write(run)

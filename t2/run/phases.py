@@ -30,11 +30,15 @@ class Phases:
         self.total_seconds: defaultdict[str, float] = defaultdict(float)
         self.step_seconds: defaultdict[str, float] = defaultdict(float)
         self.earlier_s = 0.0  # until its checkpoint, of the run that this one goes on with
-        self._start = time.perf_counter()
+        self.start_s = time.perf_counter()  # of what `elapsed_s` counts; earlier where a command began before
+
+    def elapsed_s(self) -> float:
+        """All seconds until now, of the earlier parts of the run too."""
+        return self.earlier_s + time.perf_counter() - self.start_s
 
     def state_dict(self) -> dict[str, float]:
         """The seconds of the run by phase, and all of them until now."""
-        return {**self.total_seconds, ELAPSED: self.earlier_s + time.perf_counter() - self._start}
+        return {**self.total_seconds, ELAPSED: self.elapsed_s()}
 
     def load_state_dict(self, state_dict: Mapping[str, float]) -> None:
         """The inverse of `state_dict`; that of an older t2 has the phases alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from t2.cli.compose import composed
 from t2.cli.train import train
 from t2.evaluation.results import Results
 from t2.models.language_model import LanguageModel
+from t2.run.phases import ELAPSED, Phases
 from t2.training.adaptation_callback import Adaptation
 
 
@@ -44,10 +46,29 @@ def test_the_model_of_an_earlier_job_is_gone_when_the_next_is_loaded(
     assert alive == [0, 0, 0]
 
 
-def test_the_seconds_of_a_run_that_goes_on_are_those_of_all_its_parts(tmp_path: Path) -> None:
-    first = smoke(tmp_path)
-    again = smoke(tmp_path, resume=str(tmp_path))
-    assert again.seconds["total"] > first.seconds["total"]
+def test_the_seconds_of_a_run_that_goes_on_are_those_of_all_its_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Phases.state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(Phases, "state_dict", lambda self: {**save(self), ELAPSED: 1000.0})
+        smoke(tmp_path)
+    assert smoke(tmp_path, resume=str(tmp_path)).seconds["total"] > 1000
+
+
+def test_the_seconds_of_a_run_begin_with_its_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[float] = []
+    phases: list[Phases] = []
+
+    def build(cfg: Any) -> Any:
+        begun.append(time.perf_counter())
+        parts = train_parts.build(cfg)
+        phases.append(parts[0].phases)
+        return parts
+
+    monkeypatch.setattr("t2.cli.train.build", build)
+    smoke(tmp_path)
+    assert phases[0].start_s <= begun[0]
 
 
 def test_a_run_that_ends_early_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

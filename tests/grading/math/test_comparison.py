@@ -73,6 +73,6 @@ def test_no_text_makes_it_raise(gold, answer):
 @pytest.mark.parametrize("piece", [",%", "(", "\\{1,", "\\begin{pmatrix}", "1,", "\\text{a}", "x=", "\\pm", "a or "])
 def test_hostile_text_takes_bounded_time(piece):
     text = piece * (500 // len(piece))
-    start = time.perf_counter()
+    start = time.process_time()
     equivalent(clean(text), clean(text[:-1]), lambda *_: True)
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0

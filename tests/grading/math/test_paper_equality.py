@@ -119,9 +119,9 @@ def test_for_integers_only_the_tolerance_and_the_factor_are_wrong(gold, answer):
 
 @pytest.mark.parametrize("piece", ["\\frac", "\\frac1", "\\sqrt", "\\sqrt{", "[", "(", "{", "1,", "=", " .", "9"])
 def test_hostile_text_takes_bounded_time(piece):
-    start = time.perf_counter()
+    start = time.process_time()
     is_equiv(piece * 5_000 + "x", piece * 5_000 + "y")
-    assert time.perf_counter() - start < 2.0
+    assert time.process_time() - start < 2.0
 
 
 def test_nested_lists_take_no_stack():
