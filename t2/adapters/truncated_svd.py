@@ -12,15 +12,18 @@ Of more, as eigenvectors of W Wᵀ, the k largest alone (LAPACK's syevr). Squari
 eps (s_1 / s_k)², which is 1e-5 where s_k is a tenth of s_1.
 
 A triplet's error is |W v - s u| / s and |Wᵀ u - s v| / s, the larger; those whose error is above the tolerance are not
-used.
+used. Both methods take s and v from Wᵀ u = s v, so that their second error is zero.
 
 Not done here: caching (`t2.adapters.svd`), singular values beyond the k largest.
 """
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from scipy.linalg import eigh
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 Triplets = tuple[Tensor, Tensor, Tensor]  # U (m, k), s (k,) in descending order, Vh (k, n)
@@ -67,7 +70,7 @@ def _krylov(wide: Tensor, k: int) -> tuple[Triplets, float]:
             basis = torch.cat([basis, block], dim=1)
             images.append(image)
         found = _ritz(basis, torch.cat(images, dim=1), k)
-        error = triplet_error(found, wide)
+        error = float(_right_errors(found, wide).max())
         if error <= TOLERANCE:
             break
     return found, error
@@ -79,7 +82,7 @@ def _eigenvectors(wide: Tensor, k: int) -> tuple[Triplets, float]:
         exact = wide.to(dtype)
         U = _largest_eigenvectors(exact @ exact.T, k)
         found = _completed(U, exact.T @ U, wide.dtype)
-        error = triplet_error(found, wide)
+        error = float(_right_errors(found, wide).max())
         if error <= TOLERANCE:
             break
     return found, error
@@ -91,20 +94,34 @@ def _largest_eigenvectors(symmetric: Tensor, k: int) -> Tensor:
     vectors: Tensor
     if symmetric.device.type == "cpu":
         some = [size - k, size - 1]
-        found = eigh(symmetric.numpy(), subset_by_index=some, driver="evr", overwrite_a=True, check_finite=False)
+        # One thread: those of SciPy's library wait for work on the cores that torch's need next, and double the time.
+        with _libraries().limit(limits=1, user_api="blas"):
+            found = eigh(symmetric.numpy(), subset_by_index=some, driver="evr", overwrite_a=True, check_finite=False)
         vectors = torch.from_numpy(found[1])
     else:
         vectors = torch.linalg.eigh(symmetric).eigenvectors[:, size - k :]
     return vectors.flip(1)
 
 
+@cache
+def _libraries() -> ThreadpoolController:
+    """The libraries of linear algebra that are loaded, whose threads can be limited; torch's own is not among them."""
+    return ThreadpoolController()
+
+
 @torch.no_grad()
 def triplet_error(parts: Triplets, weight: Tensor) -> float:
     """The largest of |W v - s u| / s and |Wᵀ u - s v| / s over the triplets of W (m, n)."""
     U, s, Vh = parts
-    right = torch.linalg.vector_norm(weight @ Vh.T - U * s, dim=0)
-    left = torch.linalg.vector_norm(U.T @ weight - s[:, None] * Vh, dim=1)
-    return float((torch.maximum(right, left) / s.clamp_min(torch.finfo(s.dtype).tiny)).max())
+    left = _right_errors((Vh.T, s, U.T), weight.T)
+    return float(torch.maximum(_right_errors(parts, weight), left).max())
+
+
+def _right_errors(parts: Triplets, weight: Tensor) -> Tensor:
+    """|W v - s u| / s of each triplet (k,) of W (m, n)."""
+    U, s, Vh = parts
+    lengths: Tensor = torch.linalg.vector_norm(weight @ Vh.T - U * s, dim=0)
+    return lengths / s.clamp_min(torch.finfo(s.dtype).tiny)
 
 
 def _orthonormal(block: Tensor, basis: Tensor) -> Tensor:
