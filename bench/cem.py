@@ -1,14 +1,15 @@
 """Seconds to try a population of mixtures on a few prompts: one batch with per-example scales, or merging each.
 
-    python bench/cem.py [--model smollm2|tiny] [--population 16] [--repeats 5] [--device cuda] [--output FILE.json]
+    python bench/cem.py [--model smollm2|tiny] [--rank 64] [--population 16] [--repeats 5] [--device cuda]
+                        [--output FILE.json]
 
     per_example   one batch of population x prompts, every example with its own mixture, factored; nothing is merged
     merged        for each mixture: every matrix is merged with it, then the prompts are completed in one batch
 
 Both give greedy completions of exactly `--new-tokens` tokens (end tokens are switched off) by the code that the
 few-shot search runs, in one process, in turns, after a warm-up round in which their completions are compared. The
-experts are random, as far from 1 as trained ones, on all linears; mixing weights are uniform in [0, 1.5]. Not measured:
-scoring completions, and the optimizer that proposes mixtures.
+experts are random, as far from 1 as trained ones, on all linears, of all singular values or of the `--rank` largest;
+mixing weights are uniform in [0, 1.5]. Not measured: scoring completions, and the optimizer that proposes mixtures.
 """
 
 from __future__ import annotations
@@ -41,10 +42,13 @@ QUESTIONS = (
 )
 
 
-def pooled_model(model: str, device: str, rows: int) -> PooledModel:
-    """The model without end tokens and a pool of random experts, decoding at most `rows` completions at once."""
+def pooled_model(model: str, device: str, rows: int, rank: int | None) -> PooledModel:
+    """The model without end tokens and a pool of random experts, decoding at most `rows` completions at once.
+
+    The experts move the `rank` largest singular values of each matrix; None: all.
+    """
     lm = load_endless(model, device)
-    svf = inject_svf(lm)
+    svf = inject_svf(lm) if rank is None else inject_svf(lm, spectrum="top", rank=rank)
     return PooledModel(HFGenerator(lm, svf, batch_rows=rows), ExpertPool(random_experts(lm, svf, DOMAINS, SPREAD)))
 
 
@@ -56,7 +60,7 @@ def population(members: int) -> list[Mixture]:
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Raw timings of both systems, their ratio, and how many completions are equal (`check_completions`)."""
-    model = pooled_model(args.model, args.device, args.population * len(QUESTIONS))
+    model = pooled_model(args.model, args.device, args.population * len(QUESTIONS), args.rank)
     mixtures, examples = population(args.population), [Example(question) for question in QUESTIONS]
     sampling = Sampling(max_new_tokens=args.new_tokens)
     systems = {
@@ -89,6 +93,7 @@ def main(argv: Sequence[str]) -> None:
     """Measure, print the table, and write it with all raw timings where `--output` says."""
     made = parser(__doc__)
     made.add_argument("--model", choices=("smollm2", "tiny"), default="smollm2")
+    made.add_argument("--rank", type=count, help="singular values of each matrix that the experts move; default: all")
     made.add_argument("--population", type=count, default=16, help="mixtures")
     made.add_argument("--new-tokens", type=count, default=16, help="tokens of each completion")
     made.add_argument("--repeats", type=count, default=5, help="rounds after the warm-up round")

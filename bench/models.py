@@ -84,12 +84,14 @@ def inject_svf(lm: LanguageModel, *, random_factors: bool = False, **settings: A
 
 
 def random_experts(lm: LanguageModel, svf: SVF, domains: Sequence[str], spread: float) -> dict[str, Expert]:
-    """An expert per domain, z = 1 + spread N(0, 1)."""
+    """An expert per domain, z = 1 + spread N(0, 1) where the adapter has a number."""
     generator = torch.Generator().manual_seed(0)
+    learnable = svf.learnable()
     experts = {}
     for domain in domains:
         scales = {
-            name: 1 + spread * torch.randn(s.shape, generator=generator) for name, s in svf.singular_values.items()
+            name: 1 + spread * torch.randn(s.shape, generator=generator) * learnable[name]
+            for name, s in svf.singular_values.items()
         }
         experts[domain] = Expert(scales, expert_metadata(lm, svf, domain))
     return experts
@@ -99,7 +101,7 @@ def expert_metadata(lm: LanguageModel, svf: SVF, domain: str) -> ExpertMetadata:
     """The metadata of an expert that was not trained."""
     return ExpertMetadata(
         base_model=lm.source,
-        fingerprint=fingerprint_of(svf.singular_values),
+        fingerprint=fingerprint_of(svf.singular_values, svf.frobenius_norms),
         parametrization=svf.parametrization,
         task=domain,
         domain=domain,

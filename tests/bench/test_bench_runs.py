@@ -28,7 +28,7 @@ RUNS = {
     ),
     "step --one floor": ("--rows 3 --prompt 9 --completion 4", lambda r: 0 < r["held_bytes"] <= r["peak_bytes"]),
     "cem": (
-        "--population 4 --new-tokens 3 --repeats 1",
+        "--population 4 --new-tokens 3 --repeats 1 --rank 3",
         lambda r: r["equal_completions"] == r["completions"] == 12 and r["merged_to_per_example"] > 0,
     ),
     "decomposition": ("--ranks 2,3 --repeats 2", lambda r: [s["error"] < 1e-3 for s in r["systems"]] == [True] * 3),
