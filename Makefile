@@ -17,14 +17,13 @@ STUDY := outputs/study/$(shell date +%Y%m%d-%H%M%S)
 .PHONY: demo study docs test tests test-commands test-model test-processes test-vllm test-nf4 test-gptq test-slurm test-page test-harness test-docs test-uv zoo test-fresh vllm check format bench gpu clean
 
 demo: $(READY)
-	WANDB_SILENT=true $(BIN)/python train.py experiment=demo callbacks.validation.every=15 callbacks.validation.limit=50 hydra.run.dir=$(RUN)/train
-	WANDB_SILENT=true $(BIN)/python evaluate.py task=add2 adapter=svf_top16 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto limit=300 controls.limit=50 controls.only_best=true hydra.run.dir=$(RUN)/evaluate
-	@$(BIN)/python -m t2.evaluation.tables --figure $(RUN)/learning_curve.png $(RUN)/train $(RUN)/evaluate
+	$(BIN)/python train.py experiment=demo callbacks.validation.every=15 callbacks.validation.limit=50 logger=csv hydra.run.dir=$(RUN)/train
+	$(BIN)/python evaluate.py task=add2 adapter=svf_top16 expert=$(RUN)/train generation.batch_rows=256 generation.dtype=auto limit=300 controls.limit=50 controls.only_best=true logger=none hydra.run.dir=$(RUN)/evaluate
 	@echo
 	@echo "Two passes with the experts that ship: which domain is a prompt of, then the answer of its expert and of the base"
 	$(BIN)/python adapt.py experts=smollm2_135m strategy=classifier prompt_file=docs/prompts.txt sampling.max_new_tokens=24 hydra.run.dir=$(RUN)/adapt
 	@echo
-	@echo "The expert: $(RUN)/train/expert.safetensors"
+	@echo "The expert: $(RUN)/train/expert.safetensors, its learning curve: $(RUN)/train/learning_curve.png"
 	@echo "Next:       $(BIN)/python adapt.py expert=$(RUN)/train prompt='State the final answer to the following arithmetic problem: 17 + 48 ='"
 
 study: $(READY)
