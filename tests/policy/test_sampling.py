@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from t2.policy.sampling import choose
+from t2.policy.sampling import BLOCK, choose
 from t2.types import Sampling
 
 LAST_UNIFORM = 1 - 2.0**-53  # the largest that torch.rand gives in float64
@@ -89,8 +89,9 @@ def test_greedy_ignores_the_uniform_numbers():
         assert torch.equal(choose(logits, uniforms, Sampling())[0], logits.argmax(dim=-1))
 
 
-def test_rows_are_chosen_apart():
-    logits = torch.randn(8, 9)
+@pytest.mark.parametrize("size", [9, BLOCK, 3 * BLOCK + 5])
+def test_rows_are_chosen_apart(size):
+    logits = torch.randn(8, size)
     uniforms = torch.rand(8).double()
     for top_p in (1.0, 0.6):
         sampling = Sampling(temperature=0.8, top_p=top_p)
@@ -103,3 +104,22 @@ def test_half_precision_logits_are_chosen_in_fp32():
     logits = torch.randn(4, 9).bfloat16()
     _, log_probs = choose(logits, torch.rand(4).double(), Sampling(temperature=0.7))
     assert log_probs.dtype == torch.float32
+
+
+@pytest.mark.parametrize("size", [BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7])
+def test_the_token_is_where_the_cumulative_distribution_passes_the_uniform_number(size):
+    logits = 3 * torch.randn(64, size)
+    uniforms = torch.rand(64).double()
+    tokens, _ = choose(logits, uniforms, Sampling(temperature=1.0))
+    until = torch.softmax(logits.double(), dim=-1).cumsum(dim=-1)
+    after = until.gather(1, tokens[:, None]).squeeze(1)
+    before = after - torch.softmax(logits.double(), dim=-1).gather(1, tokens[:, None]).squeeze(1)
+    assert bool(((before - 1e-6 < uniforms) & (uniforms < after + 1e-6)).all())
+
+
+@pytest.mark.parametrize("at", [0, BLOCK - 1, BLOCK, 2 * BLOCK])
+@pytest.mark.parametrize("uniform", [0.0, 0.5, LAST_UNIFORM])
+def test_one_certain_token_is_chosen_wherever_it_stands(at, uniform):
+    logits = torch.full((1, 2 * BLOCK + 1), -torch.inf).index_fill(1, torch.tensor([at]), 0.0)
+    tokens, log_probs = choose(logits, torch.tensor([uniform], dtype=torch.float64), Sampling(temperature=1.0))
+    assert (tokens.item(), log_probs.item()) == (at, 0.0)
