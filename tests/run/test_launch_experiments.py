@@ -24,6 +24,7 @@ def test_every_header_with_a_command_of_its_own_names_the_script() -> None:
     assert {name for name, script in found.items() if script is None} == nobody
     assert {name for name, script in found.items() if script == "evaluate"} == {
         *(name for name in found if name.startswith("study/")),
+        "frontier/beside",
         "larger/unseen",
         *(f"paper/table{number}" for number in (2, 3, 5, 8)),
     }
