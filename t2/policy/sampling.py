@@ -5,7 +5,7 @@ inverted in two steps, of blocks of tokens and then within one block, so that wh
 
     w = exp(l - max l)        the block at which the sum of blocks passes u sum(w), then the token within it
 
-which takes a tenth of the time of one sum over a vocabulary.
+which takes an eighth of the time of one sum over a vocabulary.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
     scaled = logits.float()
     if sampling.scoring_temperature != 1.0:
         scaled = scaled / sampling.scoring_temperature
-    above = scaled.amax(dim=-1, keepdim=True)
-    weights = (scaled - above).exp_()  # (n, V), of the most likely token 1
+    highest = scaled.amax(dim=-1, keepdim=True)
+    weights = (scaled - highest).exp_()  # (n, V), of the most likely token 1
     blocks = _block_sums(weights)
     if sampling.temperature == 0.0:
         tokens = scaled.argmax(dim=-1)
@@ -35,7 +35,7 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
         tokens = _invert(weights, blocks, uniforms)
     else:
         tokens = _invert_most_likely(weights, uniforms, sampling.top_p)
-    log_probs = scaled.gather(1, tokens[:, None]) - above - blocks.sum(dim=-1, keepdim=True).log()
+    log_probs = scaled.gather(1, tokens[:, None]) - highest - blocks.sum(dim=-1, keepdim=True).log()
     return tokens, log_probs.squeeze(1).float()
 
 
@@ -56,7 +56,8 @@ def _invert(weights: Tensor, blocks: Tensor, uniforms: Tensor) -> Tensor:
     outside = tokens >= weights.shape[1]  # of a last block that is shorter
     within = weights.gather(1, tokens.clamp(max=weights.shape[1] - 1)).double().masked_fill(outside, 0.0)
     before = until.gather(1, block) - blocks.gather(1, block)
-    position = _passing(within.cumsum(dim=-1), target - before)
+    # Not below 0, where rounding would choose the block's first token whatever its weight.
+    position = _passing(within.cumsum(dim=-1), (target - before).clamp_min(0.0))
     return (block * BLOCK + position).squeeze(1)
 
 
