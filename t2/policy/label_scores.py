@@ -7,7 +7,8 @@
 A label's score is the sum of the log-probs of its tokens. The token that would end the turn is not part of it, and
 nothing is divided by the label's length: a calibration (`t2.adaptation.dispatch`) takes off what a label scores by
 itself. A model that takes no tree mask, or a prompt beyond a sliding window, gets a plain row per prompt and label, and
-the log says so. Nothing here knows what a label means.
+the log says so; so do a few prompts, silently, whose shared rows would save less than finding out whether the model
+takes them. Nothing here knows what a label means.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from transformers import PreTrainedModel
 from t2.models.language_model import LanguageModel
 from t2.policy.log_probs import token_log_probs
 from t2.policy.prefix import common_prefix, read_prefix
-from t2.policy.prompt_sharing import exceeds_window, prompts_can_be_shared
+from t2.policy.prompt_sharing import CHECK_TOKENS, exceeds_window, prompts_can_be_shared
 from t2.policy.reference import continuation_ids
 from t2.types import Completion, Example
 
@@ -53,8 +54,9 @@ def score_labels(lm: LanguageModel, examples: Sequence[Example], labels: Sequenc
     ]
     if not completions:
         return torch.zeros(0, len(label_ids))
-    shared = _can_share(lm, completions)
     prompts = completions[:: len(label_ids)]
+    saved_tokens = (len(label_ids) - 1) * sum(len(prompt.prompt_ids) for prompt in prompts)
+    shared = saved_tokens >= CHECK_TOKENS and _can_share(lm, completions)
     prefix = None
     if shared and len(prompts) > 1:
         common = common_prefix([prompt.prompt_ids for prompt in prompts], lm.placeholder_ids)

@@ -28,6 +28,7 @@ from t2.types import Completion, Example, LazyImage, PixelImage
 log = logging.getLogger(__name__)
 TREE_MASK_ATTENTION = ("sdpa", "eager")  # others take no 4-D mask, and on a GPU fail where no `except` helps
 CHECK_PREFIX, CHECK_PROMPTS, CHECK_SAMPLES = 32, (5, 3, 9), (4, 1, 7)  # lengths in the self-check
+CHECK_TOKENS = 1067  # that the self-check reads, padding included: to save fewer it is not worth its time
 SHIFT = 3  # positions by which the check moves completions
 _CHECKED: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()  # so that it is found out and said once
 

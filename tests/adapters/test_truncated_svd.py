@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from t2.adapters import svd
+from t2.adapters import svd, truncated_svd
 from t2.adapters.svd import decompose, decompose_all, decompose_top
 from t2.adapters.truncated_svd import TOLERANCE, by_krylov, is_cheaper, top_triplets, triplet_error
 
@@ -44,6 +44,15 @@ def test_eigenvectors_are_computed_in_float64_where_squares_lose_too_many_digits
     in_float32 = weight.T @ U
     lengths = in_float32.norm(dim=0)
     assert triplet_error((U, lengths, (in_float32 / lengths).T), weight) > TOLERANCE
+
+
+def test_eigenvectors_are_taken_where_the_iteration_does_not_get_there(monkeypatch):
+    monkeypatch.setattr(truncated_svd, "BLOCKS", (1, 2))
+    weight = matrix(power=0.05)
+    assert by_krylov(weight.shape, 4)
+    assert truncated_svd._krylov(weight, 4)[1] > TOLERANCE
+    parts, error = top_triplets(weight, 4)
+    assert max(error, triplet_error(parts, weight)) < 1e-6
 
 
 def test_the_error_is_that_of_the_worst_triplet_on_either_side():

@@ -15,11 +15,17 @@ import t2.policy.log_probs
 from t2.models.language_model import LanguageModel
 from t2.policy.label_scores import score_labels
 from t2.policy.log_probs import token_log_probs
+from t2.policy.prompt_sharing import CHECK_TOKENS, prompts_can_be_shared
 from t2.types import Completion, Example
 
 INSTRUCTION = "Which one does it belong to: sums, spelling or something else? "
 PROMPTS = [INSTRUCTION + text for text in ("1 + 2", "How is a rather long word like this one spelled?", "N/A", "x")]
 LABELS = ("sums", "spelling", "a", "spoon")  # two share tokens, none has the length of another
+
+
+@pytest.fixture(autouse=True)
+def few_prompts_are_enough(monkeypatch):
+    monkeypatch.setattr(t2.policy.label_scores, "CHECK_TOKENS", 0)  # so that shared rows are tested on short ones
 
 
 def naive(lm: LanguageModel, prompts, labels):
@@ -64,6 +70,17 @@ def test_the_labels_of_a_prompt_share_its_row_where_they_can(architecture, monke
     shapes = runs(lm, monkeypatch)
     score_labels(lm, [Example(prompt) for prompt in PROMPTS], LABELS)
     assert [rows for rows, _ in shapes] == [1, len(PROMPTS)]  # the instruction, then a row per prompt
+
+
+@pytest.mark.parametrize(("prompts", "shared"), [(1, False), (40, True)])
+def test_rows_are_shared_where_that_saves_more_than_finding_out_whether_they_can_be(prompts, shared, monkeypatch):
+    monkeypatch.setattr(t2.policy.label_scores, "CHECK_TOKENS", CHECK_TOKENS)
+    lm, asked = tiny(), []
+    monkeypatch.setattr(
+        t2.policy.label_scores, "prompts_can_be_shared", lambda lm: asked.append(1) or prompts_can_be_shared(lm)
+    )
+    check(lm, [f"{INSTRUCTION}{n}" for n in range(prompts)], LABELS[:2])
+    assert bool(asked) == shared
 
 
 def test_the_scores_tell_prompts_and_labels_apart():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from t2.models.language_model import LanguageModel
 from t2.models.tiny import tiny_model
-from t2.policy.prompt_sharing import exceeds_window, prompts_can_be_shared
+from t2.policy.prompt_sharing import CHECK_TOKENS, exceeds_window, prompts_can_be_shared, why_not_shared
 from tests.policy.packing_cases import draw
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -136,6 +136,19 @@ def test_other_attention_is_not_even_tried(
     with caplog.at_level(logging.WARNING):
         assert not prompts_can_be_shared(lm)
     assert f"attends by '{attention}'" in caplog.text
+
+
+def test_the_check_reads_as_many_tokens_as_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    lm, read = tiny(), []
+    inner = lm.model.base_model.forward
+
+    def forward(*args: object, **kwargs: Tensor) -> object:
+        read.append(kwargs["input_ids"].numel())
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(lm.model.base_model, "forward", forward)
+    assert why_not_shared(lm) is None
+    assert sum(read) == CHECK_TOKENS
 
 
 def test_sliding_windows_are_noticed() -> None:
