@@ -4,8 +4,8 @@ Each NAME is a way to train, and its RUNs are evaluations (of evaluate.py) of wh
 same questions. Where `t2.evaluation.study` compares systems that were scored side by side in a run, this compares one
 system, the expert by default, across runs. Runs are paired by their seed where all groups have the same seeds; else as
 they were given, which is said. Intervals count that seeds and questions vary, p-values are corrected by Holm over
-the contrasts. Forgetting is the increase of the loss on held-out text in nats a token, of evaluations with `held_out=`.
-Evaluates nothing.
+the contrasts. Forgetting is the increase of the loss on held-out text in nats a token, of evaluations with `held_out=`;
+where both groups of a contrast have two or more of them, it is put against each other, too. Evaluates nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from t2.evaluation.compare_figures import write_figures
-from t2.evaluation.compare_groups import Group, read_groups, unpaired
+from t2.evaluation.compare_groups import Group, other_texts, read_groups, unpaired
 from t2.evaluation.statistics import Paired, compare_runs, holm
 from t2.evaluation.system_names import EXPERT, parse_contrast
 from t2.evaluation.table import Table, percent
@@ -42,12 +42,40 @@ def differences(groups: Sequence[Group], contrasts: Sequence[str] = ()) -> list[
     Raises:
         ValueError: a contrast names no group.
     """
+    pairs = _pairs(groups, contrasts)
+    return _corrected([Difference(a.name, b.name, compare_runs(a.scores, b.scores)) for a, b in pairs])
+
+
+def forgetting_differences(groups: Sequence[Group], contrasts: Sequence[str] = ()) -> list[Difference]:
+    """The same contrasts in forgetting, nats a token, of groups with two or more runs that have read the same texts.
+
+    Student's t over the runs, paired: that texts vary does not count.
+
+    Raises:
+        ValueError: a contrast names no group.
+    """
+    pairs = [
+        (a, b)
+        for a, b in _pairs(groups, contrasts)
+        if min(len(a.forgetting), len(b.forgetting)) > 1 and a.texts == b.texts
+    ]
+    by_run = [[[[value] for value in group.forgetting] for group in pair] for pair in pairs]  # (S, 1) each
+    found = [Difference(a.name, b.name, compare_runs(*values)) for (a, b), values in zip(pairs, by_run, strict=True)]
+    return _corrected(found)
+
+
+def _pairs(groups: Sequence[Group], contrasts: Sequence[str]) -> list[tuple[Group, Group]]:
+    """The groups of each contrast, or else every pair."""
     known = {group.name: group for group in groups}
     pairs = [parse_contrast(text) for text in contrasts] or list(combinations(known, 2))
     for name in (name for pair in pairs for name in pair):
         if name not in known:
             raise ValueError(f"A contrast names {name!r}; allowed: {', '.join(known)}.{did_you_mean(name, known)}")
-    found = [Difference(a, b, compare_runs(known[a].scores, known[b].scores)) for a, b in pairs]
+    return [(known[first], known[second]) for first, second in pairs]
+
+
+def _corrected(found: Sequence[Difference]) -> list[Difference]:
+    """With p-values by Holm over all of them."""
     corrected = holm([one.paired.p_value for one in found])
     return [replace(one, p_holm=p) for one, p in zip(found, corrected, strict=True)]
 
@@ -72,6 +100,16 @@ def differences_table(found: Sequence[Difference]) -> Table:
     """A row per contrast."""
     rows = [[f"{one.first} - {one.second}", *_cells(one.paired), f"{one.p_holm:.2g}"] for one in found]
     return Table(["contrast", "difference", "95% interval", "p", "p (Holm)"], rows)
+
+
+def forgetting_table(found: Sequence[Difference]) -> Table:
+    """A row per contrast in forgetting."""
+    rows = []
+    for one in found:
+        low, high = one.paired.ci95
+        numbers = [f"{one.paired.difference:+.4f}", f"[{low:+.4f}, {high:+.4f}]"]
+        rows.append([f"{one.first} - {one.second}", *numbers, f"{one.paired.p_value:.2g}", f"{one.p_holm:.2g}"])
+    return Table(["forgetting", "nats a token", "95% interval", "p", "p (Holm)"], rows)
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -106,9 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tables = [groups_table(groups)]
         if len(groups) > 1 or options.contrast:
             tables.append(differences_table(differences(groups, options.contrast)))
+            if forgotten := forgetting_differences(groups, options.contrast):
+                tables.append(forgetting_table(forgotten))
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    notes = [note] if (note := unpaired(groups)) is not None else []
+    notes = [note for note in (unpaired(groups), other_texts(groups)) if note is not None]
     print("\n\n".join([*(one.markdown() if options.markdown else one.text() for one in tables), *notes]))
     if options.out is not None:
         with atomic_path(options.out / "compare.md") as partial:

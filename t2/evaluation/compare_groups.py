@@ -27,6 +27,7 @@ class Group:
     base: list[list[float]]
     numbers: int  # trained
     forgetting: list[float] = field(default_factory=list)  # increase of the loss on held-out text, by run; or empty
+    texts: list[str] = field(default_factory=list)  # of which forgetting is, by run
     trained: list[Path] = field(default_factory=list)  # folders of the training runs that are still there
     seeds: list[int] = field(default_factory=list)  # by run
 
@@ -85,16 +86,28 @@ def read_groups(runs: Mapping[str, Sequence[Path]], *, system: str = EXPERT) -> 
                 )
             group = replace(group, numbers=results.trainable_parameters)
             group.seeds.append(results.seed)
-            group.forgetting.extend(_forgetting(results, system))
+            for increase, texts in _forgetting(results, system):
+                group.forgetting.append(increase)
+                group.texts.append(texts)
             if results.expert is not None and (Path(results.expert) / METRICS_FILE).is_file():
                 group.trained.append(Path(results.expert))
-        if 0 < len(group.forgetting) < len(paths):
-            log.warning(
-                "%s: %d of %d runs read held-out texts, so none counts.", name, len(group.forgetting), len(paths)
-            )
-            group.forgetting.clear()
+        _drop_part(group)
         groups.append(group)
     return groups
+
+
+def _drop_part(group: Group) -> None:
+    """Forget the forgetting of a group whose runs have not all read the same texts, and say so."""
+    read = len(group.forgetting)
+    if 0 < read < len(group.scores):
+        log.warning("%s: %d of %d runs read held-out texts, so none counts.", group.name, read, len(group.scores))
+    elif len(set(group.texts)) > 1:
+        told = "; ".join(dict.fromkeys(group.texts))
+        log.warning("%s: runs read different held-out texts, so none counts (%s).", group.name, told)
+    else:
+        return
+    group.forgetting.clear()
+    group.texts.clear()
 
 
 def unpaired(groups: Sequence[Group]) -> str | None:
@@ -104,6 +117,15 @@ def unpaired(groups: Sequence[Group]) -> str | None:
         return None
     told = "; ".join(f"{group.name}: {', '.join(map(str, group.seeds))}" for group in groups)
     return f"Runs are paired in the order given, not by seed, since not all have the same seeds once each ({told})."
+
+
+def other_texts(groups: Sequence[Group]) -> str | None:
+    """What to say where forgetting is not of the same texts in all groups that have it; None where it is."""
+    read = {group.name: group.texts[0] for group in groups if group.texts}
+    if len(set(read.values())) < 2:
+        return None
+    told = "; ".join(f"{name}: {texts}" for name, texts in read.items())
+    return f"Forgetting is not compared between groups that read different texts ({told})."
 
 
 def _by_seed(runs: Mapping[str, Sequence[Path]]) -> Mapping[str, Sequence[Path]]:
@@ -130,9 +152,11 @@ def _read(path: Path, system: str) -> tuple[list[tuple[object, ...]], list[float
     return questions, [float(one["score"]) for one in lines], [float(one["score"]) for one in base]
 
 
-def _forgetting(results: Results, system: str) -> list[float]:
-    """The increase of the loss on the first held-out texts; empty where it was not measured."""
-    for systems in (results.held_out or {}).values():
+def _forgetting(results: Results, system: str) -> list[tuple[float, str]]:
+    """The increase of the loss on the first held-out texts, and which these are; empty where it was not measured."""
+    for name, systems in (results.held_out or {}).items():
         one = systems.get(system)
-        return [one.increase.difference] if one is not None and one.increase is not None else []
+        if one is None or one.increase is None:
+            return []
+        return [(one.increase.difference, f"{name}: {one.texts} texts of {one.tokens} tokens")]
     return []

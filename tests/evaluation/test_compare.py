@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_folders import BASE, run_folder
+from scipy import stats
 
-from t2.evaluation.compare import differences, main
+from t2.evaluation.compare import differences, forgetting_differences, main
 from t2.evaluation.compare_figures import learning_curve
 from t2.evaluation.compare_groups import read_groups
 from t2.evaluation.results import HeldOut
@@ -119,9 +121,47 @@ def test_what_cannot_be_compared_is_refused(tmp_path) -> None:
 # Forgetting, curves and figures
 
 
-def forgotten(increase: float) -> dict[str, dict[str, HeldOut]]:
-    loss = HeldOut(texts=2, tokens=8, loss=3.0 + increase, increase=Paired(increase, (0.0, 1.0), 0.5), kl=0.1)
+def forgotten(increase: float, texts: int = 2) -> dict[str, dict[str, HeldOut]]:
+    loss = HeldOut(texts=texts, tokens=8, loss=3.0 + increase, increase=Paired(increase, (0.0, 1.0), 0.5), kl=0.1)
     return {"wikipedia": {"base": HeldOut(texts=2, tokens=8, loss=3.0, increase=None, kl=None), "expert": loss}}
+
+
+def test_forgetting_is_contrasted_by_a_paired_t_test_over_runs(tmp_path, capsys) -> None:
+    named = {
+        name: [
+            run_folder(tmp_path / f"{name}{seed}", {"base": BASE, "expert": HALF}, seed=seed, held_out=forgotten(one))
+            for seed, one in enumerate(values)
+        ]
+        for name, values in {"few": (0.5, 0.3, 0.4), "all": (0.1, 0.0, 0.2), "one": (0.2, 0.1, 0.9)}.items()
+    }
+    groups = read_groups(named)
+    first, second = forgetting_differences(groups, ["few - all", "few - one"])
+    expected = stats.ttest_rel((0.5, 0.3, 0.4), (0.1, 0.0, 0.2))
+    assert first.paired.difference == pytest.approx(0.3)
+    assert first.paired.p_value == pytest.approx(expected.pvalue)
+    assert first.paired.ci95 == pytest.approx(tuple(expected.confidence_interval()))
+    assert (first.p_holm, second.p_holm) == (2 * first.paired.p_value, second.paired.p_value)
+    main([argument(name, paths) for name, paths in named.items()] + ["--contrast", "few - all"])
+    assert "few - all    +0.3000" in capsys.readouterr().out
+    single = [replace(group, forgetting=group.forgetting[:1]) for group in groups]
+    assert forgetting_differences(single) == []
+
+
+def test_forgetting_of_other_texts_is_not_compared_and_this_is_said(tmp_path, capsys, caplog) -> None:
+    def read(name: str, *texts: int) -> list[Path]:
+        return [
+            run_folder(tmp_path / f"{name}{n}", {"base": BASE, "expert": HALF}, seed=n, held_out=forgotten(0.1 * n, of))
+            for n, of in enumerate(texts)
+        ]
+
+    a, b, mixed = read("a", 2, 2), read("b", 50, 50), read("mixed", 2, 50)
+    main([argument("a", a), argument("b", b)])
+    shown = capsys.readouterr().out
+    assert "different texts (a: wikipedia: 2 texts of 8 tokens; b: wikipedia: 50 texts of 8 tokens)" in shown
+    assert "nats a token" not in shown
+    (group,) = read_groups({"mixed": mixed})
+    assert group.forgetting == []
+    assert "mixed: runs read different held-out texts" in caplog.text
 
 
 def training_run(folder: Path, scores: dict[int, float]) -> Path:
