@@ -2,7 +2,8 @@
 # Trains, dispatches and scores a pool that grows to eight experts, beside one expert that learns the tasks in sequence and
 # one that learns them together: scripts/growth.sh FOLDER SEED [KEY=VALUE ...], the last for every command.
 # What is there already is not made again, and a training that was interrupted goes on. EXPERTS=4 ends with four,
-# QUESTIONS=200 scores so many of each task.
+# QUESTIONS=200 scores so many of each task. ORACLE=true scores every expert on every task, too, which bounds what choosing
+# among them can reach and takes as long as scoring the pools.
 # Then: python -m t2.evaluation.growth FOLDER ...
 set -euo pipefail
 [[ $# -ge 2 ]] || { echo "usage: scripts/growth.sh FOLDER SEED [KEY=VALUE ...]" >&2; exit 2; }
@@ -26,7 +27,7 @@ run() { # FOLDER SCRIPT KEY=VALUE...
 	"$python" "$script".py "$@" "${everywhere[@]}" seed="$seed" hydra.run.dir="$into"
 }
 train() { run "$1" train experiment=growth/expert logger=csv "${@:2}"; }
-score() { run "$1" evaluate benchmarks=growth limit="${QUESTIONS:-100}" singles=false uniform=false generation.batch_rows=128 logger=none "${@:2}"; }
+score() { run "$1" evaluate benchmarks=growth limit="${QUESTIONS:-100}" uniform=false generation.batch_rows=128 logger=none "${@:2}"; }
 without() { # PREFIX NAME...: what is not learned yet is left out
 	local prefix=$1
 	shift
@@ -61,11 +62,12 @@ for size in $(seq "$count" -1 3); do
 	pooled=(experts=folder experts.experts="$pool")
 	run "$folder/centroids_$size" adapt "${pooled[@]}" strategy=centroid task=dispatch_growth "${unlabelled[@]}"
 	cp "$folder/centroids_$size/centroids.safetensors" "$pool/"
-	controls=null
+	controls=null singles=false
 	if ((size == count)); then
+		singles=${ORACLE:-false}
 		controls='{_target_: t2.evaluation.selection.Controls, shots: 3, limit: 50}'
 		score "$folder/score_joint" "${untaught[@]}" controls=null expert="$folder/joint"
 	fi
-	score "$folder/score_pool_$size" "${untaught[@]}" "${pooled[@]}" strategy=centroid controls="$controls"
+	score "$folder/score_pool_$size" "${untaught[@]}" "${pooled[@]}" strategy=centroid controls="$controls" singles="$singles"
 	score "$folder/score_sequence_$size" "${untaught[@]}" controls=null expert="$folder/sequence_$size"
 done

@@ -2,9 +2,10 @@
 
 Each FOLDER is what `scripts/growth.sh` made with one seed. A pool of K experts is scored on the K tasks that they were
 trained on, beside each task's own expert, one expert that learned the same tasks one after another, and, at the largest
-K, one that learned them together. A task counts as much as any other. Intervals count that seeds and questions
-vary; the three contrasts, named in `conf/experiment/growth/expert.yaml` before the runs, are corrected together.
-Evaluates nothing.
+K, one that learned them together. Where every expert was scored on every task (ORACLE=true), the oracle is beside them:
+the best of the base and the K experts on each question, which bounds what choosing one of them can reach. A task
+counts as much as any other. Intervals count that seeds and questions vary; the three contrasts, named in
+`conf/experiment/growth/expert.yaml` before the runs, are corrected together. Evaluates nothing.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from t2.evaluation.compare_groups import Group
 from t2.evaluation.figures import OKABE_ITO, drawing
 from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
-from t2.evaluation.system_names import ALL, BASE, EXPERT, FORM
+from t2.evaluation.system_names import ALL, BASE, EXPERT, FORM, ORACLE, is_single
 from t2.evaluation.table import Table, percent
+from t2.experts.centroids import CENTROIDS_FILE
 from t2.run.files import atomic_path
 
 POOL, OWN, SEQUENCE, JOINT = "centroid", "its own expert", "in sequence", "together"
 CONTRASTS = (SEQUENCE, JOINT, ALL)
-DRAWN = (OWN, POOL, JOINT, SEQUENCE, ALL, FORM)
+DRAWN = (OWN, POOL, JOINT, SEQUENCE, ALL, FORM, ORACLE)
 Scores = dict[str, dict[str, list[float]]]  # system -> task -> a score per question
 Questions = dict[str, list[tuple[object, object]]]  # task -> prompt and reference of each question
 
@@ -68,7 +70,8 @@ def read_growth(folder: Path) -> Growth:
         )
     # What does not depend on the other experts of a pool: it counts for pools of all sizes.
     asked: Questions = {}
-    alone: Scores = {FORM: read_scores(folder / f"score_pool_{sizes[-1]}", {}, asked)[FORM]}
+    largest = read_scores(folder / f"score_pool_{sizes[-1]}", {}, asked)
+    alone: Scores = {FORM: largest[FORM]}
     for number in range(1, sizes[-1] + 1):
         alone.setdefault(OWN, {}).update(read_scores(folder / f"score_own_{number}", {EXPERT: OWN}, asked)[OWN])
     scores = {}
@@ -78,6 +81,8 @@ def read_growth(folder: Path) -> Growth:
         beside = [alone, read_scores(folder / f"score_sequence_{size}", {EXPERT: SEQUENCE}, asked)]
         if size == sizes[-1]:
             beside.append(read_scores(folder / "score_joint", {EXPERT: JOINT}, asked))
+        if any(map(is_single, largest)):
+            found[ORACLE] = oracle(largest, pool_domains(folder / f"pool_{size}"), list(found[BASE]))
         for system, by_task in chain.from_iterable(other.items() for other in beside):
             found.setdefault(system, {task: of for task, of in by_task.items() if task in found[BASE]})
         for system, by_task in found.items():
@@ -111,11 +116,29 @@ def read_scores(run: Path, names: Mapping[str, str], asked: Questions) -> Scores
     return scores
 
 
+def pool_domains(pool: Path) -> list[str]:
+    """The domains of the experts that a folder of `scripts/growth.sh` holds."""
+    return sorted(path.stem for path in pool.glob("*.safetensors") if path.name != CENTROIDS_FILE)
+
+
+def oracle(scores: Scores, domains: Sequence[str], tasks: Sequence[str]) -> dict[str, list[float]]:
+    """The best score of the base and the experts of some domains, question by question of some tasks.
+
+    Raises:
+        ValueError: an expert was not scored.
+    """
+    names = [BASE, *(f"{EXPERT}:{domain}" for domain in domains)]
+    if missing := [name for name in names if name not in scores]:
+        raise ValueError(f"{missing[0]} was not scored; run scripts/growth.sh with ORACLE=true to its end.")
+    return {task: [max(of) for of in zip(*(scores[name][task] for name in names), strict=True)] for task in tasks}
+
+
 def growth_table(grown: Sequence[Growth]) -> Table:
     """A row per system, a column per number of experts: the mean over the tasks learned so far."""
     sizes = list(grown[0].scores)
     names = [*DRAWN, BASE]
     rows = [[name, *(percent(_mean(grown, size, name)) for size in sizes)] for name in names]
+    rows.append([f"{POOL}, share of the {ORACLE}", *(percent(_share(grown, size)) for size in sizes)])
     return Table(["mean over the tasks learned so far", *map(str, sizes)], [row for row in rows if any(row[1:])])
 
 
@@ -161,11 +184,18 @@ def _mean(grown: Sequence[Growth], size: int, system: str) -> float | None:
     return fmean(means)
 
 
+def _share(grown: Sequence[Growth], size: int) -> float | None:
+    """What the pool reaches of the oracle; None where there is none."""
+    pool, best = _mean(grown, size, POOL), _mean(grown, size, ORACLE)
+    return pool / best if pool is not None and best else None
+
+
 def draw_growth(grown: Sequence[Growth], path: Path) -> None:
-    """A line per system over the number of experts; thin ones are single seeds."""
+    """A line per system over the number of experts, thin ones for single seeds, and the pool's share of the oracle."""
     sizes = list(grown[0].scores)
-    with drawing(path, (7.5, 4.5)) as figure:
-        axes = figure.subplots()
+    shares = [(size, share) for size in sizes if (share := _share(grown, size)) is not None]
+    with drawing(path, (11.0 if shares else 7.5, 4.5)) as figure:
+        axes, *others = figure.subplots(1, 1 + bool(shares), squeeze=False)[0]
         for number, name in enumerate(DRAWN):
             color = OKABE_ITO[number % len(OKABE_ITO)]
             for one, width in [*((each, 0.6) for each in grown if len(grown) > 1), (None, 2.0)]:
@@ -174,11 +204,16 @@ def draw_growth(grown: Sequence[Growth], path: Path) -> None:
                 style: dict[str, Any] = {"color": color, "linewidth": width, "markersize": 3 * width}
                 if name == OWN:  # where dispatch is right, its line lies upon another
                     style |= {"color": "black", "linestyle": "--", "zorder": 3}
-                axes.plot(*zip(*shown, strict=True), marker="o", label=name if one is None else None, **style)
+                if shown:
+                    axes.plot(*zip(*shown, strict=True), marker="o", label=name if one is None else None, **style)
         axes.set(xlabel="experts in the pool, and tasks learned", ylabel="accuracy on these tasks (%)", ylim=(0, None))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
         axes.legend(fontsize=9)
+        for beside in others:
+            beside.plot(*zip(*((size, 100 * share) for size, share in shares), strict=True), marker="o", color="black")
+            beside.set(xlabel="experts in the pool", ylabel=f"{POOL}, share of the {ORACLE} (%)", ylim=(0, 105))
+        for panel in (axes, *others):
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+            panel.grid(alpha=0.25)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

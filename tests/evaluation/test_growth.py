@@ -66,6 +66,41 @@ def test_each_pool_is_scored_on_the_tasks_that_it_has_learned(tmp_path: Path) ->
     assert rows["its own expert"] == ["100.0 %", "100.0 %"]
 
 
+def with_singles(folder: Path) -> Path:
+    """The same, where each expert was scored on every task: right on its own, on others as often as the base."""
+    for size in (3, 4):
+        (folder / f"pool_{size}").mkdir()
+        for name in (*TASKS[:size], "centroids"):
+            (folder / f"pool_{size}" / f"{name}.safetensors").touch()
+    path = folder / "score_pool_4" / SAMPLES_FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for domain in TASKS:
+        for line in [one for one in lines if one["system"] == "base"]:
+            right = line["task"] == domain or (domain == "four" and line["prompt"] == "one 9")
+            lines.append(line | {"system": f"expert:{domain}", "score": float(right)})
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return folder
+
+
+def test_the_oracle_takes_the_best_of_the_base_and_of_the_experts_that_a_pool_has(tmp_path: Path) -> None:
+    folder = with_singles(grown(tmp_path / "a"))
+    path = folder / "score_pool_4" / SAMPLES_FILE
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:  # the first expert is wrong where the fourth is right: the pool of three cannot be
+        if line["system"] == "expert:one" and line["prompt"] == "one 9":
+            line["score"] = 0.0
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    one = read_growth(folder)
+    assert one.scores[3]["oracle"]["one"] == [*[1.0] * 9, 0.0]
+    assert one.scores[4]["oracle"]["one"] == [1.0] * 10
+    rows = {row[0]: row[1:] for row in growth_table([one]).rows}
+    assert rows["oracle"] == ["96.7 %", "100.0 %"]
+    assert rows["centroid, share of the oracle"] == ["93.1 %", "90.0 %"]  # 27 of 29
+    (folder / "pool_4" / "five.safetensors").touch()
+    with pytest.raises(ValueError, match=r"expert:five was not scored; run .* with ORACLE=true"):
+        read_growth(folder)
+
+
 def test_tasks_are_listed_in_the_order_of_learning(tmp_path: Path) -> None:
     table = tasks_table([read_growth(grown(tmp_path / "a", forgets=1))])
     assert [row[0] for row in table.rows] == list(TASKS)
@@ -83,8 +118,11 @@ def test_contrasts_are_of_the_largest_pool_and_corrected_together(tmp_path: Path
     assert found[2].p_holm >= found[2].paired.p_value
 
 
-def test_the_command_prints_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folders = [str(grown(tmp_path / str(seed), seed=seed, forgets=1)) for seed in (1, 2)]
+@pytest.mark.parametrize("make", [with_singles, lambda folder: folder], ids=["with the oracle", "without"])
+def test_the_command_prints_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], Path]
+) -> None:
+    folders = [str(make(grown(tmp_path / str(seed), seed=seed, forgets=1))) for seed in (1, 2)]
     main([*folders, "--out", str(tmp_path / "out")])
     assert "centroid - together" in capsys.readouterr().out
     assert (tmp_path / "out" / "growth.png").stat().st_size > 10_000

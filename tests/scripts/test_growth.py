@@ -34,7 +34,7 @@ def commands(tmp_path: Path, *, anew: bool = False) -> list[list[str]]:
     recorder = tmp_path / "python"
     recorder.write_text(RECORDER % (sys.executable, log))
     recorder.chmod(0o755)
-    about = {**os.environ, "PYTHON": str(recorder), "EXPERTS": "4"}
+    about = {**os.environ, "PYTHON": str(recorder), "EXPERTS": "4", "ORACLE": "true"}
     words = ["scripts/growth.sh", str(tmp_path / "growth"), "7", "base_model=tiny"]
     subprocess.run(words, check=True, cwd=ROOT, env=about, timeout=120)
     return [json.loads(line) for line in log.read_text().splitlines()]
@@ -61,6 +61,7 @@ def test_a_pool_of_four_is_made_and_scored_on_what_it_knows(tmp_path: Path) -> N
         assert len(known) == size
         assert composed[f"centroids_{size}"].task.domains.keys() == known
         assert {path.stem for path in Path(pool.experts.experts).glob("*")} == {*known, "centroids"}
+        assert pool.singles is (size == 4)
         assert composed[f"score_sequence_{size}"].expert.endswith(f"/sequence_{size}")
     assert commands(tmp_path) == given  # in the log of the first time: nothing was made again
 
