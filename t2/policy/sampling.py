@@ -16,6 +16,7 @@ from torch import Tensor
 from t2.types import Sampling
 
 BLOCK = 256  # tokens
+CANDIDATES = 1024  # most likely tokens among which top_p's set is looked for first
 
 
 def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -34,7 +35,7 @@ def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor
     elif sampling.top_p == 1.0:
         tokens = _invert(weights, blocks, uniforms)
     else:
-        tokens = _invert_most_likely(weights, uniforms, sampling.top_p)
+        tokens = _invert_most_likely(weights, blocks, uniforms, sampling.top_p)
     log_probs = scaled.gather(1, tokens[:, None]) - highest - blocks.sum(dim=-1, keepdim=True).log()
     return tokens, log_probs.squeeze(1).float()
 
@@ -61,11 +62,25 @@ def _invert(weights: Tensor, blocks: Tensor, uniforms: Tensor) -> Tensor:
     return (block * BLOCK + position).squeeze(1)
 
 
-def _invert_most_likely(weights: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
-    """As `_invert` of the smallest set of tokens whose share reaches `top_p`, most likely tokens first."""
-    ordered, index = weights.sort(dim=-1, descending=True)
-    until = ordered.double().cumsum(dim=-1)  # (n, V)
-    last = (until < top_p * until[:, -1:]).sum(dim=-1, keepdim=True)
+def _invert_most_likely(weights: Tensor, blocks: Tensor, uniforms: Tensor, top_p: float) -> Tensor:
+    """As `_invert` of the smallest set of tokens whose share reaches `top_p`, most likely tokens first.
+
+    Rows whose set is larger than CANDIDATES are sorted whole, the others are not, whatever else is in the batch.
+    """
+    enough = top_p * blocks.sum(dim=-1, keepdim=True)  # (n, 1)
+    most, index = weights.topk(min(CANDIDATES, weights.shape[1]), dim=-1)
+    tokens = _invert_set(most, index, enough, uniforms)
+    more = most.double().sum(dim=-1) < enough.squeeze(1)
+    if more.any():
+        ordered, index = weights[more].sort(dim=-1, descending=True)
+        tokens[more] = _invert_set(ordered, index, enough[more], uniforms[more])
+    return tokens
+
+
+def _invert_set(ordered: Tensor, index: Tensor, enough: Tensor, uniforms: Tensor) -> Tensor:
+    """As `_invert`, of the first weights (n, m) of tokens `index`, in descending order, that add up to `enough`."""
+    until = ordered.double().cumsum(dim=-1)  # (n, m)
+    last = (until < enough).sum(dim=-1, keepdim=True).clamp_max(until.shape[1] - 1)
     position = _passing(until, uniforms[:, None] * until.gather(1, last))
     return index.gather(1, position).squeeze(1)
 

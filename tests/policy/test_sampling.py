@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from t2.policy import sampling as sampling_module
 from t2.policy.sampling import BLOCK, choose
 from t2.types import Sampling
 
@@ -35,6 +36,21 @@ def spread_evenly(weights: Sequence[float], sampling: Sampling, draws: int = 409
 def test_top_p_by_hand(top_p, expected):
     got = spread_evenly([0.2, 0.5, 0.0, 0.3], Sampling(temperature=1.0, top_p=top_p))
     assert got == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("candidates", [1, 7, 40])
+def test_top_p_is_that_of_the_sorted_vocabulary_however_many_tokens_are_tried_first(candidates, monkeypatch):
+    logits = torch.cat([torch.randn(20, 300), 9 * torch.randn(20, 300)])  # sets of a hundred tokens, and of a few
+    uniforms, sampling = torch.rand(40).double(), Sampling(temperature=1.0, top_p=0.8)
+    monkeypatch.setattr(sampling_module, "CANDIDATES", 300)
+    whole, _ = choose(logits, uniforms, sampling)
+    monkeypatch.setattr(sampling_module, "CANDIDATES", candidates)
+    assert torch.equal(choose(logits, uniforms, sampling)[0], whole)
+    alone = [choose(logits[i : i + 1], uniforms[i : i + 1], sampling)[0] for i in range(40)]
+    assert torch.equal(torch.cat(alone), whole)
+    share, index = torch.softmax(logits, dim=-1).sort(dim=-1, descending=True)
+    kept = (share.cumsum(dim=-1) - share) < sampling.top_p
+    assert (index == whole[:, None])[kept].sum() == 40
 
 
 def test_temperature_by_hand():
