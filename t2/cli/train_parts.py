@@ -46,7 +46,6 @@ from t2.training.module import ExpertTraining
 from t2.training.ranks import Ranks
 from t2.training.sharded import check_adapter
 from t2.training.trained_pool import AfterTraining
-from t2.types import Sampling
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +102,7 @@ def build(cfg: DictConfig) -> tuple[ExpertTraining, PromptData, list[L.Callback]
     start = build_start(cfg, adapter)
     check_mixable(adapter, [f"{key}=" for key in ("experts", "strategy") if cfg.get(key)])
     check_base_model(cfg, None if start is None else start.trained)
-    after = build_after(cfg, task, sampling, limit=validation.limit)
+    after = build_after(cfg, task, limit=validation.limit)
     if shards := cfg.trainer.get("strategy") == FSDP:
         check_adapter(adapter)
     lm = instantiate(cfg.base_model)
@@ -194,7 +193,7 @@ def build_callbacks(cfg: DictConfig) -> tuple[list[L.Callback], Validation]:
     return serve_lightning(callbacks, validation, run=Path(cfg.paths.run)), validation
 
 
-def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int | None) -> AfterTraining | None:
+def build_after(cfg: DictConfig, task: Task, *, limit: int | None) -> AfterTraining | None:
     """What is scored after training; None without a strategy. ValueError where there is a pool, and no strategy."""
     strategy, pool = instantiate(cfg.get("strategy")), instantiate(cfg.get("experts"))
     if strategy is None:
@@ -204,6 +203,6 @@ def build_after(cfg: DictConfig, task: Task, sampling: Sampling, *, limit: int |
     check_fixed([strategy], pool, more=[cfg.domain])
     check_base_model(cfg, pool=pool)
     return AfterTraining.of(
-        strategy, task, pool=pool, sampling=sampling, limit=limit, shots=cfg.shots, support_split=cfg.support_split,
-        pass2=cfg.pass2, seed=cfg.seed, workers=cfg.score_workers,
+        strategy, task, pool=pool, limit=limit, shots=cfg.shots, support_split=cfg.support_split, pass2=cfg.pass2,
+        seed=cfg.seed, workers=cfg.score_workers,
     )  # fmt: skip

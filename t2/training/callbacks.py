@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,15 @@ from tqdm import tqdm
 from t2.evaluation.report import Report
 from t2.evaluation.system_names import BASE, EXPERT
 from t2.experts.trained import load_trained, save_trained, why_not_kept
-from t2.policy.generator import AdaptableGenerator
+from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.metrics_csv import MetricsCSV
 from t2.run.places import typed
 from t2.run.ranks import no_bar
 from t2.run.words import for_shell
+from t2.tasks.base import greedy
 from t2.training.checkpoint_file import LAST_CHECKPOINT, DurableCheckpoints
 from t2.training.module import ExpertTraining
 from t2.training.ranks import evaluate_divided, note_sigterm
-from t2.types import Example, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +41,7 @@ def training_of(module: L.LightningModule) -> ExpertTraining:
 class Validation(L.Callback):
     """Greedy accuracy on the validation split; keeps the best expert and stops when it no longer improves.
 
+    Completions have the task's length limit and end as its answers do, as evaluate.py's, whatever training samples.
     Runs before the first step (so that an expert is at least as good as what training began with), every `every` steps
     and at the end. `patience` is the number of validations without improvement after which training stops (None: never;
     paper: early stopping on validation).
@@ -88,11 +88,9 @@ class Validation(L.Callback):
         step = trainer.global_step
         if step in self.reports:
             return
-        examples, found = self._examples(module), step == self._saved_step(trainer, module)
+        found = step == self._saved_step(trainer, module)
         with module.phases("validate"):
-            report = evaluate_divided(
-                module.generator, module.task, examples, _sampling(module), system=EXPERT, workers=module.score_workers
-            )
+            report = self._evaluate(module, module.generator, EXPERT)
         self.reports[step], self.majority, self.latest = report.scores, report.majority, report
         if found and report.mean <= self.best and step != self.best_step:
             log.warning(
@@ -124,12 +122,11 @@ class Validation(L.Callback):
         assert isinstance(module.generator, AdaptableGenerator), "every generator that a run can have is one"
         base = module.generator.with_state({})
         with module.phases("validate"):
-            return evaluate_divided(
-                base, module.task, self._examples(module), _sampling(module), system=BASE, workers=module.score_workers
-            )
+            return self._evaluate(module, base, BASE)
 
-    def _examples(self, module: ExpertTraining) -> Sequence[Example]:
-        return module.task.split("val")[: self.limit]
+    def _evaluate(self, module: ExpertTraining, generator: Generator, system: str) -> Report:
+        task, examples = module.task, module.task.split("val")[: self.limit]
+        return evaluate_divided(generator, task, examples, greedy(task), system=system, workers=module.score_workers)
 
     def _mean(self, step: int) -> float:
         return sum(self.reports[step]) / len(self.reports[step])
@@ -151,11 +148,6 @@ class Validation(L.Callback):
         """The inverse of `state_dict`."""
         self.reports = {step: tuple(scores) for step, scores in state_dict["reports"].items()}
         self.best_step, self.majority, self._resumed = state_dict["best_step"], state_dict["majority"], True
-
-
-def _sampling(module: ExpertTraining) -> Sampling:
-    """Greedy, with the length limit and the ends of training."""
-    return Sampling(max_new_tokens=module.sampling.max_new_tokens, stop=module.sampling.stop)
 
 
 def finish(trainer: L.Trainer, module: ExpertTraining) -> None:

@@ -112,7 +112,7 @@ class PromptData(L.LightningDataModule):
         else:
             check_prompts(lm, self.schedule.used(self.steps), train, max_new_tokens=sampling.max_new_tokens)
         val = dict(enumerate(task.split("val")[:validated], start=1))
-        check_prompts(lm, val, f"the val split of {task.name}", max_new_tokens=sampling.max_new_tokens)
+        check_prompts(lm, val, f"the val split of {task.name}", max_new_tokens=task.max_new_tokens)
 
     def train_dataloader(self) -> DataLoader[list[Example]]:
         """Batches from the trainer's present step on."""

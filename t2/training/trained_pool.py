@@ -24,7 +24,6 @@ from t2.experts.trained import Trained, check_mixable
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.tasks.base import Split, Task
 from t2.training.module import ExpertTraining
-from t2.types import Sampling
 
 
 def systems_with(
@@ -74,7 +73,6 @@ class AfterTraining:
         task: Task,
         *,
         pool: ExpertPool | None,
-        sampling: Sampling,
         limit: int | None,
         shots: int,
         support_split: Split,
@@ -82,7 +80,7 @@ class AfterTraining:
         seed: int,
         workers: int,
     ) -> AfterTraining:
-        """Read the examples and draw the support; `sampling` is that of training, whose length and stops are kept.
+        """Read the examples and draw the support.
 
         Raises:
             ValueError: what `name_strategies` and `Benchmark` refuse.
@@ -94,7 +92,6 @@ class AfterTraining:
             shots=shots if strategy.wants_support else 0,
             support_split=support_split,
             seed=seed,
-            sampling={task.name: Sampling(max_new_tokens=sampling.max_new_tokens, stop=sampling.stop)},
             workers=workers,
         )
         return cls(name_strategies(strategy, {}), benchmark, pool, pass2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ def test_the_base_is_scored_with_what_was_learned_left_out() -> None:
     prompts = module.task.split("val")[:5]
     completions = module.generator.generate(prompts, module.sampling)
     assert [group[0].text for group in completions] != [one.text for one in report.completions]
+
+
+def test_completions_are_those_that_evaluate_counts_whatever_training_samples() -> None:
+    module, validation = make_module(), Validation(limit=5)
+    whole = validation.score_base(module).completions
+    assert max(len(one.token_ids) for one in whole) == module.task.max_new_tokens > 2
+    module.sampling = replace(module.sampling, max_new_tokens=2, stop=("e",))
+    assert validation.score_base(module).completions == whole
 
 
 def test_a_resumed_run_knows_the_best_expert_that_it_finds(tmp_path: Path) -> None:
