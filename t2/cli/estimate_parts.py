@@ -137,6 +137,7 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         has_reference=objective.kl_coefficient > 0,
         validations=1 + math.ceil(cfg.steps / validation.get("every", cfg.steps)),
         validation_rows=validation.get("limit") or _validation_examples(cfg),
+        validation_tokens=cfg.task.get("max_new_tokens"),
         top_alone=adapter.spectrum.name == "top" and adapter.decomposition == "auto",
         engine_bytes=_engine(cfg.generation, gpu) if generator is VLLMGenerator else 0.0,
         is_remote=generator is VLLMServerGenerator,

@@ -45,6 +45,7 @@ class Run:
         has_backward: whether an update is computed by gradients.
         has_reference: whether the base computes the tokens of an update, too.
         validations, validation_rows: how often, and completions of each.
+        validation_tokens: of a completion of these; None: as many as of a rollout's.
         top_alone: whether the largest singular triplets are computed alone, where that is cheaper.
         engine_bytes: of an engine of its own that samples; `is_remote`: it is on other GPUs.
         file_bytes: of a number in the model's files; `converts`: they are converted to fp32 once, on disk.
@@ -61,6 +62,7 @@ class Run:
     has_reference: bool = False
     validations: int = 6
     validation_rows: int = 100
+    validation_tokens: int | None = None
     top_alone: bool = False
     engine_bytes: float = 0.0
     is_remote: bool = False
@@ -118,8 +120,13 @@ def _sampled(run: Run) -> list[Work]:
         return []
     work = run.work
     rollouts = [replace(work, prompts=work.prompts * run.members)] if run.samples_rollouts else []
-    validated = [replace(work, prompts=run.validation_rows, samples=1)] if run.validations else []
-    return rollouts + validated
+    return rollouts + ([_validated(run)] if run.validations else [])
+
+
+def _validated(run: Run) -> Work:
+    """The completions of one validation."""
+    tokens = run.validation_tokens or run.work.new_tokens
+    return replace(run.work, prompts=run.validation_rows, samples=1, new_tokens=tokens)
 
 
 def run_seconds(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:
@@ -136,8 +143,7 @@ def run_seconds(shape: ModelShape, run: Run, gpu: GPU) -> dict[str, float]:
         "rollout": spent["prefill"] + spent["decode"],
         "update": spent["update"] * backward,
     }
-    validated = replace(work, prompts=run.validation_rows, samples=1)  # divided over the ranks
-    answered = seconds(shape, validated, gpu, run.placement)
+    answered = seconds(shape, _validated(run), gpu, run.placement)  # divided over the ranks
     validation = run.validations * (answered["merge"] + answered["prefill"] + answered["decode"])
     total = decomposing + run.steps * sum(step.values()) + validation
     return {

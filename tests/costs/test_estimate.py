@@ -44,6 +44,14 @@ def test_a_cpu_takes_more_than_is_counted() -> None:
     assert estimate(LARGE, RUN, H100).parts["surplus"] == 0
 
 
+def test_validations_have_a_length_of_their_own() -> None:
+    found, longer = (estimate(LARGE, replace(RUN, validation_tokens=n), H100) for n in (None, 400))
+    assert estimate(LARGE, replace(RUN, validation_tokens=RUN.work.new_tokens), H100) == found
+    assert longer.seconds["validations"] > 1.5 * found.seconds["validations"]
+    assert longer.seconds["step"] == found.seconds["step"]
+    assert longer.parts["cache"] == found.parts["cache"] * 500 / 300
+
+
 def test_what_does_not_happen_costs_nothing() -> None:
     found = {
         "sft": estimate(LARGE, replace(RUN, samples_rollouts=False), H100),
