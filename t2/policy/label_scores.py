@@ -7,8 +7,8 @@
 A label's score is the sum of the log-probs of its tokens. The token that would end the turn is not part of it, and
 nothing is divided by the label's length: a calibration (`t2.adaptation.dispatch`) takes off what a label scores by
 itself. A model that takes no tree mask, or a prompt beyond a sliding window, gets a plain row per prompt and label, and
-the log says so; so do a few prompts, silently, whose shared rows would save less than finding out whether the model
-takes them. Nothing here knows what a label means.
+the log says so; and so do a few prompts, whose shared rows would save less than finding out whether the model takes
+them. Nothing here knows what a label means.
 """
 
 from __future__ import annotations
