@@ -33,7 +33,7 @@ from t2.evaluation.system_names import BASE, EXPERT
 from t2.evaluation.systems import Searcher
 from t2.evaluation.tables import bars, history_table
 from t2.evaluation.wandb_results import log_adapted, log_search, summary_of, weights_text
-from t2.experts.centroids import CENTROIDS_FILE, Centroids
+from t2.experts.centroids import Centroids
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.experts.pool import ExpertPool
 from t2.experts.trained import apply_trained, check_mixable, load_trained
@@ -42,6 +42,7 @@ from t2.models.precision import Precision
 from t2.policy.generator import AdaptableGenerator, Generator
 from t2.run.launch import quiet_libraries
 from t2.run.phases import Phases
+from t2.run.results import CENTROIDS_FILE
 from t2.run.tracking import tracked, wandb_runs
 from t2.run.words import for_shell
 from t2.tasks.base import Task

@@ -124,7 +124,6 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         shared=cfg.share_prompts,
         quantization=precision.quantization,
     )
-    validation = cfg.callbacks.get("validation") or {}
     source = str(cfg.base_model.get("source", ""))
     return Run(
         work=work,
@@ -135,8 +134,8 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         samples_rollouts=objective.on_policy,
         has_backward=not population,
         has_reference=objective.kl_coefficient > 0,
-        validations=1 + math.ceil(cfg.steps / validation.get("every", cfg.steps)),
-        validation_rows=validation.get("limit") or _validation_examples(cfg),
+        validations=1 + math.ceil(cfg.steps / _validation(cfg).get("every", cfg.steps)),
+        validation_rows=_validation(cfg).get("limit") or _validation_examples(cfg),
         validation_tokens=cfg.task.get("max_new_tokens"),
         top_alone=adapter.spectrum.name == "top" and adapter.decomposition == "auto",
         engine_bytes=_engine(cfg.generation, gpu) if generator is VLLMGenerator else 0.0,
@@ -145,6 +144,10 @@ def run_of(cfg: DictConfig, adapter: SVF, gpu: GPU, config: PretrainedConfig) ->
         converts=source.endswith(".gguf"),
         keeps_decompositions=adapter.cache,
     )
+
+
+def _validation(cfg: DictConfig) -> Any:
+    return cfg.callbacks.get("validation") or {}
 
 
 def _validation_examples(cfg: DictConfig) -> int:

@@ -27,8 +27,8 @@ from t2.evaluation.joining import read_samples
 from t2.evaluation.results import Results
 from t2.evaluation.system_names import ALL, BASE, EXPERT, FORM, ORACLE, is_single
 from t2.evaluation.table import Table, percent
-from t2.experts.centroids import CENTROIDS_FILE
 from t2.run.files import atomic_path
+from t2.run.results import CENTROIDS_FILE
 
 POOL, OWN, SEQUENCE, JOINT = "centroid", "its own expert", "in sequence", "together"
 CONTRASTS = (SEQUENCE, JOINT, ALL)

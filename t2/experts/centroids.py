@@ -22,11 +22,11 @@ import t2
 from t2.experts.fingerprint import same_weights, weights_note
 from t2.run.messages import did_you_mean
 from t2.run.places import located, typed
+from t2.run.results import CENTROIDS_FILE
 from t2.run.tensor_files import read_tensors, save_tensors
 from t2.types import OTHER
 
 FORMAT_VERSION = 2
-CENTROIDS_FILE = "centroids.safetensors"  # its name in a run's folder and in a folder of experts
 POOLING = "mean over the tokens of the bare prompt but the first"
 AGAIN = f"Make it again: {typed('adapt')} experts=POOL strategy=centroid task=TASK, with a dispatch task."
 

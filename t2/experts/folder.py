@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from t2.experts.centroids import CENTROIDS_FILE
 from t2.experts.expert import Expert
 from t2.experts.lora_expert import LoraExpert, is_lora_folder
 from t2.run.messages import did_you_mean
 from t2.run.places import located
+from t2.run.results import CENTROIDS_FILE
 
 
 def read_expert(domain: str, path: Path | str) -> Expert | LoraExpert:

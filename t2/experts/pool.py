@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from t2.adapters.svf import SVF
-from t2.experts.centroids import CENTROIDS_FILE, Centroids
+from t2.experts.centroids import Centroids
 from t2.experts.compatibility import DISPATCH, check_domain, check_same_matrices, check_same_model, natural_order
 from t2.experts.expert import Expert
 from t2.experts.fingerprint import fingerprint_of
@@ -26,6 +26,7 @@ from t2.experts.folder import read_expert, read_folder
 from t2.experts.lora_expert import LoraExpert
 from t2.experts.mixture import Mixture
 from t2.run.places import located
+from t2.run.results import CENTROIDS_FILE
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,11 @@ class ExpertPool:
         if vectors is None and (folder / CENTROIDS_FILE).is_file():
             vectors = Centroids.load(folder)
         lone = found.pop(DISPATCH, None)
-        inside = None if lone is None else _multipliers_of(lone)
-        if inside is not None and chooser is not None:
+        if lone is not None and chooser is not None:
             raise ValueError(f"{experts} holds a dispatch expert, and dispatch={dispatch} is another. Remove one.")
         if not found:
             raise ValueError(f"{experts} holds a dispatch expert alone. Add an expert of at least one domain.")
-        return cls(found, chooser if inside is None else inside, vectors)
+        return cls(found, chooser if lone is None else _multipliers_of(lone), vectors)
 
     @property
     def domains(self) -> tuple[str, ...]:

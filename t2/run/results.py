@@ -19,6 +19,7 @@ RESULTS_FILE = "results.json"
 SAMPLES_FILE = "samples.jsonl"
 METRICS_FILE = "metrics.csv"
 CURVE_FILE = "learning_curve.png"
+CENTROIDS_FILE = "centroids.safetensors"  # its name in a run's folder and in a folder of experts
 ADAPTATION_FILE, CONFUSION_FILE = "adaptation.csv", "confusion.csv"  # of the callback that evaluates while training
 
 PACKAGES = (

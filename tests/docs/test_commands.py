@@ -20,9 +20,10 @@ from tiny_pool import pooled, save_pool
 from wandb.cli.cli import cli as wandb_cli
 
 from t2.adaptation.centroid_fit import fingerprint
-from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
+from t2.experts.centroids import Centroids, Prototype, Source
 from t2.experts.expert import EXPERT_FILE, Expert
 from t2.run.launch_overrides import check_overrides, quote_text
+from t2.run.results import CENTROIDS_FILE
 
 pytestmark = pytest.mark.commands
 SCRIPTS = ("train.py", "evaluate.py", "adapt.py", "export.py", "serve.py", "estimate.py")

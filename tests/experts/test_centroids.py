@@ -10,9 +10,10 @@ import pytest
 import torch
 from tiny_pool import save_pool, singular_values
 
-from t2.experts.centroids import CENTROIDS_FILE, Centroids, Prototype, Source
+from t2.experts.centroids import Centroids, Prototype, Source
 from t2.experts.fingerprint import fingerprint_of
 from t2.experts.pool import ExpertPool
+from t2.run.results import CENTROIDS_FILE
 from t2.run.tensor_files import read_tensors, save_tensors
 from t2.types import OTHER
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from t2.experts.centroids import CENTROIDS_FILE
 from t2.experts.content import ADAPTER_FILE
 from t2.experts.expert import EXPERT_FILE
 from t2.experts.mixture_file import MIXTURE_FILE
 from t2.run.folder_lock import KEPT_FILES, LOCK_FILE, check_new, folder_lock
+from t2.run.results import CENTROIDS_FILE
 
 HOLD = """
 import sys, time
