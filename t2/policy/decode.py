@@ -105,9 +105,11 @@ def _split(
     of = [(parent, row) for parent, branch in enumerate(branches) if not branch.ended for row in branch.rows]
     if not of:
         return [], []
-    at = torch.tensor([parent for parent, _ in of], device=logits.device)
+    at = [parent for parent, _ in of]
+    if at != list(range(len(logits))):  # a copy of (n, V), which as long as no row ends or splits is for nothing
+        logits = logits[torch.tensor(at, device=logits.device)]
     draws = uniforms[torch.tensor([row.index for _, row in of], device=uniforms.device)]
-    tokens, log_probs = choose(logits[at], draws, sampling)  # (n',), (n',)
+    tokens, log_probs = choose(logits, draws, sampling)  # (n',), (n',)
     children: dict[tuple[int, int], Branch] = {}
     for (parent, row), token, log_prob in zip(of, tokens.tolist(), log_probs.tolist(), strict=True):
         row.record(token, log_prob, lm, sampling)
