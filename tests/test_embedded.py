@@ -34,8 +34,10 @@ def model() -> tuple[LanguageModel, SVF]:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     lm = instantiate(OmegaConf.load(ROOT / "conf" / "base_model" / "smollm2_135m.yaml"))
+    # Text: on special tokens in a row, which no training has seen, single positions amplify rounding tenfold and more.
+    lm.ids = lm.tokenizer(EXAMPLES[0].prompt, return_tensors="pt").input_ids  # (1, T)
     with torch.no_grad():
-        lm.base_logits = lm.model(torch.arange(20)[None]).logits
+        lm.base_logits = lm.model(lm.ids).logits
     svf = SVF()
     svf.inject(lm.model, lm.source)
     yield lm, svf
@@ -46,13 +48,12 @@ def test_it_is_decomposed_exactly(model: tuple[LanguageModel, SVF]) -> None:
     lm, svf = model
     assert len(svf.layers) == 210
     assert sum(p.numel() for p in svf.trainable()) == 97_920
-    ids = torch.arange(20)[None]
     with torch.no_grad():
-        assert (lm.model(ids).logits - lm.base_logits).abs().max() < 5e-3
+        assert (lm.model(lm.ids).logits - lm.base_logits).abs().max() < 2e-3
         with svf.merged():
-            assert torch.equal(lm.model(ids).logits, lm.base_logits)
+            assert torch.equal(lm.model(lm.ids).logits, lm.base_logits)
         with svf.disabled():
-            assert torch.equal(lm.model(ids).logits, lm.base_logits)
+            assert torch.equal(lm.model(lm.ids).logits, lm.base_logits)
 
 
 def test_a_second_decomposition_comes_from_the_cache(
